@@ -1,0 +1,40 @@
+# Everything a person does. On a fresh machine `make demo` and `make test` do all the set-up themselves.
+PYTHON ?= python3.11
+PYTHON := $(shell command -v $(PYTHON) || command -v python3)
+BIN := .venv/bin
+READY := .venv/ready
+
+.PHONY: demo test check unit format bench clean
+
+demo: $(READY)  ## a marketplace's day, through real Kafka and PostgreSQL
+	$(BIN)/resolution demo
+
+test: check  ## lint, types, all tests
+	$(BIN)/python -m pytest
+
+check: $(READY)  ## lint, types, who imports whom
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+unit: $(READY)  ## the tests that need no server
+	$(BIN)/python -m pytest tests/rules tests/contract
+
+format: $(READY)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(READY)  ## throughput and latency, beside the plain use of the library
+	$(BIN)/python -m bench
+
+clean:
+	rm -rf .venv
+
+# uv installs the same pinned packages as pip would, in seconds instead of minutes.
+$(READY): pyproject.toml contracts/pyproject.toml requirements.lock
+	$(PYTHON) -m venv --clear .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check uv==0.13.9
+	VIRTUAL_ENV=.venv $(BIN)/uv pip install --quiet -c requirements.lock -e contracts -e '.[dev]'
+	$(BIN)/python -m services.servers
+	touch $(READY)

@@ -1,0 +1,65 @@
+"""Messages of the Resolution Center: commands to publish, events and outcomes to read."""
+
+from . import topics
+from .commands import (
+    COMMANDS,
+    Accept,
+    CancellationRequest,
+    CancelOrder,
+    Command,
+    Decline,
+    DeliveryExtensionRequest,
+    ExpireDispute,
+    OfferPartialRefund,
+    OpenDispute,
+    OrderUpdateRequest,
+    RecordCancellation,
+    RecordCompletion,
+    RecordDelivery,
+    RecordRefundProcessed,
+    RecordRequirementsSubmitted,
+    RecordRevisionRequested,
+    RegisterOrder,
+    Withdraw,
+)
+from .envelope import CommandEnvelope, EventEnvelope, OutcomeEnvelope
+from .events import EVENTS, PublicEvent
+from .outcomes import Code, CommandAccepted, CommandRejected, Outcome
+from .values import CancellationReason, DisputeKind, Money, RefundReason, Role
+
+__all__ = [
+    "COMMANDS",
+    "EVENTS",
+    "Accept",
+    "CancelOrder",
+    "CancellationReason",
+    "CancellationRequest",
+    "Code",
+    "Command",
+    "CommandAccepted",
+    "CommandEnvelope",
+    "CommandRejected",
+    "Decline",
+    "DeliveryExtensionRequest",
+    "DisputeKind",
+    "EventEnvelope",
+    "ExpireDispute",
+    "Money",
+    "OfferPartialRefund",
+    "OpenDispute",
+    "OrderUpdateRequest",
+    "Outcome",
+    "OutcomeEnvelope",
+    "PublicEvent",
+    "RecordCancellation",
+    "RecordCompletion",
+    "RecordDelivery",
+    "RecordRefundProcessed",
+    "RecordRequirementsSubmitted",
+    "RecordRevisionRequested",
+    "RefundReason",
+    "RegisterOrder",
+    "Role",
+    "Withdraw",
+    "topics",
+]

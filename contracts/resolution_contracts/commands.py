@@ -1,0 +1,143 @@
+"""What other services may ask for. One class per command: its `data`."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from .values import CancellationReason, Id, Instant, Message, Money, RefundReason, Text
+
+
+class Command(Message):
+    """Base of all commands."""
+
+
+class RegisterOrder(Command):
+    """The order service: this order exists from now on."""
+
+    client_id: Id
+    freelancer_id: Id
+    price: Money
+    expected_delivery_at: Instant | None = None
+    awaiting_requirements: bool = False
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.expected_delivery_at is None and not self.awaiting_requirements:
+            raise ValueError("expected_delivery_at is optional only while the order awaits requirements")
+        if self.client_id == self.freelancer_id:
+            raise ValueError("client_id and freelancer_id should differ")
+        return self
+
+
+class RecordRequirementsSubmitted(Command):
+    """The order service: work starts. The date is optional if one was registered."""
+
+    expected_delivery_at: Instant | None = None
+
+
+class RecordDelivery(Command):
+    """The order service: the freelancer delivered."""
+
+
+class RecordRevisionRequested(Command):
+    """The order service: the client asked for a revision; a delivered order is in progress again."""
+
+
+class RecordCompletion(Command):
+    """The order service: the order is completed."""
+
+
+class RecordCancellation(Command):
+    """The order service: the order was canceled outside the Resolution Center."""
+
+    comment: Text | None = None
+
+
+class RecordRefundProcessed(Command):
+    """The payment service: a granted refund was paid."""
+
+    refund_id: Id
+
+
+class OrderUpdateRequest(Message):
+    """The client asks how the order stands (R6)."""
+
+    kind: Literal["order_update"]
+    message: Text
+
+
+class CancellationRequest(Message):
+    """Either party asks to cancel by agreement (R6, R10). The reason is optional for the client."""
+
+    kind: Literal["cancellation"]
+    comment: Text
+    reason: CancellationReason | None = None
+
+
+class DeliveryExtensionRequest(Message):
+    """The freelancer asks for 1 to 60 more days, added to the delivery date (R7)."""
+
+    kind: Literal["delivery_extension"]
+    days: Annotated[int, Field(ge=1, le=60)]
+    note: Text
+
+
+DisputeRequest = Annotated[
+    OrderUpdateRequest | CancellationRequest | DeliveryExtensionRequest, Field(discriminator="kind")
+]
+
+
+class OpenDispute(Command):
+    """A party sends a request to the other party, who has 48 hours to answer (R1)."""
+
+    actor: Id
+    request: DisputeRequest
+
+
+class OfferPartialRefund(Command):
+    """The freelancer offers up to 60% of the original price back (R8). The reason is confidential."""
+
+    actor: Id
+    amount: Money
+    explanation: Text
+    reason: RefundReason
+
+
+class Accept(Command):
+    """The other party accepts. For an order update, `message` is the update (D8)."""
+
+    actor: Id
+    dispute_id: Id
+    message: Text | None = None
+
+
+class Decline(Command):
+    """The other party declines."""
+
+    actor: Id
+    dispute_id: Id
+    message: Text | None = None
+
+
+class Withdraw(Command):
+    """The requester takes the request back (R2)."""
+
+    actor: Id
+    dispute_id: Id
+
+
+class CancelOrder(Command):
+    """The client cancels at once, without approval, where the rules allow it (R5)."""
+
+    actor: Id
+    comment: Text
+
+
+class ExpireDispute(Command):
+    """The timer: the 48 hours of this dispute are over (R3)."""
+
+    dispute_id: Id
+
+
+COMMANDS: dict[str, type[Command]] = {command.__name__: command for command in Command.__subclasses__()}
+"""Every command by its name on the wire."""

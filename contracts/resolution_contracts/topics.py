@@ -1,0 +1,27 @@
+"""Names of the topics and of the message types on them."""
+
+PREFIX = "resolution."
+
+COMMANDS = "resolution.commands"
+EVENTS = "resolution.events"
+OUTCOMES = "resolution.outcomes"
+DEAD_LETTERS = "resolution.commands.dead"
+
+CONTENT_TYPE = "application/cloudevents+json"
+SOURCE = "/resolution-center"
+MAX_COMMAND_BYTES = 256 * 1024
+
+
+def command_type(name: str) -> str:
+    """`Accept` -> `resolution.command.Accept.v1`"""
+    return f"resolution.command.{name}.v1"
+
+
+def event_type(name: str) -> str:
+    """`Accepted` -> `resolution.event.Accepted.v1`"""
+    return f"resolution.event.{name}.v1"
+
+
+def outcome_type(name: str) -> str:
+    """`CommandAccepted` -> `resolution.outcome.CommandAccepted.v1`"""
+    return f"resolution.outcome.{name}.v1"

@@ -1,0 +1,1 @@
+"""Read models, each made from the event stream alone: one module per read model."""

@@ -1,0 +1,1 @@
+"""What auditors do: replay an order's history."""

@@ -1,0 +1,159 @@
+"""The command line: `resolution`, or `python -m services`."""
+
+import asyncio
+import json
+import logging
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import psycopg
+import typer
+from aiokafka.errors import KafkaError
+from eventsourcing.persistence import PersistenceError
+from rich.console import Console
+
+from projections import order_page
+from services import show
+from services.audit.replay import replay as replay_order
+from services.commands_file import CommandsFileError, read_commands, send_all
+from services.demo import run as run_demo
+from services.installation import installation, prepare
+from services.kafka.topics import TopicError
+from services.roles import ROLES
+from services.serve import serve as serve_roles
+from services.servers import ServerError
+from services.settings import Settings, SettingsError
+from services.store import OrderStore
+from services.store.origin import clock_of
+from services.supervisor import known_roles
+
+app = typer.Typer(
+    help="The Resolution Center: settles disputes on a marketplace's orders. Servers are those of "
+    "RESOLUTION_DATABASE_URL and RESOLUTION_KAFKA_SERVERS; without them, embedded ones.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+AsJson = Annotated[bool, typer.Option("--json", help="Print machine-readable JSON lines on stdout.")]
+_USAGE = 2
+
+
+def main() -> None:
+    """Runs a command; a failure that a user can cause becomes a sentence on stderr and exit code 1 or 2."""
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s")
+    logging.getLogger("aiokafka").setLevel(logging.WARNING)
+    try:
+        app()
+    except (SettingsError, CommandsFileError) as error:
+        _fail(error, _USAGE)
+    except (ServerError, TopicError, psycopg.Error, PersistenceError, KafkaError) as error:
+        _fail(error, 1)
+
+
+@app.command()
+def demo(
+    as_json: AsJson = False,
+    keep: Annotated[bool, typer.Option(help="Keep the demo's topics and database.")] = False,
+) -> None:
+    """Play a marketplace's day at a scaled clock through real Kafka and PostgreSQL, and verify it."""
+    with installation(Settings.from_environment()) as settings:
+        passed = asyncio.run(run_demo(settings, Console(), as_json=as_json, keep=keep))
+    raise typer.Exit(0 if passed else 1)
+
+
+@app.command()
+def serve(
+    roles: Annotated[list[str] | None, typer.Argument(help=f"Any of: {', '.join(ROLES)}. All by default.")] = None,
+) -> None:
+    """Run roles until SIGTERM, each in a process of its own. Prints `ready {json}` once all work."""
+    try:
+        wanted = known_roles(roles or [], list(ROLES))
+    except ValueError as error:
+        _fail(error, _USAGE)
+    with installation(Settings.from_environment()) as settings:
+        prepare(settings)
+        asyncio.run(serve_roles(settings, wanted))
+
+
+@app.command()
+def send(
+    file: Annotated[Path, typer.Argument(help="JSON lines, a command's envelope each; - is stdin.")],
+    timeout: Annotated[float, typer.Option(help="Seconds to wait for the outcomes.")] = 30.0,
+) -> None:
+    """Publish commands and print each one's outcome as a JSON line, in the order sent.
+
+    A line needs `subject` (the order id) and `type` (a name such as Accept will do); `id`, `source` and `specversion`
+    are filled in where they are missing. Example:
+
+    {"subject": "order-7", "type": "RecordDelivery"}
+    """
+    commands = read_commands(sys.stdin if str(file) == "-" else _open(file))
+    with installation(Settings.from_environment(), database=False) as settings:
+        complete = asyncio.run(send_all(settings, commands, timeout, lambda line: print(line, flush=True)))
+    if not complete:
+        _fail("Not every outcome came in time. Is the service running (resolution serve)? Send again: ids are kept.", 1)
+
+
+@app.command()
+def order(
+    order_id: Annotated[str, typer.Argument(help="The order's id.")],
+    viewer: Annotated[str | None, typer.Option("--as", help="The id of the client or freelancer who looks.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show the order page, with the actions available now to whoever looks (to both parties without --as)."""
+    with _database() as settings, psycopg.connect(settings.database) as connection:
+        try:
+            page = order_page.look(connection, order_id, viewer, clock_of(settings).now())
+        except order_page.NotAParty:
+            page = None
+        except psycopg.errors.UndefinedTable:
+            page = None
+    if page is None:
+        # The same answer for an order that does not exist and for one of others: a stranger learns nothing.
+        _fail(f"There is no order {order_id}" + (f" of {viewer}." if viewer else "."), 1)
+    print(json.dumps(page)) if as_json else show.order(Console(), page)
+
+
+@app.command()
+def replay(
+    order_id: Annotated[str, typer.Argument(help="The order's id.")],
+    as_of: Annotated[datetime | None, typer.Option(help="Only what had happened by this instant (UTC).")] = None,
+    at: Annotated[int | None, typer.Option(min=1, help="Only the first N events.", metavar="N")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show an order's history and its state after each event, from the event store."""
+    with _database() as settings, OrderStore(settings.database) as store:
+        steps: list[dict[str, Any]] = list(replay_order(store, order_id, as_of=as_of and _utc(as_of), at=at))
+    if not steps:
+        _fail(f"There is no event of order {order_id} up to there.", 1)
+    if as_json:
+        for step in steps:
+            print(json.dumps(step))
+    else:
+        show.history(Console(), order_id, steps)
+
+
+def _open(file: Path) -> Iterable[str]:
+    try:
+        return file.read_text().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise CommandsFileError(f"{file} cannot be read: {error}.") from None
+
+
+@contextmanager
+def _database() -> Iterator[Settings]:
+    with installation(Settings.from_environment(), kafka=False) as settings:
+        yield settings
+
+
+def _utc(instant: datetime) -> datetime:
+    return instant.replace(tzinfo=UTC) if instant.tzinfo is None else instant
+
+
+def _fail(error: object, code: int) -> NoReturn:
+    print(f"resolution: {error}", file=sys.stderr)
+    raise SystemExit(code)

@@ -1,0 +1,1 @@
+"""The commands role: Kafka to store. Judges each command against its order."""

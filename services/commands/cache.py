@@ -1,0 +1,41 @@
+"""The orders that this process knows. Its own only while it owns their partitions."""
+
+from collections.abc import Iterable
+from itertools import islice
+
+from services.orders import Order
+
+
+class OrderCache:
+    """The orders used last, at most `size`. Not for two threads.
+
+    `size` is well above the orders of two pieces of a batch, so that none gives way before its events are committed.
+    """
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._orders: dict[str, Order] = {}
+
+    def take(self, order_ids: Iterable[str]) -> tuple[dict[str, Order], list[str]]:
+        """The orders that are here, and the ids of those that are not."""
+        found: dict[str, Order] = {}
+        missing: dict[str, None] = {}
+        for order_id in order_ids:
+            if (order := self._orders.get(order_id)) is None:
+                missing[order_id] = None
+            else:
+                found[order_id] = order
+        return found, list(missing)
+
+    def put(self, orders: dict[str, Order]) -> None:
+        """These were used now; the ones used longest ago give way."""
+        for order_id, order in orders.items():
+            self._orders.pop(order_id, None)
+            self._orders[order_id] = order
+        surplus = len(self._orders) - self._size
+        if surplus > 0:
+            for order_id in list(islice(self._orders, surplus)):
+                del self._orders[order_id]
+
+    def clear(self) -> None:
+        self._orders.clear()

@@ -1,0 +1,135 @@
+"""From a Kafka record to a command, or to the reason why it is none."""
+
+import hashlib
+import json
+from datetime import datetime
+from typing import Annotated, Literal, NoReturn
+
+import msgspec
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+from resolution_contracts.commands import COMMANDS, Command
+from resolution_contracts.topics import MAX_COMMAND_BYTES, command_type
+from resolution_contracts.values import DisputeKind
+
+from services.kafka.consumer import Record
+from services.orders import rejections
+
+_NAMES = {command_type(name): name for name in COMMANDS}
+_KINDS = set(DisputeKind)
+_MOST_ERRORS = 20
+_LONGEST_PATH = 200
+
+
+class Unreadable(Exception):
+    """A record that is no command: it becomes a dead letter. The text says why, for the header `error`."""
+
+
+class _Envelope(msgspec.Struct, gc=False):
+    specversion: Literal["1.0"]
+    id: Annotated[str, msgspec.Meta(pattern=r"^[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}\Z")]
+    type: str
+    source: Annotated[str, msgspec.Meta(min_length=1)]
+    subject: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9._-]{1,64}\Z")]
+    data: msgspec.Raw = msgspec.Raw(b"{}")
+
+
+class Received(msgspec.Struct, gc=False):
+    """A readable command. `time` is its record's business time; bad data makes `command` the rejection it gets."""
+
+    order_id: str
+    command_id: str
+    name: str
+    source: str
+    command: Command | rejections.Rejected
+    digest: bytes
+    time: datetime
+
+
+_decode_envelope = msgspec.json.Decoder(_Envelope).decode
+
+
+def decode(record: Record, time: datetime) -> Received:
+    """Raises Unreadable."""
+    value = record.value
+    if value is None:
+        raise Unreadable("the record has no value")
+    if len(value) > MAX_COMMAND_BYTES:
+        raise Unreadable(f"the record is larger than {MAX_COMMAND_BYTES} bytes")
+    envelope = _envelope(value)
+    name = _NAMES.get(envelope.type)
+    if name is None:
+        raise Unreadable("type is not a command that this service knows")
+    if record.key != envelope.subject.encode():
+        raise Unreadable("subject is not the record's key")
+    return Received(
+        order_id=envelope.subject,
+        command_id=envelope.id,
+        name=name,
+        source=envelope.source,
+        command=_command(name, envelope.data),
+        digest=_digest(name, envelope.data),
+        time=time,
+    )
+
+
+def _envelope(value: bytes) -> _Envelope:
+    try:
+        value.decode()
+        return _decode_envelope(value)
+    except UnicodeDecodeError:
+        raise Unreadable("the value is not UTF-8") from None
+    except RecursionError:
+        raise Unreadable("the JSON is nested too deeply") from None
+    except msgspec.ValidationError as error:
+        raise Unreadable(f"the envelope is not a command's: {error}") from None
+    except msgspec.DecodeError as error:
+        raise Unreadable(f"the value is not JSON: {error}") from None
+
+
+def _command(name: str, data: msgspec.Raw) -> Command | rejections.Rejected:
+    try:
+        return COMMANDS[name].model_validate_json(bytes(data))
+    except ValidationError as error:
+        found = error.errors(include_url=False, include_context=False, include_input=False)
+    if found[0]["type"] == "json_invalid":
+        _must_be_json(data)
+    return rejections.invalid([_describe(error) for error in found[:_MOST_ERRORS]])
+
+
+def _must_be_json(data: msgspec.Raw) -> None:
+    # The envelope's decoder passes over `data` without reading it, and pydantic refuses some JSON (lone surrogates).
+    try:
+        json.loads(bytes(data), parse_constant=_no_constant, parse_int=float)
+    except RecursionError:
+        raise Unreadable("the JSON is nested too deeply") from None
+    except ValueError as error:
+        raise Unreadable(f"the value is not JSON: {error}") from None
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _describe(error: ErrorDetails) -> dict[str, str]:
+    """Path and reason; no value, which might be confidential (D16). pydantic's path names the request's kind too."""
+    path = ".".join(str(part) for part in error["loc"] if part not in _KINDS)
+    return {"path": path[:_LONGEST_PATH], "reason": error["msg"].removeprefix("Value error, ")}
+
+
+def _number(text: str) -> int | float:
+    """3.0 is 3 in JSON."""
+    value = float(text)
+    return int(value) if value.is_integer() and abs(value) < 2**53 else value
+
+
+_decode_data = msgspec.json.Decoder(float_hook=_number).decode
+
+
+def _digest(name: str, data: msgspec.Raw) -> bytes:
+    """The same for the same name and data, however the JSON is written (D19)."""
+    try:
+        canonical = msgspec.json.encode(_decode_data(data), order="deterministic")
+    except (msgspec.MsgspecError, RecursionError):
+        canonical = bytes(data)
+    return hashlib.blake2b(canonical, digest_size=16, key=name.encode()).digest()

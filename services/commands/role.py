@@ -1,0 +1,95 @@
+"""The commands role: reads batches, judges them, and records each piece in one transaction with its positions."""
+
+import asyncio
+from collections.abc import Iterator, Sequence
+from itertools import islice
+
+from faststream.kafka import KafkaBroker
+
+from services.clock import Clock
+from services.kafka.consumer import PositionedConsumer, Positions, Record
+from services.kafka.topics import Topics
+from services.orders import Order
+from services.store import Batch, OrderStore
+from services.store.positions import StoredPositions
+
+from .cache import OrderCache
+from .decode import Received
+from .judge import FirstUses, Judged, judge, read
+
+_PIECE = 1000
+"""Records per transaction. While one piece commits, the next is judged."""
+
+CACHED_ORDERS = 20_000
+
+
+class CommandsRole:
+    """Judges what is on the commands topic."""
+
+    def __init__(self, broker: KafkaBroker, topics: Topics, database_url: str, clock: Clock) -> None:
+        self._clock = clock
+        self._store = OrderStore(database_url)
+        self._cache = OrderCache(CACHED_ORDERS)
+        self.consumer = PositionedConsumer(
+            broker,
+            topics.commands,
+            group=topics.prefix + "commands",
+            store=StoredPositions(database_url, "commands"),
+            handle=self._handle,
+            forget=self._cache.clear,
+            max_records=5 * _PIECE,
+        )
+
+    async def _handle(self, records: Sequence[Record], positions: Positions) -> None:
+        """Returns when all is committed. Raises whatever went wrong; then a first part may be committed."""
+        positions = dict(positions)
+        uncommitted: FirstUses = {}
+        commit: asyncio.Future[None] | None = None
+        try:
+            for piece in _pieces(records):
+                readings = read(piece, self._clock.of_record)
+                judged = await self._judge(readings, uncommitted)
+                batch = Batch(_advance(positions, piece), judged.outcomes)
+                uncommitted |= judged.first_uses
+                if commit is not None:
+                    await commit
+                commit = asyncio.ensure_future(asyncio.to_thread(self._record, judged, batch))
+        finally:
+            if commit is not None:
+                await commit
+
+    async def _judge(self, readings: Sequence[tuple[Record, Received | str]], uncommitted: FirstUses) -> Judged:
+        commands = [reading for _, reading in readings if isinstance(reading, Received)]
+        orders, missing = self._cache.take(command.order_id for command in commands)
+        uses = {(command.order_id, command.command_id) for command in commands}
+        committed: FirstUses = {}
+        if uses:
+            loaded, committed = await asyncio.to_thread(self._load, missing, uses)
+            orders |= loaded
+        judged = judge(readings, orders, (uncommitted, committed))
+        self._cache.put(orders)
+        return judged
+
+    def _load(self, missing: list[str], uses: set[tuple[str, str]]) -> tuple[dict[str, Order], FirstUses]:
+        loaded = self._store.orders(missing) if missing else {}
+        return loaded, self._store.first_uses(uses)
+
+    def _record(self, judged: Judged, batch: Batch) -> None:
+        self._store.events.put(judged.events, batch=batch)
+
+    def close(self) -> None:
+        self._store.close()
+
+
+def _pieces(records: Sequence[Record]) -> Iterator[list[Record]]:
+    iterator = iter(records)
+    while piece := list(islice(iterator, _PIECE)):
+        yield piece
+
+
+def _advance(positions: Positions, piece: Sequence[Record]) -> dict[int, tuple[int, int]]:
+    """By partition: the position expected and the one after this piece. Moves `positions` on."""
+    after = {record.partition: record.offset + 1 for record in piece}
+    moves = {partition: (positions[partition], offset) for partition, offset in after.items()}
+    positions |= after
+    return moves

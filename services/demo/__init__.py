@@ -1,0 +1,76 @@
+"""`resolution demo`: a marketplace's days at a scaled clock, through real Kafka and PostgreSQL, told and verified."""
+
+import asyncio
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+
+from services.settings import Settings
+
+from .director import Director
+from .evidence import come_to_rest, gather
+from .stage import DemoError, Stage, open_stage
+from .story import story
+from .teller import ConsoleTeller, JsonTeller, Teller
+from .verification import verify
+
+__all__ = ["run"]
+
+
+async def run(settings: Settings, console: Console, *, as_json: bool, keep: bool = False) -> bool:
+    """Plays the story on the servers of `settings` and tells it; whether the verification passed.
+
+    Uses a database and topics of its own and removes them at the end, unless `keep`. Raises what the servers raise:
+    psycopg.Error, KafkaError, TopicError.
+    """
+    teller: Teller = JsonTeller(console) if as_json else ConsoleTeller(console)
+    started = time.monotonic()
+    passed = False
+    try:
+        with _stopped_by_sigterm(), teller.live():
+            async with open_stage(settings, teller.note, keep=keep) as stage:
+                await _play(stage, teller)
+        passed = True
+    except DemoError as error:
+        teller.trouble(str(error))
+    teller.ends(passed=passed, seconds=time.monotonic() - started)
+    return passed
+
+
+async def _play(stage: Stage, teller: Teller) -> None:
+    """Raises DemoError where it does not come out as told."""
+    start = stage.clock.now()
+    tales = story(start)
+    await Director(stage, teller, tales, start).play()
+    await come_to_rest(stage)
+    checks = verify(await gather(stage, [tale.order for tale in tales]), tales)
+    teller.checked(checks)
+    failed = sum(not check.passed for check in checks)
+    if failed:
+        raise DemoError(f"{failed} of {len(checks)} checks failed. What the roles logged: {stage.log_file}")
+
+
+@contextmanager
+def _stopped_by_sigterm() -> Iterator[None]:
+    """SIGTERM cancels, like Ctrl-C does, so that everything is removed; it ends as a DemoError."""
+    task, stopped = asyncio.current_task(), False
+    assert task is not None
+    loop = asyncio.get_running_loop()
+
+    def stop() -> None:
+        nonlocal stopped
+        stopped = True
+        task.cancel()
+
+    loop.add_signal_handler(signal.SIGTERM, stop)
+    try:
+        yield
+    except asyncio.CancelledError:
+        if not stopped:
+            raise
+        raise DemoError("Stopped.") from None
+    finally:
+        loop.remove_signal_handler(signal.SIGTERM)

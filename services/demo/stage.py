@@ -1,0 +1,198 @@
+"""Where the story plays: a database and topics of its own, the roles as real processes, and nothing left behind."""
+
+import asyncio
+import logging
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from fractions import Fraction
+from pathlib import Path
+from urllib.parse import urlsplit
+from uuid import uuid4
+
+import psycopg
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.errors import KafkaError
+
+from services.clock import Clock
+from services.kafka.topics import Topics, ensure_topics
+from services.sender import Sender
+from services.settings import Settings
+from services.store import migrate
+from services.store.origin import clock_of
+from services.supervisor import Supervisor
+
+from .kafka import Watch
+
+log = logging.getLogger(__name__)
+
+TIME_SCALE = Fraction(17280)
+"""48 hours pass in 10 seconds."""
+
+ROLES = ("commands", "relay", "timer", "projections")
+_START_SECONDS = 60
+
+
+class DemoError(Exception):
+    """The demo cannot be played (to its end): a sentence that says why, and what to do."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """The service as the story uses it. `log_file` is where the roles log to."""
+
+    settings: Settings
+    topics: Topics
+    partitions: int
+    clock: Clock
+    roles: Supervisor
+    sender: Sender
+    watch: Watch
+    log_file: Path
+
+    async def roles_work(self) -> None:
+        """Returns when all started roles work. Raises DemoError if that takes too long."""
+        await _ready(self.roles, self.log_file)
+
+
+@asynccontextmanager
+async def open_stage(settings: Settings, say: Callable[[str], None], *, keep: bool) -> AsyncIterator[Stage]:
+    """Sets everything up on the servers of `settings`, and removes it at the end, whatever happened, unless `keep`.
+
+    What the roles log goes to a file, which stays when the demo fails. Raises DemoError, and what the servers raise:
+    psycopg.Error, KafkaError, TopicError.
+    """
+    name = f"demo_{uuid4().hex[:12]}"
+    own = replace(
+        settings,
+        database_url=_url_of(settings.database, name),
+        topic_prefix=name.replace("_", "-") + ".",
+        time_scale=TIME_SCALE,
+        time_origin=datetime.now(UTC),
+        http_port=0,
+    )
+    say(f"A database and topics of the demo's own: {name}, {own.topic_prefix}*")
+    with _log_file() as log_file, _database(settings.database, name, keep=keep):
+        migrate(own.database)
+        async with _topics(own, keep=keep) as partitions, _roles(own, say, log_file) as roles:
+            topics = Topics(own.topic_prefix)
+            clock = clock_of(own)
+            async with Sender(own.kafka, topics) as sender, Watch(own.kafka, topics, partitions) as watch:
+                yield Stage(own, topics, partitions, clock, roles, sender, watch, log_file)
+    if keep:
+        say(f"Kept on the servers: the database {name} and the topics {own.topic_prefix}*")
+
+
+@contextmanager
+def _log_file() -> Iterator[Path]:
+    folder = Path(tempfile.mkdtemp(prefix="resolution-demo-"))
+    try:
+        yield folder / "roles.log"
+    except Exception:
+        raise
+    except BaseException:  # canceled, by Ctrl-C
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    else:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _database(server_url: str, name: str, *, keep: bool) -> Iterator[None]:
+    # template0, because template1 cannot be copied while anybody is connected to it.
+    try:
+        _execute(server_url, f"CREATE DATABASE {name} TEMPLATE template0")
+    except psycopg.errors.InsufficientPrivilege as error:
+        raise DemoError(
+            "The demo uses a database of its own, and this user may not create one: ALTER ROLE ... CREATEDB, or unset "
+            "RESOLUTION_DATABASE_URL for the embedded PostgreSQL."
+        ) from error
+    try:
+        yield
+    finally:
+        if not keep:
+            try:
+                _execute(server_url, f"DROP DATABASE {name} WITH (FORCE)")
+            except psycopg.Error as error:
+                log.warning("the demo's database %s is left behind: %s", name, error)
+
+
+def _execute(url: str, sql: str) -> None:
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(sql.encode())
+
+
+def _url_of(server_url: str, database: str) -> str:
+    """The same server's URL with another database. Put together by hand: urlunsplit drops an empty host's slashes."""
+    parts = urlsplit(server_url)
+    return f"{parts.scheme}://{parts.netloc}/{database}" + (f"?{parts.query}" if parts.query else "")
+
+
+@asynccontextmanager
+async def _topics(settings: Settings, *, keep: bool) -> AsyncIterator[int]:
+    try:
+        yield await ensure_topics(settings.kafka, Topics(settings.topic_prefix))
+    finally:
+        if not keep:
+            try:
+                await _delete_topics(settings)
+            except KafkaError as error:
+                log.warning("the demo's topics %s*, if any, are left behind: %s", settings.topic_prefix, error)
+
+
+async def _delete_topics(settings: Settings) -> None:
+    admin = AIOKafkaAdminClient(bootstrap_servers=settings.kafka)
+    try:
+        await admin.start()
+        topics = Topics(settings.topic_prefix)
+        await admin.delete_topics([topics.relay, *(name for name, _ in topics.settings())])
+    finally:
+        await admin.close()
+
+
+class _Roles(Supervisor):
+    """Roles whose logs go to a file, out of the story's way."""
+
+    def __init__(self, settings: Settings, log_file: Path) -> None:
+        super().__init__(settings)
+        self._log_file = log_file
+
+    async def _spawn(self, role: str) -> asyncio.subprocess.Process:
+        with self._log_file.open("a") as stderr:
+            return await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-m",
+                "services.roles",
+                role,
+                env=self._environment,
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=stderr,
+                start_new_session=True,
+            )
+
+
+@asynccontextmanager
+async def _roles(settings: Settings, say: Callable[[str], None], log_file: Path) -> AsyncIterator[Supervisor]:
+    roles = _Roles(settings, log_file)
+    started = time.monotonic()
+    try:
+        roles.start(*ROLES)
+        await _ready(roles, log_file)
+        say(f"{len(ROLES)} processes work after {time.monotonic() - started:.1f} s: {', '.join(ROLES)}")
+        yield roles
+    finally:
+        await roles.stop()
+
+
+async def _ready(roles: Supervisor, log_file: Path) -> None:
+    try:
+        async with asyncio.timeout(_START_SECONDS):
+            await roles.ready()
+    except TimeoutError:
+        raise DemoError(f"The roles do not work after {_START_SECONDS} s; see why in {log_file}.") from None

@@ -1,0 +1,65 @@
+"""The servers behind a command: those the environment names, the embedded ones for the rest."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+import psycopg
+from aiokafka.errors import KafkaError
+
+from services.kafka.topics import Topics, ensure_topics
+from services.servers import default_data_dir, embedded
+from services.settings import Settings
+from services.store import migrate
+
+log = logging.getLogger(__name__)
+
+_LONGEST_PAUSE_SECONDS = 5.0
+
+
+@contextmanager
+def installation(
+    settings: Settings, *, database: bool = True, kafka: bool = True, say: Callable[[str], None] | None = None
+) -> Iterator[Settings]:
+    """The settings with the URLs of servers that run, for as long as they are needed.
+
+    Raises services.servers.ServerError where the embedded ones cannot be started.
+    """
+    needs_database = database and settings.database_url is None
+    needs_kafka = kafka and settings.kafka_servers is None
+    if not (needs_database or needs_kafka):
+        yield settings
+        return
+    data_dir = settings.data_dir or default_data_dir()
+    options = {"say": say} if say else {}
+    with embedded(data_dir, database=needs_database, kafka=needs_kafka, **options) as servers:
+        yield replace(
+            settings,
+            data_dir=data_dir,
+            database_url=settings.database_url or servers.database,
+            kafka_servers=settings.kafka_servers or servers.kafka,
+        )
+
+
+def prepare(settings: Settings) -> None:
+    """Brings schema and topics up to date. Waits for servers that are not up yet, and says so.
+
+    Raises TopicError for topics that the service cannot work with.
+    """
+    _patiently("PostgreSQL", lambda: migrate(settings.database))
+    _patiently("Kafka", lambda: asyncio.run(ensure_topics(settings.kafka, Topics(settings.topic_prefix))))
+
+
+def _patiently(server: str, attempt: Callable[[], object]) -> None:
+    pause = 0.2
+    while True:
+        try:
+            attempt()
+            return
+        except (psycopg.OperationalError, KafkaError, OSError) as error:
+            log.warning("%s does not answer, trying again in %.1f s: %s", server, pause, error)
+            time.sleep(pause)
+            pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)

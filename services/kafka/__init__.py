@@ -1,0 +1,1 @@
+"""What the roles share of Kafka: topics, and a consumer whose positions are in PostgreSQL."""

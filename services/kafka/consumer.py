@@ -1,0 +1,195 @@
+"""A batch consumer whose positions live in PostgreSQL, moved in the transaction that records what was read.
+
+FastStream runs the subscription; the positions are ours. On assignment the consumer seeks to the stored positions.
+The handler records a batch and moves the positions by compare-and-swap, so a process that lost its partition, or
+slept through a rebalance, cannot write. Whatever fails, the consumer goes back to the stored positions and reads on
+from there. Offsets committed to Kafka only let monitoring see the lag.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from itertools import chain
+from typing import Any, Protocol
+
+from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, ConsumerRecord, TopicPartition
+from aiokafka.errors import KafkaError
+from faststream import AckPolicy
+from faststream.kafka import KafkaBroker
+from faststream.kafka.message import KafkaMessage
+
+log = logging.getLogger(__name__)
+
+Record = ConsumerRecord[bytes | None, bytes | None]
+Positions = dict[int, int]
+
+_LAG_SECONDS = 5.0
+_LONGEST_PAUSE_SECONDS = 5.0
+
+
+class PositionStore(Protocol):
+    """Where the positions are kept."""
+
+    async def positions(self, beginnings: Positions) -> Positions:
+        """The next offset of each partition; partitions never read before start at their beginning."""
+        ...
+
+
+class PositionedConsumer:
+    """Reads one topic as a member of a consumer group.
+
+    `handle(records, positions)` gets a batch, in order within each partition, and the next offset expected of each; it
+    returns when everything is committed. `forget()` drops whatever was remembered of partitions. `gather_ms` is how
+    long the broker may wait for more records before it answers; 0 takes what is there at once.
+    """
+
+    def __init__(
+        self,
+        broker: KafkaBroker,
+        topic: str,
+        *,
+        group: str,
+        store: PositionStore,
+        handle: Callable[[Sequence[Record], Positions], Awaitable[None]],
+        forget: Callable[[], None] = lambda: None,
+        max_records: int = 2000,
+        gather_ms: int = 0,
+    ) -> None:
+        self._topic = topic
+        self._store = store
+        self._handle = handle
+        self._forget = forget
+        self._positions: Positions = {}
+        self._pause = 0.0
+        self._busy = asyncio.Lock()
+        self._assigned = asyncio.Event()
+        self._subscriber = broker.subscriber(
+            topic,
+            group_id=group,
+            batch=True,
+            max_records=max_records,
+            ack_policy=AckPolicy.MANUAL,
+            auto_offset_reset="earliest",
+            isolation_level="read_committed",
+            session_timeout_ms=6_000,
+            heartbeat_interval_ms=1_000,
+            max_partition_fetch_bytes=4 * 1024 * 1024,
+            fetch_min_bytes=4 * 1024 * 1024 if gather_ms else 1,
+            fetch_max_wait_ms=gather_ms or 500,
+            listener=_Listener(self),
+            parser=_as_it_is,
+            decoder=_body,
+        )
+        self._subscriber.get_msg = lambda consumer: _next_batch(consumer, max_records)  # type: ignore[method-assign]
+        self._subscriber(self._on_batch)
+
+    async def assigned(self) -> None:
+        """Returns once partitions (perhaps none) were assigned for the first time."""
+        await self._assigned.wait()
+
+    async def report_lag(self) -> None:
+        """Commits the positions to Kafka from time to time, for ever; only monitoring reads them."""
+        while True:
+            await asyncio.sleep(_LAG_SECONDS)
+            consumer = self._subscriber.consumer
+            offsets = {TopicPartition(self._topic, p): offset for p, offset in self._positions.items()}
+            if consumer is not None and offsets:
+                try:
+                    await consumer.commit(offsets)
+                except (KafkaError, ValueError) as error:
+                    log.info("lag not reported: %s", error)
+
+    async def _on_batch(self, batch: Sequence[Record]) -> None:
+        async with self._busy:
+            records = [r for r in batch if r.offset >= self._positions.get(r.partition, r.offset + 1)]
+            if not records:
+                return
+            try:
+                await self._handle(records, self._positions)
+            except Exception:
+                self._pause = min(max(0.1, self._pause * 2), _LONGEST_PAUSE_SECONDS)
+                log.exception("batch of %s failed; reading again from the stored positions", self._topic)
+                await self._rewind()
+            else:
+                self._positions |= {r.partition: r.offset + 1 for r in records}
+                self._pause = 0.0
+
+    async def _rewind(self) -> None:
+        """Back to what is stored, with nothing remembered. Does not give up while the database is away."""
+        self._forget()
+        consumer = self._subscriber.consumer
+        assert consumer is not None
+        while True:
+            await asyncio.sleep(self._pause)
+            partitions = [tp for tp in consumer.assignment() if tp.partition in self._positions]
+            try:
+                self._positions = await self._seek(consumer, partitions)
+                return
+            except Exception as error:
+                self._pause = min(self._pause * 2, _LONGEST_PAUSE_SECONDS)
+                log.warning("positions cannot be read, trying again in %.1f s: %s", self._pause, error)
+
+    async def _seek(self, consumer: AIOKafkaConsumer, partitions: Sequence[TopicPartition]) -> Positions:
+        beginnings = await consumer.beginning_offsets(partitions)
+        ends = await consumer.end_offsets(partitions)
+        positions = await self._store.positions({tp.partition: offset for tp, offset in beginnings.items()})
+        for tp in partitions:
+            position = positions[tp.partition]
+            if position > ends[tp]:
+                raise RuntimeError(
+                    f"{tp.topic}/{tp.partition} ends at {ends[tp]}, but {position} was read before: it is not the "
+                    "topic that this database belongs to. Restore it, or take another database or topic prefix."
+                )
+            if position < beginnings[tp]:
+                log.error("%s: records %d to %d expired unread", tp, position, beginnings[tp] - 1)
+            consumer.seek(tp, position)
+        return positions
+
+    async def lost(self) -> None:
+        """The partitions may be another process's from now on. Waits for the batch in hand."""
+        async with self._busy:
+            self._positions = {}
+            self._forget()
+
+    async def gained(self, partitions: Sequence[TopicPartition]) -> None:
+        async with self._busy:
+            consumer = self._subscriber.consumer
+            assert consumer is not None
+            self._positions = {tp.partition: 0 for tp in partitions}
+            self._pause = 0.0
+            await self._rewind()
+            self._assigned.set()
+
+
+class _Listener(ConsumerRebalanceListener):
+    def __init__(self, consumer: PositionedConsumer) -> None:
+        self._consumer = consumer
+
+    async def on_partitions_revoked(self, revoked: set[TopicPartition]) -> None:
+        await self._consumer.lost()
+
+    async def on_partitions_assigned(self, assigned: set[TopicPartition]) -> None:
+        await self._consumer.gained(sorted(assigned))
+
+
+async def _next_batch(consumer: AIOKafkaConsumer, max_records: int) -> tuple[Record, ...]:
+    # FastStream's own waits once more after an empty poll, without listening; light load would pay for it.
+    batches = await consumer.getmany(timeout_ms=500, max_records=max_records)
+    return tuple(chain.from_iterable(batches.values()))
+
+
+async def _as_it_is(records: tuple[Record, ...]) -> KafkaMessage:
+    # FastStream's own parser decodes every header, and one that is not UTF-8 would fail the batch.
+    return KafkaMessage(body=b"", raw_message=records, consumer=_NoConsumer())
+
+
+async def _body(message: KafkaMessage) -> Any:
+    return message.raw_message
+
+
+class _NoConsumer:
+    """The message's own ways to commit and to seek: none."""
+
+    async def commit(self) -> None: ...
+
+    def seek(self, partition: TopicPartition, offset: int) -> None: ...

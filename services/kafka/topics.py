@@ -1,0 +1,120 @@
+"""The topics: their names under a prefix, and the check that they are what the service needs."""
+
+from collections.abc import Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+
+DEFAULT_PARTITIONS = 8
+_DAY_MS = 24 * 60 * 60 * 1000
+_LARGE_RECORDS = {"max.message.bytes": str(4 * 1024 * 1024)}
+
+
+class TopicError(Exception):
+    """A topic that the service cannot work with: a sentence that says which, why, and what to do."""
+
+
+@dataclass(frozen=True)
+class Topics:
+    """The topics of one installation."""
+
+    prefix: str
+
+    @property
+    def commands(self) -> str:
+        return self.prefix + "commands"
+
+    @property
+    def events(self) -> str:
+        return self.prefix + "events"
+
+    @property
+    def outcomes(self) -> str:
+        return self.prefix + "outcomes"
+
+    @property
+    def dead_letters(self) -> str:
+        return self.prefix + "commands.dead"
+
+    @property
+    def relay(self) -> str:
+        """The relay's own: how far it has published. One partition, compacted; nobody else needs it."""
+        return self.prefix + "relay"
+
+    def settings(self) -> Iterator[tuple[str, dict[str, str]]]:
+        """Each of the contract's topics with what is set on it."""
+        yield (
+            self.commands,
+            {"message.timestamp.type": "LogAppendTime", "retention.ms": str(365 * _DAY_MS)} | _LARGE_RECORDS,
+        )
+        yield self.events, {"retention.ms": "-1"}
+        yield self.outcomes, {"retention.ms": str(30 * _DAY_MS)}
+        yield self.dead_letters, {"retention.ms": "-1"} | _LARGE_RECORDS
+
+
+async def ensure_topics(bootstrap_servers: str, topics: Topics) -> int:
+    """Creates the topics that are missing and checks all; returns the number of partitions.
+
+    Raises TopicError where one has other timestamps or another partition count than the service needs, and aiokafka's
+    KafkaError where the cluster does not answer.
+    """
+    async with _admin(bootstrap_servers) as admin:
+        names = [name for name, _ in topics.settings()]
+        existing = await _partition_counts(admin, names)
+        partitions = existing.get(topics.commands) or next(iter(existing.values()), DEFAULT_PARTITIONS)
+        await _create(admin, [(n, partitions, s) for n, s in topics.settings() if n not in existing])
+        await _create(admin, [(topics.relay, 1, {"cleanup.policy": "compact", "segment.bytes": str(1024 * 1024)})])
+        _check_partitions(existing | {topics.commands: partitions})
+        await _check_timestamps(admin, topics.commands)
+        return partitions
+
+
+@asynccontextmanager
+async def _admin(bootstrap_servers: str) -> Any:
+    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap_servers)
+    await admin.start()
+    try:
+        yield admin
+    finally:
+        await admin.close()
+
+
+async def _partition_counts(admin: AIOKafkaAdminClient, names: list[str]) -> dict[str, int]:
+    known = set(await admin.list_topics())
+    descriptions = await admin.describe_topics([name for name in names if name in known])
+    return {topic["topic"]: len(topic["partitions"]) for topic in descriptions}
+
+
+async def _create(admin: AIOKafkaAdminClient, wanted: list[tuple[str, int, dict[str, str]]]) -> None:
+    if not wanted:
+        return
+    # An empty assignment with -1 asks for the cluster's default replication factor.
+    new = [NewTopic(name, count, -1, {}, settings) for name, count, settings in wanted]
+    answer: Any = await admin.create_topics(new)
+    for name, code, *rest in answer.topic_errors:
+        if code not in (0, 36):  # 36: it exists, because another process was faster
+            raise TopicError(f"Topic {name} cannot be created: {rest or code}. Create it, or grant the right to.")
+
+
+def _check_partitions(counts: dict[str, int]) -> None:
+    if len(set(counts.values())) > 1:
+        listed = ", ".join(f"{name} has {count}" for name, count in sorted(counts.items()))
+        raise TopicError(
+            f"All topics need the same number of partitions, but {listed}. An order would change partitions: create "
+            "the topics anew, or choose another RESOLUTION_TOPIC_PREFIX."
+        )
+
+
+async def _check_timestamps(admin: AIOKafkaAdminClient, topic: str) -> None:
+    responses: list[Any] = await admin.describe_configs([ConfigResource(ConfigResourceType.TOPIC, topic)])
+    [(_, _, _, _, entries)] = responses[0].resources
+    values = {entry[0]: entry[1] for entry in entries}
+    if values.get("message.timestamp.type") != "LogAppendTime":
+        raise TopicError(
+            f"Topic {topic} has message.timestamp.type={values.get('message.timestamp.type')}; deadlines are judged by "
+            "the broker's clock. Set it to LogAppendTime (kafka-configs.sh --alter --entity-type topics "
+            f"--entity-name {topic} --add-config message.timestamp.type=LogAppendTime)."
+        )

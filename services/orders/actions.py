@@ -1,0 +1,106 @@
+"""What each party may do now, and what it needs: the same guards that judge the commands, asked beforehand."""
+
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any
+
+import msgspec
+from resolution_contracts.values import (
+    CLIENT_REASONS,
+    FREELANCER_REASONS,
+    DisputeKind,
+    RefundReason,
+    Role,
+    format_instant,
+)
+
+from . import policy
+from .order import Order
+from .rejections import Rejected
+from .state import CLOSED
+
+
+class Action(msgspec.Struct, frozen=True):
+    """A command that a party could send about an order.
+
+    `kind` tells requests apart (`OpenDispute`). `needs` describes what the command takes: limits, choices, times.
+    An action that is not available says `why_not`, and `possible_from` where time alone will change that.
+    """
+
+    command: str
+    available: bool
+    kind: DisputeKind | None = None
+    needs: dict[str, Any] = {}
+    why_not: str | None = None
+    possible_from: str | None = None
+
+
+def available_actions(order: Order, role: Role, now: datetime) -> list[Action]:
+    """The actions of a party at a business time. None at all on an order that is over (R4).
+
+    The order has to be settled up to `now` first (`Order.settle_if_due`), so that a deadline that has passed shows
+    even before its event is stored (D3).
+    """
+    if order.registered is None or order.status in CLOSED:
+        return []
+    return [*_answers(order, role), *_requests(order, role), *_right_to_cancel(order, role, now)]
+
+
+def _answers(order: Order, role: Role) -> list[Action]:
+    dispute = order.open_dispute
+    if dispute is None:
+        return []
+    needs = {"dispute_id": dispute.dispute_id, "respond_by": format_instant(dispute.respond_by)}
+    if dispute.opened_by is role:
+        return [Action("Withdraw", True, dispute.kind, needs)]
+    text = {"message": "optional, 1-2500 characters"}
+    return [Action(answer, True, dispute.kind, needs | text) for answer in ("Accept", "Decline")]
+
+
+def _requests(order: Order, role: Role) -> list[Action]:
+    texts = "1-2500 characters"
+    if role is Role.CLIENT:
+        return [
+            _request(order, role, DisputeKind.ORDER_UPDATE, {"message": texts}),
+            _request(order, role, DisputeKind.CANCELLATION, {"comment": texts, "reasons": sorted(CLIENT_REASONS)}),
+        ]
+    extension = {"days": {"min": 1, "max": 60}, "note": texts}
+    if order.expected_delivery_at is not None:
+        extension["expected_delivery_at"] = format_instant(order.expected_delivery_at)
+    price = order.facts.price
+    limit = policy.largest_refund(price.amount)
+    refund = {
+        "largest_refund": {"amount": limit, "currency": price.currency},
+        "explanation": texts,
+        "reasons": sorted(RefundReason),
+    }
+    return [
+        _request(order, role, DisputeKind.DELIVERY_EXTENSION, extension),
+        _request(order, role, DisputeKind.PARTIAL_REFUND, refund)
+        if limit
+        else Action(
+            "OfferPartialRefund", False, DisputeKind.PARTIAL_REFUND, why_not="The price leaves no room for a refund."
+        ),
+        _request(order, role, DisputeKind.CANCELLATION, {"comment": texts, "reasons": sorted(FREELANCER_REASONS)}),
+    ]
+
+
+def _request(order: Order, role: Role, kind: DisputeKind, needs: dict[str, Any]) -> Action:
+    command = "OfferPartialRefund" if kind is DisputeKind.PARTIAL_REFUND else "OpenDispute"
+    return _guarded(lambda: order.check_may_request(kind, role), command, kind, needs)
+
+
+def _right_to_cancel(order: Order, role: Role, now: datetime) -> list[Action]:
+    if role is not Role.CLIENT:
+        return []
+    needs = {"comment": "1-2500 characters"}
+    return [_guarded(lambda: order.check_may_cancel(role, now), "CancelOrder", None, needs)]
+
+
+def _guarded(guard: Callable[[], object], command: str, kind: DisputeKind | None, needs: dict[str, Any]) -> Action:
+    try:
+        guard()
+    except Rejected as rejected:
+        possible_from = rejected.details.get("possible_from")
+        return Action(command, False, kind, needs, why_not=rejected.message, possible_from=possible_from)
+    return Action(command, True, kind, needs)

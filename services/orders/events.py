@@ -1,0 +1,150 @@
+"""What is stored: one class per event, plain data.
+
+The classes fit the eventsourcing library's `DomainEventProtocol`; `originator_id` is the order id and
+`originator_version` the event's number in its order, from 1. A field annotated `Confidential` never leaves the
+service: `public.py` drops it (D16).
+"""
+
+from datetime import datetime
+from typing import Annotated
+
+import msgspec
+from msgspec import UNSET, UnsetType
+from resolution_contracts.values import (
+    CancellationGrounds,
+    CancellationReason,
+    ClosedBecause,
+    DisputeKind,
+    Initiator,
+    RefundReason,
+    Role,
+)
+
+Confidential = msgspec.Meta(extra={"confidential": True})
+
+
+class Money(msgspec.Struct, frozen=True, gc=False):
+    """An integer count of the currency's minor units, and the ISO 4217 code."""
+
+    amount: int
+    currency: str
+
+
+class Event(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """What every stored event knows.
+
+    `timestamp` is the business time (D1), UTC; `command_id` the command that caused it.
+    """
+
+    originator_id: str = msgspec.field(name="order_id")
+    originator_version: int = msgspec.field(name="sequence")
+    timestamp: datetime = msgspec.field(name="time")
+    command_id: str
+
+
+class OrderRegistered(Event, frozen=True, kw_only=True, gc=False):
+    client_id: str
+    freelancer_id: str
+    price: Money
+    expected_delivery_at: datetime | None
+    awaiting_requirements: bool
+
+
+class RequirementsSubmitted(Event, frozen=True, kw_only=True, gc=False):
+    expected_delivery_at: datetime
+
+
+class OrderDelivered(Event, frozen=True, kw_only=True, gc=False):
+    pass
+
+
+class RevisionRequested(Event, frozen=True, kw_only=True, gc=False):
+    pass
+
+
+class OrderCompleted(Event, frozen=True, kw_only=True, gc=False):
+    pass
+
+
+class DisputeOpened(Event, frozen=True, kw_only=True, gc=False):
+    """The deadline is fixed here, so that a later change of policy moves no open one (D18).
+
+    Behind `respond_by` come the fields of the request; those of other kinds are unset and not stored.
+    """
+
+    dispute_id: str
+    kind: DisputeKind
+    opened_by: Role
+    respond_by: datetime
+    message: str | UnsetType = UNSET
+    comment: str | UnsetType = UNSET
+    reason: CancellationReason | UnsetType | None = UNSET
+    days: int | UnsetType = UNSET
+    note: str | UnsetType = UNSET
+    amount: Money | UnsetType = UNSET
+    explanation: str | UnsetType = UNSET
+    refund_reason: Annotated[RefundReason | UnsetType, Confidential] = UNSET
+
+
+class Accepted(Event, frozen=True, kw_only=True, gc=False):
+    dispute_id: str
+    kind: DisputeKind
+    by: Role
+    message: str | None
+
+
+class Declined(Event, frozen=True, kw_only=True, gc=False):
+    dispute_id: str
+    kind: DisputeKind
+    by: Role
+    message: str | None
+
+
+class Withdrawn(Event, frozen=True, kw_only=True, gc=False):
+    dispute_id: str
+    kind: DisputeKind
+    by: Role
+
+
+class AutoAccepted(Event, frozen=True, kw_only=True, gc=False):
+    """Nobody answered in time (R3). Its `timestamp` is the deadline, whenever it was noticed (D3)."""
+
+    dispute_id: str
+    kind: DisputeKind
+    deadline: datetime
+
+
+class DisputeClosed(Event, frozen=True, kw_only=True, gc=False):
+    """What happened to the order settled it (D11)."""
+
+    dispute_id: str
+    kind: DisputeKind
+    because: ClosedBecause
+
+
+class DeliveryDateExtended(Event, frozen=True, kw_only=True, gc=False):
+    dispute_id: str
+    days: int
+    expected_delivery_at: datetime
+
+
+class OrderCanceled(Event, frozen=True, kw_only=True, gc=False):
+    initiated_by: Initiator
+    dispute_id: str | None
+    grounds: CancellationGrounds
+    affects_metrics: bool
+    refund_due: Money | None
+    comment: str | None
+
+
+class PartialRefundGranted(Event, frozen=True, kw_only=True, gc=False):
+    refund_id: str
+    amount: Money
+
+
+class RefundProcessed(Event, frozen=True, kw_only=True, gc=False):
+    refund_id: str
+
+
+EVENTS: dict[str, type[Event]] = {event.__name__: event for event in Event.__subclasses__()}
+"""Every event by its topic in the store, which is its name on the wire too."""

@@ -1,0 +1,92 @@
+"""How each event changes an order. No rule is judged here: what happened, happened."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from resolution_contracts.values import SettledAs
+
+from . import events as e
+from .state import Settled, Status
+
+if TYPE_CHECKING:
+    from .order import Order
+
+
+def evolve(order: "Order", event: e.Event) -> None:
+    """Applies the order's next event. Raises ValueError where it is not the next."""
+    if event.originator_version != order.version + 1:
+        raise ValueError(f"order {order.id} is at {order.version}, event {event.originator_version} is not the next")
+    _EVOLVE[type(event)](order, event)
+    order.version = event.originator_version
+    order.last_event_at = event.timestamp
+
+
+def _registered(order: "Order", event: e.OrderRegistered) -> None:
+    order.registered = event
+    order.expected_delivery_at = event.expected_delivery_at
+    order.status = Status.AWAITING_REQUIREMENTS if event.awaiting_requirements else Status.IN_PROGRESS
+
+
+def _requirements_submitted(order: "Order", event: e.RequirementsSubmitted) -> None:
+    order.expected_delivery_at = event.expected_delivery_at
+    order.status = Status.IN_PROGRESS
+
+
+def _delivered(order: "Order", event: e.OrderDelivered) -> None:
+    order.status = Status.DELIVERED
+
+
+def _revision_requested(order: "Order", event: e.RevisionRequested) -> None:
+    order.status = Status.IN_PROGRESS
+
+
+def _completed(order: "Order", event: e.OrderCompleted) -> None:
+    order.status = Status.COMPLETED
+
+
+def _opened(order: "Order", event: e.DisputeOpened) -> None:
+    order.open_dispute = event
+
+
+def _settled(settled_as: SettledAs) -> Callable[["Order", Any], None]:
+    def settle(order: "Order", event: e.Accepted | e.AutoAccepted) -> None:
+        assert order.open_dispute is not None
+        order.settled[event.dispute_id] = Settled(order.open_dispute.opened_by, settled_as)
+        order.open_dispute = None
+
+    return settle
+
+
+def _extended(order: "Order", event: e.DeliveryDateExtended) -> None:
+    order.expected_delivery_at = event.expected_delivery_at
+
+
+def _canceled(order: "Order", event: e.OrderCanceled) -> None:
+    order.status = Status.CANCELED
+
+
+def _refund_granted(order: "Order", event: e.PartialRefundGranted) -> None:
+    order.refund = event
+
+
+def _refund_processed(order: "Order", event: e.RefundProcessed) -> None:
+    order.refund_processed = True
+
+
+_EVOLVE: dict[type[e.Event], Callable[["Order", Any], None]] = {
+    e.OrderRegistered: _registered,
+    e.RequirementsSubmitted: _requirements_submitted,
+    e.OrderDelivered: _delivered,
+    e.RevisionRequested: _revision_requested,
+    e.OrderCompleted: _completed,
+    e.DisputeOpened: _opened,
+    e.Accepted: _settled(SettledAs.ACCEPTED),
+    e.Declined: _settled(SettledAs.DECLINED),
+    e.Withdrawn: _settled(SettledAs.WITHDRAWN),
+    e.AutoAccepted: _settled(SettledAs.AUTO_ACCEPTED),
+    e.DisputeClosed: _settled(SettledAs.CLOSED),
+    e.DeliveryDateExtended: _extended,
+    e.OrderCanceled: _canceled,
+    e.PartialRefundGranted: _refund_granted,
+    e.RefundProcessed: _refund_processed,
+}

@@ -1,0 +1,45 @@
+"""The one door through which an event leaves the service (D16)."""
+
+from datetime import datetime
+from typing import Any, get_type_hints
+
+import msgspec
+from msgspec import UNSET
+from resolution_contracts.values import format_instant
+
+from .events import EVENTS, Confidential, Event, Money
+
+_OF_THE_ENVELOPE = {"originator_id", "originator_version", "timestamp", "command_id"}
+
+
+def confidential_fields(event_type: type[Event]) -> set[str]:
+    """The fields of an event that never leave the service."""
+    hints = get_type_hints(event_type, include_extras=True)
+    return {name for name, hint in hints.items() if Confidential in getattr(hint, "__metadata__", ())}
+
+
+_PUBLIC_FIELDS: dict[type[Event], tuple[str, ...]] = {
+    event_type: tuple(
+        field.name
+        for field in msgspec.structs.fields(event_type)
+        if field.name not in _OF_THE_ENVELOPE | confidential_fields(event_type)
+    )
+    for event_type in EVENTS.values()
+}
+
+
+def public_data(event: Event) -> dict[str, Any]:
+    """The `data` of the public event: every field of the stored one, less the confidential ones."""
+    return {
+        name: _public_value(value)
+        for name in _PUBLIC_FIELDS[type(event)]
+        if (value := getattr(event, name)) is not UNSET
+    }
+
+
+def _public_value(value: Any) -> Any:
+    if isinstance(value, datetime):
+        return format_instant(value)
+    if isinstance(value, Money):
+        return {"amount": value.amount, "currency": value.currency}
+    return value

@@ -1,0 +1,1 @@
+"""The relay role: store to Kafka."""

@@ -1,0 +1,11 @@
+"""`python -m services.servers`: downloads ahead of time what the embedded servers need."""
+
+import sys
+
+from services.servers import ServerError, fetch
+
+if __name__ == "__main__":
+    try:
+        fetch(lambda text: print(text, file=sys.stderr))
+    except ServerError as error:
+        sys.exit(f"resolution: {error}")

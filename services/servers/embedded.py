@@ -1,0 +1,62 @@
+"""The servers of a data folder, for as long as somebody uses them."""
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import platformdirs
+
+from .errors import ServerError
+from .kafka import Kafka
+from .lease import leased
+from .postgres import Postgres
+
+
+@dataclass(frozen=True)
+class Servers:
+    """Where they are: a `postgresql://` URL, and Kafka's bootstrap servers. None for one that was not asked for."""
+
+    database: str | None
+    kafka: str | None
+
+
+def default_data_dir() -> Path:
+    """RESOLUTION_DATA_DIR, or the user's own data folder."""
+    given = os.environ.get("RESOLUTION_DATA_DIR")
+    return Path(given) if given else platformdirs.user_data_path("resolution-center")
+
+
+@contextmanager
+def embedded(
+    data_dir: Path,
+    *,
+    database: bool = True,
+    kafka: bool = True,
+    say: Callable[[str], None] = lambda text: print(text, file=sys.stderr),
+) -> Iterator[Servers]:
+    """Runs the servers of a folder, or joins those that run; the last user to leave stops them.
+
+    `say` gets progress for people. Raises ServerError.
+    """
+    folder = _usable(data_dir.expanduser())
+    with ExitStack() as leases:
+        url = leases.enter_context(leased(Postgres(folder / "postgres", say))) if database else None
+        servers = leases.enter_context(leased(Kafka(folder / "kafka", say))) if kafka else None
+        yield Servers(url, servers)
+
+
+def _usable(folder: Path) -> Path:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".probe-{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise ServerError(
+            f"The data folder {folder} cannot be written to ({error.strerror}); "
+            "set RESOLUTION_DATA_DIR to one that can."
+        ) from None
+    return folder.resolve()

@@ -1,0 +1,193 @@
+"""Apache Kafka: one node that is broker and controller (KRaft), from its Maven artifacts."""
+
+import base64
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from uuid import uuid4
+
+import psutil
+
+from .errors import ServerError
+from .jars import fetch
+from .java import java
+
+_START_SECONDS = 90
+_STOP_SECONDS = 30
+_JVM = (
+    "-Xms64m",
+    "-Xmx512m",  # 256 MB do for a demo; a backlog of large batches wants more
+    "-XX:+UseSerialGC",
+    "-XX:-UsePerfData",
+    "-Xshare:auto",
+)
+_PROPERTIES = """\
+process.roles=broker,controller
+node.id=1
+controller.quorum.voters=1@127.0.0.1:{controller}
+listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}
+advertised.listeners=PLAINTEXT://127.0.0.1:{port}
+controller.listener.names=CONTROLLER
+inter.broker.listener.name=PLAINTEXT
+listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT
+log.dirs={data}
+auto.create.topics.enable=false
+num.partitions=8
+message.max.bytes=4194304
+offsets.topic.replication.factor=1
+offsets.topic.num.partitions=8
+transaction.state.log.replication.factor=1
+transaction.state.log.min.isr=1
+transaction.state.log.num.partitions=8
+share.coordinator.state.topic.replication.factor=1
+share.coordinator.state.topic.min.isr=1
+group.initial.rebalance.delay.ms=0
+group.min.session.timeout.ms=1000
+"""
+_LOGGING = """\
+appender.file.type=File
+appender.file.name=file
+appender.file.fileName={log}
+appender.file.layout.type=PatternLayout
+appender.file.layout.pattern=[%d] %p %m (%c{{1}})%n
+rootLogger.level=INFO
+rootLogger.appenderRef.file.ref=file
+"""
+
+
+class Kafka:
+    """The Kafka server of a folder, on loopback. It keeps its port while nobody else has taken it."""
+
+    def __init__(self, folder: Path, say: Callable[[str], None]) -> None:
+        self.folder = folder
+        self._data = folder / "data"
+        self._log = folder / "kafka.log"
+        self._state = folder / "state.json"
+        self._say = say
+
+    def start(self) -> str:
+        """Starts or joins it; returns the bootstrap servers. Raises ServerError."""
+        try:
+            if (process := self._process()) is not None:
+                self._wait_until_up(process)
+                return f"127.0.0.1:{self._read_state()['port']}"
+            return f"127.0.0.1:{self._launch()}"
+        except OSError as error:
+            raise ServerError(f"Apache Kafka cannot be started in {self.folder}: {error}.") from error
+
+    def stop(self) -> None:
+        if (process := self._process()) is None:
+            return
+        process.terminate()
+        try:
+            process.wait(_STOP_SECONDS)
+        except psutil.TimeoutExpired:
+            process.kill()
+            process.wait(_STOP_SECONDS)
+
+    def _launch(self) -> int:
+        class_path = fetch(self._say)
+        if not self._data.exists():
+            self._format(class_path)
+        port = _free_port(self._read_state().get("port"))
+        self._configure(self.folder, self._data, port, _free_port(None))
+        self._say("Starting Apache Kafka")
+        self._log.unlink(missing_ok=True)
+        with (self.folder / "kafka.out").open("wb") as output:
+            process = subprocess.Popen(
+                self._command(class_path, "kafka.Kafka", str(self.folder / "server.properties")),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,  # Ctrl-C in a terminal is for its users, who stop it when they are done
+                cwd=self.folder,
+            )
+        started = psutil.Process(process.pid)
+        self._state.write_text(json.dumps({"pid": process.pid, "created": started.create_time(), "port": port}))
+        self._wait_until_up(started)
+        return port
+
+    def _format(self, class_path: list[Path]) -> None:
+        """In a folder beside, which takes its name when it is whole."""
+        self._say("Setting up Apache Kafka")
+        new = self.folder / "data.new"
+        shutil.rmtree(new, ignore_errors=True)
+        self._configure(self.folder, new, 1, 2)
+        properties = str(self.folder / "server.properties")
+        done = subprocess.run(
+            self._command(class_path, "kafka.tools.StorageTool", "format", "-t", _cluster_id(), "-c", properties),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode != 0:
+            raise ServerError(f"Apache Kafka's storage in {self.folder} cannot be set up: {done.stderr.strip()[:500]}")
+        new.rename(self._data)
+
+    def _configure(self, folder: Path, data: Path, port: int, controller: int) -> None:
+        text = _PROPERTIES.format(port=port, controller=controller, data=data.as_posix())
+        (folder / "server.properties").write_text(text)
+        (folder / "log4j2.properties").write_text(_LOGGING.format(log=self._log.as_posix()))
+
+    def _command(self, class_path: list[Path], main: str, *arguments: str) -> list[str]:
+        logging = f"-Dlog4j2.configurationFile={self.folder / 'log4j2.properties'}"
+        jars = os.pathsep.join(str(jar) for jar in class_path)
+        return [java(), *_JVM, logging, "-cp", jars, main, *arguments]
+
+    def _wait_until_up(self, process: psutil.Process) -> None:
+        deadline = time.monotonic() + _START_SECONDS
+        while not (self._log.exists() and re.search(r"Kafka Server started", self._log.read_text(errors="replace"))):
+            if not process.is_running() or process.status() == psutil.STATUS_ZOMBIE:
+                raise ServerError(f"Apache Kafka ended while starting:{self._last_words()}")
+            if time.monotonic() > deadline:
+                raise ServerError(f"Apache Kafka is not up after {_START_SECONDS} s:{self._last_words()}")
+            time.sleep(0.05)
+
+    def _last_words(self) -> str:
+        words = ""
+        for file in (self.folder / "kafka.out", self._log):
+            if file.exists():
+                words += "\n" + "\n".join(file.read_text(errors="replace").splitlines()[-8:])
+        return (
+            f"{words}\nIts log is {self._log}. Set RESOLUTION_DATA_DIR to another folder, or RESOLUTION_KAFKA_SERVERS."
+        )
+
+    def _read_state(self) -> dict[str, float]:
+        try:
+            state: dict[str, float] = json.loads(self._state.read_text())
+            return {name: state[name] for name in ("pid", "created", "port")}
+        except (OSError, ValueError, TypeError, KeyError):
+            return {}
+
+    def _process(self) -> psutil.Process | None:
+        """The server's process, if it is the one that the state names and not another with its pid."""
+        state = self._read_state()
+        try:
+            process = psutil.Process(int(state["pid"]))
+            same = abs(process.create_time() - state["created"]) < 1 and process.status() != psutil.STATUS_ZOMBIE
+            return process if same else None
+        except (KeyError, psutil.Error):
+            return None
+
+
+def _cluster_id() -> str:
+    return base64.urlsafe_b64encode(uuid4().bytes).decode().rstrip("=").replace("-", "a", 1)
+
+
+def _free_port(preferred: float | None) -> int:
+    """The preferred port while nobody listens there, else any free one."""
+    for port in (int(preferred or 0), 0):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return int(probe.getsockname()[1])
+    raise ServerError("There is no free port on 127.0.0.1.")

@@ -1,0 +1,105 @@
+"""What the environment says. Read once, at the edge; nothing below reads the environment."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from fractions import Fraction
+from pathlib import Path
+
+from resolution_contracts import topics
+
+
+class SettingsError(Exception):
+    """A variable that cannot be used: a sentence that names it and says what it should be."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The environment of contract.md, checked. `None` for a server means the embedded one."""
+
+    database_url: str | None = None
+    kafka_servers: str | None = None
+    topic_prefix: str = topics.PREFIX
+    time_scale: Fraction = Fraction(1)
+    time_origin: datetime | None = None
+    http_port: int = 8080
+    data_dir: Path | None = None
+
+    @classmethod
+    def from_environment(cls, env: Mapping[str, str] = os.environ) -> "Settings":
+        """Raises SettingsError."""
+        database_url = env.get("RESOLUTION_DATABASE_URL") or None
+        if database_url and len(database_url.split()) > 1:
+            raise SettingsError(
+                "RESOLUTION_DATABASE_URL names several databases; shards are not supported yet: name one."
+            )
+        data_dir = env.get("RESOLUTION_DATA_DIR")
+        return cls(
+            database_url=database_url,
+            kafka_servers=env.get("RESOLUTION_KAFKA_SERVERS") or None,
+            topic_prefix=env.get("RESOLUTION_TOPIC_PREFIX", topics.PREFIX),
+            time_scale=_time_scale(env.get("RESOLUTION_TIME_SCALE") or "1"),
+            time_origin=_time_origin(env.get("RESOLUTION_TIME_ORIGIN")),
+            http_port=_port(env.get("RESOLUTION_HTTP_PORT") or "8080"),
+            data_dir=Path(data_dir) if data_dir else None,
+        )
+
+    def as_environment(self) -> dict[str, str]:
+        """The variables that give these settings again, for a child process."""
+        env = {
+            "RESOLUTION_TOPIC_PREFIX": self.topic_prefix,
+            "RESOLUTION_TIME_SCALE": str(self.time_scale),
+            "RESOLUTION_HTTP_PORT": str(self.http_port),
+        }
+        if self.database_url:
+            env["RESOLUTION_DATABASE_URL"] = self.database_url
+        if self.kafka_servers:
+            env["RESOLUTION_KAFKA_SERVERS"] = self.kafka_servers
+        if self.time_origin:
+            env["RESOLUTION_TIME_ORIGIN"] = self.time_origin.isoformat()
+        if self.data_dir:
+            env["RESOLUTION_DATA_DIR"] = str(self.data_dir)
+        return env
+
+    @property
+    def database(self) -> str:
+        """The database's URL, once it is known which."""
+        assert self.database_url is not None
+        return self.database_url
+
+    @property
+    def kafka(self) -> str:
+        """The bootstrap servers, once they are known."""
+        assert self.kafka_servers is not None
+        return self.kafka_servers
+
+
+def _time_scale(text: str) -> Fraction:
+    try:
+        scale = Fraction(text)
+    except (ValueError, ZeroDivisionError):
+        scale = Fraction(0)
+    if scale <= 0:
+        raise SettingsError(
+            f"RESOLUTION_TIME_SCALE is {text!r}; give business seconds per real second, above 0, e.g. 1 or 17280."
+        )
+    return scale
+
+
+def _time_origin(text: str | None) -> datetime | None:
+    if not text:
+        return None
+    try:
+        origin = datetime.fromisoformat(text)
+    except ValueError:
+        origin = None
+    if origin is None or origin.tzinfo is None:
+        raise SettingsError(f"RESOLUTION_TIME_ORIGIN is {text!r}; give an instant such as 2026-01-31T12:00:00Z.")
+    return origin
+
+
+def _port(text: str) -> int:
+    if not text.isdigit() or int(text) > 65535:
+        raise SettingsError(f"RESOLUTION_HTTP_PORT is {text!r}; give a port from 1 to 65535, or 0 for a free one.")
+    return int(text)

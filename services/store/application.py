@@ -1,0 +1,90 @@
+"""The event-sourced application: the library's, on our recorder and mapper."""
+
+from collections.abc import Collection, Iterable
+from itertools import groupby
+from typing import Any, cast
+
+from eventsourcing.application import Application
+from eventsourcing.persistence import StoredEvent
+from eventsourcing.postgres import PostgresFactory
+from psycopg.conninfo import conninfo_to_dict
+
+from services.orders.events import Event
+from services.orders.order import Order
+
+from .recorder import OrderRecorder
+
+_LIBRARY_PARAMETERS = {"dbname", "host", "port", "user", "password"}
+
+
+class OrderStore(Application[str]):
+    """Orders in PostgreSQL. `events`, `repository`, `recorder` and `notification_log` are the library's."""
+
+    name = "order"
+
+    def __init__(self, database_url: str) -> None:
+        """Connects when first used. The schema has to be there (`migrate`)."""
+        parameters = conninfo_to_dict(database_url)
+        super().__init__(
+            {
+                "PERSISTENCE_MODULE": "eventsourcing.postgres",
+                "APPLICATION_RECORDER_TOPIC": "services.store.recorder:OrderRecorder",
+                "MAPPER_TOPIC": "services.store.mapper:OrderMapper",
+                "ORIGINATOR_ID_TYPE": "text",
+                "CREATE_TABLE": "no",
+                "POSTGRES_DBNAME": str(parameters.get("dbname") or "postgres"),
+                "POSTGRES_HOST": str(parameters.get("host") or ""),
+                "POSTGRES_PORT": str(parameters.get("port") or 5432),
+                "POSTGRES_USER": str(parameters.get("user") or ""),
+                "POSTGRES_PASSWORD": str(parameters.get("password") or ""),
+                "POSTGRES_POOL_SIZE": "0",
+                "POSTGRES_MAX_OVERFLOW": "4",
+            }
+        )
+        self._pass_on({name: value for name, value in parameters.items() if name not in _LIBRARY_PARAMETERS})
+
+    def order(self, order_id: str) -> Order:
+        """An order as all its events left it; an order that nobody registered has version 0."""
+        return Order.project(None, cast("Iterable[Event]", self.events.get(order_id))) or Order(id=order_id)
+
+    def orders(self, order_ids: Collection[str]) -> dict[str, Order]:
+        """Many at once, in one query; those that nobody registered are there too."""
+        found = {order_id: Order(id=order_id) for order_id in order_ids}
+        with self._recorder.datastore.get_connection() as connection:
+            rows = connection.execute(
+                "SELECT originator_id, originator_version, topic, state FROM order_events "
+                "WHERE originator_id = ANY(%s) ORDER BY originator_id, originator_version",
+                (list(order_ids),),
+                prepare=True,
+                binary=True,
+            )
+            for order_id, history in groupby(rows, key=lambda row: row["originator_id"]):
+                Order.project(found[order_id], (self._event(row) for row in history))
+        return found
+
+    def first_uses(self, command_ids: Collection[tuple[str, str]]) -> dict[tuple[str, str], tuple[bytes, bytes]]:
+        """Which of these commands (order id, command id) were judged before: the data's digest and the outcome."""
+        order_ids, ids = zip(*command_ids, strict=True)
+        with self._recorder.datastore.get_connection() as connection:
+            rows = connection.execute(
+                "SELECT o.order_id, o.command_id, o.digest, o.message "
+                "FROM unnest(%s::text[], %s::text[]) AS asked (order_id, command_id) "
+                "JOIN outcomes AS o USING (order_id, command_id) WHERE o.kind IN ('accepted', 'rejected')",
+                (list(order_ids), list(ids)),
+                prepare=True,
+                binary=True,
+            )
+            return {(row["order_id"], row["command_id"]): (row["digest"], row["message"]) for row in rows}
+
+    @property
+    def _recorder(self) -> OrderRecorder:
+        return cast("OrderRecorder", self.recorder)
+
+    def _event(self, row: dict[str, Any]) -> Event:
+        return cast("Event", self.mapper.to_domain_event(StoredEvent(**row)))
+
+    def _pass_on(self, parameters: dict[str, Any]) -> None:
+        # The library's factory knows five parameters of a connection; the URL may have more (sslmode, options, ...).
+        datastore = cast("PostgresFactory", self.factory).datastore
+        assert isinstance(datastore.pool.kwargs, dict)
+        datastore.pool.kwargs.update(parameters)

@@ -1,0 +1,52 @@
+"""Waiting for commits: PostgreSQL's notifications, and a look from time to time, since one may be lost."""
+
+import asyncio
+import contextlib
+
+import psycopg
+
+_LOOK_EVERY_SECONDS = 1.0
+
+
+class Changes:
+    """Tells that something was appended to the event store or the outcomes."""
+
+    def __init__(self, connection: psycopg.AsyncConnection) -> None:
+        self._connection = connection
+        self._count = 0
+        self._changed = asyncio.Event()
+        self._task = asyncio.ensure_future(self._listen())
+
+    @classmethod
+    async def listen(cls, database_url: str) -> "Changes":
+        """Raises psycopg.Error where the database does not answer."""
+        connection = await psycopg.AsyncConnection.connect(database_url, autocommit=True)
+        await connection.execute("LISTEN order_events")
+        return cls(connection)
+
+    async def _listen(self) -> None:
+        async for _ in self._connection.notifies():
+            self._count += 1
+            self._changed.set()
+
+    def seen(self) -> int:
+        """A mark to take before looking, for `after`."""
+        self._changed.clear()
+        return self._count
+
+    async def after(self, mark: int) -> None:
+        """Returns when something was appended since the mark, or it is time to look anyway.
+
+        Raises psycopg.Error when the connection is lost.
+        """
+        if self._task.done():
+            self._task.result()
+        if self._count == mark:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._changed.wait(), _LOOK_EVERY_SECONDS)
+
+    async def close(self) -> None:
+        self._task.cancel()
+        with contextlib.suppress(asyncio.CancelledError, psycopg.Error):
+            await self._task
+        await self._connection.close()

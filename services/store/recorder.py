@@ -1,0 +1,123 @@
+"""Appends a batch: events, outcomes and Kafka positions in one PostgreSQL transaction."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+from eventsourcing.persistence import StoredEvent
+from eventsourcing.postgres import PostgresApplicationRecorder
+from psycopg import Cursor
+from psycopg.rows import DictRow
+
+_EVENT_COLUMNS = ("originator_id", "originator_version", "topic", "state", "notification_id")
+_EVENT_TYPES = ("text", "int8", "text", "bytea", "int8")
+
+
+class OutcomeRow(msgspec.Struct, gc=False):
+    """What became of one record of the commands topic; see the table `outcomes`. `events`: how many it appended."""
+
+    partition: int
+    offset: int
+    kind: str
+    key: bytes | None
+    message: bytes | None
+    order_id: str = ""
+    command_id: str = ""
+    digest: bytes = b""
+    source: str = ""
+    events: int = 0
+    headers: bytes = b"[]"
+
+
+_OUTCOME_COLUMNS = (
+    "outcome_id, partition, record_offset, kind, order_id, command_id, digest, source, last_event_id, key, message, "
+    "headers"
+)
+_OUTCOME_TYPES = (
+    "int8", "int4", "int8", "text", "text", "text", "bytea", "text", "int8", "bytea", "bytea", "bytea",
+)  # fmt: skip
+
+
+@dataclass
+class Batch:
+    """What is recorded beside the events. Their order is that of the outcomes: each one's events follow one another.
+
+    `positions`: by partition, the offset expected in the table and the one to put there.
+    """
+
+    positions: dict[int, tuple[int, int]] = field(default_factory=dict)
+    outcomes: list[OutcomeRow] = field(default_factory=list)
+
+
+class OrderRecorder(PostgresApplicationRecorder):
+    """The library's recorder, with positions and outcomes, writing by COPY.
+
+    Readers (`select_events`, `select_notifications`, `subscribe`) are the library's own.
+    """
+
+    def insert_events(self, stored_events: Sequence[StoredEvent], **kwargs: Any) -> Sequence[int] | None:
+        """Appends events and, given as `batch`, what belongs to them, in one transaction.
+
+        Raises the library's IntegrityError where an order has an event of that number already or a command id was
+        used before, and its InternalError or OperationalError otherwise; then nothing at all was written. It does not
+        retry: whether a lost connection had committed is for the positions to say.
+        """
+        batch: Batch = kwargs.get("batch") or Batch()
+        with self.datastore.transaction(commit=True) as cursor:
+            _advance(cursor, batch.positions)
+            last_event_id, last_outcome_id = _begin(cursor)
+            self._copy_events(cursor, stored_events, last_event_id)
+            _copy_outcomes(cursor, batch.outcomes, last_event_id, last_outcome_id)
+        return range(last_event_id + 1, last_event_id + 1 + len(stored_events))
+
+    def _copy_events(self, cursor: Cursor[DictRow], stored_events: Sequence[StoredEvent], last_id: int) -> None:
+        if not stored_events:
+            return
+        columns = ", ".join(_EVENT_COLUMNS)
+        with cursor.copy(f"COPY {self.events_table_name} ({columns}) FROM STDIN (FORMAT BINARY)") as copy:
+            copy.set_types(_EVENT_TYPES)
+            for notification_id, event in enumerate(stored_events, last_id + 1):
+                copy.write_row(
+                    (event.originator_id, event.originator_version, event.topic, event.state, notification_id)
+                )
+
+
+def _advance(cursor: Cursor[DictRow], positions: dict[int, tuple[int, int]]) -> None:
+    if positions:
+        expected, after = zip(*positions.values(), strict=True)
+        cursor.execute(
+            "SELECT advance_positions('commands', %s::int[], %s::bigint[], %s::bigint[])",
+            (list(positions), list(expected), list(after)),
+        )
+
+
+def _begin(cursor: Cursor[DictRow]) -> tuple[int, int]:
+    row = cursor.execute("SELECT * FROM begin_append()").fetchone()
+    assert row is not None
+    return row["last_event_id"], row["last_outcome_id"]
+
+
+def _copy_outcomes(cursor: Cursor[DictRow], rows: list[OutcomeRow], last_event_id: int, last_outcome_id: int) -> None:
+    if not rows:
+        return
+    with cursor.copy(f"COPY outcomes ({_OUTCOME_COLUMNS}) FROM STDIN (FORMAT BINARY)") as copy:
+        copy.set_types(_OUTCOME_TYPES)
+        for outcome_id, row in enumerate(rows, last_outcome_id + 1):
+            last_event_id += row.events
+            copy.write_row(
+                (
+                    outcome_id,
+                    row.partition,
+                    row.offset,
+                    row.kind,
+                    row.order_id,
+                    row.command_id,
+                    row.digest,
+                    row.source,
+                    last_event_id,
+                    row.key,
+                    row.message,
+                    row.headers,
+                )
+            )

@@ -1,0 +1,100 @@
+"""Runs roles as processes of their own and starts again the ones that die."""
+
+import asyncio
+import json
+import logging
+import os
+import sys
+from collections.abc import Sequence
+
+from .settings import Settings
+
+log = logging.getLogger(__name__)
+
+_FIRST_PAUSE_SECONDS = 0.2
+_LONGEST_PAUSE_SECONDS = 10.0
+_STOP_SECONDS = 20.0
+
+
+class Supervisor:
+    """Keeps roles running. Each is a child process that ends when this process does, even when that is killed."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._environment = os.environ | settings.as_environment()
+        self._keepers: dict[str, asyncio.Task[None]] = {}
+        self._processes: dict[str, asyncio.subprocess.Process] = {}
+        self._ready: dict[str, asyncio.Event] = {}
+
+    def start(self, *roles: str) -> None:
+        """Starts roles that are not running yet."""
+        for role in roles:
+            if role not in self._keepers:
+                self._ready[role] = asyncio.Event()
+                self._keepers[role] = asyncio.create_task(self._keep(role))
+
+    async def ready(self) -> None:
+        """Returns when all started roles work."""
+        await asyncio.gather(*(event.wait() for event in self._ready.values()))
+
+    async def stop(self, *roles: str) -> None:
+        """Ends roles (all by default) and waits for them to finish what they have in hand."""
+        await asyncio.gather(*(self._stop(role) for role in roles or tuple(self._keepers)))
+
+    def pid(self, role: str) -> int | None:
+        """The process of a role, if it runs at this moment."""
+        process = self._processes.get(role)
+        return process.pid if process and process.returncode is None else None
+
+    async def _keep(self, role: str) -> None:
+        pause = _FIRST_PAUSE_SECONDS
+        while True:
+            process = await self._spawn(role)
+            self._processes[role] = process
+            assert process.stdout is not None
+            async for line in process.stdout:
+                if json.loads(line).get("ready") == role:
+                    self._ready[role].set()
+                    pause = _FIRST_PAUSE_SECONDS
+            code = await process.wait()
+            self._ready[role].clear()
+            log.warning("role %s ended with %d; starting it again in %.1f s", role, code, pause)
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)
+
+    async def _spawn(self, role: str) -> asyncio.subprocess.Process:
+        # A session of its own, so that Ctrl-C in a terminal reaches this process alone, which then ends the roles. Its
+        # stdin is a pipe from here: when this process is gone, the pipe ends, and so does the role.
+        return await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "services.roles",
+            role,
+            env=self._environment,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            start_new_session=True,
+        )
+
+    async def _stop(self, role: str) -> None:
+        keeper = self._keepers.pop(role)
+        keeper.cancel()
+        await asyncio.wait([keeper])
+        self._ready.pop(role, None)
+        process = self._processes.pop(role, None)
+        if process is None or process.returncode is not None:
+            return
+        process.terminate()
+        try:
+            await asyncio.wait_for(process.wait(), _STOP_SECONDS)
+        except TimeoutError:
+            log.warning("role %s does not stop; killing it", role)
+            process.kill()
+            await process.wait()
+
+
+def known_roles(asked: Sequence[str], existing: Sequence[str]) -> list[str]:
+    """The roles to run: those asked for, or all. Raises ValueError for one that does not exist."""
+    for role in asked:
+        if role not in existing:
+            raise ValueError(f"There is no role {role!r}; the roles are {', '.join(existing)}.")
+    return list(dict.fromkeys(asked)) or list(existing)

@@ -1,0 +1,147 @@
+"""The timer: reads the event stream, keeps the deadlines, and asks the order when one is due.
+
+It decides nothing: the order judges the deadline by the broker's clock (D3). So asking twice, late or too early does
+no harm, and two timers may run.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from uuid import NAMESPACE_OID, uuid5
+
+import psycopg
+from aiokafka import AIOKafkaProducer
+from faststream.kafka import KafkaBroker
+from resolution_contracts import CommandEnvelope, EventEnvelope, ExpireDispute
+from resolution_contracts.events import (
+    Accepted,
+    AutoAccepted,
+    Declined,
+    DisputeClosed,
+    DisputeOpened,
+    Withdrawn,
+)
+
+from services.clock import Clock
+from services.kafka.consumer import PositionedConsumer, Positions, Record
+from services.kafka.topics import Topics
+from services.store.positions import StoredPositions
+
+from .deadlines import Deadline, Deadlines
+
+_SOURCE = "/resolution-center/timer"
+_AT_ONCE = 5000
+_FIRST_RETRY = timedelta(milliseconds=250)
+_LONGEST_RETRY = timedelta(seconds=60)
+_LOOK_EVERY_SECONDS = 5.0
+_GATHER_MS = 50  # deadlines lie two days ahead: no need to wake up for each event
+_SETTLED = (Accepted, AutoAccepted, Declined, DisputeClosed, Withdrawn)
+
+
+class TimerRole:
+    """Keeps the deadlines and nudges the orders."""
+
+    def __init__(self, broker: KafkaBroker, bootstrap_servers: str, topics: Topics, url: str, clock: Clock) -> None:
+        self._url = url
+        self._clock = clock
+        self._commands = topics.commands
+        self._producer = AIOKafkaProducer(
+            bootstrap_servers=bootstrap_servers, enable_idempotence=True, linger_ms=0, max_batch_size=256 * 1024
+        )
+        self._sooner = asyncio.Event()
+        self._connection: psycopg.AsyncConnection | None = None  # of `_record`, which is never called twice at once
+        self.consumer = PositionedConsumer(
+            broker,
+            topics.events,
+            group=topics.prefix + "timer",
+            store=StoredPositions(url, "timer"),
+            handle=self._handle,
+            gather_ms=_GATHER_MS,
+        )
+
+    async def run(self) -> None:
+        """Asks about due deadlines for ever. Raises what went wrong; a new start loses nothing."""
+        await self._producer.start()
+        try:
+            async with await psycopg.AsyncConnection.connect(self._url, autocommit=True) as connection:
+                deadlines = Deadlines(connection)
+                while True:
+                    self._sooner.clear()
+                    if not await self._ask_about_due(deadlines):
+                        await self._sleep(await deadlines.next_ask())
+        finally:
+            await self._producer.stop()
+
+    async def _ask_about_due(self, deadlines: Deadlines) -> bool:
+        """Publishes ExpireDispute for those that are due; whether there were any.
+
+        Published first, noted second: a crash in between asks again under the same command id, which is a repeat.
+        """
+        now = datetime.now(UTC)
+        due = await deadlines.due(now, _AT_ONCE)
+        if not due:
+            return False
+        sent = [await self._send(deadline) for deadline in due]
+        await asyncio.gather(*sent)
+        await deadlines.asked(due, [now + _pause(deadline.attempts) for deadline in due])
+        return True
+
+    async def _send(self, deadline: Deadline) -> asyncio.Future[object]:
+        # An id of its own for each attempt: a repeated one would get its first `not_due` again.
+        attempt = uuid5(NAMESPACE_OID, f"{deadline.order_id}:{deadline.dispute_id}:{deadline.attempts}")
+        command = CommandEnvelope.of(
+            deadline.order_id, ExpireDispute(dispute_id=deadline.dispute_id), source=_SOURCE, id=str(attempt)
+        )
+        future: asyncio.Future[object] = await self._producer.send(
+            self._commands, key=command.key, value=command.to_json(), headers=command.headers
+        )
+        return future
+
+    async def _sleep(self, until: datetime | None) -> None:
+        """Until the next deadline, or one that comes in meanwhile; and not too long, since clocks are set."""
+        seconds = _LOOK_EVERY_SECONDS
+        if until is not None:
+            seconds = min(seconds, (until - datetime.now(UTC)).total_seconds())
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._sooner.wait(), max(seconds, 0))
+
+    async def _record(
+        self, opened: Sequence[Deadline], settled: Sequence[tuple[str, str]], moves: dict[int, tuple[int, int]]
+    ) -> None:
+        if self._connection is None or self._connection.closed:
+            self._connection = await psycopg.AsyncConnection.connect(self._url, autocommit=True)
+        await Deadlines(self._connection).record(opened, settled, moves)
+
+    async def _handle(self, records: Sequence[Record], positions: Positions) -> None:
+        """Records what a batch of events says about deadlines."""
+        opened: dict[tuple[str, str], Deadline] = {}
+        settled: list[tuple[str, str]] = []
+        for record in records:
+            assert record.value is not None
+            envelope = EventEnvelope.model_validate_json(record.value)
+            if not _about_deadlines(envelope):
+                continue
+            event = envelope.event()
+            if isinstance(event, DisputeOpened):
+                ask_at = self._clock.real(event.respond_by)
+                deadline = Deadline(envelope.subject, event.dispute_id, event.respond_by, ask_at)
+                opened[envelope.subject, event.dispute_id] = deadline
+            elif isinstance(event, _SETTLED):
+                key = (envelope.subject, event.dispute_id)
+                if opened.pop(key, None) is None:
+                    settled.append(key)
+        after = {record.partition: record.offset + 1 for record in records}
+        moves = {partition: (positions[partition], offset) for partition, offset in after.items()}
+        await self._record(list(opened.values()), settled, moves)
+        if opened:
+            self._sooner.set()
+
+
+def _about_deadlines(envelope: EventEnvelope) -> bool:
+    return envelope.name in {event.__name__ for event in (DisputeOpened, *_SETTLED)}
+
+
+def _pause(attempts: int) -> timedelta:
+    """Before asking again: doubled each time."""
+    return min(_FIRST_RETRY * (1 << min(attempts, 20)), _LONGEST_RETRY)

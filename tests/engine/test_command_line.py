@@ -1,0 +1,150 @@
+"""The command line, as a new user and as a script sees it: `resolution` in processes of its own."""
+
+import asyncio
+import json
+import os
+import re
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from uuid import uuid4
+
+from resolution_contracts import CommandEnvelope
+
+from tests.engine.commands import ask_cancellation, offer_refund, register
+from tests.installation import Installation, until
+
+COMMANDS = ("demo", "serve", "send", "order", "replay")
+
+
+async def resolution(installation: Installation, *arguments: str, stdin: bytes = b"") -> tuple[int, str, str]:
+    """Exit code, stdout, stderr."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "services",
+        *arguments,
+        env=os.environ | installation.settings.as_environment() | {"COLUMNS": "100", "NO_COLOR": "1"},
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    out, err = await asyncio.wait_for(process.communicate(stdin), 60)
+    assert process.returncode is not None
+    return process.returncode, out.decode(), err.decode()
+
+
+@asynccontextmanager
+async def serving(installation: Installation, *roles: str) -> AsyncIterator[dict[str, str]]:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "services",
+        "serve",
+        *roles,
+        env=os.environ | installation.settings.as_environment(),
+        stdout=asyncio.subprocess.PIPE,
+    )
+    try:
+        assert process.stdout is not None
+        line = (await asyncio.wait_for(process.stdout.readline(), 60)).decode()
+        assert line.startswith("ready ")
+        yield json.loads(line.removeprefix("ready "))
+    finally:
+        process.send_signal(signal.SIGTERM)
+        assert await asyncio.wait_for(process.wait(), 30) == 0
+
+
+async def test_a_script_that_knows_only_the_contract_gets_one_right_outcome_for_each_command(
+    installation: Installation,
+):
+    async with serving(installation) as ready:
+        assert ready == {"kafka": installation.settings.kafka, "database": installation.settings.database}
+        dispute_id = str(uuid4())
+        lines = [
+            CommandEnvelope.of("order-1", register(), source="/script").model_dump(mode="json"),
+            CommandEnvelope.of("order-1", offer_refund(7_000), source="/script").model_dump(mode="json"),
+            {"subject": "order-1", "type": "OpenDispute", "id": dispute_id, "data": ask_cancellation().model_dump()},
+            {"subject": "order-1", "type": "Accept", "data": {"actor": "freelancer-1", "dispute_id": dispute_id}},
+            {"subject": "order-1", "type": "RecordDelivery", "specversion": "0.1"},
+        ]
+        text = "\n".join(json.dumps(line) for line in lines)
+        code, out, _ = await resolution(installation, "send", "-", stdin=text.encode())
+        assert code == 0
+        answers = [json.loads(line) for line in out.splitlines()]
+        assert [answer.get("data", {}).get("code") for answer in answers] == [
+            None, "refund_over_limit", None, None, None,
+        ]  # fmt: skip
+        assert "specversion" in answers[-1]["dead"]
+        await until(lambda: (installation.page("order-1") or {}).get("status") == "canceled")
+
+        code, out, _ = await resolution(installation, "order", "order-1", "--as", "client-1")
+        assert code == 0
+        assert "canceled" in out
+        assert "refund due 10000 USD" in out
+        code, out, _ = await resolution(installation, "order", "order-1", "--as", "client-1", "--json")
+        assert json.loads(out)["viewer"] == "client"
+        code, out, _ = await resolution(installation, "replay", "order-1", "--json")
+        assert [json.loads(line)["event"] for line in out.splitlines()] == [
+            "OrderRegistered", "DisputeOpened", "Accepted", "OrderCanceled",
+        ]  # fmt: skip
+        code, out, _ = await resolution(installation, "replay", "order-1", "--at", "2")
+        assert "Accepted" not in out
+        assert "cancellation" in out
+
+
+async def test_a_stranger_and_a_missing_order_get_the_same_answer(installation: Installation):
+    await installation.run("commands", "projections")
+    await installation.publish("order-1", register())
+    await until(lambda: installation.page("order-1"))
+    for arguments in (("order", "order-1", "--as", "stranger"), ("order", "order-2", "--as", "stranger")):
+        code, out, err = await resolution(installation, *arguments)
+        assert code == 1
+        assert not out
+        assert re.fullmatch(r"resolution: There is no order order-\d of stranger\.\n", err)
+
+
+async def test_bad_usage_says_what_to_do(installation: Installation):
+    for arguments, stdin, said in (
+        (("serve", "dishwasher"), b"", "There is no role 'dishwasher'; the roles are commands"),
+        (("send", "-"), b"{", "Line 1 is not JSON"),
+        (("send", "-"), b'{"type": "Accept"}', "add subject"),
+        (("send", "/no/such/file"), b"", "/no/such/file"),
+        (("replay", "order-1", "--as-of", "yesterday"), b"", "as-of"),
+    ):
+        code, _, err = await resolution(installation, *arguments, stdin=stdin)
+        assert (code, said in err) == (2, True), err
+
+
+async def test_help_is_something_to_work_from(installation: Installation):
+    _, out, _ = await resolution(installation, "--help")
+    assert all(command in out for command in COMMANDS)
+    for command in COMMANDS:
+        code, out, _ = await resolution(installation, command, "--help")
+        assert code == 0
+        assert "Usage" in out
+
+
+async def test_a_role_that_dies_is_started_again(installation: Installation):
+    await installation.run("commands", "relay")
+    first = installation.supervisor.pid("commands")
+    assert first is not None
+    os.kill(first, signal.SIGKILL)
+    assert (await installation.send("order-1", register()))["data"]["events"]
+    assert installation.supervisor.pid("commands") != first
+
+
+async def test_roles_end_when_the_process_that_started_them_is_killed(installation: Installation):
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "services", "serve", "relay",
+        env=os.environ | installation.settings.as_environment(), stdout=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    assert process.stdout is not None
+    await asyncio.wait_for(process.stdout.readline(), 60)
+    import psutil
+
+    [child] = psutil.Process(process.pid).children()
+    process.kill()
+    await process.wait()
+    await until(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE, 20)

@@ -1,0 +1,114 @@
+"""`resolution demo` comes out as told, and its verification notices when something does not."""
+
+import asyncio
+import io
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from resolution_contracts import COMMANDS, EVENTS, Code
+from rich.console import Console
+
+from services import demo
+from services.demo.evidence import Evidence
+from services.demo.script import Happens, Tale
+from services.demo.stage import Stage
+from services.demo.verification import verify
+from services.servers import Servers
+from services.settings import Settings
+
+ROOT = Path(__file__).parents[2]
+
+
+async def test_the_demo_comes_out_as_told_line_by_line_in_json_and_leaves_nothing_behind(servers: Servers):
+    databases = _databases(servers)
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "services", "demo", "--json", cwd=ROOT, env=_environment(servers),
+        stdout=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    output, _ = await process.communicate()
+    lines = [json.loads(line) for line in output.splitlines()]
+    assert process.returncode == 0, lines[-3:]
+    steps = [line for line in lines if line["kind"] in ("step", "auto_accepted")]
+    assert [line for line in steps if not line["as_told"]] == []
+    assert {line["command"] for line in steps if line.get("command")} == set(COMMANDS)
+    assert {e["type"].split(".")[2] for line in steps for e in line["events"]} == set(EVENTS)
+    assert {line["code"] for line in steps if line.get("code")} == {str(code) for code in Code}
+    assert all(line["passed"] for line in lines if line["kind"] == "check")
+    assert lines[-1]["kind"] == "result"
+    assert lines[-1]["passed"]
+    assert lines[-1]["seconds"] < 60
+    assert _databases(servers) == databases
+
+
+async def test_the_demos_verification_notices_a_changed_event_and_a_story_that_went_differently(
+    servers: Servers, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # where the log of a demo that failed stays
+    gather, seen = demo.gather, {}
+
+    async def gather_then_tamper(stage: Stage, orders: Sequence[str]) -> Evidence:
+        seen["evidence"] = await gather(stage, orders)
+        with psycopg.connect(stage.settings.database) as connection:
+            _pay_back_more(connection)
+        return await gather(stage, orders)
+
+    def verify_both(evidence: Evidence, tales: Sequence[Tale]) -> Any:
+        seen["untouched"] = verify(seen["evidence"], tales)
+        seen["other story"] = verify(seen["evidence"], [_with_another_end(tale) for tale in tales])
+        seen["tampered"] = verify(evidence, tales)
+        return seen["tampered"]
+
+    monkeypatch.setattr(demo, "gather", gather_then_tamper)
+    monkeypatch.setattr(demo, "verify", verify_both)
+    settings = Settings(database_url=servers.database, kafka_servers=servers.kafka)
+    told = io.StringIO()
+    assert not await demo.run(settings, Console(file=told, width=80), as_json=False)
+    assert _failed(seen["untouched"]) == []
+    assert _failed(seen["other story"]) == ["Events on Kafka are the story's"]
+    assert _failed(seen["tampered"]) == ["PostgreSQL holds the same events"]
+    assert "logo, event 10: refund_due is" in " ".join(told.getvalue().split())
+    assert max(len(line) for line in told.getvalue().splitlines()) <= 80
+
+
+def _pay_back_more(connection: psycopg.Connection[Any]) -> None:
+    cursor = connection.execute(
+        "UPDATE order_events SET state = convert_to(replace(convert_from(state, 'UTF8'), '8000', '9000'), 'UTF8') "
+        "WHERE originator_id = 'logo' AND topic = 'OrderCanceled'"
+    )
+    assert cursor.rowcount == 1
+
+
+def _with_another_end(tale: Tale) -> Tale:
+    """The podcast's client would have canceled by agreement, not by right."""
+    if tale.order != "podcast":
+        return tale
+    *steps, last = tale.steps
+    closed, canceled = last.events
+    agreed = Happens(canceled.name, {**canceled.data, "grounds": "agreement"})
+    assert not isinstance(last, demo.script.RunsOut)
+    return replace(tale, steps=(*steps, replace(last, expected=demo.script.taken(closed, agreed))))
+
+
+def _failed(checks: Sequence[Any]) -> list[str]:
+    return [check.name for check in checks if not check.passed]
+
+
+def _environment(servers: Servers) -> dict[str, str]:
+    assert servers.database is not None
+    assert servers.kafka is not None
+    return os.environ | {"RESOLUTION_DATABASE_URL": servers.database, "RESOLUTION_KAFKA_SERVERS": servers.kafka}
+
+
+def _databases(servers: Servers) -> set[str]:
+    assert servers.database is not None
+    with psycopg.connect(servers.database) as connection:
+        rows = connection.execute("SELECT datname FROM pg_database WHERE datname LIKE 'demo%'")
+        return {name for (name,) in rows}

@@ -1,0 +1,92 @@
+"""Read models: every event once, whatever dies; an event that fails stops one loudly and loses nothing."""
+
+import asyncio
+from datetime import timedelta
+
+import pytest
+
+from projections import order_page
+from projections.order_page import NotAParty, OrderPages
+from projections.projector import Projector
+from services.store import Batch
+from tests.engine.commands import CLIENT, FREELANCER, ask_cancellation, offer_refund, register
+from tests.installation import Installation, until
+
+
+async def test_two_projectors_apply_each_event_once(installation: Installation):
+    await installation.run("commands", "relay")
+    for number in range(30):
+        await installation.publish(f"order-{number}", register())
+        await installation.publish(f"order-{number}", offer_refund())
+    await installation.until_published()
+    with installation.store() as one, installation.store() as two:
+        projectors = [Projector(one, OrderPages()), Projector(two, OrderPages())]
+        for projector in projectors:
+            projector.prepare()
+        results = await asyncio.gather(
+            *(asyncio.to_thread(projector.catch_up) for projector in projectors), return_exceptions=True
+        )
+    assert 60 in results
+    assert all(result in (0, 60) or isinstance(result, Exception) for result in results)
+    assert installation.query("SELECT count(*), min(version), max(version) FROM order_pages") == [(30, 2, 2)]
+
+
+async def test_an_event_that_this_version_does_not_know_stops_the_page_until_it_does(installation: Installation):
+    await installation.run("commands", "projections")
+    await installation.publish("order-1", register())
+    await until(lambda: installation.page("order-1"))
+    installation.query(
+        "INSERT INTO order_events VALUES ('order-1', 2, 'SomethingNew', '{}', 2); SELECT pg_notify('order_events', '')"
+    )
+    with installation.store() as store:
+        from eventsourcing.persistence import MapperDeserialisationError
+
+        with pytest.raises(MapperDeserialisationError, match="SomethingNew"):
+            Projector(store, OrderPages()).catch_up()
+    page = installation.page("order-1")
+    assert page is not None
+    assert page["version"] == 1
+    known = installation.query("SELECT state FROM order_events WHERE originator_version = 1")[0][0]
+    fixed = bytes(known).replace(b'"sequence":1', b'"sequence":2')
+    installation.query(
+        "UPDATE order_events SET topic = 'OrderDelivered', state = %s WHERE originator_version = 2", (fixed,)
+    )
+    await until(lambda: (installation.page("order-1") or {}).get("status") == "delivered", 60)
+
+
+async def test_D3_the_page_changes_at_the_deadline_before_the_event_is_stored(installation: Installation):
+    await installation.run("commands", "projections")
+    await installation.publish("order-1", register())
+    dispute_id = await installation.publish("order-1", ask_cancellation())
+    await until(lambda: (installation.page("order-1") or {}).get("open_dispute"))
+    deadline = installation.clock.now() + timedelta(hours=48)
+    with installation.store() as store, store.factory.datastore.get_connection() as connection:  # type: ignore[attr-defined]
+        row = connection.execute("SELECT page FROM order_pages").fetchone()["page"]
+    before = order_page.view(order_page._decode(row), FREELANCER, deadline - timedelta(minutes=5))
+    after = order_page.view(order_page._decode(row), FREELANCER, deadline)
+    assert before["open_dispute"]["dispute_id"] == dispute_id
+    assert after["open_dispute"] is None
+    assert after["status"] == "canceled"
+    assert after["disputes"][-1]["settled_as"] == "auto_accepted"
+    assert after["available_actions"] == {"freelancer": []}
+
+
+async def test_a_stranger_does_not_see_the_page(installation: Installation):
+    await installation.run("commands", "projections")
+    await installation.publish("order-1", register())
+    await until(lambda: installation.page("order-1", CLIENT))
+    with pytest.raises(NotAParty):
+        installation.page("order-1", "somebody")
+
+
+async def test_a_page_follows_an_append_within_the_same_second(installation: Installation):
+    """By notification, not by the look from time to time."""
+    await installation.run("projections")
+    from services.orders import Order
+
+    with installation.store() as store:
+        for number in range(5):
+            order = Order(id=f"order-{number}")
+            order.handle(register(), "c", installation.clock.now())
+            store.events.put(order.collect_events(), batch=Batch())
+            await until(lambda number=number: installation.page(f"order-{number}"), 0.9)

@@ -1,0 +1,117 @@
+"""A dispute that nobody answers is auto-accepted when its 48 hours are over, whatever was down."""
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+from uuid import uuid4
+
+from resolution_contracts import Decline, ExpireDispute, Withdraw
+
+from tests.engine.commands import CLIENT, ask_cancellation, ask_update, offer_refund, register
+from tests.installation import Installation, Json, until
+from tests.judgement_day import assert_as_the_oracle_says
+
+_IN_5_SECONDS = 34_560
+"""The scale at which 48 hours pass in 5 s."""
+
+
+async def auto_accepted(installation: Installation, order_id: str) -> Json | None:
+    events = await installation.events(order_id)
+    return next((event for event in events if "AutoAccepted" in event["type"]), None)
+
+
+async def test_R3_auto_accepted_within_a_second_of_the_deadline(installation: Installation):
+    await installation.run(scale=_IN_5_SECONDS)
+    await installation.send("order-1", register())
+    await installation.send("order-1", ask_cancellation())
+    [_, opened] = await installation.events("order-1")
+    deadline = installation.clock.real(datetime.fromisoformat(opened["data"]["respond_by"]))
+    event = await until(lambda: auto_accepted(installation, "order-1"))
+    records = [r for r in await installation.read(installation.topics.events) if b"AutoAccepted" in (r.value or b"")]
+    published = datetime.fromtimestamp(records[0].timestamp / 1000, UTC)
+    assert timedelta(0) <= published - deadline < timedelta(seconds=1)
+    assert event["time"] == event["data"]["deadline"] == opened["data"]["respond_by"]
+    assert [e["type"].split(".")[2] for e in await installation.events("order-1")][2:] == [
+        "AutoAccepted", "OrderCanceled",
+    ]  # fmt: skip
+    await assert_as_the_oracle_says(installation)
+
+
+async def test_a_restarted_timer_has_lost_no_deadline(installation: Installation):
+    await installation.run("commands", "relay", "timer", scale=_IN_5_SECONDS)
+    for number in range(20):
+        await installation.send(f"order-{number}", register())
+        await installation.send(f"order-{number}", ask_update())
+    await until(lambda: installation.query("SELECT count(*) FROM deadlines") == [(20,)])
+    await installation.stop("timer")
+    await installation.run("timer")
+    for number in range(20):
+        await until(lambda number=number: auto_accepted(installation, f"order-{number}"))
+    await until(lambda: installation.query("SELECT count(*) FROM deadlines") == [(0,)])
+    await assert_as_the_oracle_says(installation)
+
+
+async def test_case_02_the_timer_is_down_past_the_deadline_and_a_late_decline_finds_it_auto_accepted(
+    installation: Installation,
+):
+    await installation.run("commands", "relay", scale=_IN_5_SECONDS)
+    await installation.send("order-1", register())
+    dispute_id = str(uuid4())
+    await installation.send("order-1", offer_refund(), id=dispute_id)
+    [_, opened] = await installation.events("order-1")
+    await until(lambda: installation.clock.now() > datetime.fromisoformat(opened["data"]["respond_by"]))
+    late = await installation.send("order-1", Decline(actor=CLIENT, dispute_id=dispute_id))
+    assert late["data"]["code"] == "dispute_settled"
+    assert late["data"]["details"] == {"settled_as": "auto_accepted"}
+    await installation.run("timer")
+    await until(lambda: installation.query("SELECT sum(next_offset) > 3 FROM positions WHERE consumer = 'timer'")[0][0])
+    names = [event["type"].split(".")[2] for event in await installation.events("order-1")]
+    assert names == ["OrderRegistered", "DisputeOpened", "AutoAccepted", "PartialRefundGranted"]
+    assert installation.query("SELECT count(*) FROM deadlines") == [(0,)]
+    await assert_as_the_oracle_says(installation)
+
+
+async def test_D4_a_decline_in_time_that_waits_in_the_backlog_still_declines(installation: Installation):
+    await installation.run("commands", "relay", scale=_IN_5_SECONDS)
+    await installation.send("order-1", register())
+    dispute_id = str(uuid4())
+    await installation.send("order-1", ask_cancellation(), id=dispute_id)
+    [_, opened] = await installation.events("order-1")
+    await installation.stop("commands")
+    await installation.publish("order-1", Decline(actor="freelancer-1", dispute_id=dispute_id))
+    await until(lambda: installation.clock.now() > datetime.fromisoformat(opened["data"]["respond_by"]))
+    await installation.publish("order-1", ExpireDispute(dispute_id=dispute_id))
+    await installation.run("commands")
+    await installation.until_published()
+    names = [event["type"].split(".")[2] for event in await installation.events("order-1")]
+    assert names == ["OrderRegistered", "DisputeOpened", "Declined"]
+    await assert_as_the_oracle_says(installation)
+
+
+async def test_the_timer_asks_again_under_a_new_id_while_the_dispute_is_open(installation: Installation):
+    """Its clock may be ahead of the broker's: here a deadline it believes is due meets `not_due`, until it is due."""
+    await installation.run("commands", "relay", "timer", scale=_IN_5_SECONDS)
+    await installation.send("order-1", register())
+    await installation.send("order-1", ask_update())
+    await until(lambda: installation.query("SELECT count(*) FROM deadlines") == [(1,)])
+    await installation.stop("timer")
+    installation.query("UPDATE deadlines SET ask_at = now()")
+    await installation.run("timer")
+    await until(lambda: auto_accepted(installation, "order-1"))
+    asked = [o for o in await installation.outcomes() if o["data"]["command"] == "ExpireDispute"]
+    assert len({outcome["data"]["command_id"] for outcome in asked}) == len(asked) >= 2
+    assert asked[0]["data"]["code"] == "not_due"
+    assert asked[-1]["data"]["events"]
+    await assert_as_the_oracle_says(installation)
+
+
+async def test_case_12_withdrawn_and_opened_again_has_a_fresh_deadline(installation: Installation):
+    await installation.run("commands", "relay", "timer", scale=_IN_5_SECONDS)
+    await installation.send("order-1", register())
+    first, second = str(uuid4()), str(uuid4())
+    await installation.send("order-1", ask_update(), id=first)
+    await asyncio.sleep(2)  # two of the five seconds: the second deadline lies well behind the first
+    await installation.send("order-1", Withdraw(actor=CLIENT, dispute_id=first))
+    await installation.send("order-1", ask_update(), id=second)
+    event = await until(lambda: auto_accepted(installation, "order-1"))
+    assert event["data"]["dispute_id"] == second
+    await assert_as_the_oracle_says(installation)

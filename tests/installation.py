@@ -1,0 +1,181 @@
+"""One installation of the service for one test: its database, its topics, its roles as real processes."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
+from fractions import Fraction
+from typing import Any
+from urllib.parse import urlsplit
+from uuid import uuid4
+
+import psycopg
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from resolution_contracts import Command, CommandEnvelope
+
+from projections import order_page
+from services.clock import Clock
+from services.kafka.consumer import Record
+from services.kafka.topics import Topics, ensure_topics
+from services.sender import Sender
+from services.servers import Servers
+from services.settings import Settings
+from services.store import OrderStore, migrate
+from services.store.origin import clock_of
+from services.supervisor import Supervisor
+
+ROLES = ("commands", "relay", "timer", "projections")
+Json = dict[str, Any]
+
+
+class Installation:
+    """What a test does to the service from outside, and what it sees."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.topics = Topics(settings.topic_prefix)
+        self.supervisor = Supervisor(settings)
+        self._stack = AsyncExitStack()
+        self._sender: Sender | None = None
+        self._producer: AIOKafkaProducer | None = None
+
+    @classmethod
+    @asynccontextmanager
+    async def fresh(cls, servers: Servers, **settings: Any) -> AsyncIterator["Installation"]:
+        name = f"test_{uuid4().hex[:12]}"
+        assert servers.database is not None
+        with psycopg.connect(servers.database, autocommit=True) as connection:
+            connection.execute(f"CREATE DATABASE {name}")
+        url = urlsplit(servers.database)._replace(path=f"/{name}").geturl()
+        base = Settings(database_url=url, kafka_servers=servers.kafka, topic_prefix=f"{name}.", **settings)
+        installation = cls(base)
+        migrate(url)
+        await ensure_topics(base.kafka, installation.topics)
+        try:
+            yield installation
+        finally:
+            await installation.supervisor.stop()
+            await installation._stack.aclose()
+            with psycopg.connect(servers.database, autocommit=True) as connection:
+                connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+    # --- roles ---
+
+    async def run(self, *roles: str, scale: int | None = None) -> None:
+        """Starts roles (all by default) and returns when they work. `scale`: business seconds per real second."""
+        if scale is not None:
+            self.settings = replace(self.settings, time_scale=Fraction(scale))
+            self.supervisor = Supervisor(self.settings)
+        self.supervisor.start(*(roles or ROLES))
+        async with asyncio.timeout(60):
+            await self.supervisor.ready()
+
+    async def stop(self, *roles: str) -> None:
+        await self.supervisor.stop(*roles)
+
+    @property
+    def clock(self) -> Clock:
+        return clock_of(self.settings)
+
+    # --- Kafka ---
+
+    async def sender(self) -> Sender:
+        if self._sender is None:
+            self._sender = await self._stack.enter_async_context(Sender(self.settings.kafka, self.topics))
+        return self._sender
+
+    async def send(self, order_id: str, command: Command, *, id: str | None = None) -> Json:
+        """Publishes a command and waits for its outcome's envelope."""
+        envelope = CommandEnvelope.of(order_id, command, source="/tests", id=id)
+        return await self.outcome_of(envelope.subject, envelope.to_json())
+
+    async def outcome_of(self, key: str, value: bytes) -> Json:
+        outcome = await (await self.sender()).publish(key, value)
+        return await asyncio.wait_for(outcome, 30)
+
+    async def publish(self, order_id: str, command: Command, *, id: str | None = None) -> str:
+        """Publishes a command without waiting for what becomes of it; returns its id."""
+        envelope = CommandEnvelope.of(order_id, command, source="/tests", id=id)
+        await self.publish_raw(envelope.key, envelope.to_json())
+        return envelope.id
+
+    async def publish_raw(self, key: bytes | None, value: bytes | None, **options: Any) -> Any:
+        if self._producer is None:
+            self._producer = AIOKafkaProducer(
+                bootstrap_servers=self.settings.kafka, max_request_size=4 * 1024 * 1024, linger_ms=0
+            )
+            await self._producer.start()
+            self._stack.push_async_callback(self._producer.stop)
+        return await self._producer.send_and_wait(self.topics.commands, key=key, value=value, **options)
+
+    async def read(self, topic: str) -> list[Record]:
+        """All records of a topic, committed ones only, partition by partition."""
+        consumer = AIOKafkaConsumer(
+            bootstrap_servers=self.settings.kafka, isolation_level="read_committed", enable_auto_commit=False
+        )
+        await consumer.start()
+        try:
+            partitions = [TopicPartition(topic, n) for n in sorted(await _partitions(consumer, topic))]
+            consumer.assign(partitions)
+            await consumer.seek_to_beginning(*partitions)
+            ends = await consumer.end_offsets(partitions)
+            found: dict[TopicPartition, list[Record]] = {partition: [] for partition in partitions}
+            while any([await consumer.position(p) < ends[p] for p in partitions]):
+                for partition, records in (await consumer.getmany(timeout_ms=200)).items():
+                    found[partition] += records
+            return [record for partition in partitions for record in found[partition]]
+        finally:
+            await consumer.stop()
+
+    async def events(self, order_id: str | None = None) -> list[Json]:
+        """The public events, of one order or all."""
+        events = [json.loads(record.value or b"") for record in await self.read(self.topics.events)]
+        return [event for event in events if order_id in (None, event["subject"])]
+
+    async def outcomes(self) -> list[Json]:
+        return [json.loads(record.value or b"") for record in await self.read(self.topics.outcomes)]
+
+    async def until_published(self, seconds: float = 60) -> None:
+        """Returns when every record of the commands topic has its outcome or dead letter on Kafka."""
+        wanted = len(await self.read(self.topics.commands))
+
+        async def answered() -> bool:
+            dead = await self.read(self.topics.dead_letters)
+            return len(await self.outcomes()) + len(dead) >= wanted
+
+        await until(answered, seconds)
+
+    # --- PostgreSQL ---
+
+    def query(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        with psycopg.connect(self.settings.database, autocommit=True) as connection:
+            cursor = connection.execute(sql, parameters)
+            return cursor.fetchall() if cursor.description else []
+
+    def store(self) -> OrderStore:
+        return OrderStore(self.settings.database)
+
+    def page(self, order_id: str, viewer: str | None = None) -> Json | None:
+        with psycopg.connect(self.settings.database) as connection:
+            return order_page.look(connection, order_id, viewer, self.clock.now())
+
+
+async def until(condition: Callable[[], Any], seconds: float = 30) -> Any:
+    """Waits for a condition, plain or async, to hold; returns what it gave."""
+    async with asyncio.timeout(seconds):
+        while True:
+            result = condition()
+            if asyncio.iscoroutine(result):
+                result = await result
+            if result:
+                return result
+            await asyncio.sleep(0.05)
+
+
+async def _partitions(consumer: AIOKafkaConsumer, topic: str) -> set[int]:
+    while True:
+        await consumer._client.force_metadata_update()
+        if found := consumer.partitions_for_topic(topic):
+            return found
+        consumer._client.add_topic(topic)

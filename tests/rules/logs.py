@@ -1,0 +1,127 @@
+"""The commands topic without a broker: records in, what the service makes of them out."""
+
+import json
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from datetime import UTC, datetime
+from itertools import islice
+from typing import Any
+
+import msgspec
+from eventsourcing.persistence import JSONTranscoder, StoredEvent
+from resolution_contracts import Command
+
+from projections.order_page import Page, show, view
+from services.clock import Clock
+from services.commands.cache import OrderCache
+from services.commands.decode import Received
+from services.commands.judge import FirstUses, Judged, judge, read
+from services.orders import Order, evolve
+from services.orders.events import Event
+from services.relay.messages import event_envelope
+from services.store import OutcomeRow
+from services.store.mapper import OrderMapper
+from tests.controls import ORDER, Record, T, as_record, in_envelope
+
+Json = dict[str, Any]
+CLOCK = Clock(origin=datetime(2026, 1, 1, tzinfo=UTC))
+MAPPER = OrderMapper(JSONTranscoder())  # which the mapper does not use
+
+
+class Service:
+    """The commands role, with lists for the database: loads what its cache does not hold, judges, and stores."""
+
+    def __init__(self, cached_orders: int = 20_000) -> None:
+        self.stored: dict[str, list[StoredEvent]] = {}
+        self.events: list[Event] = []
+        self.outcomes: list[OutcomeRow] = []
+        self._first_uses: FirstUses = {}
+        self._cache = OrderCache(cached_orders)
+
+    def judge(self, records: Sequence[Record]) -> Judged:
+        """One batch."""
+        readings = read(records, CLOCK.of_record)
+        commands = [reading for _, reading in readings if isinstance(reading, Received)]
+        orders, missing = self._cache.take(command.order_id for command in commands)
+        orders |= {order_id: self.load(order_id) for order_id in missing}
+        judged = judge(readings, orders, (self._first_uses,))
+        self._cache.put(orders)
+        self._store(judged)
+        return judged
+
+    def send(
+        self, command: Command, command_id: str, at: datetime = T, order_id: str = ORDER
+    ) -> tuple[list[str], Json]:
+        """One command: the names of its events, and the data of its outcome."""
+        judged = self.judge([as_record(in_envelope(command, command_id, order_id), at)])
+        return names(judged.events), outcome_of(judged.outcomes[0])
+
+    def load(self, order_id: str) -> Order:
+        history = (MAPPER.to_domain_event(stored) for stored in self.stored.get(order_id, []))
+        return Order.project(None, history) or Order(id=order_id)
+
+    def _store(self, judged: Judged) -> None:
+        for event in judged.events:
+            self.stored.setdefault(event.originator_id, []).append(MAPPER.to_stored_event(event))
+        self.events += judged.events
+        self.outcomes += judged.outcomes
+        self._first_uses |= judged.first_uses
+
+
+def service_after(records: Iterable[Record], batch: int = 1000, cached_orders: int = 20_000) -> Service:
+    """A new process that reads a whole log, in batches of this size, and remembers this many orders."""
+    service, rest = Service(cached_orders), iter(records)
+    while piece := list(islice(rest, batch)):
+        service.judge(piece)
+    return service
+
+
+def judged_every_way(records: Sequence[Record]) -> Service:
+    """Reads a log at once and piece by piece, with orders kept and loaded anew: it must all come to the same."""
+    first = service_after(records)
+    for batch, cached_orders in ((1, 20_000), (1, 0), (2, 1), (3, 0)):
+        assert published(service_after(records, batch, cached_orders)) == published(first)
+    return first
+
+
+def published(service: Service) -> tuple[list[bytes], list[bytes]]:
+    """Every event as stored and as published, and every outcome, byte for byte, in order."""
+    events = [msgspec.json.encode((event, event_envelope(event))) for event in service.events]
+    return events, [msgspec.json.encode(outcome) for outcome in service.outcomes]
+
+
+def log(*commands: tuple[datetime, str, Command]) -> list[Record]:
+    """A topic: each command with the time at which the broker took it, and its id."""
+    return [
+        as_record(in_envelope(command, command_id), time, offset)
+        for offset, (time, command_id, command) in enumerate(commands)
+    ]
+
+
+def names(events: Iterable[Event]) -> list[str]:
+    return [type(event).__name__ for event in events]
+
+
+def outcome_of(row: OutcomeRow) -> Json:
+    """The `data` of an outcome's message."""
+    return dict(json.loads(row.message or b"")["data"])
+
+
+def codes(outcomes: Collection[OutcomeRow]) -> Iterator[str]:
+    """The code of each rejection, and "accepted" for each acceptance."""
+    return (outcome_of(row).get("code", "accepted") for row in outcomes)
+
+
+def page_after(events: Iterable[Event]) -> Page:
+    """The read model's document, as it is kept."""
+    page: Page | None = None
+    for event in events:
+        page = page or Page(Order(id=event.originator_id))
+        evolve.evolve(page.order, event)
+        show(page, event)
+    assert page is not None, "an order that nobody registered has no page"
+    return msgspec.json.decode(msgspec.json.encode(page), type=Page)
+
+
+def page_of(events: Iterable[Event], viewer: str | None, now: datetime) -> Json:
+    """The order page as `viewer` sees it."""
+    return view(page_after(events), viewer, now)

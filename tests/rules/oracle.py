@@ -1,0 +1,644 @@
+"""The rules once more, from rules.md and contract.md alone: given the commands topic, what must come out?
+
+An order is one plain dict, a command one pass from top to bottom. No clock, no I/O, nothing shared with the
+services: where the two differ, one of them has misread the rules. R and D numbers are those of rules.md.
+
+    oracle = Oracle()
+    for record in topic:
+        judged = oracle.read(record)           # .events  .outcome  .dead
+
+What comes out is to be read, not changed. Instants are microseconds since the epoch, and text on the way out.
+"""
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from decimal import Decimal
+from typing import Any, NoReturn
+
+HOUR = 3_600_000_000
+DAY = 24 * HOUR
+ANSWER_WINDOW = 48 * HOUR  # R1, R3, D18
+VERY_LATE_AFTER = 24 * HOUR  # R5, D5
+MOST_PERCENT = 60  # R8, D9
+LARGEST_RECORD = 262_144
+
+CLIENT_REASONS = {
+    "ordered_by_mistake",
+    "requirements_changed",
+    "not_as_expected",
+    "freelancer_unresponsive",
+    "late_delivery",
+    "other",
+}
+FREELANCER_REASONS = {
+    "scope_changed",
+    "unable_to_complete",
+    "missing_information",
+    "client_unresponsive",
+    "client_asked",
+    "conduct",
+    "other",
+}
+REFUND_REASONS = {"scope_reduced", "delay_compensation", "minor_dissatisfaction", "other"}
+
+AWAITING, IN_PROGRESS, DELIVERED = "awaiting requirements", "in progress", "delivered"
+COMPLETED, CANCELED = "completed", "canceled"
+CLOSED = (COMPLETED, CANCELED)  # R4
+
+FITS = {  # a reported fact: the states it fits
+    "RecordRequirementsSubmitted": (AWAITING,),
+    "RecordDelivery": (IN_PROGRESS,),
+    "RecordRevisionRequested": (DELIVERED,),
+    "RecordCompletion": (IN_PROGRESS, DELIVERED),
+    "RecordCancellation": (AWAITING, IN_PROGRESS, DELIVERED),
+}
+MAY_ASK = {  # a kind of request: who may send it, in which states
+    "order_update": (("client",), (IN_PROGRESS,)),  # R6, D12, D13
+    "cancellation": (("client", "freelancer"), (AWAITING, IN_PROGRESS, DELIVERED)),  # R6, R10
+    "delivery_extension": (("freelancer",), (IN_PROGRESS,)),  # R7, D12, D13
+    "partial_refund": (("freelancer",), (AWAITING, IN_PROGRESS, DELIVERED)),  # R8
+}
+
+Data = dict[str, Any]
+Happens = Callable[..., None]
+
+
+@dataclass(slots=True)
+class Record:
+    key: bytes | None
+    value: bytes | None
+    time: int  # business time of the record (D1), microseconds since the epoch
+
+
+@dataclass(slots=True)
+class Judged:
+    events: list[Data] = field(default_factory=list)
+    outcome: Data | None = None
+    dead: bool = False
+
+
+class Rejected(Exception):
+    def __init__(self, code: str, **details: Any) -> None:
+        super().__init__(code)
+        self.code = code
+        self.details = details
+
+
+class Oracle:
+    def __init__(self) -> None:
+        self.orders: dict[str, Data] = {}
+        # (order id, command id): the first command's name and data, its outcome's time and data
+        self.memory: dict[tuple[str, str], tuple[str, Any, str, Data]] = {}
+
+    def read(self, record: Record) -> Judged:
+        envelope = read_envelope(record)
+        if envelope is None:
+            return Judged(dead=True)
+        name = COMMAND_TYPES[envelope["type"]]
+        return self.judge(envelope["subject"], name, envelope["id"], envelope.get("data", {}), record.time)
+
+    def judge(self, order_id: str, name: str, command_id: str, data: Any, time: int) -> Judged:
+        order = self.orders.get(order_id)
+        now = time if order is None else max(time, order["last"])  # D1, D4
+
+        # A repeated command id comes before everything and changes nothing (D19).
+        remembered = self.memory.get((order_id, command_id))
+        if remembered is not None:
+            first_name, first_data, at, said = remembered
+            if name == first_name and same_json(data, first_data):
+                said = {**said, "duplicate": True}
+            else:
+                at = instant_text(now)
+                said = {"command_id": command_id, "command": name, "code": "command_id_reused", "details": {}}
+            return Judged([], outcome(order_id, command_id, at, said))
+
+        # At the deadline sharp the open dispute has been accepted, whoever comes to notice it (R3, D2, D3).
+        events: list[Data] = []
+        if order is not None and order["open"] is not None and now >= order["open"]["respond_by"]:
+            auto_accept(order, events, command_id)
+
+        said = {"command_id": command_id, "command": name}
+        try:
+            self.decide(order_id, name, command_id, COMMANDS[name](data), now, events)
+            said["events"] = [
+                {"type": f"resolution.event.{event['type']}.v1", "sequence": event["sequence"]} for event in events
+            ]
+        except Rejected as rejected:  # without a trace in the order (D1), but for the auto-acceptance
+            said["code"] = rejected.code
+            said["details"] = rejected.details
+
+        at = instant_text(now)
+        self.memory[order_id, command_id] = (name, data, at, dict(said))
+        return Judged(events, outcome(order_id, command_id, at, said))
+
+    def decide(  # noqa: C901 - one pass, to be read beside the rules
+        self, order_id: str, name: str, command_id: str, data: Data, now: int, events: list[Data]
+    ) -> None:
+        """Checks in the order of precedence; `data` has passed the schema, and no auto-acceptance is due."""
+        order = self.orders.get(order_id)
+
+        # -- registering: the one command that needs no order, and which only compares where there is one
+
+        if name == "RegisterOrder":
+            if order is None:
+                order = self.orders[order_id] = new_order(order_id, data)
+                expected = data["expected_delivery_at"]
+                told = {**data, "expected_delivery_at": None if expected is None else instant_text(expected)}
+                into(events, order, command_id, now)("OrderRegistered", **told)
+            elif data != order["registered"]:
+                raise Rejected("order_exists")
+            return
+
+        if order is None:
+            raise Rejected("order_unknown")
+        happens = into(events, order, command_id, now)
+        state, opened = order["state"], order["open"]
+
+        # -- the timer and the payment service: in every state
+
+        if name == "ExpireDispute":
+            dispute = order["disputes"].get(data["dispute_id"])
+            if dispute is None:
+                raise Rejected("dispute_unknown")
+            if dispute["settled_as"] is None:  # were it due, judge() would have auto-accepted it
+                raise Rejected("not_due")
+            return
+
+        if name == "RecordRefundProcessed":  # D10
+            refund = order["refund"]
+            if refund is None or refund["id"] != data["refund_id"]:
+                raise Rejected("refund_unknown")
+            if not refund["processed"]:
+                refund["processed"] = True
+                happens("RefundProcessed", refund_id=refund["id"])
+            return
+
+        # -- the order service
+
+        if name in FITS:
+            if name == "RecordRequirementsSubmitted" and state == AWAITING:
+                expected = data["expected_delivery_at"]
+                if expected is None:
+                    expected = order["expected"]
+                if expected is None:  # in progress there is always a delivery date (D13)
+                    raise invalid()
+            if state in CLOSED:  # R4
+                raise Rejected("order_closed")
+            if state not in FITS[name]:
+                raise Rejected("invalid_transition")
+
+            if name == "RecordRequirementsSubmitted":
+                order["state"] = IN_PROGRESS
+                order["expected"] = expected
+                happens("RequirementsSubmitted", expected_delivery_at=instant_text(expected))
+            elif name == "RecordDelivery":
+                if opened is not None and opened["kind"] in ("delivery_extension", "order_update"):
+                    close_dispute(order, happens, "order_delivered")  # D11
+                order["state"] = DELIVERED
+                happens("OrderDelivered")
+            elif name == "RecordRevisionRequested":  # D12
+                order["state"] = IN_PROGRESS
+                happens("RevisionRequested")
+            elif name == "RecordCompletion":
+                close_dispute(order, happens, "order_completed")  # D11
+                order["state"] = COMPLETED
+                happens("OrderCompleted")
+            elif name == "RecordCancellation":
+                close_dispute(order, happens, "order_canceled")  # D11
+                cancel(order, happens, "order_service", "external", data["comment"])
+            return
+
+        # -- a party: which of the two?
+
+        roles = {order["client"]: "client", order["freelancer"]: "freelancer"}
+        role = roles.get(data["actor"])
+
+        # -- an answer: judged by the dispute it names, also when the order is closed by now
+
+        if name in ("Accept", "Decline", "Withdraw"):
+            if role is None:
+                raise Rejected("not_a_party")
+            dispute = order["disputes"].get(data["dispute_id"])
+            if dispute is None:
+                raise Rejected("dispute_unknown")
+            if (role == dispute["opened_by"]) != (name == "Withdraw"):  # D7
+                raise Rejected("not_allowed")
+            if dispute["settled_as"] is not None:
+                raise Rejected("dispute_settled", settled_as=dispute["settled_as"])
+
+            told = {"dispute_id": dispute["id"], "kind": dispute["kind"], "by": role}
+            if name == "Accept":  # R1
+                settle(order, "accepted")
+                happens("Accepted", **told, message=data["message"])
+                carry_out(order, happens, dispute, "agreement")
+            elif name == "Decline":  # R1
+                settle(order, "declined")
+                happens("Declined", **told, message=data["message"])
+            else:  # R2
+                settle(order, "withdrawn")
+                happens("Withdrawn", **told)
+            return
+
+        # -- a cancellation's reason is from the list of whoever asks; the freelancer must give one (R10)
+
+        if name == "OpenDispute" and data["request"]["kind"] == "cancellation":
+            reason = data["request"]["reason"]
+            if role == "client" and reason is not None and reason not in CLIENT_REASONS:
+                raise invalid()
+            if role == "freelancer" and reason not in FREELANCER_REASONS:
+                raise invalid()
+
+        if state in CLOSED:  # R4
+            raise Rejected("order_closed")
+        if role is None:
+            raise Rejected("not_a_party")
+
+        # -- the client's right to cancel (R5), in whose way no open dispute stands (D6)
+
+        if name == "CancelOrder":
+            if role != "client":
+                raise Rejected("not_allowed")
+            if state == DELIVERED:
+                raise Rejected("approval_needed", possible_from=None)
+            if state == IN_PROGRESS:
+                very_late = order["expected"] + VERY_LATE_AFTER  # D5, D14
+                if now < very_late:
+                    raise Rejected("approval_needed", possible_from=instant_text(very_late))
+            grounds = "awaiting_requirements" if state == AWAITING else "very_late"
+            close_dispute(order, happens, "order_canceled")
+            cancel(order, happens, "client", grounds, data["comment"])
+            return
+
+        # -- a party asks for something (R6, R7, R8, R10)
+
+        if name == "OpenDispute":
+            asked = dict(data["request"])
+            kind = asked.pop("kind")
+        else:  # OfferPartialRefund, whose reason is confidential: it is not even kept (R8, D16)
+            asked = {"amount": data["amount"], "explanation": data["explanation"]}
+            kind = "partial_refund"
+
+        who, when = MAY_ASK[kind]
+        if role not in who or state not in when:
+            raise Rejected("not_allowed")
+        if opened is not None:  # R11
+            raise Rejected("dispute_open", dispute_id=opened["id"], kind=opened["kind"])
+        if kind == "partial_refund":
+            price, offer = order["price"], asked["amount"]
+            if order["refund"] is not None:  # R9
+                raise Rejected("refund_already_granted")
+            if offer["currency"] != price["currency"]:
+                raise Rejected("currency_mismatch")
+            if 100 * offer["amount"] > MOST_PERCENT * price["amount"]:  # R8, D9
+                limit = MOST_PERCENT * price["amount"] // 100
+                raise Rejected("refund_over_limit", limit=money_of(order, limit))
+
+        respond_by = now + ANSWER_WINDOW  # fixed from now on (D18)
+        dispute = {"id": command_id, "kind": kind, "opened_by": role, "respond_by": respond_by}
+        order["open"] = order["disputes"][command_id] = {**dispute, "settled_as": None, "asked": asked}
+        happens(
+            "DisputeOpened",
+            dispute_id=command_id,
+            kind=kind,
+            opened_by=role,
+            respond_by=instant_text(respond_by),
+            **asked,
+        )
+
+
+# -- what happens to an order --------------------------------------------------------------------------------
+
+
+def new_order(order_id: str, facts: Data) -> Data:
+    return {
+        "id": order_id,
+        "registered": facts,  # never changes
+        "client": facts["client_id"],
+        "freelancer": facts["freelancer_id"],
+        "price": facts["price"],  # the original one (D9)
+        "state": AWAITING if facts["awaiting_requirements"] else IN_PROGRESS,
+        "expected": facts["expected_delivery_at"],  # moves with every accepted extension (R7)
+        "disputes": {},  # every dispute ever, by id
+        "open": None,  # the one of them that is open (R11)
+        "refund": None,  # the only one ever granted (R9)
+        "sequence": 0,
+        "last": 0,  # the time of the last event (D1)
+    }
+
+
+def into(events: list[Data], order: Data, command_id: str, at: int) -> Happens:
+    """A function that appends an event of this order, at this time, brought out by this command."""
+
+    def happens(type: str, /, **data: Any) -> None:
+        order["sequence"] += 1
+        order["last"] = at
+        events.append(
+            {
+                "type": type,
+                "id": f"{order['id']}:{order['sequence']}",
+                "subject": order["id"],
+                "sequence": order["sequence"],
+                "time": instant_text(at),
+                "causationid": command_id,
+                "data": data,
+            }
+        )
+
+    return happens
+
+
+def settle(order: Data, how: str) -> None:
+    order["open"]["settled_as"] = how
+    order["open"] = None
+
+
+def auto_accept(order: Data, events: list[Data], command_id: str) -> None:
+    """As of the deadline, whenever it is noticed (R3, D3), and not under the name of an acceptance (D17)."""
+    dispute = order["open"]
+    happens = into(events, order, command_id, dispute["respond_by"])
+    deadline = instant_text(dispute["respond_by"])
+    settle(order, "auto_accepted")
+    happens("AutoAccepted", dispute_id=dispute["id"], kind=dispute["kind"], deadline=deadline)
+    carry_out(order, happens, dispute, "auto_accepted")
+
+
+def carry_out(order: Data, happens: Happens, dispute: Data, grounds: str) -> None:
+    """What was asked for happens, directly after its Accepted or AutoAccepted."""
+    asked = dispute["asked"]
+    if dispute["kind"] == "cancellation":
+        cancel(order, happens, dispute["opened_by"], grounds, asked["comment"], dispute["id"])
+    elif dispute["kind"] == "delivery_extension":  # R7: added to the delivery date, not to today; D14
+        order["expected"] += asked["days"] * DAY
+        told = {"days": asked["days"], "expected_delivery_at": instant_text(order["expected"])}
+        happens("DeliveryDateExtended", dispute_id=dispute["id"], **told)
+    elif dispute["kind"] == "partial_refund":  # R9, D10
+        order["refund"] = {"id": dispute["id"], "amount": asked["amount"]["amount"], "processed": False}
+        happens("PartialRefundGranted", refund_id=dispute["id"], amount=asked["amount"])
+    # and nothing for an order update (D8)
+
+
+def close_dispute(order: Data, happens: Happens, because: str) -> None:
+    """The dispute left open, if there is one, is settled by what happens to the order (D6, D11)."""
+    dispute = order["open"]
+    if dispute is not None:
+        settle(order, "closed")
+        happens("DisputeClosed", dispute_id=dispute["id"], kind=dispute["kind"], because=because)
+
+
+def cancel(
+    order: Data,
+    happens: Happens,
+    initiated_by: str,
+    grounds: str,
+    comment: str | None,
+    dispute_id: str | None = None,
+) -> None:
+    left = order["price"]["amount"] - (order["refund"]["amount"] if order["refund"] else 0)  # D10
+    order["state"] = CANCELED
+    happens(
+        "OrderCanceled",
+        initiated_by=initiated_by,
+        dispute_id=dispute_id,
+        grounds=grounds,
+        affects_metrics=grounds in ("agreement", "auto_accepted", "very_late"),  # D15
+        refund_due=None if grounds == "external" else money_of(order, left),
+        comment=comment,
+    )
+
+
+def money_of(order: Data, amount: int) -> Data:
+    return {"amount": amount, "currency": order["price"]["currency"]}
+
+
+def outcome(order_id: str, command_id: str, at: str, said: Data) -> Data:
+    return {
+        "type": "CommandRejected" if "code" in said else "CommandAccepted",
+        "id": f"{order_id}:{command_id}",
+        "subject": order_id,
+        "time": at,
+        "causationid": command_id,
+        "data": said,
+    }
+
+
+# -- the schema of a command's data: a reader returns a value as it is kept, or raises invalid ---------------
+
+Reader = Callable[[Any], Any]
+ABSENT: Any = object()
+
+# Unicode's White_Space, which unlike str.strip() leaves out U+001C to U+001F.
+WHITE_SPACE = "\t\n\v\f\r \x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a"
+WHITE_SPACE += "\u2028\u2029\u202f\u205f\u3000"
+NOT_TEXT = re.compile("[\0\ud800-\udfff]")  # NUL, and halves of characters
+CURRENCY = re.compile("[A-Z]{3}")
+INSTANT = re.compile(  # RFC 3339 lets T and Z be small
+    r"([0-9]{4})-([0-9]{2})-([0-9]{2})[Tt]([0-9]{2}):([0-9]{2}):([0-9]{2})(?:\.([0-9]{1,6}))?"
+    r"(?:[Zz]|([+-])([0-9]{2}):([0-9]{2}))"
+)
+MICROSECOND = timedelta(microseconds=1)
+EPOCH = datetime(1970, 1, 1)
+END_OF_TIME = (datetime(9000, 1, 1) - EPOCH) // MICROSECOND
+
+
+def invalid() -> Rejected:
+    return Rejected("invalid", errors=None)  # what the errors say is not modelled
+
+
+def fields(**readers: Reader) -> Reader:
+    """An object with these fields and no others."""
+
+    def read(value: Any) -> Data:
+        if type(value) is not dict or not value.keys() <= readers.keys():
+            raise invalid()
+        return {name: reader(value.get(name, ABSENT)) for name, reader in readers.items()}
+
+    return read
+
+
+def optional(reader: Reader) -> Reader:
+    return lambda value: None if value is None or value is ABSENT else reader(value)
+
+
+def one_of(names: set[str]) -> Reader:
+    def read(value: Any) -> str:
+        if type(value) is not str or value not in names:
+            raise invalid()
+        return value
+
+    return read
+
+
+def whole_number(least: int, most: int) -> Reader:
+    def read(value: Any) -> int:
+        if type(value) is not int or not least <= value <= most:  # a bool's type is not int, nor is 5.0's
+            raise invalid()
+        return value
+
+    return read
+
+
+def identifier(value: Any) -> str:
+    if type(value) is not str or not 1 <= len(value) <= 200 or NOT_TEXT.search(value):
+        raise invalid()
+    return value
+
+
+def text(value: Any) -> str:
+    if type(value) is not str:
+        raise invalid()
+    trimmed = value.strip(WHITE_SPACE)
+    if not 1 <= len(trimmed) <= 2500 or NOT_TEXT.search(trimmed):
+        raise invalid()
+    return trimmed
+
+
+def currency(value: Any) -> str:
+    if type(value) is not str or not CURRENCY.fullmatch(value):
+        raise invalid()
+    return value
+
+
+def flag(value: Any) -> bool:
+    if value is ABSENT:
+        return False
+    if type(value) is not bool:  # null neither: it has a default, it is not optional
+        raise invalid()
+    return value
+
+
+def instant(value: Any) -> int:
+    match = INSTANT.fullmatch(value) if type(value) is str else None
+    if match is None:
+        raise invalid()
+    year, month, day, hour, minute, second, fraction, sign, hours_off, minutes_off = match.groups()
+    try:
+        local = datetime(int(year), int(month), int(day), int(hour), int(minute), int(second))
+    except ValueError:  # the 30th of February, 24:00, a leap second
+        raise invalid() from None
+    micros = (local - EPOCH) // MICROSECOND + int((fraction or "").ljust(6, "0"))
+    if sign:
+        if int(hours_off) > 23 or int(minutes_off) > 59:
+            raise invalid()
+        offset = int(hours_off) * HOUR + int(minutes_off) * HOUR // 60
+        micros += offset if sign == "-" else -offset
+    if not 0 <= micros < END_OF_TIME:  # 1970 to 8999 in UTC
+        raise invalid()
+    return micros
+
+
+def registration(value: Any) -> Data:
+    facts: Data = REGISTRATION(value)
+    if facts["client_id"] == facts["freelancer_id"]:
+        raise invalid()
+    if facts["expected_delivery_at"] is None and not facts["awaiting_requirements"]:
+        raise invalid()
+    return facts
+
+
+def request(value: Any) -> Data:
+    kind = value.get("kind") if type(value) is dict else None
+    if type(kind) is not str or kind not in REQUESTS:
+        raise invalid()
+    asked: Data = REQUESTS[kind](value)
+    return asked
+
+
+MONEY = fields(amount=whole_number(1, 10**4000 - 1), currency=currency)
+REGISTRATION = fields(
+    client_id=identifier,
+    freelancer_id=identifier,
+    price=MONEY,
+    expected_delivery_at=optional(instant),
+    awaiting_requirements=flag,
+)
+CANCELLATION_REASON = one_of(CLIENT_REASONS | FREELANCER_REASONS)  # whose: only the order can tell
+REQUESTS = {
+    "order_update": fields(kind=identifier, message=text),
+    "cancellation": fields(kind=identifier, comment=text, reason=optional(CANCELLATION_REASON)),
+    "delivery_extension": fields(kind=identifier, days=whole_number(1, 60), note=text),  # R7
+}
+ANSWER = fields(actor=identifier, dispute_id=identifier, message=optional(text))
+NOTHING = fields()
+COMMANDS: dict[str, Reader] = {
+    "RegisterOrder": registration,
+    "RecordRequirementsSubmitted": fields(expected_delivery_at=optional(instant)),
+    "RecordDelivery": NOTHING,
+    "RecordRevisionRequested": NOTHING,
+    "RecordCompletion": NOTHING,
+    "RecordCancellation": fields(comment=optional(text)),
+    "RecordRefundProcessed": fields(refund_id=identifier),
+    "OpenDispute": fields(actor=identifier, request=request),
+    "OfferPartialRefund": fields(actor=identifier, amount=MONEY, explanation=text, reason=one_of(REFUND_REASONS)),
+    "Accept": ANSWER,
+    "Decline": ANSWER,
+    "Withdraw": fields(actor=identifier, dispute_id=identifier),
+    "CancelOrder": fields(actor=identifier, comment=text),
+    "ExpireDispute": fields(dispute_id=identifier),
+}
+
+# -- the envelope, and JSON in and out -----------------------------------------------------------------------
+
+COMMAND_TYPES = {f"resolution.command.{name}.v1": name for name in COMMANDS}
+UUID = re.compile("[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}")
+ORDER_ID = re.compile("[A-Za-z0-9._-]{1,64}")
+
+
+def read_envelope(record: Record) -> Data | None:
+    """The envelope, or None where there is none to read: such a record is dead."""
+    if record.key is None or record.value is None or len(record.value) > LARGEST_RECORD:
+        return None
+    try:
+        key = record.key.decode()
+        envelope = JSON.decode(record.value.decode())
+    except (ValueError, RecursionError):  # not UTF-8, not JSON, nested some hundred levels deep
+        return None
+    if type(envelope) is not dict:
+        return None
+    command_id, command = envelope.get("id"), envelope.get("type")
+    source, subject = envelope.get("source"), envelope.get("subject")
+    if (
+        envelope.get("specversion") == "1.0"
+        and (type(command_id) is str and UUID.fullmatch(command_id))
+        and (type(command) is str and command in COMMAND_TYPES)
+        and (type(source) is str and source != "")
+        and (type(subject) is str and ORDER_ID.fullmatch(subject) and subject == key)
+    ):
+        return envelope
+    return None
+
+
+def integer(digits: str) -> int | Decimal:
+    """Python reads no int of more than 4,300 digits. Longer ones are JSON, too, if no amount."""
+    return int(digits) if len(digits) <= 4000 else Decimal(digits)
+
+
+def not_json(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is not JSON")  # NaN, Infinity, -Infinity, which Python would read
+
+
+JSON = json.JSONDecoder(parse_int=integer, parse_constant=not_json)  # of equal keys the last one wins
+
+
+def same_json(one: Any, other: Any) -> bool:
+    """Equal as JSON: 1 is 1.0 but not true, and the order of an object's keys means nothing."""
+    pairs = [(one, other)]
+    while pairs:
+        a, b = pairs.pop()
+        if type(a) is dict and type(b) is dict:
+            if a.keys() != b.keys():
+                return False
+            pairs += [(a[name], b[name]) for name in a]
+        elif type(a) is list and type(b) is list:
+            if len(a) != len(b):
+                return False
+            pairs += zip(a, b, strict=True)
+        elif (type(a) is bool) != (type(b) is bool) or a != b:
+            return False
+    return True
+
+
+def instant_text(micros: int) -> str:
+    return (EPOCH + micros * MICROSECOND).isoformat(timespec="microseconds") + "Z"

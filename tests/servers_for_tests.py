@@ -1,0 +1,80 @@
+"""Real Apache Kafka and PostgreSQL for a test run: started once, in folders and on ports of its own.
+
+RESOLUTION_TEST_SERVERS chooses: `docker` (testcontainers; the default where an engine answers), `embedded`, or
+`external` (those of RESOLUTION_DATABASE_URL and RESOLUTION_KAFKA_SERVERS).
+"""
+
+import os
+import socket
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from services.servers import Servers, embedded
+
+_KAFKA_IMAGE = "apache/kafka:4.1.1"
+_POSTGRES_IMAGE = "postgres:18"
+
+
+@contextmanager
+def servers() -> Iterator[Servers]:
+    kind = os.environ.get("RESOLUTION_TEST_SERVERS") or ("docker" if _docker_answers() else "embedded")
+    match kind:
+        case "docker":
+            with _docker() as found:
+                yield found
+        case "embedded":
+            with (
+                tempfile.TemporaryDirectory(prefix="rc-", ignore_cleanup_errors=True) as folder,
+                embedded(Path(folder)) as found,
+            ):
+                yield found
+        case "external":
+            yield Servers(database=os.environ["RESOLUTION_DATABASE_URL"], kafka=os.environ["RESOLUTION_KAFKA_SERVERS"])
+        case _:
+            raise ValueError(f"RESOLUTION_TEST_SERVERS is {kind!r}; say docker, embedded or external.")
+
+
+def _docker_answers() -> bool:
+    import docker
+    from docker.errors import DockerException
+
+    try:
+        return bool(docker.from_env(timeout=5).ping())
+    except (DockerException, OSError):
+        return False
+
+
+@contextmanager
+def _docker() -> Iterator[Servers]:
+    from testcontainers.core.container import DockerContainer
+    from testcontainers.core.wait_strategies import LogMessageWaitStrategy
+    from testcontainers.postgres import PostgresContainer
+
+    port = _free_port()
+    kafka = (
+        DockerContainer(_KAFKA_IMAGE)
+        .with_bind_ports(port, port)
+        .with_env("KAFKA_NODE_ID", "1")
+        .with_env("KAFKA_PROCESS_ROLES", "broker,controller")
+        .with_env("KAFKA_LISTENERS", f"PLAINTEXT://:{port},CONTROLLER://:{port + 1}")
+        .with_env("KAFKA_ADVERTISED_LISTENERS", f"PLAINTEXT://127.0.0.1:{port}")
+        .with_env("KAFKA_CONTROLLER_LISTENER_NAMES", "CONTROLLER")
+        .with_env("KAFKA_CONTROLLER_QUORUM_VOTERS", f"1@localhost:{port + 1}")
+        .with_env("KAFKA_LISTENER_SECURITY_PROTOCOL_MAP", "CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT")
+        .with_env("KAFKA_OFFSETS_TOPIC_REPLICATION_FACTOR", "1")
+        .with_env("KAFKA_TRANSACTION_STATE_LOG_REPLICATION_FACTOR", "1")
+        .with_env("KAFKA_TRANSACTION_STATE_LOG_MIN_ISR", "1")
+        .with_env("KAFKA_GROUP_INITIAL_REBALANCE_DELAY_MS", "0")
+        .with_env("KAFKA_MESSAGE_MAX_BYTES", "4194304")
+        .waiting_for(LogMessageWaitStrategy("Kafka Server started"))
+    )
+    with PostgresContainer(_POSTGRES_IMAGE, driver=None) as postgres, kafka:
+        yield Servers(database=postgres.get_connection_url(), kafka=f"127.0.0.1:{port}")
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
