@@ -6,6 +6,7 @@ ends), and dies when it cannot go on: who started it starts it again.
 
 import asyncio
 import contextlib
+import gc
 import json
 import logging
 import signal
@@ -134,6 +135,9 @@ def main() -> None:
     name = sys.argv[1]
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format=f"%(asctime)s {name} %(levelname)s %(message)s")
     logging.getLogger("aiokafka").setLevel(logging.WARNING)
+    # Orders, events and rows hold no cycles; looking for some in a large cache over and over takes a tenth of the time.
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 50)
     asyncio.run(run(name, Settings.from_environment()))
 
 

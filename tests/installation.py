@@ -146,6 +146,26 @@ class Installation:
 
         await until(answered, seconds)
 
+    async def until_quiet(self, seconds: float = 120) -> None:
+        """Returns when no dispute is open, the timer has nothing left to ask, and everything is published."""
+        async with asyncio.timeout(seconds):
+            await until(
+                lambda: self._open_disputes() == 0 and self.query("SELECT count(*) FROM deadlines") == [(0,)], seconds
+            )
+            commands = -1
+            while (now := len(await self.read(self.topics.commands))) != commands:
+                commands = now
+                await self.until_published(seconds)
+                await asyncio.sleep(1)
+
+    def _open_disputes(self) -> int:
+        settled = "'Accepted', 'AutoAccepted', 'Declined', 'DisputeClosed', 'Withdrawn'"
+        [(count,)] = self.query(
+            f"SELECT count(*) FILTER (WHERE topic = 'DisputeOpened') - count(*) FILTER (WHERE topic IN ({settled})) "
+            "FROM order_events"
+        )
+        return int(count)
+
     # --- PostgreSQL ---
 
     def query(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:

@@ -27,7 +27,13 @@ class Judged(msgspec.Struct):
 
 def read(records: Iterable[Record], business_time: Callable[[int], datetime]) -> list[tuple[Record, Received | str]]:
     """Each record with its command, or with the reason why it is none."""
-    return [(record, _read_one(record, business_time(record.timestamp))) for record in records]
+    readings: list[tuple[Record, Received | str]] = []
+    timestamp, time = None, datetime.min
+    for record in records:
+        if record.timestamp != timestamp:  # the broker stamps whole batches alike
+            timestamp, time = record.timestamp, business_time(record.timestamp)
+        readings.append((record, _read_one(record, time)))
+    return readings
 
 
 def _read_one(record: Record, time: datetime) -> Received | str:

@@ -6,10 +6,10 @@ from typing import Any
 
 import msgspec
 from resolution_contracts import topics
-from resolution_contracts.values import format_instant
 
 from services.kafka.consumer import Record
 from services.orders.events import Event
+from services.orders.instants import format_instant
 from services.orders.rejections import Rejected
 from services.store import OutcomeRow
 
@@ -85,7 +85,6 @@ def _outcome_row(kind: str, received: Received, record: Record, message: bytes, 
         partition=record.partition,
         offset=record.offset,
         kind=kind,
-        key=received.order_id.encode(),
         message=message,
         order_id=received.order_id,
         command_id=received.command_id,

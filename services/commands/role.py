@@ -4,10 +4,11 @@ import asyncio
 from collections.abc import Iterator, Sequence
 from itertools import islice
 
+from eventsourcing.persistence import IntegrityError
 from faststream.kafka import KafkaBroker
 
 from services.clock import Clock
-from services.kafka.consumer import PositionedConsumer, Positions, Record
+from services.kafka.consumer import PositionedConsumer, Positions, ReadAgain, Record
 from services.kafka.topics import Topics
 from services.orders import Order
 from services.store import Batch, OrderStore
@@ -20,6 +21,9 @@ from .judge import FirstUses, Judged, judge, read
 _PIECE = 1000
 """Records per transaction. While one piece commits, the next is judged."""
 
+_FEW = 100
+_CAREFUL_PIECES = 200
+
 CACHED_ORDERS = 20_000
 
 
@@ -30,6 +34,7 @@ class CommandsRole:
         self._clock = clock
         self._store = OrderStore(database_url)
         self._cache = OrderCache(CACHED_ORDERS)
+        self._careful_pieces = 0
         self.consumer = PositionedConsumer(
             broker,
             topics.commands,
@@ -42,6 +47,13 @@ class CommandsRole:
 
     async def _handle(self, records: Sequence[Record], positions: Positions) -> None:
         """Returns when all is committed. Raises whatever went wrong; then a first part may be committed."""
+        try:
+            await self._handle_pieces(records, positions)
+        except IntegrityError as error:
+            self._careful_pieces = _CAREFUL_PIECES
+            raise ReadAgain("a command id was used before") from error
+
+    async def _handle_pieces(self, records: Sequence[Record], positions: Positions) -> None:
         positions = dict(positions)
         uncommitted: FirstUses = {}
         commit: asyncio.Future[None] | None = None
@@ -62,17 +74,29 @@ class CommandsRole:
         commands = [reading for _, reading in readings if isinstance(reading, Received)]
         orders, missing = self._cache.take(command.order_id for command in commands)
         uses = {(command.order_id, command.command_id) for command in commands}
+        if not self._looks_up(len(uses)):
+            uses = set()
+        loaded: dict[str, Order] = {}
         committed: FirstUses = {}
-        if uses:
+        if missing or uses:
             loaded, committed = await asyncio.to_thread(self._load, missing, uses)
-            orders |= loaded
+        orders |= loaded
         judged = judge(readings, orders, (uncommitted, committed))
         self._cache.put(orders)
         return judged
 
+    def _looks_up(self, uses: int) -> bool:
+        """Whether to look for repeated command ids before judging.
+
+        In a backlog that would cost as much as judging does, and repeats are rare: there the unique index finds one,
+        and the piece is read again, with care from then on.
+        """
+        self._careful_pieces = max(0, self._careful_pieces - 1)
+        return uses <= _FEW or self._careful_pieces > 0
+
     def _load(self, missing: list[str], uses: set[tuple[str, str]]) -> tuple[dict[str, Order], FirstUses]:
         loaded = self._store.orders(missing) if missing else {}
-        return loaded, self._store.first_uses(uses)
+        return loaded, self._store.first_uses(uses) if uses else {}
 
     def _record(self, judged: Judged, batch: Batch) -> None:
         self._store.events.put(judged.events, batch=batch)

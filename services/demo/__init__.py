@@ -50,7 +50,7 @@ async def _play(stage: Stage, teller: Teller) -> None:
     teller.checked(checks)
     failed = sum(not check.passed for check in checks)
     if failed:
-        raise DemoError(f"{failed} of {len(checks)} checks failed. What the roles logged: {stage.log_file}")
+        raise DemoError(f"{failed} of {len(checks)} checks failed.")
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from typing import TypeVar
 from resolution_contracts import Decline
 
 from .script import Happens, Json, Moment, RunsOut, Step, Tale
-from .stage import DemoError, Stage
+from .stage import DemoError, Stage, ready
 from .teller import Elapsed, StoryTime, Teller, Told
 
 T = TypeVar("T")
@@ -88,7 +88,7 @@ class Director:
 
     async def _read_on(self) -> None:
         self._stage.roles.start("commands")
-        await self._stage.roles_work()
+        await ready(self._stage.roles)
         self._teller.note("A command counts from when Kafka took it, not from when it is read (D1).")
 
     async def _play(self, tale: Tale, steps: Sequence[Step | RunsOut]) -> None:

@@ -44,7 +44,7 @@ class DemoError(Exception):
 
 @dataclass(frozen=True)
 class Stage:
-    """The service as the story uses it. `log_file` is where the roles log to."""
+    """The service as the story uses it."""
 
     settings: Settings
     topics: Topics
@@ -53,18 +53,13 @@ class Stage:
     roles: Supervisor
     sender: Sender
     watch: Watch
-    log_file: Path
-
-    async def roles_work(self) -> None:
-        """Returns when all started roles work. Raises DemoError if that takes too long."""
-        await _ready(self.roles, self.log_file)
 
 
 @asynccontextmanager
 async def open_stage(settings: Settings, say: Callable[[str], None], *, keep: bool) -> AsyncIterator[Stage]:
     """Sets everything up on the servers of `settings`, and removes it at the end, whatever happened, unless `keep`.
 
-    What the roles log goes to a file, which stays when the demo fails. Raises DemoError, and what the servers raise:
+    What the roles log goes to a file, which stays when something fails. Raises DemoError, and what the servers raise:
     psycopg.Error, KafkaError, TopicError.
     """
     name = f"demo_{uuid4().hex[:12]}"
@@ -77,29 +72,33 @@ async def open_stage(settings: Settings, say: Callable[[str], None], *, keep: bo
         http_port=0,
     )
     say(f"A database and topics of the demo's own: {name}, {own.topic_prefix}*")
-    with _log_file() as log_file, _database(settings.database, name, keep=keep):
+    with _log_file(say) as log_file, _database(settings.database, name, keep=keep):
         migrate(own.database)
         async with _topics(own, keep=keep) as partitions, _roles(own, say, log_file) as roles:
             topics = Topics(own.topic_prefix)
             clock = clock_of(own)
             async with Sender(own.kafka, topics) as sender, Watch(own.kafka, topics, partitions) as watch:
-                yield Stage(own, topics, partitions, clock, roles, sender, watch, log_file)
+                yield Stage(own, topics, partitions, clock, roles, sender, watch)
     if keep:
         say(f"Kept on the servers: the database {name} and the topics {own.topic_prefix}*")
 
 
 @contextmanager
-def _log_file() -> Iterator[Path]:
+def _log_file(say: Callable[[str], None]) -> Iterator[Path]:
+    """Stays only if something failed (Ctrl-C is no failure) and there is something in it."""
     folder = Path(tempfile.mkdtemp(prefix="resolution-demo-"))
+    file = folder / "roles.log"
+    failed = False
     try:
-        yield folder / "roles.log"
+        yield file
     except Exception:
+        failed = True
         raise
-    except BaseException:  # canceled, by Ctrl-C
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
-    else:
-        shutil.rmtree(folder, ignore_errors=True)
+    finally:
+        if failed and file.exists():
+            say(f"What the roles logged: {file}")
+        else:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager
@@ -183,16 +182,17 @@ async def _roles(settings: Settings, say: Callable[[str], None], log_file: Path)
     started = time.monotonic()
     try:
         roles.start(*ROLES)
-        await _ready(roles, log_file)
+        await ready(roles)
         say(f"{len(ROLES)} processes work after {time.monotonic() - started:.1f} s: {', '.join(ROLES)}")
         yield roles
     finally:
         await roles.stop()
 
 
-async def _ready(roles: Supervisor, log_file: Path) -> None:
+async def ready(roles: Supervisor) -> None:
+    """Returns when all started roles work. Raises DemoError if that takes too long."""
     try:
         async with asyncio.timeout(_START_SECONDS):
             await roles.ready()
     except TimeoutError:
-        raise DemoError(f"The roles do not work after {_START_SECONDS} s; see why in {log_file}.") from None
+        raise DemoError(f"The roles do not work after {_START_SECONDS} s.") from None

@@ -1,5 +1,6 @@
 """The topics: their names under a prefix, and the check that they are what the service needs."""
 
+import asyncio
 from collections.abc import Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
 DEFAULT_PARTITIONS = 8
+_PATIENCE = 300  # tenths of a second
 _DAY_MS = 24 * 60 * 60 * 1000
 _LARGE_RECORDS = {"max.message.bytes": str(4 * 1024 * 1024)}
 
@@ -61,13 +63,17 @@ async def ensure_topics(bootstrap_servers: str, topics: Topics) -> int:
     Raises TopicError where one has other timestamps or another partition count than the service needs, and aiokafka's
     KafkaError where the cluster does not answer.
     """
+    settings = dict(topics.settings())
     async with _admin(bootstrap_servers) as admin:
-        names = [name for name, _ in topics.settings()]
-        existing = await _partition_counts(admin, names)
-        partitions = existing.get(topics.commands) or next(iter(existing.values()), DEFAULT_PARTITIONS)
-        await _create(admin, [(n, partitions, s) for n, s in topics.settings() if n not in existing])
-        await _create(admin, [(topics.relay, 1, {"cleanup.policy": "compact", "segment.bytes": str(1024 * 1024)})])
-        _check_partitions(existing | {topics.commands: partitions})
+        existing = await _partition_counts(admin, set(settings))
+        if topics.commands not in existing:
+            count = next(iter(existing.values()), DEFAULT_PARTITIONS)
+            await _create(admin, {topics.commands: settings[topics.commands]}, count)
+            existing |= await _visible(admin, {topics.commands})
+        partitions = existing[topics.commands]
+        await _create(admin, {name: settings[name] for name in settings if name not in existing}, partitions)
+        await _create(admin, {topics.relay: {"cleanup.policy": "compact", "segment.bytes": str(1024 * 1024)}}, 1)
+        _check_partitions(await _visible(admin, set(settings)))
         await _check_timestamps(admin, topics.commands)
         return partitions
 
@@ -82,17 +88,27 @@ async def _admin(bootstrap_servers: str) -> Any:
         await admin.close()
 
 
-async def _partition_counts(admin: AIOKafkaAdminClient, names: list[str]) -> dict[str, int]:
-    known = set(await admin.list_topics())
-    descriptions = await admin.describe_topics([name for name in names if name in known])
-    return {topic["topic"]: len(topic["partitions"]) for topic in descriptions}
+async def _partition_counts(admin: AIOKafkaAdminClient, names: set[str]) -> dict[str, int]:
+    """Of the topics that there are."""
+    known = names & set(await admin.list_topics())
+    descriptions = await admin.describe_topics(sorted(known)) if known else []
+    return {topic["topic"]: len(topic["partitions"]) for topic in descriptions if topic["partitions"]}
 
 
-async def _create(admin: AIOKafkaAdminClient, wanted: list[tuple[str, int, dict[str, str]]]) -> None:
+async def _visible(admin: AIOKafkaAdminClient, names: set[str]) -> dict[str, int]:
+    """Their partition counts, once the broker knows them: creating one returns a little earlier."""
+    for _ in range(_PATIENCE):
+        if names <= (counts := await _partition_counts(admin, names)).keys():
+            return counts
+        await asyncio.sleep(0.1)
+    raise TopicError(f"The cluster does not show {', '.join(sorted(names))} after creating them. Look at its log.")
+
+
+async def _create(admin: AIOKafkaAdminClient, wanted: dict[str, dict[str, str]], partitions: int) -> None:
     if not wanted:
         return
     # An empty assignment with -1 asks for the cluster's default replication factor.
-    new = [NewTopic(name, count, -1, {}, settings) for name, count, settings in wanted]
+    new = [NewTopic(name, partitions, -1, {}, settings) for name, settings in wanted.items()]
     answer: Any = await admin.create_topics(new)
     for name, code, *rest in answer.topic_errors:
         if code not in (0, 36):  # 36: it exists, because another process was faster
@@ -109,9 +125,13 @@ def _check_partitions(counts: dict[str, int]) -> None:
 
 
 async def _check_timestamps(admin: AIOKafkaAdminClient, topic: str) -> None:
-    responses: list[Any] = await admin.describe_configs([ConfigResource(ConfigResourceType.TOPIC, topic)])
-    [(_, _, _, _, entries)] = responses[0].resources
-    values = {entry[0]: entry[1] for entry in entries}
+    for _ in range(_PATIENCE):
+        responses: list[Any] = await admin.describe_configs([ConfigResource(ConfigResourceType.TOPIC, topic)])
+        [(_, _, _, _, entries)] = responses[0].resources
+        values = {entry[0]: entry[1] for entry in entries}
+        if values:
+            break
+        await asyncio.sleep(0.1)
     if values.get("message.timestamp.type") != "LogAppendTime":
         raise TopicError(
             f"Topic {topic} has message.timestamp.type={values.get('message.timestamp.type')}; deadlines are judged by "

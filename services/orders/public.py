@@ -5,9 +5,9 @@ from typing import Any, get_type_hints
 
 import msgspec
 from msgspec import UNSET
-from resolution_contracts.values import format_instant
 
 from .events import EVENTS, Confidential, Event, Money
+from .instants import format_instant
 
 _OF_THE_ENVELOPE = {"originator_id", "originator_version", "timestamp", "command_id"}
 

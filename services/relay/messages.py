@@ -3,9 +3,9 @@
 import msgspec
 from eventsourcing.persistence import StoredEvent
 from resolution_contracts import topics
-from resolution_contracts.values import format_instant
 
 from services.orders.events import Event
+from services.orders.instants import format_instant
 from services.orders.public import public_data
 from services.store.mapper import decode_event
 

@@ -8,6 +8,7 @@ import asyncio
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import msgspec
 import psycopg
@@ -35,11 +36,23 @@ _RUN = 2000
 class _Outcome:
     outcome_id: int
     partition: int
-    kind: str
     last_event_id: int
-    key: bytes | None
+    order_id: str
     message: bytes | None
-    headers: bytes
+    key: bytes | None
+    headers: bytes | None
+
+    def record(self, topics: Topics) -> dict[str, Any]:
+        """What to send of it, and where to."""
+        if self.headers is None:
+            return {
+                "topic": topics.outcomes,
+                "key": self.order_id.encode(),
+                "value": self.message,
+                "headers": CONTENT_TYPE,
+            }
+        headers = msgspec.json.decode(self.headers, type=list[tuple[str, bytes | None]])
+        return {"topic": topics.dead_letters, "key": self.key, "value": self.message, "headers": headers}
 
 
 class Position(msgspec.Struct, frozen=True):
@@ -89,7 +102,7 @@ class RelayRole:
         """Publishes one run; returns the position behind it, and whether there was one."""
         async with connection.cursor(row_factory=class_row(_Outcome), binary=True) as cursor:
             await cursor.execute(
-                "SELECT outcome_id, partition, kind, last_event_id, key, message, headers FROM outcomes "
+                "SELECT outcome_id, partition, last_event_id, order_id, message, key, headers FROM outcomes "
                 "WHERE outcome_id > %s ORDER BY outcome_id LIMIT %s",
                 (position.outcome_id, _RUN),
                 prepare=True,
@@ -130,14 +143,7 @@ class RelayRole:
                     headers=CONTENT_TYPE,
                 )
             event_id = outcome.last_event_id
-            dead = outcome.kind == "dead"
-            await self._producer.send(
-                self._topics.dead_letters if dead else self._topics.outcomes,
-                key=outcome.key,
-                value=outcome.message,
-                partition=outcome.partition,
-                headers=msgspec.json.decode(outcome.headers, type=list[tuple[str, bytes]]) if dead else CONTENT_TYPE,
-            )
+            await self._producer.send(partition=outcome.partition, **outcome.record(self._topics))
 
     async def _published(self) -> Position:
         """The position of the last committed transaction, from the relay's own topic."""

@@ -20,14 +20,14 @@ class OutcomeRow(msgspec.Struct, gc=False):
     partition: int
     offset: int
     kind: str
-    key: bytes | None
     message: bytes | None
     order_id: str = ""
     command_id: str = ""
     digest: bytes = b""
     source: str = ""
     events: int = 0
-    headers: bytes = b"[]"
+    key: bytes | None = None
+    headers: bytes | None = None
 
 
 _OUTCOME_COLUMNS = (

@@ -71,6 +71,7 @@ async def test_the_demos_verification_notices_a_changed_event_and_a_story_that_w
     settings = Settings(database_url=servers.database, kafka_servers=servers.kafka)
     told = io.StringIO()
     assert not await demo.run(settings, Console(file=told, width=80), as_json=False)
+    assert "untouched" in seen, told.getvalue()[-1000:]
     assert _failed(seen["untouched"]) == []
     assert _failed(seen["other story"]) == ["Events on Kafka are the story's"]
     assert _failed(seen["tampered"]) == ["PostgreSQL holds the same events"]

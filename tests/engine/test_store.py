@@ -25,7 +25,6 @@ def row(offset: int, command_id: str = "c", kind: str = "accepted", events: int 
         partition=0,
         offset=offset,
         kind=kind,
-        key=b"o",
         message=b"{}",
         order_id="o",
         command_id=command_id,

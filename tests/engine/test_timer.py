@@ -46,7 +46,7 @@ async def test_a_restarted_timer_has_lost_no_deadline(installation: Installation
     await installation.run("timer")
     for number in range(20):
         await until(lambda number=number: auto_accepted(installation, f"order-{number}"))
-    await until(lambda: installation.query("SELECT count(*) FROM deadlines") == [(0,)])
+    await installation.until_quiet()
     await assert_as_the_oracle_says(installation)
 
 

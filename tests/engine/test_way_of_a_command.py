@@ -103,3 +103,17 @@ async def test_two_commands_of_one_batch_see_each_other(installation: Installati
     codes = [outcome["data"].get("code") for outcome in await installation.outcomes()]
     assert codes == [None, None, None, "dispute_settled"]
     await assert_as_the_oracle_says(installation)
+
+
+async def test_D19_repeats_in_a_backlog_too_large_to_look_each_up_get_their_first_outcomes(installation: Installation):
+    command = register()
+    for number in range(300):
+        await installation.publish(f"order-{number % 30}", command, id=f"00000000-0000-0000-0000-{number:012}")
+    await installation.run("commands", "relay")
+    await installation.until_published()
+    for number in range(150, 450):
+        await installation.publish(f"order-{number % 30}", command, id=f"00000000-0000-0000-0000-{number:012}")
+    await installation.until_published()
+    repeats = [outcome for outcome in await installation.outcomes() if outcome["data"].get("duplicate")]
+    assert len(repeats) == 150
+    await assert_as_the_oracle_says(installation)

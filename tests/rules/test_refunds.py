@@ -216,6 +216,12 @@ def test_R9_it_rules_out_any_further_one(how, amount):
     then(rejected("refund_already_granted"))
 
 
+def test_R9_also_once_it_was_paid():
+    given(*GRANTED, refunded())
+    when(refund_offer(1))
+    then(rejected("refund_already_granted"))
+
+
 @pytest.mark.parametrize("end", [decline(by=CLIENT), withdraw(by=FREELANCER)])
 def test_R9_one_that_is_not_accepted_does_not(end):
     given(registered(), refund_offer(), end)

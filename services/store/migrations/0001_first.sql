@@ -23,9 +23,9 @@ CREATE TABLE outcomes (
     digest        bytea   NOT NULL,  -- of the command's name and data; empty for a dead letter
     source        text    NOT NULL,  -- who sent it
     last_event_id bigint  NOT NULL,  -- notification_id of the last event stored when this was decided
-    key           bytea,             -- of the message to publish
-    message       bytea,             -- its value: the outcome's envelope, or the dead record as it was
-    headers       bytea   NOT NULL   -- its headers, as a JSON list of [name, base64 of the value]
+    message       bytea,             -- to publish: the outcome's envelope, or the dead record's value as it was
+    key           bytea,             -- the dead record's key
+    headers       bytea              -- and its headers with ours, as a JSON list of [name, base64 of the value]
 );
 CREATE UNIQUE INDEX outcomes_first_use_idx ON outcomes (order_id, command_id) WHERE kind IN ('accepted', 'rejected');
 
