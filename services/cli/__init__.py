@@ -17,9 +17,9 @@ from eventsourcing.persistence import PersistenceError
 from rich.console import Console
 
 from projections import order_page
-from services import show
 from services.audit.replay import replay as replay_order
-from services.commands_file import CommandsFileError, read_commands, send_all
+from services.cli import show
+from services.cli.send import CommandsFileError, read_commands, send_all
 from services.demo import run as run_demo
 from services.installation import installation, prepare
 from services.kafka.topics import TopicError
