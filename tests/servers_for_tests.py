@@ -1,7 +1,7 @@
 """Real Apache Kafka and PostgreSQL for a test run: started once, in folders and on ports of its own.
 
-RESOLUTION_TEST_SERVERS chooses: `docker` (testcontainers; the default where an engine answers), `embedded`, or
-`external` (those of RESOLUTION_DATABASE_URL and RESOLUTION_KAFKA_SERVERS).
+RESOLUTION_TEST_SERVERS chooses: `docker` (testcontainers; the default where an engine answers that has the images or
+can pull them), `embedded`, or `external` (those of RESOLUTION_DATABASE_URL and RESOLUTION_KAFKA_SERVERS).
 """
 
 import os
@@ -19,7 +19,7 @@ _POSTGRES_IMAGE = "postgres:18"
 
 @contextmanager
 def servers() -> Iterator[Servers]:
-    kind = os.environ.get("RESOLUTION_TEST_SERVERS") or ("docker" if _docker_answers() else "embedded")
+    kind = os.environ.get("RESOLUTION_TEST_SERVERS") or ("docker" if _docker_serves() else "embedded")
     match kind:
         case "docker":
             with _docker() as found:
@@ -36,22 +36,35 @@ def servers() -> Iterator[Servers]:
             raise ValueError(f"RESOLUTION_TEST_SERVERS is {kind!r}; say docker, embedded or external.")
 
 
-def _docker_answers() -> bool:
+def _docker_serves() -> bool:
+    return _docker_has(_KAFKA_IMAGE) and _docker_has(_POSTGRES_IMAGE)
+
+
+def _docker_has(image: str) -> bool:
+    """Whether an engine answers and the image is there, or could be pulled."""
     import docker
-    from docker.errors import DockerException
+    from docker.errors import DockerException, ImageNotFound
 
     try:
-        return bool(docker.from_env(timeout=5).ping())
+        engine = docker.from_env()
+        try:
+            engine.images.get(image)
+        except ImageNotFound:
+            engine.images.pull(image)
     except (DockerException, OSError):
         return False
+    return True
 
 
 @contextmanager
 def _docker() -> Iterator[Servers]:
+    from testcontainers.community.postgres import PostgresContainer
+    from testcontainers.core.config import testcontainers_config
     from testcontainers.core.container import DockerContainer
     from testcontainers.core.wait_strategies import LogMessageWaitStrategy
-    from testcontainers.postgres import PostgresContainer
 
+    # The container that would clean up after a killed run is a nicety: without it the tests run all the same.
+    testcontainers_config.ryuk_disabled = not _docker_has(testcontainers_config.ryuk_image)
     port = _free_port()
     kafka = (
         DockerContainer(_KAFKA_IMAGE)
