@@ -135,6 +135,8 @@ def main() -> None:
     name = sys.argv[1]
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format=f"%(asctime)s {name} %(levelname)s %(message)s")
     logging.getLogger("aiokafka").setLevel(logging.WARNING)
+    # A thread that comes back from the database waits this long for one that computes, many times a batch.
+    sys.setswitchinterval(0.0005)
     # Orders, events and rows hold no cycles; looking for some in a large cache over and over takes a tenth of the time.
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)

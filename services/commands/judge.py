@@ -48,13 +48,14 @@ def judge(
 ) -> Judged:
     """Judges in the order of the log. `orders` has every order named and is changed; `known` tells earlier uses."""
     judged = Judged()
+    earlier = [judged.first_uses, *filter(None, known)]
     for record, reading in readings:
         if isinstance(reading, str):
             judged.outcomes.append(outcomes.dead(record, reading))
             continue
         order = orders[reading.order_id]
         use = (reading.order_id, reading.command_id)
-        first = next((uses[use] for uses in (judged.first_uses, *known) if use in uses), None)
+        first = _first_use(use, earlier)
         if first is not None:
             judged.outcomes.append(_again(order, reading, record, *first))
             continue
@@ -63,6 +64,13 @@ def judge(
         judged.outcomes.append(row)
         judged.first_uses[use] = (reading.digest, row.message)
     return judged
+
+
+def _first_use(use: tuple[str, str], earlier: Sequence[FirstUses]) -> tuple[bytes, bytes] | None:
+    for uses in earlier:
+        if use in uses:
+            return uses[use]
+    return None
 
 
 def _again(order: Order, received: Received, record: Record, digest: bytes, message: bytes) -> OutcomeRow:

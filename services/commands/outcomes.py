@@ -6,9 +6,10 @@ from typing import Any
 
 import msgspec
 from resolution_contracts import topics
+from resolution_contracts.outcomes import CommandAccepted, CommandRejected
 
 from services.kafka.consumer import Record
-from services.orders.events import Event
+from services.orders.events import EVENTS, Event
 from services.orders.instants import format_instant
 from services.orders.rejections import Rejected
 from services.store import OutcomeRow
@@ -16,19 +17,32 @@ from services.store import OutcomeRow
 from .decode import Received
 
 _encode = msgspec.json.Encoder().encode
+_ACCEPTED, _REJECTED = (topics.outcome_type(outcome.__name__) for outcome in (CommandAccepted, CommandRejected))
+_EVENT_TYPES = {event: topics.event_type(name) for name, event in EVENTS.items()}
+
+
+class _Envelope(msgspec.Struct, kw_only=True, gc=False):
+    """The message, in the order of the contract's table."""
+
+    specversion: str = "1.0"
+    id: str
+    type: str
+    source: str = topics.SOURCE
+    subject: str
+    time: str
+    causationid: str
+    data: dict[str, Any]
 
 
 def accepted(received: Received, record: Record, judged_at: datetime, events: Sequence[Event]) -> OutcomeRow:
-    references = [
-        {"type": topics.event_type(type(event).__name__), "sequence": event.originator_version} for event in events
-    ]
-    return _row("accepted", received, record, judged_at, "CommandAccepted", {"events": references}, len(events))
+    references = [{"type": _EVENT_TYPES[type(event)], "sequence": event.originator_version} for event in events]
+    return _row("accepted", received, record, judged_at, _ACCEPTED, {"events": references}, len(events))
 
 
 def rejected(received: Received, record: Record, judged_at: datetime, why: Rejected, events: int) -> OutcomeRow:
     """`events`: how many a due auto-acceptance appended all the same."""
     data = {"code": why.code, "message": why.message, "details": why.details}
-    return _row("rejected", received, record, judged_at, "CommandRejected", data, events)
+    return _row("rejected", received, record, judged_at, _REJECTED, data, events)
 
 
 def reused(received: Received, record: Record, judged_at: datetime, why: Rejected) -> OutcomeRow:
@@ -65,18 +79,16 @@ def dead(record: Record, why: str) -> OutcomeRow:
 
 
 def _row(
-    kind: str, received: Received, record: Record, judged_at: datetime, name: str, data: dict[str, Any], events: int
+    kind: str, received: Received, record: Record, judged_at: datetime, type_: str, data: dict[str, Any], events: int
 ) -> OutcomeRow:
-    message = {
-        "specversion": "1.0",
-        "id": f"{received.order_id}:{received.command_id}",
-        "type": topics.outcome_type(name),
-        "source": topics.SOURCE,
-        "subject": received.order_id,
-        "time": format_instant(judged_at),
-        "causationid": received.command_id,
-        "data": {"command_id": received.command_id, "command": received.name, **data},
-    }
+    message = _Envelope(
+        id=f"{received.order_id}:{received.command_id}",
+        type=type_,
+        subject=received.order_id,
+        time=format_instant(judged_at),
+        causationid=received.command_id,
+        data={"command_id": received.command_id, "command": received.name, **data},
+    )
     return _outcome_row(kind, received, record, _encode(message), events)
 
 

@@ -18,11 +18,11 @@ from .cache import OrderCache
 from .decode import Received
 from .judge import FirstUses, Judged, judge, read
 
-_PIECE = 1000
-"""Records per transaction. While one piece commits, the next is judged."""
+_PIECE = 4000
+"""Records per transaction, at most. While one piece commits, the next is judged."""
 
 _FEW = 100
-_CAREFUL_PIECES = 200
+_CAREFUL_PIECES = 50
 
 CACHED_ORDERS = 20_000
 
