@@ -9,7 +9,9 @@ from services.orders.instants import format_instant
 from services.orders.public import public_data
 from services.store.mapper import decode_event
 
-CONTENT_TYPE = [("content-type", topics.CONTENT_TYPE.encode())]
+from .batches import Headers
+
+CONTENT_TYPE: Headers = [("content-type", topics.CONTENT_TYPE.encode())]
 _encode = msgspec.json.Encoder().encode
 
 

@@ -8,7 +8,7 @@ import asyncio
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from itertools import islice
 
 import msgspec
 import psycopg
@@ -20,6 +20,7 @@ from psycopg.rows import class_row
 from services.kafka.topics import Topics
 from services.store.changes import Changes
 
+from .batches import Batches, Headers
 from .messages import CONTENT_TYPE, event_message
 
 log = logging.getLogger(__name__)
@@ -42,17 +43,12 @@ class _Outcome:
     key: bytes | None
     headers: bytes | None
 
-    def record(self, topics: Topics) -> dict[str, Any]:
-        """What to send of it, and where to."""
+    def record(self, topics: Topics) -> tuple[str, int, bytes | None, bytes | None, Headers]:
+        """What to send of it, and where to: topic, partition, key, value, headers."""
         if self.headers is None:
-            return {
-                "topic": topics.outcomes,
-                "key": self.order_id.encode(),
-                "value": self.message,
-                "headers": CONTENT_TYPE,
-            }
+            return topics.outcomes, self.partition, self.order_id.encode(), self.message, CONTENT_TYPE
         headers = msgspec.json.decode(self.headers, type=list[tuple[str, bytes | None]])
-        return {"topic": topics.dead_letters, "key": self.key, "value": self.message, "headers": headers}
+        return topics.dead_letters, self.partition, self.key, self.message, headers
 
 
 class Position(msgspec.Struct, frozen=True):
@@ -74,6 +70,7 @@ class RelayRole:
             transactional_id=topics.relay,
             transaction_timeout_ms=60_000,
             max_request_size=4 * 1024 * 1024,
+            max_batch_size=512 * 1024,
             linger_ms=0,
             retry_backoff_ms=20,
         )
@@ -113,8 +110,10 @@ class RelayRole:
         after = Position(outcomes[-1].outcome_id, outcomes[-1].last_event_id)
         events = await self._events(connection, position.event_id, after.event_id)
         async with self._producer.transaction():
-            await self._send(events, outcomes, position.event_id)
-            await self._producer.send(self._topics.relay, key=b"position", value=msgspec.json.encode(after))
+            batches = Batches(self._producer)
+            await self._add(batches, events, outcomes, position.event_id)
+            await batches.add(self._topics.relay, 0, b"position", msgspec.json.encode(after), [])
+            await batches.delivered()
         return after, True
 
     async def _events(self, connection: psycopg.AsyncConnection, after: int, last: int) -> Sequence[StoredEvent]:
@@ -129,21 +128,17 @@ class RelayRole:
             )
             return await cursor.fetchall()
 
-    async def _send(self, events: Sequence[StoredEvent], outcomes: Sequence[_Outcome], event_id: int) -> None:
-        """Sends each outcome's events, then the outcome, to the partition that its command came from."""
+    async def _add(
+        self, batches: Batches, events: Sequence[StoredEvent], outcomes: Sequence[_Outcome], event_id: int
+    ) -> None:
+        """Each outcome's events, then the outcome, to the partition that its command came from."""
         following = iter(events)
         for outcome in outcomes:
-            for _ in range(outcome.last_event_id - event_id):
-                event = next(following)
-                await self._producer.send(
-                    self._topics.events,
-                    key=str(event.originator_id).encode(),
-                    value=event_message(event),
-                    partition=outcome.partition,
-                    headers=CONTENT_TYPE,
-                )
+            for event in islice(following, outcome.last_event_id - event_id):
+                key = str(event.originator_id).encode()
+                await batches.add(self._topics.events, outcome.partition, key, event_message(event), CONTENT_TYPE)
             event_id = outcome.last_event_id
-            await self._producer.send(partition=outcome.partition, **outcome.record(self._topics))
+            await batches.add(*outcome.record(self._topics))
 
     async def _published(self) -> Position:
         """The position of the last committed transaction, from the relay's own topic."""
