@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
+import uvloop
 from faststream.kafka import KafkaBroker
 
 from projections.order_page import OrderPages
@@ -140,7 +141,7 @@ def main() -> None:
     # Orders, events and rows hold no cycles; looking for some in a large cache over and over takes a tenth of the time.
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)
-    asyncio.run(run(name, Settings.from_environment()))
+    uvloop.run(run(name, Settings.from_environment()))
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from eventsourcing.persistence import IntegrityError
 from faststream.kafka import KafkaBroker
 
 from services.clock import Clock
-from services.kafka.consumer import PositionedConsumer, Positions, ReadAgain, Record
+from services.kafka.consumer import PositionedConsumer, Positions, Record
 from services.kafka.topics import Topics
 from services.orders import Order
 from services.store import Batch, OrderStore
@@ -21,8 +21,8 @@ from .judge import FirstUses, Judged, judge, read
 _PIECE = 4000
 """Records per transaction, at most. While one piece commits, the next is judged."""
 
-_FEW = 100
 _CAREFUL_PIECES = 50
+"""How many pieces have their command ids looked up once one of them was a repeat."""
 
 CACHED_ORDERS = 20_000
 
@@ -47,14 +47,20 @@ class CommandsRole:
 
     async def _handle(self, records: Sequence[Record], positions: Positions) -> None:
         """Returns when all is committed. Raises whatever went wrong; then a first part may be committed."""
+        committed = dict(positions)
         try:
-            await self._handle_pieces(records, positions)
-        except IntegrityError as error:
+            await self._handle_pieces(records, committed)
+        except IntegrityError:
+            # A command id was used before. Repeats are rare, and to look each id up first takes a round trip, in a
+            # backlog as long as judging does: so the unique index finds one, and care is taken from then on.
+            self._cache.clear()
             self._careful_pieces = _CAREFUL_PIECES
-            raise ReadAgain("a command id was used before") from error
+            rest = [record for record in records if record.offset >= committed[record.partition]]
+            await self._handle_pieces(rest, committed)
 
-    async def _handle_pieces(self, records: Sequence[Record], positions: Positions) -> None:
-        positions = dict(positions)
+    async def _handle_pieces(self, records: Sequence[Record], committed: Positions) -> None:
+        """Moves `committed` on with each commit."""
+        positions = dict(committed)
         uncommitted: FirstUses = {}
         commit: asyncio.Future[None] | None = None
         try:
@@ -65,41 +71,33 @@ class CommandsRole:
                 uncommitted |= judged.first_uses
                 if commit is not None:
                     await commit
-                commit = asyncio.ensure_future(asyncio.to_thread(self._record, judged, batch))
+                commit = asyncio.ensure_future(self._commit(judged, batch, committed))
         finally:
             if commit is not None:
                 await commit
 
+    async def _commit(self, judged: Judged, batch: Batch, committed: Positions) -> None:
+        await asyncio.to_thread(self._store.events.put, judged.events, batch=batch)
+        committed |= {partition: after for partition, (_, after) in batch.positions.items()}
+
     async def _judge(self, readings: Sequence[tuple[Record, Received | str]], uncommitted: FirstUses) -> Judged:
         commands = [reading for _, reading in readings if isinstance(reading, Received)]
         orders, missing = self._cache.take(command.order_id for command in commands)
-        uses = {(command.order_id, command.command_id) for command in commands}
-        if not self._looks_up(len(uses)):
-            uses = set()
-        loaded: dict[str, Order] = {}
+        uses: set[tuple[str, str]] = set()
+        if self._careful_pieces > 0:
+            self._careful_pieces -= 1
+            uses = {(command.order_id, command.command_id) for command in commands}
         committed: FirstUses = {}
         if missing or uses:
             loaded, committed = await asyncio.to_thread(self._load, missing, uses)
-        orders |= loaded
+            orders |= loaded
         judged = judge(readings, orders, (uncommitted, committed))
         self._cache.put(orders)
         return judged
 
-    def _looks_up(self, uses: int) -> bool:
-        """Whether to look for repeated command ids before judging.
-
-        In a backlog that would cost as much as judging does, and repeats are rare: there the unique index finds one,
-        and the piece is read again, with care from then on.
-        """
-        self._careful_pieces = max(0, self._careful_pieces - 1)
-        return uses <= _FEW or self._careful_pieces > 0
-
     def _load(self, missing: list[str], uses: set[tuple[str, str]]) -> tuple[dict[str, Order], FirstUses]:
         loaded = self._store.orders(missing) if missing else {}
         return loaded, self._store.first_uses(uses) if uses else {}
-
-    def _record(self, judged: Judged, batch: Batch) -> None:
-        self._store.events.put(judged.events, batch=batch)
 
     def close(self) -> None:
         self._store.close()

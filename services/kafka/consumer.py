@@ -27,10 +27,6 @@ _LAG_SECONDS = 5.0
 _LONGEST_PAUSE_SECONDS = 5.0
 
 
-class ReadAgain(Exception):
-    """A handler cannot record a batch the way it went about it, and will go about it in another way."""
-
-
 class PositionStore(Protocol):
     """Where the positions are kept."""
 
@@ -110,10 +106,6 @@ class PositionedConsumer:
                 return
             try:
                 await self._handle(records, self._positions)
-            except ReadAgain as reason:
-                log.info("reading %s again from the stored positions: %s", self._topic, reason)
-                self._pause = 0.0
-                await self._rewind()
             except Exception:
                 self._pause = min(max(0.1, self._pause * 2), _LONGEST_PAUSE_SECONDS)
                 log.exception("batch of %s failed; reading again from the stored positions", self._topic)

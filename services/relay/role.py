@@ -96,7 +96,7 @@ class RelayRole:
             await self._producer.stop()
 
     async def _publish_next(self, connection: psycopg.AsyncConnection, position: Position) -> tuple[Position, bool]:
-        """Publishes one run; returns the position behind it, and whether there was one."""
+        """Publishes one run; returns the position behind it, and whether more may be there already."""
         async with connection.cursor(row_factory=class_row(_Outcome), binary=True) as cursor:
             await cursor.execute(
                 "SELECT outcome_id, partition, last_event_id, order_id, message, key, headers FROM outcomes "
@@ -114,7 +114,7 @@ class RelayRole:
             await self._add(batches, events, outcomes, position.event_id)
             await batches.add(self._topics.relay, 0, b"position", msgspec.json.encode(after), [])
             await batches.delivered()
-        return after, True
+        return after, len(outcomes) == _RUN
 
     async def _events(self, connection: psycopg.AsyncConnection, after: int, last: int) -> Sequence[StoredEvent]:
         if after == last:
