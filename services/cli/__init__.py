@@ -18,8 +18,9 @@ from rich.console import Console
 
 from projections import order_page
 from services.audit.replay import replay as replay_order
-from services.cli import show
+from services.cli import parked, show
 from services.cli.send import CommandsFileError, read_commands, send_all
+from services.commands.parked import NotParked
 from services.demo import run as run_demo
 from services.installation import installation, prepare
 from services.kafka.topics import TopicError
@@ -38,6 +39,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.add_typer(parked.app, name="parked")
 AsJson = Annotated[bool, typer.Option("--json", help="Print machine-readable JSON lines on stdout.")]
 _USAGE = 2
 
@@ -50,7 +52,7 @@ def main() -> None:
         app()
     except (SettingsError, CommandsFileError) as error:
         _fail(error, _USAGE)
-    except (ServerError, TopicError, psycopg.Error, PersistenceError, KafkaError) as error:
+    except (NotParked, ServerError, TopicError, psycopg.Error, PersistenceError, KafkaError) as error:
         _fail(error, 1)
 
 

@@ -5,6 +5,9 @@ from itertools import islice
 
 from services.orders import Order
 
+Orders = dict[str, Order | Exception]
+"""By order id. In the place of an order that cannot be loaded stands the reason."""
+
 
 class OrderCache:
     """The orders used last, at most `size`. Not for two threads.
@@ -14,11 +17,11 @@ class OrderCache:
 
     def __init__(self, size: int) -> None:
         self._size = size
-        self._orders: dict[str, Order] = {}
+        self._orders: Orders = {}
 
-    def take(self, order_ids: Iterable[str]) -> tuple[dict[str, Order], list[str]]:
+    def take(self, order_ids: Iterable[str]) -> tuple[Orders, list[str]]:
         """The orders that are here, and the ids of those that are not."""
-        found: dict[str, Order] = {}
+        found: Orders = {}
         missing: dict[str, None] = {}
         for order_id in order_ids:
             if (order := self._orders.get(order_id)) is None:
@@ -27,7 +30,7 @@ class OrderCache:
                 found[order_id] = order
         return found, list(missing)
 
-    def put(self, orders: dict[str, Order]) -> None:
+    def put(self, orders: Orders) -> None:
         """These were used now; the ones used longest ago give way."""
         for order_id, order in orders.items():
             self._orders.pop(order_id, None)
@@ -36,6 +39,11 @@ class OrderCache:
         if surplus > 0:
             for order_id in list(islice(self._orders, surplus)):
                 del self._orders[order_id]
+
+    def drop(self, order_ids: Iterable[str]) -> None:
+        """These are not what they should be."""
+        for order_id in order_ids:
+            self._orders.pop(order_id, None)
 
     def clear(self) -> None:
         self._orders.clear()

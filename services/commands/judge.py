@@ -1,6 +1,8 @@
 """Judges records in order: repeats first, then the order's own word. Pure: no Kafka, no SQL, no clock."""
 
-from collections.abc import Callable, Iterable, Sequence
+import logging
+import traceback
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 
 import msgspec
@@ -8,13 +10,27 @@ import msgspec
 from services.kafka.consumer import Record
 from services.orders import Order, Rejected, rejections
 from services.orders.events import Event
-from services.store import OutcomeRow
+from services.store import OutcomeRow, ParkedCommand
 
 from . import outcomes
 from .decode import Received, Unreadable, decode
 
+log = logging.getLogger(__name__)
+
 FirstUses = dict[tuple[str, str], tuple[bytes, bytes]]
 """By order id and command id: the digest of the data it first came with, and the outcome it got."""
+
+
+class Failed(msgspec.Struct):
+    """A record on which our own code failed before the command was read. Its order is the one that its key names."""
+
+    order_id: str
+    why: str
+    command_id: str = ""
+
+
+Reading = Received | Failed | str
+"""A record's command, or our failure to read it, or the reason why it is none."""
 
 
 class Judged(msgspec.Struct):
@@ -22,12 +38,13 @@ class Judged(msgspec.Struct):
 
     events: list[Event] = []
     outcomes: list[OutcomeRow] = []
+    parked: list[ParkedCommand] = []
     first_uses: FirstUses = {}
 
 
-def read(records: Iterable[Record], business_time: Callable[[int], datetime]) -> list[tuple[Record, Received | str]]:
-    """Each record with its command, or with the reason why it is none."""
-    readings: list[tuple[Record, Received | str]] = []
+def read(records: Iterable[Record], business_time: Callable[[int], datetime]) -> list[tuple[Record, Reading]]:
+    """Each record with what it says."""
+    readings: list[tuple[Record, Reading]] = []
     timestamp, time = None, datetime.min
     for record in records:
         if record.timestamp != timestamp:  # the broker stamps whole batches alike
@@ -36,34 +53,68 @@ def read(records: Iterable[Record], business_time: Callable[[int], datetime]) ->
     return readings
 
 
-def _read_one(record: Record, time: datetime) -> Received | str:
+def _read_one(record: Record, time: datetime) -> Reading:
     try:
         return decode(record, time)
     except Unreadable as unreadable:
         return str(unreadable)
+    except Exception as bug:
+        return Failed((record.key or b"").decode(errors="replace").replace("\0", ""), _where(bug))
 
 
 def judge(
-    readings: Sequence[tuple[Record, Received | str]], orders: dict[str, Order], known: Sequence[FirstUses]
+    readings: Sequence[tuple[Record, Reading]],
+    orders: Mapping[str, Order | Exception],
+    known: Sequence[FirstUses],
+    parked: set[str],
 ) -> Judged:
-    """Judges in the order of the log. `orders` has every order named and is changed; `known` tells earlier uses."""
+    """Judges in the order of the log.
+
+    `orders` has every order named, or why it cannot be loaded, and is changed; `known` tells earlier uses. An order on
+    which our own code fails joins `parked`: this command and its later ones are kept, the other orders go on. The order
+    as it is then is of no use.
+    """
     judged = Judged()
     earlier = [judged.first_uses, *filter(None, known)]
     for record, reading in readings:
         if isinstance(reading, str):
             judged.outcomes.append(outcomes.dead(record, reading))
-            continue
-        order = orders[reading.order_id]
-        use = (reading.order_id, reading.command_id)
-        first = _first_use(use, earlier)
-        if first is not None:
-            judged.outcomes.append(_again(order, reading, record, *first))
-            continue
-        row = _judge_one(order, reading, record, judged.events)
-        assert row.message is not None
-        judged.outcomes.append(row)
-        judged.first_uses[use] = (reading.digest, row.message)
+        elif reading.order_id in parked:
+            judged.parked.append(_park(record, reading, ""))
+        else:
+            try:
+                _judge_one(record, reading, orders, earlier, judged)
+            except Exception as bug:
+                why = reading.why if isinstance(reading, Failed) else _where(bug)
+                log.error("order %s is parked: %s", reading.order_id, why)
+                parked.add(reading.order_id)
+                judged.parked.append(_park(record, reading, why))
     return judged
+
+
+def _judge_one(
+    record: Record,
+    received: Received | Failed,
+    orders: Mapping[str, Order | Exception],
+    earlier: Sequence[FirstUses],
+    judged: Judged,
+) -> None:
+    """Raises our own code's failure; then nothing is added to `judged`."""
+    if isinstance(received, Failed):
+        raise RuntimeError(received.why)
+    order = orders[received.order_id]
+    if isinstance(order, Exception):
+        raise order
+    use = (received.order_id, received.command_id)
+    first = _first_use(use, earlier)
+    if first is not None:
+        judged.outcomes.append(_again(order, received, record, *first))
+        return
+    row, events = _decide(order, received, record)
+    assert row.message is not None
+    judged.first_uses[use] = (received.digest, row.message)
+    judged.outcomes.append(row)
+    judged.events += events
 
 
 def _first_use(use: tuple[str, str], earlier: Sequence[FirstUses]) -> tuple[bytes, bytes] | None:
@@ -80,14 +131,33 @@ def _again(order: Order, received: Received, record: Record, digest: bytes, mess
     return outcomes.reused(received, record, order.business_time(received.time), rejections.command_id_reused())
 
 
-def _judge_one(order: Order, received: Received, record: Record, events: list[Event]) -> OutcomeRow:
+def _decide(order: Order, received: Received, record: Record) -> tuple[OutcomeRow, list[Event]]:
     now = order.business_time(received.time)
     try:
         order.handle(received.command, received.command_id, now)
     except Rejected as why:
-        new = order.collect_events()
-        events += new
-        return outcomes.rejected(received, record, now, why, len(new))
-    new = order.collect_events()
-    events += new
-    return outcomes.accepted(received, record, now, new)
+        events = order.collect_events()
+        return outcomes.rejected(received, record, now, why, len(events)), events
+    events = order.collect_events()
+    return outcomes.accepted(received, record, now, events), events
+
+
+def _park(record: Record, reading: Received | Failed, why: str) -> ParkedCommand:
+    return ParkedCommand(
+        partition=record.partition,
+        record_offset=record.offset,
+        order_id=reading.order_id,
+        command_id=reading.command_id,
+        record_time=record.timestamp,
+        key=record.key,
+        value=record.value,
+        headers=msgspec.json.encode(record.headers),
+        why=why,
+    )
+
+
+def _where(bug: Exception) -> str:
+    """The kind of failure and its place. Its text might quote the command, whose reason may be confidential (D16)."""
+    frames = traceback.extract_tb(bug.__traceback__)
+    place = f" in {frames[-1].name}, {frames[-1].filename.rpartition('/')[2]}:{frames[-1].lineno}" if frames else ""
+    return f"{type(bug).__name__}{place}"

@@ -1,6 +1,7 @@
 """The commands role: reads batches, judges them, and records each piece in one transaction with its positions."""
 
 import asyncio
+import logging
 from collections.abc import Iterator, Sequence
 from itertools import islice
 
@@ -10,13 +11,14 @@ from faststream.kafka import KafkaBroker
 from services.clock import Clock
 from services.kafka.consumer import PositionedConsumer, Positions, Record
 from services.kafka.topics import Topics
-from services.orders import Order
-from services.store import Batch, OrderStore
+from services.store import Batch, OrderStore, Parking, ParkingChanged
 from services.store.positions import StoredPositions
 
-from .cache import OrderCache
+from .cache import OrderCache, Orders
 from .decode import Received
-from .judge import FirstUses, Judged, judge, read
+from .judge import FirstUses, Judged, Reading, judge, read
+
+log = logging.getLogger(__name__)
 
 _PIECE = 4000
 """Records per transaction, at most. While one piece commits, the next is judged."""
@@ -34,6 +36,7 @@ class CommandsRole:
         self._clock = clock
         self._store = OrderStore(database_url)
         self._cache = OrderCache(CACHED_ORDERS)
+        self._parking: Parking | None = None
         self._careful_pieces = 0
         self.consumer = PositionedConsumer(
             broker,
@@ -41,7 +44,7 @@ class CommandsRole:
             group=topics.prefix + "commands",
             store=StoredPositions(database_url, "commands"),
             handle=self._handle,
-            forget=self._cache.clear,
+            forget=self._forget,
             max_records=5 * _PIECE,
         )
 
@@ -50,24 +53,31 @@ class CommandsRole:
         committed = dict(positions)
         try:
             await self._handle_pieces(records, committed)
+            return
         except IntegrityError:
             # A command id was used before. Repeats are rare, and to look each id up first takes a round trip, in a
             # backlog as long as judging does: so the unique index finds one, and care is taken from then on.
-            self._cache.clear()
             self._careful_pieces = _CAREFUL_PIECES
-            rest = [record for record in records if record.offset >= committed[record.partition]]
-            await self._handle_pieces(rest, committed)
+        except ParkingChanged:
+            log.info("orders were parked or set free: judging with that in mind")
+        self._forget()
+        rest = [record for record in records if record.offset >= committed[record.partition]]
+        await self._handle_pieces(rest, committed)
 
     async def _handle_pieces(self, records: Sequence[Record], committed: Positions) -> None:
         """Moves `committed` on with each commit."""
+        if self._parking is None:
+            self._parking = await asyncio.to_thread(self._store.parking)
+        parking = self._parking
         positions = dict(committed)
         uncommitted: FirstUses = {}
         commit: asyncio.Future[None] | None = None
         try:
             for piece in _pieces(records):
                 readings = read(piece, self._clock.of_record)
-                judged = await self._judge(readings, uncommitted)
-                batch = Batch(_advance(positions, piece), judged.outcomes)
+                judged = await self._judge(readings, uncommitted, parking.orders)
+                batch = Batch(_advance(positions, piece), judged.outcomes, parking.version, judged.parked)
+                parking.version += any(command.why for command in judged.parked)
                 uncommitted |= judged.first_uses
                 if commit is not None:
                     await commit
@@ -80,7 +90,9 @@ class CommandsRole:
         await asyncio.to_thread(self._store.events.put, judged.events, batch=batch)
         committed |= {partition: after for partition, (_, after) in batch.positions.items()}
 
-    async def _judge(self, readings: Sequence[tuple[Record, Received | str]], uncommitted: FirstUses) -> Judged:
+    async def _judge(
+        self, readings: Sequence[tuple[Record, Reading]], uncommitted: FirstUses, parked: set[str]
+    ) -> Judged:
         commands = [reading for _, reading in readings if isinstance(reading, Received)]
         orders, missing = self._cache.take(command.order_id for command in commands)
         uses: set[tuple[str, str]] = set()
@@ -91,13 +103,19 @@ class CommandsRole:
         if missing or uses:
             loaded, committed = await asyncio.to_thread(self._load, missing, uses)
             orders |= loaded
-        judged = judge(readings, orders, (uncommitted, committed))
+        judged = judge(readings, orders, (uncommitted, committed), parked)
         self._cache.put(orders)
+        if judged.parked:
+            self._cache.drop(command.order_id for command in judged.parked)
         return judged
 
-    def _load(self, missing: list[str], uses: set[tuple[str, str]]) -> tuple[dict[str, Order], FirstUses]:
+    def _load(self, missing: list[str], uses: set[tuple[str, str]]) -> tuple[Orders, FirstUses]:
         loaded = self._store.orders(missing) if missing else {}
         return loaded, self._store.first_uses(uses) if uses else {}
+
+    def _forget(self) -> None:
+        self._cache.clear()
+        self._parking = None
 
     def close(self) -> None:
         self._store.close()

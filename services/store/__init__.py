@@ -2,6 +2,7 @@
 
 from .application import OrderStore
 from .migrate import migrate
+from .parking import ParkedCommand, Parking, ParkingChanged
 from .recorder import Batch, OutcomeRow
 
-__all__ = ["Batch", "OrderStore", "OutcomeRow", "migrate"]
+__all__ = ["Batch", "OrderStore", "OutcomeRow", "ParkedCommand", "Parking", "ParkingChanged", "migrate"]

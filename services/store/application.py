@@ -12,6 +12,7 @@ from psycopg.conninfo import conninfo_to_dict
 from services.orders.events import Event
 from services.orders.order import Order
 
+from .parking import ParkedCommand, Parking, parked_commands, read_parking
 from .recorder import OrderRecorder
 
 _LIBRARY_PARAMETERS = {"dbname", "host", "port", "user", "password"}
@@ -47,9 +48,12 @@ class OrderStore(Application[str]):
         """An order as all its events left it; an order that nobody registered has version 0."""
         return Order.project(None, cast("Iterable[Event]", self.events.get(order_id))) or Order(id=order_id)
 
-    def orders(self, order_ids: Collection[str]) -> dict[str, Order]:
-        """Many at once, in one query; those that nobody registered are there too."""
-        found = {order_id: Order(id=order_id) for order_id in order_ids}
+    def orders(self, order_ids: Collection[str]) -> dict[str, Order | Exception]:
+        """Many at once, in one query; those that nobody registered are there too.
+
+        In the place of an order whose history this version cannot read or follow stands the reason.
+        """
+        found: dict[str, Order | Exception] = {order_id: Order(id=order_id) for order_id in order_ids}
         with self._recorder.datastore.get_connection() as connection:
             rows = connection.execute(
                 "SELECT originator_id, originator_version, topic, state FROM order_events "
@@ -59,8 +63,18 @@ class OrderStore(Application[str]):
                 binary=True,
             )
             for order_id, history in groupby(rows, key=lambda row: row["originator_id"]):
-                Order.project(found[order_id], (self._event(row) for row in history))
+                found[order_id] = self._project(order_id, history)
         return found
+
+    def parking(self) -> Parking:
+        """Which orders are parked now."""
+        with self._recorder.datastore.get_connection() as connection:
+            return read_parking(connection)
+
+    def parked(self, order_id: str) -> list[ParkedCommand]:
+        """An order's parked commands, in the order of the log."""
+        with self._recorder.datastore.get_connection() as connection:
+            return parked_commands(connection, order_id)
 
     def first_uses(self, command_ids: Collection[tuple[str, str]]) -> dict[tuple[str, str], tuple[bytes, bytes]]:
         """Which of these commands (order id, command id) were judged before: the data's digest and the outcome."""
@@ -79,6 +93,12 @@ class OrderStore(Application[str]):
     @property
     def _recorder(self) -> OrderRecorder:
         return cast("OrderRecorder", self.recorder)
+
+    def _project(self, order_id: str, history: Iterable[dict[str, Any]]) -> Order | Exception:
+        try:
+            return Order.project(Order(id=order_id), (self._event(row) for row in history)) or Order(id=order_id)
+        except Exception as failure:  # a bug of ours, or a later version's event: this order's trouble alone
+            return failure
 
     def _event(self, row: dict[str, Any]) -> Event:
         return cast("Event", self.mapper.to_domain_event(StoredEvent(**row)))

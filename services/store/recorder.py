@@ -10,6 +10,8 @@ from eventsourcing.postgres import PostgresApplicationRecorder
 from psycopg import Cursor
 from psycopg.rows import DictRow
 
+from .parking import ParkedCommand, ParkingChanged, change_parking
+
 _EVENT_COLUMNS = ("originator_id", "originator_version", "topic", "state", "notification_id")
 _EVENT_TYPES = ("text", "int8", "text", "bytea", "int8")
 
@@ -43,11 +45,15 @@ _OUTCOME_TYPES = (
 class Batch:
     """What is recorded beside the events. Their order is that of the outcomes: each one's events follow one another.
 
-    `positions`: by partition, the offset expected in the table and the one to put there.
+    `positions`: by partition, the offset expected in the table and the one to put there. `parking_version`: that of
+    the parking which the batch was judged with. `freed`: partition and offset of parked commands that were judged.
     """
 
     positions: dict[int, tuple[int, int]] = field(default_factory=dict)
     outcomes: list[OutcomeRow] = field(default_factory=list)
+    parking_version: int | None = None
+    parked: list[ParkedCommand] = field(default_factory=list)
+    freed: list[tuple[int, int]] = field(default_factory=list)
 
 
 class OrderRecorder(PostgresApplicationRecorder):
@@ -60,13 +66,15 @@ class OrderRecorder(PostgresApplicationRecorder):
         """Appends events and, given as `batch`, what belongs to them, in one transaction.
 
         Raises the library's IntegrityError where an order has an event of that number already or a command id was
-        used before, and its InternalError or OperationalError otherwise; then nothing at all was written. It does not
-        retry: whether a lost connection had committed is for the positions to say.
+        used before, ParkingChanged where other orders are parked by now, and the library's InternalError or
+        OperationalError otherwise; then nothing at all was written. It does not retry: whether a lost connection had
+        committed is for the positions to say.
         """
         batch: Batch = kwargs.get("batch") or Batch()
         with self.datastore.transaction(commit=True) as cursor:
             _advance(cursor, batch.positions)
-            last_event_id, last_outcome_id = _begin(cursor)
+            last_event_id, last_outcome_id = _begin(cursor, batch.parking_version)
+            change_parking(cursor, batch.parked, batch.freed)
             self._copy_events(cursor, stored_events, last_event_id)
             _copy_outcomes(cursor, batch.outcomes, last_event_id, last_outcome_id)
         return range(last_event_id + 1, last_event_id + 1 + len(stored_events))
@@ -92,9 +100,11 @@ def _advance(cursor: Cursor[DictRow], positions: dict[int, tuple[int, int]]) -> 
         )
 
 
-def _begin(cursor: Cursor[DictRow]) -> tuple[int, int]:
+def _begin(cursor: Cursor[DictRow], parking_version: int | None) -> tuple[int, int]:
     row = cursor.execute("SELECT * FROM begin_append()").fetchone()
     assert row is not None
+    if parking_version not in (None, row["parking_version"]):
+        raise ParkingChanged
     return row["last_event_id"], row["last_outcome_id"]
 
 

@@ -43,7 +43,8 @@ class Service:
         commands = [reading for _, reading in readings if isinstance(reading, Received)]
         orders, missing = self._cache.take(command.order_id for command in commands)
         orders |= {order_id: self.load(order_id) for order_id in missing}
-        judged = judge(readings, orders, (self._first_uses,))
+        judged = judge(readings, orders, (self._first_uses,), set())
+        assert not judged.parked
         self._cache.put(orders)
         self._store(judged)
         return judged

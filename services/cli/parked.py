@@ -1,0 +1,125 @@
+"""`resolution parked`: orders on which our own code failed, and what an operator does about them."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+import psycopg
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from services.commands.parked import NotParked, ParkedOrders
+from services.installation import installation
+from services.kafka.topics import Topics
+from services.settings import Settings
+from services.store import OrderStore, ParkedCommand, migrate
+from services.store.origin import clock_of
+from services.store.parking import parked_commands, parked_orders
+
+app = typer.Typer(
+    help="Orders on which the service's own code failed. Their commands wait in order; everything else goes on.",
+    no_args_is_help=True,
+)
+OrderId = Annotated[str, typer.Argument(help="The order's id.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print machine-readable JSON lines on stdout.")]
+
+
+@app.command("list")
+def list_(as_json: AsJson = False) -> None:
+    """The parked orders, the one that has waited longest first."""
+    with _settings() as settings, psycopg.connect(settings.database) as connection:
+        orders = parked_orders(connection)
+    if as_json:
+        for order in orders:
+            print(json.dumps(order, default=str))
+    elif not orders:
+        print("No order is parked.")
+    else:
+        _table(("order", "commands", "since", "where our code failed"), orders)
+
+
+@app.command()
+def show(order_id: OrderId, as_json: AsJson = False) -> None:
+    """An order's parked commands, in order. The first one failed; the others wait behind it."""
+    with _settings() as settings, psycopg.connect(settings.database) as connection:
+        commands = [_describe(command) for command in parked_commands(connection, order_id)]
+    if not commands:
+        raise NotParked(f"No command of order {order_id} is parked.")
+    if as_json:
+        for command in commands:
+            print(json.dumps(command))
+    else:
+        _table(("partition", "offset", "recorded", "command id", "type", "sender", "where our code failed"), commands)
+
+
+@app.command()
+def retry(
+    order_id: Annotated[str | None, typer.Argument(help="The order's id; or use --all.")] = None,
+    every: Annotated[bool, typer.Option("--all", help="Retry every parked order.")] = False,
+) -> None:
+    """Judge the parked commands again, with their own business times, after the cause was mended."""
+    if (order_id is None) is not every:
+        raise typer.BadParameter("name one order, or say --all")
+    with _orders() as (orders, settings):
+        with psycopg.connect(settings.database) as connection:
+            ids = [order_id] if order_id else [order["order_id"] for order in parked_orders(connection)]
+        results = {name: orders.retry(name) for name in ids}
+    _tell(results)
+
+
+@app.command()
+def discard(
+    order_id: OrderId,
+    reason: Annotated[str, typer.Option(help="Why; it goes with the command to the dead letters.")],
+) -> None:
+    """Give up on the command that failed: it becomes a dead letter, and the ones behind it are judged."""
+    with _orders() as (orders, _):
+        _tell({order_id: orders.discard(order_id, reason)})
+
+
+@contextmanager
+def _settings() -> Iterator[Settings]:
+    with installation(Settings.from_environment(), kafka=False) as settings:
+        migrate(settings.database)
+        yield settings
+
+
+@contextmanager
+def _orders() -> Iterator[tuple[ParkedOrders, Settings]]:
+    with _settings() as settings, OrderStore(settings.database) as store:
+        topics = Topics(settings.topic_prefix)
+        yield ParkedOrders(store, topics.commands, clock_of(settings).of_record), settings
+
+
+def _tell(results: dict[str, str]) -> None:
+    for order_id, failed in results.items():
+        print(f"{order_id}: " + (f"stays parked: {failed}" if failed else "goes on"))
+    if any(results.values()):
+        raise typer.Exit(1)
+
+
+def _describe(command: ParkedCommand) -> dict[str, Any]:
+    """Without the command's data, which may hold a confidential reason (D16); it is in the log at that offset."""
+    try:
+        envelope = json.loads(command.value or b"{}")
+    except ValueError:
+        envelope = {}
+    return {
+        "partition": command.partition,
+        "offset": command.record_offset,
+        "recorded": datetime.fromtimestamp(command.record_time / 1000, UTC).isoformat(timespec="milliseconds"),
+        "command_id": command.command_id,
+        "type": str(envelope.get("type", "")),
+        "sender": str(envelope.get("source", "")),
+        "why": command.why,
+    }
+
+
+def _table(headings: tuple[str, ...], rows: list[dict[str, Any]]) -> None:
+    table = Table(*headings)
+    for row in rows:
+        table.add_row(*(str(value) for value in row.values()))
+    Console().print(table)

@@ -1,0 +1,88 @@
+"""Parked orders: a command on which our own code failed, and those behind it, wait for an operator.
+
+Nobody else does: the partition goes on, and the other orders with it.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+import psycopg
+from psycopg import Cursor
+from psycopg.rows import class_row, dict_row
+
+
+class ParkedCommand(msgspec.Struct, gc=False):
+    """A record of the commands topic that was not judged.
+
+    `why` says where our code failed; it is empty for a command that only waits behind such a one. `record_time` is the
+    record's, in milliseconds since 1970; `headers` a JSON list of [name, base64 of the value].
+    """
+
+    partition: int
+    record_offset: int
+    order_id: str
+    command_id: str
+    record_time: int
+    key: bytes | None
+    value: bytes | None
+    headers: bytes
+    why: str
+
+
+class Parking(msgspec.Struct):
+    """The orders that were parked as of a version of the table `parking`."""
+
+    version: int
+    orders: set[str]
+
+
+class ParkingChanged(Exception):
+    """An order was parked or set free since the version that a batch was judged with. Nothing was written."""
+
+
+def read_parking(connection: psycopg.Connection[Any]) -> Parking:
+    """Raises psycopg.Error."""
+    row = connection.execute(
+        "SELECT version, ARRAY(SELECT DISTINCT order_id FROM parked_commands) AS orders FROM parking"
+    ).fetchone()
+    assert row is not None
+    version, orders = row.values() if isinstance(row, dict) else row
+    return Parking(version, set(orders))
+
+
+def parked_orders(connection: psycopg.Connection[Any]) -> list[dict[str, Any]]:
+    """Each parked order, the one that has waited longest first: `order_id`, `commands` (how many), `since`, `why`."""
+    with connection.cursor(row_factory=dict_row) as cursor:
+        cursor.execute(
+            "SELECT order_id, count(*) AS commands, min(parked_at) AS since, max(why) AS why FROM parked_commands "
+            "GROUP BY order_id ORDER BY since, order_id"
+        )
+        return cursor.fetchall()
+
+
+def parked_commands(connection: psycopg.Connection[Any], order_id: str) -> list[ParkedCommand]:
+    """An order's, in the order of the log; the first one is that which failed. Raises psycopg.Error."""
+    with connection.cursor(row_factory=class_row(ParkedCommand)) as cursor:
+        cursor.execute(
+            "SELECT partition, record_offset, order_id, command_id, record_time, key, value, headers, why "
+            "FROM parked_commands WHERE order_id = %s ORDER BY partition, record_offset",
+            (order_id,),
+        )
+        return cursor.fetchall()
+
+
+def change_parking(cursor: Cursor[Any], parked: Sequence[ParkedCommand], freed: Sequence[tuple[int, int]]) -> None:
+    """Parks commands, and frees those at a partition and offset, within the caller's transaction."""
+    if freed:
+        cursor.executemany("DELETE FROM parked_commands WHERE partition = %s AND record_offset = %s", freed)
+    if parked:
+        cursor.executemany(
+            "INSERT INTO parked_commands "
+            "(partition, record_offset, order_id, command_id, record_time, key, value, headers, why) "
+            "VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s) "
+            "ON CONFLICT (partition, record_offset) DO UPDATE SET why = excluded.why",
+            [msgspec.structs.astuple(command) for command in parked],
+        )
+    if freed or any(command.why for command in parked):
+        cursor.execute("UPDATE parking SET version = version + 1")
