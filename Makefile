@@ -4,7 +4,7 @@ PYTHON := $(shell command -v $(PYTHON) || command -v python3)
 BIN := .venv/bin
 READY := .venv/ready
 
-.PHONY: demo test check unit format bench clean
+.PHONY: demo test check unit faults format bench clean
 
 demo: $(READY)  ## a marketplace's day, through real Kafka and PostgreSQL
 	$(BIN)/resolution demo
@@ -20,6 +20,9 @@ check: $(READY)  ## lint, types, who imports whom
 
 unit: $(READY)  ## the tests that need no server
 	$(BIN)/python -m pytest tests/rules tests/contract
+
+faults: $(READY)  ## everything dies at every step, with SEEDS seeds; `make test` has a short form of it
+	$(BIN)/python -m pytest tests/faults --timeout 600 --seeds $(or $(SEEDS),20)
 
 format: $(READY)
 	$(BIN)/ruff check --fix .

@@ -14,6 +14,7 @@ from eventsourcing.postgres import PostgresFactory, PostgresTrackingRecorder
 from psycopg import Cursor
 from psycopg.rows import DictRow
 
+from services.faults import point
 from services.orders.events import Event
 from services.store import OrderStore
 from services.store.changes import Changes
@@ -59,10 +60,13 @@ class Projector:
         notifications = self._store.recorder.select_notifications(position, _BATCH, inclusive_of_start=False)
         if not notifications:
             return 0
+        point("projections.read")
         events = [cast("Event", self._store.mapper.to_domain_event(notification)) for notification in notifications]
         with self._datastore.transaction(commit=True) as cursor:
             self._tracking._insert_tracking(cursor, Tracking(self._read_model.name, notifications[-1].id))
             self._read_model.apply(cursor, events)
+            point("projections.applied")
+        point("projections.committed")
         return len(events)
 
     async def run(self, changes: Changes) -> None:

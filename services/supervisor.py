@@ -20,7 +20,8 @@ class Supervisor:
     """Keeps roles running. Each is a child process that ends when this process does, even when that is killed."""
 
     def __init__(self, settings: Settings) -> None:
-        self._environment = os.environ | settings.as_environment()
+        self.environment = os.environ | settings.as_environment()
+        """What the next processes are started with."""
         self._keepers: dict[str, asyncio.Task[None]] = {}
         self._processes: dict[str, asyncio.subprocess.Process] = {}
         self._ready: dict[str, asyncio.Event] = {}
@@ -69,7 +70,7 @@ class Supervisor:
             "-m",
             "services.roles",
             role,
-            env=self._environment,
+            env=self.environment,
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             start_new_session=True,

@@ -10,6 +10,28 @@ from tests.installation import Installation
 from tests.servers_for_tests import servers as start_servers
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--seeds", type=int, help="the long form of the fault tests: every step, with this many seeds")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "seed" in metafunc.fixturenames:
+        metafunc.parametrize("seed", range(1, 1 + (metafunc.config.getoption("--seeds") or 1)))
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.getoption("--seeds"):
+        long = [item for item in items if item.get_closest_marker("long")]
+        config.hook.pytest_deselected(items=long)
+        items[:] = [item for item in items if item not in long]
+
+
+@pytest.fixture
+def every_step(pytestconfig: pytest.Config) -> bool:
+    """Whether a fault test goes through all steps, not a sample of them."""
+    return bool(pytestconfig.getoption("--seeds"))
+
+
 @pytest.fixture(scope="session")
 def servers() -> Iterator[Servers]:
     with start_servers() as found:

@@ -9,6 +9,7 @@ from eventsourcing.persistence import IntegrityError
 from faststream.kafka import KafkaBroker
 
 from services.clock import Clock
+from services.faults import point
 from services.kafka.consumer import PositionedConsumer, Positions, Record
 from services.kafka.topics import Topics
 from services.store import Batch, OrderStore, Parking, ParkingChanged
@@ -50,6 +51,7 @@ class CommandsRole:
 
     async def _handle(self, records: Sequence[Record], positions: Positions) -> None:
         """Returns when all is committed. Raises whatever went wrong; then a first part may be committed."""
+        point("commands.polled")
         committed = dict(positions)
         try:
             await self._handle_pieces(records, committed)
@@ -79,6 +81,7 @@ class CommandsRole:
                 batch = Batch(_advance(positions, piece), judged.outcomes, parking.version, judged.parked)
                 parking.version += any(command.why for command in judged.parked)
                 uncommitted |= judged.first_uses
+                point("commands.judged")
                 if commit is not None:
                     await commit
                 commit = asyncio.ensure_future(self._commit(judged, batch, committed))
@@ -87,7 +90,9 @@ class CommandsRole:
                 await commit
 
     async def _commit(self, judged: Judged, batch: Batch, committed: Positions) -> None:
+        point("commands.inserting")
         await asyncio.to_thread(self._store.events.put, judged.events, batch=batch)
+        point("commands.committed")
         committed |= {partition: after for partition, (_, after) in batch.positions.items()}
 
     async def _judge(

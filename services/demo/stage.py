@@ -168,7 +168,7 @@ class _Roles(Supervisor):
                 "-m",
                 "services.roles",
                 role,
-                env=self._environment,
+                env=self.environment,
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=stderr,

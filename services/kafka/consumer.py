@@ -18,6 +18,8 @@ from faststream import AckPolicy
 from faststream.kafka import KafkaBroker
 from faststream.kafka.message import KafkaMessage
 
+from services.faults import point
+
 log = logging.getLogger(__name__)
 
 Record = ConsumerRecord[bytes | None, bytes | None]
@@ -94,8 +96,10 @@ class PositionedConsumer:
             consumer = self._subscriber.consumer
             offsets = {TopicPartition(self._topic, p): offset for p, offset in self._positions.items()}
             if consumer is not None and offsets:
+                point("commands.reporting")
                 try:
                     await consumer.commit(offsets)
+                    point("commands.reported")
                 except (KafkaError, ValueError) as error:
                     log.info("lag not reported: %s", error)
 

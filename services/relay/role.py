@@ -17,6 +17,7 @@ from aiokafka.producer import sender as aiokafka_sender
 from eventsourcing.persistence import StoredEvent
 from psycopg.rows import class_row
 
+from services.faults import point
 from services.kafka.topics import Topics
 from services.store.changes import Changes
 
@@ -108,12 +109,17 @@ class RelayRole:
         if not outcomes:
             return position, False
         after = Position(outcomes[-1].outcome_id, outcomes[-1].last_event_id)
+        point("relay.read")
         events = await self._events(connection, position.event_id, after.event_id)
         async with self._producer.transaction():
+            point("relay.begun")
             batches = Batches(self._producer)
             await self._add(batches, events, outcomes, position.event_id)
             await batches.add(self._topics.relay, 0, b"position", msgspec.json.encode(after), [])
+            point("relay.added")
             await batches.delivered()
+            point("relay.delivered")
+        point("relay.committed")
         return after, len(outcomes) == _RUN
 
     async def _events(self, connection: psycopg.AsyncConnection, after: int, last: int) -> Sequence[StoredEvent]:

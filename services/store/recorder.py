@@ -10,6 +10,8 @@ from eventsourcing.postgres import PostgresApplicationRecorder
 from psycopg import Cursor
 from psycopg.rows import DictRow
 
+from services.faults import point
+
 from .parking import ParkedCommand, ParkingChanged, change_parking
 
 _EVENT_COLUMNS = ("originator_id", "originator_version", "topic", "state", "notification_id")
@@ -77,6 +79,7 @@ class OrderRecorder(PostgresApplicationRecorder):
             change_parking(cursor, batch.parked, batch.freed)
             self._copy_events(cursor, stored_events, last_event_id)
             _copy_outcomes(cursor, batch.outcomes, last_event_id, last_outcome_id)
+            point("commands.inserted")
         return range(last_event_id + 1, last_event_id + 1 + len(stored_events))
 
     def _copy_events(self, cursor: Cursor[DictRow], stored_events: Sequence[StoredEvent], last_id: int) -> None:

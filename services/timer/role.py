@@ -24,6 +24,7 @@ from resolution_contracts.events import (
 )
 
 from services.clock import Clock
+from services.faults import point
 from services.kafka.consumer import PositionedConsumer, Positions, Record
 from services.kafka.topics import Topics
 from services.store.positions import StoredPositions
@@ -82,9 +83,12 @@ class TimerRole:
         due = await deadlines.due(now, _AT_ONCE)
         if not due:
             return False
+        point("timer.sending")
         sent = [await self._send(deadline) for deadline in due]
         await asyncio.gather(*sent)
+        point("timer.asked")
         await deadlines.asked(due, [now + _pause(deadline.attempts) for deadline in due])
+        point("timer.noted")
         return True
 
     async def _send(self, deadline: Deadline) -> asyncio.Future[object]:
@@ -115,6 +119,7 @@ class TimerRole:
 
     async def _handle(self, records: Sequence[Record], positions: Positions) -> None:
         """Records what a batch of events says about deadlines."""
+        point("timer.polled")
         opened: dict[tuple[str, str], Deadline] = {}
         settled: list[tuple[str, str]] = []
         for record in records:
@@ -134,6 +139,7 @@ class TimerRole:
         after = {record.partition: record.offset + 1 for record in records}
         moves = {partition: (positions[partition], offset) for partition, offset in after.items()}
         await self._record(list(opened.values()), settled, moves)
+        point("timer.recorded")
         if opened:
             self._sooner.set()
 

@@ -1,0 +1,43 @@
+"""Named points at which a test makes a process fail. Inert unless RESOLUTION_FAULT says otherwise.
+
+RESOLUTION_FAULT is `POINT PASSAGE ACTION MARK`. The PASSAGE-th time that the process comes by POINT it creates the file
+MARK and then does ACTION to itself: `kill` (SIGKILL) or `stop` (SIGSTOP). Where MARK exists nothing happens, so that a
+process that is started in its place lives.
+"""
+
+import os
+import signal
+from pathlib import Path
+
+_ACTIONS = {"kill": signal.SIGKILL, "stop": signal.SIGSTOP}
+
+POINTS = {
+    "commands": ("polled", "judged", "inserting", "inserted", "committed", "reporting", "reported"),
+    "relay": ("read", "begun", "added", "delivered", "committed"),
+    "timer": ("polled", "recorded", "sending", "asked", "noted"),
+    "projections": ("read", "applied", "committed"),
+}
+"""By role, its steps in their order. `point` takes `role.step`."""
+
+
+class _Fault:
+    def __init__(self, plan: str) -> None:
+        self._name, passage, action, mark = plan.split(" ", 3)
+        self._left = int(passage)
+        self._signal = _ACTIONS[action]
+        self._mark = Path(mark)
+
+    def __call__(self, name: str) -> None:
+        if name != self._name or self._mark.exists():
+            return
+        self._left -= 1
+        if self._left <= 0:
+            self._mark.touch()
+            os.kill(os.getpid(), self._signal)
+
+
+def _nothing(name: str) -> None:
+    """What a point is in production."""
+
+
+point = _Fault(os.environ["RESOLUTION_FAULT"]) if os.environ.get("RESOLUTION_FAULT") else _nothing

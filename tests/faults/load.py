@@ -1,0 +1,79 @@
+"""Commands of many orders, as long as they are wanted: requests, answers, repeats, garbage, by a seed."""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from uuid import uuid4
+
+from aiokafka.errors import KafkaError
+from resolution_contracts import Accept, Command, Decline, Withdraw
+
+from tests.engine.commands import CLIENT, ask_cancellation, ask_extension, ask_update, offer_refund, register
+from tests.installation import Installation, until
+from tests.judgement_day import assert_as_the_oracle_says
+
+FAST = 34_560
+"""The scale at which 48 hours pass in 5 s."""
+
+_ORDERS = 40
+
+
+async def some_day(installation: Installation, dice: random.Random) -> AsyncIterator[None]:
+    """Publishes a command at each step, some twice, some garbage."""
+    for number in range(_ORDERS):
+        await installation.publish(f"order-{number}", register())
+        yield
+    disputes: dict[str, list[str]] = {}
+    while True:
+        order_id = f"order-{dice.randrange(_ORDERS)}"
+        known = disputes.setdefault(order_id, [str(uuid4())])
+        about, actor = known[-1], dice.choice([CLIENT, "freelancer-1"])
+        command: Command = dice.choice(
+            [
+                ask_update(), ask_extension(), ask_cancellation() if dice.random() < 0.05 else ask_update(),
+                offer_refund(dice.choice([1, 6_000, 6_001])),
+                Accept(actor=actor, dispute_id=about), Decline(actor=actor, dispute_id=about),
+                Withdraw(actor=actor, dispute_id=about),
+            ]
+        )  # fmt: skip
+        command_id = await installation.publish(order_id, command)
+        known.append(command_id)
+        if dice.random() < 0.1:
+            await installation.publish(order_id, command, id=command_id)
+        if dice.random() < 0.05:
+            await installation.publish_raw(order_id.encode(), b"garbage")
+        yield
+
+
+@asynccontextmanager
+async def under_load(installation: Installation, dice: random.Random, per_second: int = 60) -> AsyncIterator[None]:
+    """Publishes all the while. A command that the broker does not take is the sender's trouble, not the service's."""
+
+    async def publish() -> None:
+        while True:
+            with suppress(KafkaError):
+                async for _ in some_day(installation, dice):
+                    await asyncio.sleep(1 / per_second)
+
+    publishing = asyncio.create_task(publish())
+    try:
+        yield
+    finally:
+        publishing.cancel()
+        with suppress(asyncio.CancelledError):
+            await publishing
+
+
+async def assert_nothing_lost_and_nothing_twice(installation: Installation) -> None:
+    """Waits until all is judged and settled, and holds everything against the oracle."""
+    await installation.until_published(120)
+    await installation.until_quiet(180)
+    assert await assert_as_the_oracle_says(installation) > 0
+    await assert_pages_up_to_date(installation)
+
+
+async def assert_pages_up_to_date(installation: Installation) -> None:
+    """Each page is what a replay of its order's events gives (case 14)."""
+    versions = dict(installation.query("SELECT originator_id, max(originator_version) FROM order_events GROUP BY 1"))
+    await until(lambda: dict(installation.query("SELECT order_id, version FROM order_pages")) == versions)

@@ -1,0 +1,49 @@
+"""The broker's clock jumps, back and forth: business time never runs backwards in an order (D1)."""
+
+import random
+import time
+
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+from resolution_contracts import CommandEnvelope
+
+from tests.engine.commands import ask_update, register
+from tests.installation import Installation
+from tests.judgement_day import assert_as_the_oracle_says
+
+_HOUR_MS = 3_600_000
+
+
+async def test_D1_a_clock_that_jumps_gives_each_order_one_history(installation: Installation, seed: int):
+    dice = random.Random(seed)
+    await installation.run()
+    await _let_the_test_set_the_time(installation)
+    now = time.time() * 1000
+    for number in range(300):
+        order_id = f"order-{dice.randrange(10)}"
+        command = register() if number < 40 else ask_update()
+        envelope = CommandEnvelope.of(order_id, command, source="/tests")
+        at = int(now - dice.uniform(0, 120) * _HOUR_MS)
+        await installation.publish_raw(envelope.key, envelope.to_json(), timestamp_ms=at)
+    await installation.until_published()
+    await assert_as_the_oracle_says(installation)
+    auto_accepted = 0
+    for number in range(10):
+        events = await installation.events(f"order-{number}")
+        times = [event["time"] for event in events]
+        assert times == sorted(times)
+        auto_accepted += sum("AutoAccepted" in event["type"] for event in events)
+    assert auto_accepted > 0, "no jump crossed a deadline"
+
+
+async def _let_the_test_set_the_time(installation: Installation) -> None:
+    """From now on records bear the time that they are sent with: the broker's clock, as far as the service can tell."""
+    admin = AIOKafkaAdminClient(bootstrap_servers=installation.settings.kafka)
+    await admin.start()
+    try:
+        configs = {"message.timestamp.type": "CreateTime"}
+        await admin.alter_configs(
+            [ConfigResource(ConfigResourceType.TOPIC, installation.topics.commands, configs=configs)]
+        )
+    finally:
+        await admin.close()

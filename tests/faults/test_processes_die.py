@@ -1,0 +1,95 @@
+"""Whatever role is killed or stopped, at whatever step: what comes out is what had to."""
+
+import asyncio
+import os
+import random
+import signal
+from pathlib import Path
+
+import pytest
+
+from services import faults
+from tests.faults.load import FAST, assert_nothing_lost_and_nothing_twice, under_load
+from tests.installation import ROLES, Installation, until
+
+STEPS = [(role, step) for role, steps in faults.POINTS.items() for step in steps]
+STOPS = [
+    ("commands", "judged"), ("commands", "inserting"), ("commands", "inserted"), ("relay", "begun"), ("relay", "added"),
+    ("relay", "delivered"), ("timer", "polled"), ("timer", "asked"), ("projections", "read"), ("projections", "applied"),
+]  # fmt: skip
+_LONGER_THAN_THE_SESSION_SECONDS = 8
+
+
+async def fail_at(installation: Installation, role: str, step: str, passage: int, action: str, folder: Path) -> None:
+    """Starts the role anew so that it fails once at this step; returns when it has."""
+    mark = folder / f"{role}.{step}.{action}"
+    await installation.stop(role)
+    installation.supervisor.environment["RESOLUTION_FAULT"] = f"{role}.{step} {passage} {action} {mark}"
+    installation.supervisor.start(role)
+    await until(mark.exists, 60)
+    del installation.supervisor.environment["RESOLUTION_FAULT"]
+
+
+async def test_a_role_killed_at_any_of_its_steps_changes_nothing(
+    installation: Installation, seed: int, every_step: bool, tmp_path: Path
+):
+    dice = random.Random(seed)
+    steps = STEPS if every_step else [(role, dice.choice(steps)) for role, steps in faults.POINTS.items()]
+    await installation.run(scale=FAST)
+    async with under_load(installation, dice):
+        for role, step in dice.sample(steps, len(steps)):
+            await fail_at(installation, role, step, dice.randint(1, 4), "kill", tmp_path)
+    await assert_nothing_lost_and_nothing_twice(installation)
+
+
+async def test_roles_killed_at_random_change_nothing(installation: Installation, seed: int):
+    dice = random.Random(seed)
+    await installation.run(scale=FAST)
+    async with under_load(installation, dice, per_second=200):
+        for _ in range(6):
+            await asyncio.sleep(dice.random())
+            pid = installation.supervisor.pid(dice.choice(ROLES))
+            if pid is not None:
+                os.kill(pid, signal.SIGKILL)
+    await assert_nothing_lost_and_nothing_twice(installation)
+
+
+async def test_a_process_that_wakes_up_after_another_took_its_place_writes_nothing(
+    installation: Installation, seed: int, every_step: bool, tmp_path: Path
+):
+    """Stopped for longer than the consumer group waits, in the middle of its work, also of its transaction."""
+    dice = random.Random(seed)
+    await installation.run(scale=FAST)
+    second = Installation(installation.settings)
+    try:
+        async with under_load(installation, dice):
+            for role, step in STOPS if every_step else dice.sample(STOPS, 1):
+                await fail_at(installation, role, step, dice.randint(1, 4), "stop", tmp_path)
+                sleeper = installation.supervisor.pid(role)
+                assert sleeper is not None
+                await second.run(role)
+                await asyncio.sleep(_LONGER_THAN_THE_SESSION_SECONDS)
+                os.kill(sleeper, signal.SIGCONT)
+                await asyncio.sleep(1)
+                await second.stop(role)
+        await assert_nothing_lost_and_nothing_twice(installation)
+    finally:
+        await second.stop()
+
+
+async def test_services_started_in_any_order_and_stopped_at_once_lose_nothing(installation: Installation, seed: int):
+    dice = random.Random(seed)
+    async with under_load(installation, dice):
+        first, *others = dice.sample(ROLES, len(ROLES))
+        await installation.run(first, scale=FAST)
+        for role in others:
+            await installation.run(role)
+        await installation.stop()
+        await asyncio.sleep(1)
+    await installation.run()
+    await assert_nothing_lost_and_nothing_twice(installation)
+
+
+def test_faults_are_inert_unless_asked_for(monkeypatch: pytest.MonkeyPatch):
+    assert "RESOLUTION_FAULT" not in os.environ
+    assert faults.point is faults._nothing
