@@ -17,9 +17,11 @@ from eventsourcing.persistence import PersistenceError
 from rich.console import Console
 
 from projections import order_page
+from services.audit.from_commands import HistoryExpired
 from services.audit.replay import replay as replay_order
 from services.cli import parked, show
 from services.cli.send import CommandsFileError, read_commands, send_all
+from services.cli.verify import verify
 from services.commands.parked import NotParked
 from services.demo import run as run_demo
 from services.installation import installation, prepare
@@ -40,6 +42,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(parked.app, name="parked")
+app.command()(verify)
 AsJson = Annotated[bool, typer.Option("--json", help="Print machine-readable JSON lines on stdout.")]
 _USAGE = 2
 
@@ -52,7 +55,7 @@ def main() -> None:
         app()
     except (SettingsError, CommandsFileError) as error:
         _fail(error, _USAGE)
-    except (NotParked, ServerError, TopicError, psycopg.Error, PersistenceError, KafkaError) as error:
+    except (HistoryExpired, NotParked, ServerError, TopicError, psycopg.Error, PersistenceError, KafkaError) as error:
         _fail(error, 1)
 
 

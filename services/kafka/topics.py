@@ -78,6 +78,17 @@ async def ensure_topics(bootstrap_servers: str, topics: Topics) -> int:
         return partitions
 
 
+async def count_partitions(bootstrap_servers: str, topics: Topics) -> int:
+    """The number of partitions of topics that exist. Raises TopicError where one is missing, and KafkaError."""
+    async with _admin(bootstrap_servers) as admin:
+        names = {name for name, _ in topics.settings()}
+        counts = await _partition_counts(admin, names)
+    if missing := names - counts.keys():
+        raise TopicError(f"There is no topic {', '.join(sorted(missing))}. Check RESOLUTION_TOPIC_PREFIX.")
+    _check_partitions(counts)
+    return counts[topics.commands]
+
+
 @asynccontextmanager
 async def _admin(bootstrap_servers: str) -> Any:
     admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap_servers)

@@ -1,0 +1,223 @@
+"""The commands topic, judged again from its first record, against what is on the other topics: byte for byte.
+
+Nothing that was stored is used, but the clock's origin and which commands are parked. It runs beside a live service and
+reads only: first it notes where the outputs end, then where the commands end, so that whatever it finds published must
+follow from the commands that it judges.
+"""
+
+import json
+from collections import defaultdict, deque
+from collections.abc import AsyncIterator, Callable, Iterable
+from dataclasses import dataclass, field
+from datetime import datetime
+from itertools import chain
+
+import msgspec
+from aiokafka import AIOKafkaConsumer, TopicPartition
+
+from services.commands.judge import FirstUses, judge, read
+from services.kafka.consumer import Record
+from services.kafka.topics import Topics, count_partitions
+from services.orders import Order
+from services.relay.messages import event_envelope
+
+_AT_ONCE = 2000
+_DISCARDED = b"discarded by an operator"
+
+Extent = dict[int, range]
+"""By partition, the offsets that a topic had when the verification began."""
+
+_encode = msgspec.json.Encoder().encode
+
+
+class HistoryExpired(Exception):
+    """The commands topic no longer has its first records."""
+
+
+@dataclass
+class Findings:
+    """What was compared, and each `difference` in a sentence. `unpublished`: what lies ahead of the relay."""
+
+    commands: int = 0
+    events: int = 0
+    outcomes: int = 0
+    dead_letters: int = 0
+    parked: int = 0
+    unpublished: int = 0
+    differences: list[str] = field(default_factory=list)
+
+
+@dataclass
+class _Expected:
+    """One record to come on a topic, and the offset of the command that it follows from."""
+
+    offset: int
+    value: bytes | None
+
+
+class _Judge:
+    """One partition's commands, judged as the service has to."""
+
+    def __init__(self, business_time: Callable[[int], datetime], passed_over: set[int]) -> None:
+        self._business_time = business_time
+        self._passed_over = passed_over
+        self._orders: dict[str, Order] = {}
+        self._first_uses: FirstUses = {}
+        self.events: defaultdict[bytes | None, deque[_Expected]] = defaultdict(deque)
+        self.outcomes: defaultdict[bytes | None, deque[_Expected]] = defaultdict(deque)
+        self.dead: deque[_Expected] = deque()
+
+    def take(self, records: list[Record]) -> None:
+        """Raises whatever our own code fails with: then there is nothing to compare with."""
+        for record in records:
+            if record.offset in self._passed_over:
+                continue
+            [(_, reading)] = readings = read([record], self._business_time)
+            if not isinstance(reading, str):
+                self._orders.setdefault(reading.order_id, Order(id=reading.order_id))
+            parked: set[str] = set()
+            judged = judge(readings, self._orders, [self._first_uses], parked)
+            if parked:
+                raise RuntimeError(f"the command at offset {record.offset} cannot be judged: {judged.parked[0].why}")
+            self._first_uses |= judged.first_uses
+            for event in judged.events:
+                self.events[record.key].append(_Expected(record.offset, _encode(event_envelope(event))))
+            for row in judged.outcomes:
+                place = self.dead if row.kind == "dead" else self.outcomes[record.key]
+                place.append(_Expected(record.offset, row.message))
+
+
+async def verify_from_commands(
+    bootstrap_servers: str,
+    topics: Topics,
+    business_time: Callable[[int], datetime],
+    parked: set[tuple[int, int]],
+    progress: Callable[[int, int], None],
+) -> Findings:
+    """Judges every command again. `parked`: partition and offset of those not judged yet; `progress(done, of)`.
+
+    Raises HistoryExpired, TopicError, KafkaError, and what our own code fails with on a command that is not parked.
+    """
+    findings = Findings(parked=len(parked))
+    partitions = await count_partitions(bootstrap_servers, topics)
+    consumer = AIOKafkaConsumer(
+        bootstrap_servers=bootstrap_servers, isolation_level="read_committed", enable_auto_commit=False
+    )
+    await consumer.start()
+    try:
+        outputs = {
+            topic: await _extent(consumer, topic, partitions)
+            for topic in (topics.events, topics.outcomes, topics.dead_letters)
+        }
+        commands = await _extent(consumer, topics.commands, partitions)
+        total = sum(map(len, commands.values()))
+        for partition in range(partitions):
+            if first := commands[partition].start:
+                raise HistoryExpired(
+                    f"The first {first} commands of partition {partition} have expired, so history cannot be judged "
+                    "again from its beginning. A longer retention of the topic keeps it."
+                )
+            letters = _read(consumer, topics.dead_letters, partition, outputs[topics.dead_letters])
+            dead = [letter async for batch in letters for letter in batch]
+            passed_over = {offset for number, offset in parked if number == partition}
+            discarded = {_source_offset(record) for record in dead if _is_discarded(record)}
+            again = _Judge(business_time, passed_over | discarded)
+            async for batch in _read(consumer, topics.commands, partition, commands):
+                again.take(batch)
+                findings.commands += len(batch)
+                progress(findings.commands, total)
+            await _compare_partition(consumer, topics, partition, outputs, dead, again, findings)
+        return findings
+    finally:
+        await consumer.stop()
+
+
+async def _compare_partition(
+    consumer: AIOKafkaConsumer,
+    topics: Topics,
+    partition: int,
+    outputs: dict[str, Extent],
+    dead: list[Record],
+    again: _Judge,
+    findings: Findings,
+) -> None:
+    findings.dead_letters += len(dead)
+    reached = [_compare(letter, again.dead, findings) for letter in dead if not _is_discarded(letter)]
+    async for batch in _read(consumer, topics.events, partition, outputs[topics.events]):
+        reached += [_compare(event, again.events[event.key], findings) for event in batch]
+        findings.events += len(batch)
+    answered: list[int] = []
+    expired = outputs[topics.outcomes][partition].start > 0
+    async for batch in _read(consumer, topics.outcomes, partition, outputs[topics.outcomes]):
+        for outcome in batch:
+            if expired:
+                _pass_over_expired(again.outcomes[outcome.key], outcome)
+            answered.append(_compare(outcome, again.outcomes[outcome.key], findings))
+        findings.outcomes += len(batch)
+    last = max(reached + answered, default=-1)
+    _look_for_missing(partition, [*again.events.values(), again.dead], range(last), findings)
+    first = min(answered, default=last) if expired else 0
+    _look_for_missing(partition, again.outcomes.values(), range(first, last), findings)
+
+
+def _compare(record: Record, expected: deque[_Expected], findings: Findings) -> int:
+    """Returns the offset of the command that a published record follows from, or -1."""
+    place = f"{record.topic}/{record.partition} offset {record.offset}"
+    if not expected:
+        findings.differences.append(f"{place} follows from no command")
+        return -1
+    should = expected.popleft()
+    if should.value != record.value:
+        findings.differences.append(
+            f"{place}, from the command at offset {should.offset}: {_difference(should.value, record.value)}"
+        )
+    return should.offset
+
+
+def _difference(expected: bytes | None, found: bytes | None) -> str:
+    """The names of what differs; values may be confidential or long."""
+    try:
+        should, is_ = json.loads(expected or b""), json.loads(found or b"")
+        names = [name for name in sorted(should.keys() | is_.keys()) if should.get(name) != is_.get(name)]
+    except (ValueError, AttributeError):
+        names = []
+    return f"not what it should be ({', '.join(names) or 'its bytes'} differ)"
+
+
+def _pass_over_expired(queue: deque[_Expected], outcome: Record) -> None:
+    while queue and queue[0].value != outcome.value:
+        queue.popleft()
+
+
+def _look_for_missing(partition: int, queues: Iterable[deque[_Expected]], published: range, findings: Findings) -> None:
+    """What was not published though a later command's output was is missing; what comes after that is on its way."""
+    for expected in chain.from_iterable(queues):
+        if expected.offset in published:
+            findings.differences.append(f"what follows from the command at {partition}/{expected.offset} is missing")
+        elif expected.offset >= published.stop:
+            findings.unpublished += 1
+
+
+def _is_discarded(record: Record) -> bool:
+    return dict(record.headers).get("error", b"").startswith(_DISCARDED)
+
+
+def _source_offset(record: Record) -> int:
+    return int(dict(record.headers)["source-offset"])
+
+
+async def _extent(consumer: AIOKafkaConsumer, topic: str, partitions: int) -> Extent:
+    all_of_it = [TopicPartition(topic, number) for number in range(partitions)]
+    beginnings, ends = await consumer.beginning_offsets(all_of_it), await consumer.end_offsets(all_of_it)
+    return {where.partition: range(beginnings[where], ends[where]) for where in all_of_it}
+
+
+async def _read(consumer: AIOKafkaConsumer, topic: str, partition: int, extent: Extent) -> AsyncIterator[list[Record]]:
+    """A partition's records, in batches."""
+    where, offsets = TopicPartition(topic, partition), extent[partition]
+    consumer.assign([where])
+    consumer.seek(where, offsets.start)
+    while await consumer.position(where) < offsets.stop:
+        records = (await consumer.getmany(where, timeout_ms=1000, max_records=_AT_ONCE)).get(where, [])
+        if wanted := [record for record in records if record.offset in offsets]:
+            yield wanted
