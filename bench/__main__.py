@@ -1,11 +1,14 @@
-"""`make bench`: prints what was measured; `--json` for machines, `--orders N` for a smaller backlog."""
+"""`make bench`: measures, and prints what was measured beside what was to be reached; `--json` for machines."""
 
 import argparse
 import asyncio
 import json
 import logging
 import os
+import statistics
 import tempfile
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -15,77 +18,199 @@ import psycopg
 from rich.console import Console
 from rich.table import Table
 
-from bench import engine, library, load
+from bench import ceiling, deadlines, engine, growth, library, load
 from services.kafka.topics import Topics, ensure_topics
 from services.servers import embedded
 from services.settings import Settings
 from services.store import migrate
 
-_PLAIN_COMMANDS = 3_000
+_PLAIN_COMMANDS = 2_000
 """The plain use is so much slower that a part of the same backlog has to do."""
 
+_ROUNDS = 3
+"""Things that are compared are measured in turns, and the median of the ratios counts: the machine is shared."""
 
-async def measure(kafka: str, database: str, orders: int, seconds: int) -> dict[str, Any]:
-    """Runs everything, one after the other, on the same servers and the same commands."""
-    settings = _fresh(kafka, database)
-    topics = Topics(settings.topic_prefix)
-    await ensure_topics(kafka, topics)
-    commands = await load.publish(kafka, topics.commands, orders)
-    result: dict[str, Any] = {"cores": os.cpu_count(), "commands": commands, "orders": orders}
-    result["backlog"] = await engine.backlog(settings, commands)
-    result["relay"] = await engine.relay_backlog(settings, commands)
-    plain = min(_PLAIN_COMMANDS, commands)
-    result["library"] = {
-        "per_second": await library.backlog(kafka, topics.commands, _fresh(kafka, database).database, plain),
-        "commands": plain,
-    }
-    latency = _fresh(kafka, database)
-    await ensure_topics(kafka, Topics(latency.topic_prefix))
-    result["latency"] = await engine.latency(latency, 100, seconds)
-    return result
+Result = dict[str, Any]
 
 
-def _fresh(kafka: str, database: str) -> Settings:
-    name = f"bench_{uuid4().hex[:8]}"
-    with psycopg.connect(database, autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name}")
-    url = urlsplit(database)._replace(path=f"/{name}").geturl()
-    migrate(url)
-    return Settings(database_url=url, kafka_servers=kafka, topic_prefix=f"{name}.")
+class Bench:
+    """The servers, and a backlog on them that several measures share."""
+
+    def __init__(self, kafka: str, database: str, orders: int, seconds: int) -> None:
+        self.kafka, self.database, self.orders, self.seconds = kafka, database, orders, seconds
+        self.base = Settings(kafka_servers=kafka, topic_prefix=f"bench_{uuid4().hex[:8]}.")
+        self.commands = 0
+
+    async def prepare(self) -> None:
+        await ensure_topics(self.kafka, Topics(self.base.topic_prefix))
+        self.commands = await load.publish(self.kafka, Topics(self.base.topic_prefix).commands, self.orders)
+
+    async def fresh(self) -> Settings:
+        """Topics and a database of its own."""
+        settings = replace(self.base, topic_prefix=f"bench_{uuid4().hex[:8]}.", database_url=self.empty_database())
+        await ensure_topics(self.kafka, Topics(settings.topic_prefix))
+        return settings
+
+    def on_the_backlog(self) -> Settings:
+        """The shared commands topic, read into a database of its own."""
+        return replace(self.base, database_url=self.empty_database())
+
+    def empty_database(self) -> str:
+        name = f"bench_{uuid4().hex[:8]}"
+        with psycopg.connect(self.database, autocommit=True) as connection:
+            connection.execute(f"CREATE DATABASE {name}")
+        url = urlsplit(self.database)._replace(path=f"/{name}").geturl()
+        migrate(url)
+        return url
+
+    async def backlog(self) -> Result:
+        """One process and two, the plain library, the raw ceiling: in turns, on the same commands."""
+        topic = Topics(self.base.topic_prefix).commands
+        rounds: list[Result] = []
+        for _ in range(_ROUNDS):
+            settings = self.on_the_backlog()
+            one = await engine.backlog(settings, self.commands)
+            rows = ceiling.rows_of(settings.database)
+            two = await engine.backlog(self.on_the_backlog(), self.commands, processes=2)
+            plain = await library.backlog(self.kafka, topic, self.empty_database(), min(_PLAIN_COMMANDS, self.commands))
+            raw = await ceiling.backlog(self.kafka, topic, self.empty_database(), rows)
+            rounds.append(
+                {"one": one["per_second"], "two": two["per_second"], "library": plain, "ceiling": raw}
+                | {"busy_one": one["busy"], "busy_two": two["busy"]}
+            )
+        result: Result = {name: statistics.median(r[name] for r in rounds) for name in rounds[0]}
+        for name in ("library", "ceiling"):
+            result[f"x_{name}"] = statistics.median(r["one"] / r[name] for r in rounds)
+        return result | {"x_two": statistics.median(r["two"] / r["one"] for r in rounds), "rounds": rounds}
+
+    async def relay(self) -> Result:
+        """The relay on what one commands process has just written, beside that process."""
+        rounds = []
+        for _ in range(_ROUNDS):
+            settings = await self.fresh()
+            commands = await load.publish(self.kafka, Topics(settings.topic_prefix).commands, self.orders)
+            one = await engine.backlog(settings, commands)
+            relay = await engine.relay_backlog(settings, commands)
+            rounds.append({"per_second": relay["per_second"], "x": relay["per_second"] / one["per_second"]})
+        return {name: statistics.median(r[name] for r in rounds) for name in rounds[0]}
+
+    async def latency(self) -> Result:
+        return await engine.latency(await self.fresh(), 100, self.seconds)
+
+    async def lateness(self) -> Result:
+        return await deadlines.lateness(await self.fresh(), 15 * self.seconds)
+
+    async def deadlines(self) -> Result:
+        return await deadlines.all_at_once(await self.fresh(), 10 * self.orders, 30 + self.orders // 100)
+
+    async def long_orders(self) -> Result:
+        """Orders with about 1,000 events beside orders with 10, loaded once and then at hand."""
+        rates: dict[int, float] = {}
+        for each in (9, 999):
+            settings = await self.fresh()
+            topic = Topics(settings.topic_prefix).commands
+            orders = max(10, self.commands // each)
+            commands = await growth.publish_long_lives(self.kafka, topic, orders, each)
+            rates[each] = (await engine.backlog(settings, commands))["per_second"]
+        return {"short": rates[9], "long": rates[999], "x": rates[9] / rates[999]}
+
+    async def large_store(self) -> Result:
+        """A store with 5,000,000 events beside one with 50,000."""
+        rates: dict[int, float] = {}
+        for events in (5 * self.orders, 500 * self.orders):
+            settings = self.on_the_backlog()
+            growth.fill(settings.database, events)
+            rates[events] = (await engine.backlog(settings, self.commands, already=events))["per_second"]
+        small, large = rates.values()
+        return {"small": small, "large": large, "x": small / large, "events": max(rates)}
 
 
-def show(result: dict[str, Any]) -> None:
-    """The table for a person."""
-    table = Table(title=f"{result['commands']:,} commands on {result['orders']:,} orders, {result['cores']} cores")
-    table.add_column("measure")
-    table.add_column("measured", justify="right")
-    table.add_column("beside the plain library", justify="right")
-    plain = result["library"]["per_second"]
-    for name, key in (("backlog, one commands process", "backlog"), ("relay, the same backlog", "relay")):
-        rate = result[key]["per_second"]
-        table.add_row(name, f"{rate:,.0f} commands/s", f"{rate / plain:.1f} x")
-    table.add_row("plain use of the library, one save per command", f"{plain:,.0f} commands/s", "1 x")
-    latency = result["latency"]
-    table.add_row("produce to outcome at 100 commands/s, p50", f"{latency['p50_ms']:.1f} ms", "")
-    table.add_row("produce to outcome at 100 commands/s, p99", f"{latency['p99_ms']:.1f} ms", "")
-    table.add_row("memory of the commands process", f"{result['backlog']['memory_mb']:.0f} MB", "")
-    Console().print(table)
+MEASURES: dict[str, Callable[[Bench], Awaitable[Result]]] = {
+    "backlog": Bench.backlog,
+    "relay": Bench.relay,
+    "latency": Bench.latency,
+    "lateness": Bench.lateness,
+    "deadlines": Bench.deadlines,
+    "long_orders": Bench.long_orders,
+    "large_store": Bench.large_store,
+}
+
+
+def table(result: Result) -> list[tuple[str, str, str]]:
+    """What was measured, the figure, and the bar, for a person."""
+    rows: list[tuple[str, str, str]] = []
+    if backlog := result.get("backlog"):
+        rows += [
+            ("backlog, one commands process", f"{backlog['one']:,.0f} commands/s", ""),
+            ("  beside the plain library", f"{backlog['x_library']:.1f} x of {backlog['library']:,.0f}/s", "50 x"),
+            ("  beside the raw ceiling", f"{backlog['x_ceiling']:.2f} x of {backlog['ceiling']:,.0f}/s", "0.5 x"),
+            ("two commands processes", f"{backlog['x_two']:.2f} x of one", "1.5 x"),
+            ("  cores in use, with one and two", f"{backlog['busy_one']:.0%}, {backlog['busy_two']:.0%}", ""),
+        ]
+    if relay := result.get("relay"):
+        rows.append(("relay", f"{relay['per_second']:,.0f} commands/s, {relay['x']:.2f} x of commands", "1 x"))
+    if latency := result.get("latency"):
+        figures = f"{latency['p50_ms']:.1f} / {latency['p99_ms']:.1f} ms"
+        rows.append(("produce to outcome at 100/s, p50 / p99", figures, "8 / 25 ms"))
+    if late := result.get("lateness"):
+        figures = f"{late['p50_ms']:.0f} / {late['p99_ms']:.0f} ms"
+        rows.append(("AutoAccepted after the deadline, p50 / p99", figures, "100 ms"))
+    if due := result.get("deadlines"):
+        rows.append((f"{due['disputes']:,} deadlines at once, all settled", f"{due['seconds']:.1f} s", "12 s"))
+    if long := result.get("long_orders"):
+        rows.append(("per command, 1,000 events in an order against 10", f"{long['x']:.2f} x", "1.3 x"))
+    if large := result.get("large_store"):
+        rows.append((f"per command, {large['events']:,} events stored against 1 %", f"{large['x']:.2f} x", "1.3 x"))
+    peaks = ", ".join(f"{role} {megabytes:.0f}" for role, megabytes in result["memory_mb"].items())
+    return [*rows, ("most memory, MB", peaks, "300")]
+
+
+async def measure(bench: Bench, names: list[str]) -> Result:
+    """Runs the measures named, one after the other, on the same servers."""
+    await bench.prepare()
+    result: Result = {"cores": os.cpu_count(), "commands": bench.commands, "orders": bench.orders}
+    with psycopg.connect(bench.database) as connection:
+        for setting in ("fsync", "synchronous_commit"):
+            [result[setting]] = connection.execute(f"SHOW {setting}").fetchone() or [None]
+            assert result[setting] == "on", f"{setting} is {result[setting]}: what would be measured is no commit"
+    for name in names:
+        result[name] = await MEASURES[name](bench)
+        logging.getLogger("bench").warning("%s: %s", name, {k: v for k, v in result[name].items() if k != "rounds"})
+    return result | {"memory_mb": engine.PEAKS}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parser.add_argument("measures", nargs="*", help=f"any of {', '.join(MEASURES)}; all by default")
     parser.add_argument("--orders", type=int, default=10_000, help="orders in the backlog, ten commands each")
     parser.add_argument("--seconds", type=int, default=20, help="how long to measure latency")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
+    if unknown := set(options.measures) - set(MEASURES):
+        parser.error(f"there is no measure {', '.join(sorted(unknown))}; there are {', '.join(MEASURES)}")
     logging.getLogger("aiokafka").setLevel(logging.ERROR)
+    names = options.measures or list(MEASURES)
+
+    def run(kafka: str, database: str) -> Result:
+        return asyncio.run(measure(Bench(kafka, database, options.orders, options.seconds), names))
+
     given = os.environ.get("RESOLUTION_DATABASE_URL"), os.environ.get("RESOLUTION_KAFKA_SERVERS")
     if all(given):
-        result = asyncio.run(measure(str(given[1]), str(given[0]), options.orders, options.seconds))
+        result = run(str(given[1]), str(given[0]))
     else:
-        with tempfile.TemporaryDirectory(prefix="rc-bench-") as folder, embedded(Path(folder)) as servers:
-            result = asyncio.run(measure(str(servers.kafka), str(servers.database), options.orders, options.seconds))
-    print(json.dumps(result)) if options.json else show(result)
+        with (
+            tempfile.TemporaryDirectory(prefix="rc-bench-", ignore_cleanup_errors=True) as folder,
+            embedded(Path(folder)) as servers,
+        ):
+            result = run(str(servers.kafka), str(servers.database))
+    print(json.dumps(result)) if options.json else _show(result)
+
+
+def _show(result: Result) -> None:
+    sheet = Table("measure", "measured", "at least", title=f"{result['commands']:,} commands, {result['cores']} cores")
+    for row in table(result):
+        sheet.add_row(*row)
+    Console().print(sheet)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,9 @@
 import asyncio
 import statistics
 import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 from uuid import uuid4
 
 import psutil
@@ -16,51 +19,64 @@ from services.settings import Settings
 from services.supervisor import Supervisor
 
 
-async def backlog(settings: Settings, commands: int) -> dict[str, float]:
-    """One commands process on a topic that is full; until the last outcome is committed, from the first one on.
-
-    The process has started and found its partitions when the clock starts.
-    """
+@asynccontextmanager
+async def running(settings: Settings, *roles: str) -> AsyncIterator[Supervisor]:
+    """Roles as processes of their own. When they end, the most memory that each ever had is noted in `PEAKS`."""
     supervisor = Supervisor(settings)
-    supervisor.start("commands")
+    supervisor.start(*roles)
     try:
-        with psycopg.connect(settings.database, autocommit=True) as connection:
-            first, started = await _count(connection, 1)
-            last, ended = await _count(connection, commands)
-        pid = supervisor.pid("commands")
-        assert pid is not None
-        memory = psutil.Process(pid).memory_info().rss
+        yield supervisor
     finally:
+        for role in roles:
+            if (pid := supervisor.pid(role)) is not None:
+                PEAKS[role] = max(PEAKS.get(role, 0), _peak_mb(pid))
         await supervisor.stop()
-    return {"per_second": (last - first) / (ended - started), "memory_mb": memory / 1e6}
+
+
+PEAKS: dict[str, float] = {}
+"""By role, megabytes."""
+
+
+def _peak_mb(pid: int) -> float:
+    """The high-water mark of resident memory."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return float(status.split("VmHWM:")[1].split()[0]) / 1000
+
+
+async def backlog(settings: Settings, commands: int, *, processes: int = 1, already: int = 0) -> dict[str, float]:
+    """Commands processes on a topic that is full; from the first outcome committed to the last one.
+
+    `already`: how many outcomes the store has before. `busy` is the share of all cores that was in use meanwhile, by
+    all processes of the machine.
+    """
+    async with AsyncExitStack() as stack:
+        for _ in range(processes):
+            await stack.enter_async_context(running(settings, "commands"))
+        with psycopg.connect(settings.database, autocommit=True) as connection:
+            first, started = await _count(connection, already + 1)
+            psutil.cpu_percent()
+            last, ended = await _count(connection, already + commands)
+            busy = psutil.cpu_percent() / 100
+    return {"per_second": (last - first) / (ended - started), "busy": busy}
 
 
 async def relay_backlog(settings: Settings, commands: int) -> dict[str, float]:
     """The relay on that backlog's outcomes and events, from its start until the last one is on Kafka."""
-    supervisor = Supervisor(settings)
-    async with Sender(settings.kafka, Topics(settings.topic_prefix)) as sender:
-        supervisor.start("relay")
+    topics = Topics(settings.topic_prefix)
+    async with Sender(settings.kafka, topics) as sender, running(settings, "relay") as supervisor:
         await supervisor.ready()
         started = time.perf_counter()
-        try:
-            await sender.seen(commands)
-            elapsed = time.perf_counter() - started
-        finally:
-            await supervisor.stop()
-    return {"per_second": commands / elapsed}
+        await sender.seen(commands)
+        return {"per_second": commands / (time.perf_counter() - started)}
 
 
 async def latency(settings: Settings, per_second: int, seconds: int) -> dict[str, float]:
     """From producing a command to reading its outcome, through all roles, at a steady rate; milliseconds."""
-    supervisor = Supervisor(settings)
-    supervisor.start("commands", "relay", "timer", "projections")
-    await supervisor.ready()
-    try:
+    async with running(settings, "commands", "relay", "timer", "projections") as supervisor:
+        await supervisor.ready()
         async with Sender(settings.kafka, Topics(settings.topic_prefix)) as sender:
             await _at_a_rate(sender, per_second, per_second * 2, "warm")
             taken = sorted(await _at_a_rate(sender, per_second, per_second * seconds, "measured"))
-    finally:
-        await supervisor.stop()
     p99 = taken[int(len(taken) * 0.99)]
     return {"p50_ms": statistics.median(taken), "p99_ms": p99, "max_ms": taken[-1], "commands": len(taken)}
 
