@@ -18,7 +18,7 @@ import psycopg
 from rich.console import Console
 from rich.table import Table
 
-from bench import ceiling, deadlines, engine, growth, library, load
+from bench import ceiling, deadlines, engine, growth, library, load, stages
 from services.kafka.topics import Topics, ensure_topics
 from services.servers import embedded
 from services.settings import Settings
@@ -83,6 +83,10 @@ class Bench:
             result[f"x_{name}"] = statistics.median(r["one"] / r[name] for r in rounds)
         return result | {"x_two": statistics.median(r["two"] / r["one"] for r in rounds), "rounds": rounds}
 
+    async def stages(self) -> Result:
+        topic = Topics(self.base.topic_prefix).commands
+        return {"per_command_us": await stages.per_command(self.on_the_backlog(), topic, self.commands)}
+
     async def relay(self) -> Result:
         """The relay on what one commands process has just written, beside that process."""
         rounds = []
@@ -127,6 +131,7 @@ class Bench:
 
 MEASURES: dict[str, Callable[[Bench], Awaitable[Result]]] = {
     "backlog": Bench.backlog,
+    "stages": Bench.stages,
     "relay": Bench.relay,
     "latency": Bench.latency,
     "lateness": Bench.lateness,
@@ -147,6 +152,8 @@ def table(result: Result) -> list[tuple[str, str, str]]:
             ("two commands processes", f"{backlog['x_two']:.2f} x of one", "1.5 x"),
             ("  cores in use, with one and two", f"{backlog['busy_one']:.0%}, {backlog['busy_two']:.0%}", ""),
         ]
+    for stage, spent in result.get("stages", {}).get("per_command_us", {}).items():
+        rows.append((f"  {stage}, alone", f"{spent['wall']:.1f} us, {spent['cpu']:.1f} of them computing", ""))
     if relay := result.get("relay"):
         rows.append(("relay", f"{relay['per_second']:,.0f} commands/s, {relay['x']:.2f} x of commands", "1 x"))
     if latency := result.get("latency"):

@@ -1,0 +1,69 @@
+"""Where the time goes: the stages of the commands role one after the other, without overlap, on the same commands."""
+
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from typing import Any
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.structs import ConsumerRecord
+
+from services.commands.judge import judge, read
+from services.orders import Order
+from services.settings import Settings
+from services.store import Batch, OrderStore
+from services.store.origin import clock_of
+
+_PIECE = 4000
+
+
+class _Watch:
+    """Microseconds of processor time of this thread, and of the wall, by stage."""
+
+    def __init__(self) -> None:
+        self.cpu: defaultdict[str, float] = defaultdict(float)
+        self.wall: defaultdict[str, float] = defaultdict(float)
+
+    def time(self, stage: str, work: Callable[[], Any]) -> Any:
+        cpu, wall = time.thread_time(), time.perf_counter()
+        result = work()
+        self.cpu[stage] += (time.thread_time() - cpu) * 1e6
+        self.wall[stage] += (time.perf_counter() - wall) * 1e6
+        return result
+
+
+async def per_command(settings: Settings, topic: str, commands: int) -> dict[str, dict[str, float]]:
+    """By stage, microseconds per command: `cpu` and `wall`."""
+    watch, clock, orders = _Watch(), clock_of(settings), dict[str, Order]()
+    pieces = await _poll(settings.kafka, topic, commands, watch)
+    with OrderStore(settings.database) as store:
+        for piece in pieces:
+            readings = watch.time("decode", lambda piece=piece: read(piece, clock.of_record))
+            for _, reading in readings:
+                orders.setdefault(reading.order_id, Order(id=reading.order_id))
+            judged = watch.time("judge", lambda readings=readings: judge(readings, orders, [], set()))
+            stored = watch.time("map", lambda judged=judged: [store.mapper.to_stored_event(e) for e in judged.events])
+            batch = Batch({}, judged.outcomes)
+            watch.time("write and commit", lambda s=stored, b=batch: store.recorder.insert_events(s, batch=b))
+    return {stage: {"cpu": watch.cpu[stage] / commands, "wall": watch.wall[stage] / commands} for stage in watch.wall}
+
+
+async def _poll(kafka: str, topic: str, commands: int, watch: _Watch) -> list[list[ConsumerRecord[bytes, bytes]]]:
+    consumer = AIOKafkaConsumer(
+        bootstrap_servers=kafka, enable_auto_commit=False, max_partition_fetch_bytes=4 * 1024 * 1024
+    )
+    await consumer.start()
+    try:
+        consumer.assign([TopicPartition(topic, n) for n in range(8)])
+        await consumer.seek_to_beginning()
+        pieces, found = [], 0
+        cpu, wall = time.thread_time(), time.perf_counter()
+        while found < commands:
+            batches = await consumer.getmany(timeout_ms=1000, max_records=_PIECE)
+            pieces.append([record for batch in batches.values() for record in batch])
+            found += len(pieces[-1])
+        watch.cpu["poll"] = (time.thread_time() - cpu) * 1e6
+        watch.wall["poll"] = (time.perf_counter() - wall) * 1e6
+        return pieces
+    finally:
+        await consumer.stop()
