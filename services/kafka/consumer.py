@@ -61,7 +61,10 @@ class PositionedConsumer:
         self._store = store
         self._handle = handle
         self._forget = forget
+        self._max_records = max_records
         self._positions: Positions = {}
+        self._taken = 0
+        self._due = 0
         self._pause = 0.0
         self._busy = asyncio.Lock()
         self._assigned = asyncio.Event()
@@ -82,7 +85,7 @@ class PositionedConsumer:
             parser=_as_it_is,
             decoder=_body,
         )
-        self._subscriber.get_msg = lambda consumer: _next_batch(consumer, max_records)  # type: ignore[method-assign]
+        self._subscriber.get_msg = self._next_batch  # type: ignore[method-assign]
         self._subscriber(self._on_batch)
 
     async def assigned(self) -> None:
@@ -103,19 +106,35 @@ class PositionedConsumer:
                 except (KafkaError, ValueError) as error:
                     log.info("lag not reported: %s", error)
 
+    async def _next_batch(self, consumer: AIOKafkaConsumer) -> tuple[Record, ...]:
+        # FastStream's own waits once more after an empty poll, without listening; light load would pay for it.
+        batches = await consumer.getmany(timeout_ms=500, max_records=self._max_records)
+        # Between the records' leaving the consumer and this line, nothing else runs: no seek comes between.
+        self._taken += bool(batches)
+        return tuple(chain.from_iterable(batches.values()))
+
     async def _on_batch(self, batch: Sequence[Record]) -> None:
+        """The batch taken last: batches are taken and handled in turns.
+
+        It goes on from the positions only if it is the one due: the first taken since they were sought, or the next
+        after one that was handled. Its offsets cannot tell, for transactions leave gaps among them.
+        """
         async with self._busy:
-            records = [r for r in batch if r.offset >= self._positions.get(r.partition, r.offset + 1)]
-            if not records:
-                return
+            if not self._positions or self._taken < self._due:
+                return  # Read before a rebalance or from where Kafka's own offsets stood: it is read again.
             try:
-                await self._handle(records, self._positions)
+                if self._taken > self._due:
+                    raise RuntimeError("a batch was read, but not handled")
+                if any(record.offset < self._positions[record.partition] for record in batch):
+                    raise RuntimeError("the topic went back before the stored positions")
+                await self._handle(batch, self._positions)
             except Exception:
                 self._pause = min(max(0.1, self._pause * 2), _LONGEST_PAUSE_SECONDS)
                 log.exception("batch of %s failed; reading again from the stored positions", self._topic)
                 await self._rewind()
             else:
-                self._positions |= {r.partition: r.offset + 1 for r in records}
+                self._positions |= {r.partition: r.offset + 1 for r in batch}
+                self._due += 1
                 self._pause = 0.0
 
     async def _rewind(self) -> None:
@@ -128,6 +147,7 @@ class PositionedConsumer:
             partitions = [tp for tp in consumer.assignment() if tp.partition in self._positions]
             try:
                 self._positions = await self._seek(consumer, partitions)
+                self._due = self._taken + 1
                 return
             except Exception as error:
                 self._pause = min(self._pause * 2, _LONGEST_PAUSE_SECONDS)
@@ -174,12 +194,6 @@ class _Listener(ConsumerRebalanceListener):
 
     async def on_partitions_assigned(self, assigned: set[TopicPartition]) -> None:
         await self._consumer.gained(sorted(assigned))
-
-
-async def _next_batch(consumer: AIOKafkaConsumer, max_records: int) -> tuple[Record, ...]:
-    # FastStream's own waits once more after an empty poll, without listening; light load would pay for it.
-    batches = await consumer.getmany(timeout_ms=500, max_records=max_records)
-    return tuple(chain.from_iterable(batches.values()))
 
 
 async def _as_it_is(records: tuple[Record, ...]) -> KafkaMessage:

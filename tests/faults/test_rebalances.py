@@ -3,8 +3,12 @@
 import asyncio
 import random
 
+import psycopg
 import pytest
+from aiokafka import AIOKafkaConsumer, TopicPartition
 
+from bench.load import publish
+from services.kafka.topics import count_partitions
 from tests.engine.commands import ask_update, register
 from tests.faults.load import FAST, assert_nothing_lost_and_nothing_twice, under_load
 from tests.installation import Installation
@@ -55,3 +59,51 @@ async def test_a_second_relay_fences_the_first(installation: Installation):
         await assert_as_the_oracle_says(installation)
     finally:
         await second.stop()
+
+
+@pytest.mark.parametrize("orders", [500, pytest.param(5_000, marks=pytest.mark.long)])
+async def test_members_that_share_a_backlog_judge_all_of_it(installation: Installation, seed: int, orders: int):
+    dice = random.Random(seed)
+    commands = await publish(installation.settings.kafka, installation.topics.commands, orders)
+    members = [Installation(installation.settings) for _ in range(2)]
+    try:
+        await asyncio.gather(*(member.run("commands") for member in (installation, *members)))
+        for _ in range(orders // 500):
+            member = dice.choice(members)
+            await asyncio.sleep(dice.random())
+            await (member.stop() if member.supervisor.pid("commands") else member.run("commands"))
+        await installation.run("relay")
+        await installation.until_published(120)
+        assert await assert_as_the_oracle_says(installation) == commands
+    finally:
+        await asyncio.gather(*(member.stop() for member in members))
+
+
+async def test_offsets_that_another_database_left_in_kafka_mean_nothing(installation: Installation):
+    """The group's offsets point behind the last command, as a run on another database left them."""
+    commands = await publish(installation.settings.kafka, installation.topics.commands, 100)
+    await _commit_ends(installation)
+    with psycopg.connect(installation.settings.database) as connection:
+        # The role is assigned its partitions and cannot read its positions yet; meanwhile more commands come.
+        connection.execute("LOCK TABLE positions")
+        starting = asyncio.create_task(installation.run("commands"))
+        for number in range(20):
+            await installation.publish(f"late-{number}", register())
+            await asyncio.sleep(0.3)
+    await starting
+    await installation.run("relay")
+    await installation.until_published()
+    assert await assert_as_the_oracle_says(installation) == commands + 20
+
+
+async def _commit_ends(installation: Installation) -> None:
+    kafka, topic = installation.settings.kafka, installation.topics.commands
+    partitions = [TopicPartition(topic, n) for n in range(await count_partitions(kafka, installation.topics))]
+    group = installation.settings.topic_prefix + "commands"
+    consumer = AIOKafkaConsumer(bootstrap_servers=kafka, group_id=group, enable_auto_commit=False)
+    await consumer.start()
+    try:
+        consumer.assign(partitions)
+        await consumer.commit(await consumer.end_offsets(partitions))
+    finally:
+        await consumer.stop()
