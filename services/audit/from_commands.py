@@ -2,7 +2,9 @@
 
 Nothing that was stored is used, but the clock's origin and which commands are parked. It runs beside a live service and
 reads only: first it notes where the outputs end, then where the commands end, so that whatever it finds published must
-follow from the commands that it judges.
+follow from the commands that it judges. The topics cannot be looked at in one moment, and a transaction appears on one
+before it does on another; so something counts as missing only if a later command's output was visible before the end of
+the topic that lacks it was noted, transactions under way included.
 """
 
 import json
@@ -19,7 +21,7 @@ from services.commands.judge import FirstUses, judge, read
 from services.kafka.consumer import Record
 from services.kafka.topics import Topics, count_partitions
 from services.orders import Order
-from services.relay.messages import event_envelope
+from services.orders.public import event_envelope
 
 _AT_ONCE = 2000
 _DISCARDED = b"discarded by an operator"
@@ -53,6 +55,14 @@ class _Expected:
 
     offset: int
     value: bytes | None
+
+
+@dataclass(frozen=True)
+class _Outputs:
+    """By topic, what readers could see at first, and what had been written a moment later, committed or not."""
+
+    visible: dict[str, Extent]
+    written: dict[str, Extent]
 
 
 class _Judge:
@@ -105,10 +115,7 @@ async def verify_from_commands(
     )
     await consumer.start()
     try:
-        outputs = {
-            topic: await _extent(consumer, topic, partitions)
-            for topic in (topics.events, topics.outcomes, topics.dead_letters)
-        }
+        outputs = await _outputs(bootstrap_servers, topics, partitions)
         commands = await _extent(consumer, topics.commands, partitions)
         total = sum(map(len, commands.values()))
         for partition in range(partitions):
@@ -117,7 +124,7 @@ async def verify_from_commands(
                     f"The first {first} commands of partition {partition} have expired, so history cannot be judged "
                     "again from its beginning. A longer retention of the topic keeps it."
                 )
-            letters = _read(consumer, topics.dead_letters, partition, outputs[topics.dead_letters])
+            letters = _read(consumer, topics.dead_letters, partition, outputs.written[topics.dead_letters])
             dead = [letter async for batch in letters for letter in batch]
             passed_over = {offset for number, offset in parked if number == partition}
             discarded = {_source_offset(record) for record in dead if _is_discarded(record)}
@@ -136,25 +143,36 @@ async def _compare_partition(
     consumer: AIOKafkaConsumer,
     topics: Topics,
     partition: int,
-    outputs: dict[str, Extent],
+    outputs: _Outputs,
     dead: list[Record],
     again: _Judge,
     findings: Findings,
 ) -> None:
-    findings.dead_letters += len(dead)
-    reached = [_compare(letter, again.dead, findings) for letter in dead if not _is_discarded(letter)]
-    async for batch in _read(consumer, topics.events, partition, outputs[topics.events]):
-        reached += [_compare(event, again.events[event.key], findings) for event in batch]
-        findings.events += len(batch)
+    visible: list[int] = []
     answered: list[int] = []
-    expired = outputs[topics.outcomes][partition].start > 0
-    async for batch in _read(consumer, topics.outcomes, partition, outputs[topics.outcomes]):
+
+    def compare(record: Record, expected: deque[_Expected]) -> int:
+        offset = _compare(record, expected, findings)
+        if record.offset in outputs.visible[record.topic][partition]:
+            visible.append(offset)
+        return offset
+
+    for letter in dead:
+        if not _is_discarded(letter):
+            compare(letter, again.dead)
+    findings.dead_letters += len(dead)
+    async for batch in _read(consumer, topics.events, partition, outputs.written[topics.events]):
+        for event in batch:
+            compare(event, again.events[event.key])
+        findings.events += len(batch)
+    expired = outputs.written[topics.outcomes][partition].start > 0
+    async for batch in _read(consumer, topics.outcomes, partition, outputs.written[topics.outcomes]):
         for outcome in batch:
             if expired:
                 _pass_over_expired(again.outcomes[outcome.key], outcome)
-            answered.append(_compare(outcome, again.outcomes[outcome.key], findings))
+            answered.append(compare(outcome, again.outcomes[outcome.key]))
         findings.outcomes += len(batch)
-    last = max(reached + answered, default=-1)
+    last = max(visible, default=-1)
     _look_for_missing(partition, [*again.events.values(), again.dead], range(last), findings)
     first = min(answered, default=last) if expired else 0
     _look_for_missing(partition, again.outcomes.values(), range(first, last), findings)
@@ -206,6 +224,23 @@ def _source_offset(record: Record) -> int:
     return int(dict(record.headers)["source-offset"])
 
 
+async def _outputs(bootstrap_servers: str, topics: Topics, partitions: int) -> _Outputs:
+    extents: list[dict[str, Extent]] = []
+    for isolation in ("read_committed", "read_uncommitted"):
+        consumer = AIOKafkaConsumer(bootstrap_servers=bootstrap_servers, isolation_level=isolation)
+        await consumer.start()
+        try:
+            extents.append(
+                {
+                    topic: await _extent(consumer, topic, partitions)
+                    for topic in (topics.events, topics.outcomes, topics.dead_letters)
+                }
+            )
+        finally:
+            await consumer.stop()
+    return _Outputs(*extents)
+
+
 async def _extent(consumer: AIOKafkaConsumer, topic: str, partitions: int) -> Extent:
     all_of_it = [TopicPartition(topic, number) for number in range(partitions)]
     beginnings, ends = await consumer.beginning_offsets(all_of_it), await consumer.end_offsets(all_of_it)
@@ -213,7 +248,7 @@ async def _extent(consumer: AIOKafkaConsumer, topic: str, partitions: int) -> Ex
 
 
 async def _read(consumer: AIOKafkaConsumer, topic: str, partition: int, extent: Extent) -> AsyncIterator[list[Record]]:
-    """A partition's records, in batches."""
+    """A partition's committed records, in batches; waits for transactions that are under way before its end."""
     where, offsets = TopicPartition(topic, partition), extent[partition]
     consumer.assign([where])
     consumer.seek(where, offsets.start)
