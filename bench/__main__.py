@@ -18,8 +18,10 @@ import psycopg
 from rich.console import Console
 from rich.table import Table
 
-from bench import ceiling, deadlines, engine, growth, library, load, stages
+from bench import ceiling, deadlines, engine, growth, library, load, read_side, stages
+from bench.peers import kafka_streams
 from services.kafka.topics import Topics, ensure_topics
+from services.roles import tune_interpreter
 from services.servers import embedded
 from services.settings import Settings
 from services.store import migrate
@@ -98,6 +100,38 @@ class Bench:
             rounds.append({"per_second": relay["per_second"], "x": relay["per_second"] / one["per_second"]})
         return {name: statistics.median(r[name] for r in rounds) for name in rounds[0]}
 
+    async def kafka_streams(self) -> Result:
+        """The peer: its backlog and latency beside those of the service, in turns."""
+        if not kafka_streams.can_run():
+            return {"skipped": "no javac; install a JDK from 17 on (Debian: default-jdk-headless)"}
+        rounds = []
+        for _ in range(_ROUNDS):
+            settings = await self.fresh()
+            commands = await load.publish(self.kafka, Topics(settings.topic_prefix).commands, self.orders)
+            one = await engine.backlog(settings, commands)
+            peer = await kafka_streams.backlog(settings, commands)
+            rounds.append({"per_second": peer, "x": one["per_second"] / peer})
+        result: Result = {name: statistics.median(r[name] for r in rounds) for name in rounds[0]}
+        for interval in (10, 100):
+            result[f"every_{interval}_ms"] = await kafka_streams.latency(
+                await self.fresh(), 100, self.seconds, commit_interval_ms=interval
+            )
+        return result
+
+    async def rebuild(self) -> Result:
+        """Rebuilding the order page, beside the library's runner with the same handlers, on the same store."""
+        settings = self.on_the_backlog()
+        await engine.backlog(settings, self.commands)
+        batches = await asyncio.to_thread(read_side.rebuild, settings)
+        one_by_one = await asyncio.to_thread(read_side.library, settings, min(3_000, self.commands))
+        return {"per_second": batches, "library": one_by_one, "x": batches / one_by_one}
+
+    async def live(self) -> Result:
+        return await read_side.live(await self.fresh(), 20 * self.seconds)
+
+    async def pages(self) -> Result:
+        return await read_side.pages(await self.fresh(), 200, self.seconds)
+
     async def latency(self) -> Result:
         return await engine.latency(await self.fresh(), 100, self.seconds)
 
@@ -134,7 +168,11 @@ MEASURES: dict[str, Callable[[Bench], Awaitable[Result]]] = {
     "stages": Bench.stages,
     "relay": Bench.relay,
     "latency": Bench.latency,
+    "kafka_streams": Bench.kafka_streams,
     "lateness": Bench.lateness,
+    "rebuild": Bench.rebuild,
+    "live": Bench.live,
+    "pages": Bench.pages,
     "deadlines": Bench.deadlines,
     "long_orders": Bench.long_orders,
     "large_store": Bench.large_store,
@@ -159,17 +197,47 @@ def table(result: Result) -> list[tuple[str, str, str]]:
     if latency := result.get("latency"):
         figures = f"{latency['p50_ms']:.1f} / {latency['p99_ms']:.1f} ms"
         rows.append(("produce to outcome at 100/s, p50 / p99", figures, "8 / 25 ms"))
+    rows += _peer(result.get("kafka_streams"))
     if late := result.get("lateness"):
         figures = f"{late['p50_ms']:.0f} / {late['p99_ms']:.0f} ms"
         rows.append(("AutoAccepted after the deadline, p50 / p99", figures, "100 ms"))
     if due := result.get("deadlines"):
         rows.append((f"{due['disputes']:,} deadlines at once, all settled", f"{due['seconds']:.1f} s", "12 s"))
+    rows += _of_the_read_side(result)
     if long := result.get("long_orders"):
         rows.append(("per command, 1,000 events in an order against 10", f"{long['x']:.2f} x", "1.3 x"))
     if large := result.get("large_store"):
         rows.append((f"per command, {large['events']:,} events stored against 1 %", f"{large['x']:.2f} x", "1.3 x"))
     peaks = ", ".join(f"{role} {megabytes:.0f}" for role, megabytes in result["memory_mb"].items())
     return [*rows, ("most memory, MB", peaks, "300")]
+
+
+def _of_the_read_side(result: Result) -> list[tuple[str, str, str]]:
+    rows: list[tuple[str, str, str]] = []
+    if rebuilt := result.get("rebuild"):
+        rows.append(("rebuilding the order page", f"{rebuilt['per_second']:,.0f} events/s", "20,000"))
+        rows.append(("  beside the library's runner", f"{rebuilt['x']:.0f} x of {rebuilt['library']:,.0f}/s", "8 x"))
+    for name, what, bar in (
+        ("live", "an event into the order page, p50 / p99", "50 ms"),
+        ("pages", "200 page views a second, p50 / p99", "50 ms"),
+    ):
+        if took := result.get(name):
+            rows.append((what, f"{took['p50_ms']:.1f} / {took['p99_ms']:.1f} ms", bar))
+    return rows
+
+
+def _peer(peer: Result | None) -> list[tuple[str, str, str]]:
+    if peer is None:
+        return []
+    if "skipped" in peer:
+        return [("Kafka Streams", peer["skipped"], "")]
+    figures = f"{peer['per_second']:,.0f}/s; the service {peer['x']:.2f} x of it"
+    rows = [("Kafka Streams, one thread, backlog", figures, "")]
+    for interval in (10, 100):
+        taken = peer[f"every_{interval}_ms"]
+        figures = f"{taken['p50_ms']:.1f} / {taken['p99_ms']:.1f} ms"
+        rows.append((f"  produce to outcome, committing every {interval} ms", figures, ""))
+    return rows
 
 
 async def measure(bench: Bench, names: list[str]) -> Result:
@@ -197,6 +265,7 @@ def main() -> None:
         parser.error(f"there is no measure {', '.join(sorted(unknown))}; there are {', '.join(MEASURES)}")
     logging.getLogger("aiokafka").setLevel(logging.ERROR)
     names = options.measures or list(MEASURES)
+    tune_interpreter()  # for the stages, the library and the ceiling, which run in this process
 
     def run(kafka: str, database: str) -> Result:
         return asyncio.run(measure(Bench(kafka, database, options.orders, options.seconds), names))

@@ -8,6 +8,8 @@ import msgspec
 import psycopg
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
+from services.kafka.topics import DEFAULT_PARTITIONS
+
 _PIECE = 4000
 _EVENTS = "originator_id, originator_version, topic, state, notification_id"
 _OUTCOMES = (
@@ -37,7 +39,7 @@ async def backlog(kafka: str, topic: str, database: str, rows: tuple[Rows, Rows]
     await consumer.start()
     writer = _Writer(database, *rows)
     try:
-        partitions = [TopicPartition(topic, n) for n in range(8)]
+        partitions = [TopicPartition(topic, n) for n in range(DEFAULT_PARTITIONS)]
         consumer.assign(partitions)
         await consumer.seek_to_beginning(*partitions)
         wanted, done, commit = len(rows[1]), 0, None

@@ -16,7 +16,7 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from resolution_contracts import CommandEnvelope, OpenDispute, OrderUpdateRequest
 
-from bench.engine import running
+from bench.engine import percentiles, running
 from bench.load import life
 from services.kafka.topics import Topics
 from services.settings import Settings
@@ -45,8 +45,7 @@ async def lateness(settings: Settings, disputes: int) -> dict[str, float]:
                     if len(late) == disputes:
                         break
             await publishing
-    late.sort()
-    return {"p50_ms": late[len(late) // 2], "p99_ms": late[int(len(late) * 0.99)], "max_ms": late[-1]}
+    return percentiles(late)
 
 
 async def _open_slowly(producer: AIOKafkaProducer, topics: Topics, disputes: int) -> None:

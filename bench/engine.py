@@ -3,17 +3,18 @@
 import asyncio
 import statistics
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from uuid import uuid4
 
 import psutil
 import psycopg
+from aiokafka import AIOKafkaConsumer, TopicPartition
 from resolution_contracts import Accept, CommandEnvelope, OpenDispute, OrderUpdateRequest
 
 from bench.load import life
-from services.kafka.topics import Topics
+from services.kafka.topics import DEFAULT_PARTITIONS, Topics
 from services.sender import Sender
 from services.settings import Settings
 from services.supervisor import Supervisor
@@ -62,23 +63,60 @@ async def backlog(settings: Settings, commands: int, *, processes: int = 1, alre
 
 async def relay_backlog(settings: Settings, commands: int) -> dict[str, float]:
     """The relay on that backlog's outcomes and events, from its start until the last one is on Kafka."""
-    topics = Topics(settings.topic_prefix)
-    async with Sender(settings.kafka, topics) as sender, running(settings, "relay") as supervisor:
+    async with outcomes_of(settings) as seen, running(settings, "relay") as supervisor:
         await supervisor.ready()
         started = time.perf_counter()
-        await sender.seen(commands)
+        await seen(commands)
         return {"per_second": commands / (time.perf_counter() - started)}
+
+
+@asynccontextmanager
+async def outcomes_of(settings: Settings) -> AsyncIterator[Callable[[int], Awaitable[int]]]:
+    """A `read_committed` reader of the outcomes topic: waits until it has seen so many, returns how many those are.
+
+    It does not look into them, to leave the processors to what is measured.
+    """
+    consumer = AIOKafkaConsumer(
+        bootstrap_servers=settings.kafka, isolation_level="read_committed", enable_auto_commit=False
+    )
+    await consumer.start()
+    seen = 0
+
+    async def until(wanted: int) -> int:
+        nonlocal seen
+        while seen < wanted:
+            batches = await consumer.getmany(timeout_ms=1000)
+            seen += sum(len(records) for records in batches.values())
+        return seen
+
+    try:
+        topic = Topics(settings.topic_prefix).outcomes
+        consumer.assign([TopicPartition(topic, n) for n in range(DEFAULT_PARTITIONS)])
+        await consumer.seek_to_beginning()
+        yield until
+    finally:
+        await consumer.stop()
 
 
 async def latency(settings: Settings, per_second: int, seconds: int) -> dict[str, float]:
     """From producing a command to reading its outcome, through all roles, at a steady rate; milliseconds."""
     async with running(settings, "commands", "relay", "timer", "projections") as supervisor:
         await supervisor.ready()
-        async with Sender(settings.kafka, Topics(settings.topic_prefix)) as sender:
-            await _at_a_rate(sender, per_second, per_second * 2, "warm")
-            taken = sorted(await _at_a_rate(sender, per_second, per_second * seconds, "measured"))
-    p99 = taken[int(len(taken) * 0.99)]
-    return {"p50_ms": statistics.median(taken), "p99_ms": p99, "max_ms": taken[-1], "commands": len(taken)}
+        return await latency_of(settings, per_second, seconds)
+
+
+async def latency_of(settings: Settings, per_second: int, seconds: int) -> dict[str, float]:
+    """The same, of whatever answers on these topics."""
+    async with Sender(settings.kafka, Topics(settings.topic_prefix)) as sender:
+        await _at_a_rate(sender, per_second, per_second * 2, "warm")
+        taken = await _at_a_rate(sender, per_second, per_second * seconds, "measured")
+    return percentiles(taken) | {"commands": len(taken)}
+
+
+def percentiles(taken: Sequence[float]) -> dict[str, float]:
+    """Of milliseconds."""
+    ordered = sorted(taken)
+    return {"p50_ms": statistics.median(ordered), "p99_ms": ordered[int(len(ordered) * 0.99)], "max_ms": ordered[-1]}
 
 
 async def _at_a_rate(sender: Sender, per_second: int, commands: int, name: str) -> list[float]:

@@ -43,7 +43,7 @@ def fill(database: str, events: int) -> None:
     """Puts old orders into the store, ten events each, with an outcome for each event, all indexes in place."""
     with psycopg.connect(database, autocommit=True) as connection:
         connection.execute(
-            "INSERT INTO order_events SELECT 'old-' || (n - 1) / 10, (n - 1) % 10 + 1, 'DisputeOpened', "
+            "INSERT INTO order_events SELECT 'old-' || (n - 1) / 10, (n - 1) %% 10 + 1, 'DisputeOpened', "
             "convert_to(repeat('x', 330), 'UTF8'), n FROM generate_series(1, %s::int) AS n",
             (events,),
         )

@@ -24,6 +24,8 @@ from resolution_contracts import (
     Withdraw,
 )
 
+from services.kafka.topics import DEFAULT_PARTITIONS
+
 
 class PlainOrder(Aggregate):
     """An order, the way of the library's tutorial."""
@@ -89,21 +91,11 @@ class PlainOrders(Application[UUID]):
 
 async def backlog(bootstrap_servers: str, topic: str, database_url: str, limit: int) -> float:
     """Handles `limit` commands of the topic one by one; returns commands per second."""
-    parameters = conninfo_to_dict(database_url)
-    application = PlainOrders(
-        {
-            "PERSISTENCE_MODULE": "eventsourcing.postgres",
-            "POSTGRES_DBNAME": str(parameters["dbname"]),
-            "POSTGRES_HOST": str(parameters.get("host", "")),
-            "POSTGRES_PORT": str(parameters.get("port", 5432)),
-            "POSTGRES_USER": str(parameters.get("user", "postgres")),
-            "POSTGRES_PASSWORD": str(parameters.get("password", "")),
-        }
-    )
+    application = PlainOrders(environment_of(database_url))
     consumer = AIOKafkaConsumer(bootstrap_servers=bootstrap_servers, enable_auto_commit=False)
     await consumer.start()
     try:
-        partitions = [TopicPartition(topic, n) for n in range(8)]
+        partitions = [TopicPartition(topic, n) for n in range(DEFAULT_PARTITIONS)]
         consumer.assign(partitions)
         await consumer.seek_to_beginning(*partitions)
         done, started = 0, time.perf_counter()
@@ -116,3 +108,16 @@ async def backlog(bootstrap_servers: str, topic: str, database_url: str, limit: 
     finally:
         await consumer.stop()
         application.close()
+
+
+def environment_of(database_url: str) -> dict[str, str]:
+    """What the library reads of a PostgreSQL database."""
+    parameters = conninfo_to_dict(database_url)
+    return {
+        "PERSISTENCE_MODULE": "eventsourcing.postgres",
+        "POSTGRES_DBNAME": str(parameters["dbname"]),
+        "POSTGRES_HOST": str(parameters.get("host", "")),
+        "POSTGRES_PORT": str(parameters.get("port", 5432)),
+        "POSTGRES_USER": str(parameters.get("user", "postgres")),
+        "POSTGRES_PASSWORD": str(parameters.get("password", "")),
+    }

@@ -9,6 +9,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.structs import ConsumerRecord
 
 from services.commands.judge import judge, read
+from services.kafka.topics import DEFAULT_PARTITIONS
 from services.orders import Order
 from services.settings import Settings
 from services.store import Batch, OrderStore
@@ -54,7 +55,7 @@ async def _poll(kafka: str, topic: str, commands: int, watch: _Watch) -> list[li
     )
     await consumer.start()
     try:
-        consumer.assign([TopicPartition(topic, n) for n in range(8)])
+        consumer.assign([TopicPartition(topic, n) for n in range(DEFAULT_PARTITIONS)])
         await consumer.seek_to_beginning()
         pieces, found = [], 0
         cpu, wall = time.thread_time(), time.perf_counter()

@@ -1,0 +1,1 @@
+"""Other ways to build the same, measured on the same commands."""

@@ -1,0 +1,148 @@
+"""The read side: rebuilding, a live event's way into the read model, page views beside a running service."""
+
+import asyncio
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import httpx
+import psycopg
+from eventsourcing.persistence import Tracking
+from eventsourcing.postgres import PostgresTrackingRecorder
+from eventsourcing.projection import Projection, ProjectionRunner
+from resolution_contracts import Accept, CommandEnvelope, OpenDispute, OrderUpdateRequest
+
+from bench import engine
+from bench.library import environment_of
+from bench.load import life
+from projections.order_page import OrderPages
+from projections.projector import CHANNEL
+from projections.rebuild import Rebuild
+from services.kafka.topics import Topics
+from services.sender import Sender
+from services.settings import Settings
+from services.store import OrderStore
+
+_ALL = ("commands", "relay", "timer", "projections")
+
+
+def rebuild(settings: Settings) -> float:
+    """Events per second of `resolution rebuild order_page` on a store that is full, without its comparison."""
+    with OrderStore(settings.database) as store:
+        work = Rebuild(store, "order_page")
+        work._new.prepare()
+        started = time.perf_counter()
+        work._fill_new(lambda done, of: None)
+        return work._new.position() / (time.perf_counter() - started)
+
+
+def library(settings: Settings, events: int) -> float:
+    """The library's own ProjectionRunner with the same handlers: one event, one transaction."""
+    environment = environment_of(settings.database) | {"DATABASE_URL": settings.database}
+    started = time.perf_counter()
+    with ProjectionRunner(
+        application_class=_Store, projection_class=_OneByOne, view_class=_View, env=environment
+    ) as runner:
+        runner.wait(events, timeout=600)
+        return events / (time.perf_counter() - started)
+
+
+class _Store(OrderStore):
+    """The library hands its environment to the application."""
+
+    name = "order"
+
+    def __init__(self, env: dict[str, str]) -> None:
+        super().__init__(env["DATABASE_URL"])
+
+
+class _View(PostgresTrackingRecorder):
+    """The order page in a schema of its own."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._model = OrderPages()
+        with self._transaction() as cursor:
+            cursor.execute("CREATE SCHEMA one_by_one")
+            self._model.create(cursor)
+
+    def apply(self, event: Any, tracking: Tracking) -> None:
+        with self._transaction() as cursor:
+            self._insert_tracking(cursor, tracking)
+            self._model.apply(cursor, [event])
+
+    @contextmanager
+    def _transaction(self) -> Iterator[Any]:
+        with self.datastore.transaction(commit=True) as cursor:
+            cursor.execute("SET LOCAL search_path TO one_by_one, public")
+            yield cursor
+
+
+class _OneByOne(Projection[_View]):
+    name = "one_by_one"
+
+    def process_event(self, domain_event: Any, tracking: Tracking) -> None:
+        self.view.apply(domain_event, tracking)
+
+
+async def live(settings: Settings, commands: int) -> dict[str, float]:
+    """Milliseconds from an event's commit to the order page's, as PostgreSQL notifies them; 20 commands a second."""
+    async with engine.running(settings, *_ALL) as supervisor:
+        await supervisor.ready()
+        taken = []
+        async with (
+            Sender(settings.kafka, Topics(settings.topic_prefix)) as sender,
+            await psycopg.AsyncConnection.connect(settings.database, autocommit=True) as connection,
+        ):
+            await connection.execute(f"LISTEN order_events; LISTEN {CHANNEL}")
+            for envelope in _requests(commands):
+                await sender.publish(envelope.subject, envelope.to_json())
+                appended = None
+                async for notification in connection.notifies():
+                    if notification.channel == "order_events":
+                        appended = time.perf_counter()
+                    elif notification.payload == "order_page" and appended is not None:
+                        taken.append((time.perf_counter() - appended) * 1000)
+                        break
+                await asyncio.sleep(0.05)
+    return engine.percentiles(taken)
+
+
+def _requests(commands: int) -> Iterator[CommandEnvelope]:
+    register = life("live")[0]
+    yield register
+    client, freelancer = register.data["client_id"], register.data["freelancer_id"]
+    request = OrderUpdateRequest(kind="order_update", message="How is it going?")
+    for _ in range(commands // 2):
+        ask = CommandEnvelope.of("live", OpenDispute(actor=client, request=request), source="/bench")
+        yield ask
+        yield CommandEnvelope.of("live", Accept(actor=freelancer, dispute_id=ask.id, message="Well."), source="/bench")
+
+
+async def pages(settings: Settings, per_second: int, seconds: int) -> dict[str, float]:
+    """Milliseconds of an order's page as HTML, at a steady rate, beside all other roles."""
+    async with engine.running(settings, *_ALL, "http") as supervisor:
+        await supervisor.ready()
+        async with Sender(settings.kafka, Topics(settings.topic_prefix)) as sender:
+            for envelope in life("page")[:8]:
+                await (await sender.publish(envelope.subject, envelope.to_json()))
+        async with httpx.AsyncClient(base_url=supervisor.said["http"], timeout=30) as client:
+            await client.post("/login", data={"user": "client-page"})
+            await _at_a_rate(client, per_second, per_second)
+            return engine.percentiles(await _at_a_rate(client, per_second, per_second * seconds))
+
+
+async def _at_a_rate(client: httpx.AsyncClient, per_second: int, views: int) -> list[float]:
+    tasks, start = [], time.perf_counter()
+    for number in range(views):
+        await asyncio.sleep(max(0, start + number / per_second - time.perf_counter()))
+        tasks.append(asyncio.create_task(_view(client)))
+    return list(await asyncio.gather(*tasks))
+
+
+async def _view(client: httpx.AsyncClient) -> float:
+    started = time.perf_counter()
+    answer = await client.get("/orders/page")
+    assert answer.status_code == 200, answer.text
+    return (time.perf_counter() - started) * 1000
