@@ -1,1 +1,15 @@
 """Read models, each made from the event stream alone: one module per read model."""
+
+from typing import Any
+
+from .inbox import Inbox
+from .metrics import Metrics
+from .order_page import OrderPages
+from .overview import Overview
+from .read_model import ReadModel
+from .reminders import Reminders
+
+READ_MODELS: dict[str, type[ReadModel[Any]]] = {
+    model.name: model for model in (OrderPages, Inbox, Metrics, Overview, Reminders)
+}
+"""Every read model by name."""

@@ -4,19 +4,19 @@ The stored row says what the events said. Time is applied when somebody looks: a
 page even before its event is stored (D3).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any
 
 import msgspec
 import psycopg
-from psycopg import Cursor
-from psycopg.rows import DictRow
 from resolution_contracts.values import DisputeKind, Role, SettledAs, format_instant
 
 from services.orders import Order, evolve
 from services.orders import events as e
 from services.orders.actions import available_actions
+
+from .read_model import Fact, Handler, ReadModel
 
 
 class Dispute(msgspec.Struct):
@@ -42,51 +42,6 @@ class Page(msgspec.Struct):
     order: Order
     disputes: list[Dispute] = []
     canceled: dict[str, Any] | None = None
-
-
-class OrderPages:
-    """The read model."""
-
-    name = "order_page"
-    schema = """
-        CREATE TABLE IF NOT EXISTS order_pages (
-            order_id      text   NOT NULL PRIMARY KEY,
-            client_id     text   NOT NULL,
-            freelancer_id text   NOT NULL,
-            version       bigint NOT NULL,
-            page          bytea  NOT NULL  -- JSON; bytes, because jsonb refuses what texts may hold
-        )
-    """
-
-    def apply(self, cursor: Cursor[DictRow], events: Sequence[e.Event]) -> None:
-        """Applies events to the pages of their orders."""
-        order_ids = list({event.originator_id for event in events})
-        cursor.execute("SELECT page FROM order_pages WHERE order_id = ANY(%s)", (order_ids,))
-        pages = {page.order.id: page for page in (_decode(row["page"]) for row in cursor)}
-        for event in events:
-            page = pages.setdefault(event.originator_id, Page(Order(id=event.originator_id)))
-            evolve.evolve(page.order, event)
-            show(page, event)
-        _store(cursor, list(pages.values()))
-
-
-def _store(cursor: Cursor[DictRow], pages: list[Page]) -> None:
-    facts = [page.order.facts for page in pages]
-    cursor.execute(
-        "INSERT INTO order_pages (order_id, client_id, freelancer_id, version, page) "
-        "SELECT * FROM unnest(%s::text[], %s::text[], %s::text[], %s::bigint[], %s::bytea[]) "
-        "ON CONFLICT (order_id) DO UPDATE SET version = excluded.version, page = excluded.page",
-        (
-            [page.order.id for page in pages],
-            [fact.client_id for fact in facts],
-            [fact.freelancer_id for fact in facts],
-            [page.order.version for page in pages],
-            [msgspec.json.encode(page) for page in pages],
-        ),
-    )
-
-
-_decode = msgspec.json.Decoder(Page).decode
 
 
 # --- one handler per event that shows beyond the order's own state ---
@@ -132,7 +87,7 @@ def _canceled(page: Page, event: e.OrderCanceled) -> None:
     )
 
 
-_SHOWN: dict[type[e.Event], Callable[[Page, Any], None]] = {
+_SHOWN: Mapping[type[e.Event], Handler] = {
     e.DisputeOpened: _opened,
     e.Accepted: _settled(SettledAs.ACCEPTED),
     e.Declined: _settled(SettledAs.DECLINED),
@@ -149,7 +104,41 @@ def show(page: Page, event: e.Event) -> None:
         handler(page, event)
 
 
+class OrderPages(ReadModel[Page]):
+    """The read model."""
+
+    name = "order_page"
+    document = Page
+    columns = {  # noqa: RUF012
+        "client_id": "text",
+        "freelancer_id": "text",
+        "version": "bigint",
+        "last_event_at": "timestamptz",
+    }
+    tables = """
+        CREATE INDEX IF NOT EXISTS clients ON orders (client_id, last_event_at);
+        CREATE INDEX IF NOT EXISTS freelancers ON orders (freelancer_id, last_event_at);
+    """
+    handlers = _SHOWN
+
+    def blank(self, order_id: str) -> Page:
+        return Page(Order(id=order_id))
+
+    def before(self, document: Page, event: e.Event) -> None:
+        evolve.evolve(document.order, event)
+
+    def row(self, document: Page) -> Fact:
+        facts = document.order.facts
+        return facts.client_id, facts.freelancer_id, document.order.version, document.order.last_event_at
+
+
 # --- reading ---
+
+_decode = msgspec.json.Decoder(Page).decode
+_MOST_ORDERS = 100
+_OF_A_LINE = (
+    "order_id", "viewer", "status", "price", "expected_delivery_at", "client_id", "freelancer_id", "open_dispute",
+)  # fmt: skip
 
 
 class NotAParty(Exception):
@@ -163,7 +152,7 @@ def look(
 
     None where there is no such order. Raises NotAParty, and psycopg.Error.
     """
-    row = connection.execute("SELECT page FROM order_pages WHERE order_id = %s", (order_id,)).fetchone()
+    row = connection.execute("SELECT document FROM order_page.orders WHERE order_id = %s", (order_id,)).fetchone()
     return None if row is None else view(_decode(row[0]), viewer, now)
 
 
@@ -233,3 +222,14 @@ def _refund(order: Order) -> dict[str, Any] | None:
 
 def _instant(value: datetime | None) -> str | None:
     return None if value is None else format_instant(value)
+
+
+def orders_of(connection: psycopg.Connection[Any], user: str, now: datetime) -> list[dict[str, Any]]:
+    """A user's orders, the ones that something happened to last first, at most 100. Raises psycopg.Error."""
+    rows = connection.execute(
+        "SELECT document FROM order_page.orders WHERE client_id = %s OR freelancer_id = %s "
+        "ORDER BY last_event_at DESC LIMIT %s",
+        (user, user, _MOST_ORDERS),
+    )
+    pages = (view(_decode(row[0]), user, now) for row in rows)
+    return [{name: page[name] for name in _OF_A_LINE} for page in pages]

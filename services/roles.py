@@ -12,18 +12,19 @@ import logging
 import signal
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
 
 import uvloop
 from faststream.kafka import KafkaBroker
 
-from projections.order_page import OrderPages
+from projections import READ_MODELS
 from projections.projector import Projector
 from services.clock import Clock
 from services.commands.role import CommandsRole
 from services.kafka.topics import Topics
 from services.relay.role import RelayRole
+from services.reminders import ReminderSender
 from services.settings import Settings
 from services.store import OrderStore
 from services.store.changes import Changes
@@ -35,12 +36,13 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Start:
-    """What a role is started with. It sets `ready` once it works."""
+    """What a role is started with. It sets `ready` once it works, and notes in `about` what others should know."""
 
     settings: Settings
     topics: Topics
     clock: Clock
     ready: asyncio.Event
+    about: dict[str, str] = field(default_factory=dict)
 
 
 @asynccontextmanager
@@ -83,16 +85,33 @@ async def _relay(start: Start) -> None:
 
 
 async def _projections(start: Start) -> None:
-    store = OrderStore(start.settings.database)
-    projector = Projector(store, OrderPages())
-    await asyncio.to_thread(projector.prepare)
-    changes = await Changes.listen(start.settings.database)
-    try:
+    """Each read model by itself, so that one that stands still leaves the others alone; and the reminders."""
+    url = start.settings.database
+    stores = [OrderStore(url) for _ in READ_MODELS]
+    projectors = [Projector(store, model()) for store, model in zip(stores, READ_MODELS.values(), strict=True)]
+    for projector in projectors:
+        await asyncio.to_thread(projector.prepare)
+    async with AsyncExitStack() as stack:
+        for store in stores:
+            stack.callback(store.close)
+        async with asyncio.TaskGroup() as group:
+            for projector in projectors:
+                changes = await Changes.listen(url)
+                stack.push_async_callback(changes.close)
+                group.create_task(projector.run(changes))
+            group.create_task(ReminderSender(url, start.clock).run())
+            start.ready.set()
+
+
+async def _http(start: Start) -> None:
+    # Here, so that the other roles do not load the web framework.
+    from services.http.role import run as serve_http
+
+    def ready(url: str) -> None:
+        start.about["http"] = url
         start.ready.set()
-        await projector.run(changes)
-    finally:
-        await changes.close()
-        store.close()
+
+    await serve_http(start.settings, start.topics, start.clock, ready)
 
 
 ROLES: dict[str, Callable[[Start], Awaitable[None]]] = {
@@ -100,6 +119,7 @@ ROLES: dict[str, Callable[[Start], Awaitable[None]]] = {
     "timer": _timer,
     "relay": _relay,
     "projections": _projections,
+    "http": _http,
 }
 
 
@@ -112,7 +132,7 @@ async def run(name: str, settings: Settings) -> None:
     clock = await asyncio.to_thread(clock_of, settings)
     start = Start(settings, Topics(settings.topic_prefix), clock, ready)
     role = asyncio.ensure_future(ROLES[name](start))
-    watchers = [asyncio.ensure_future(w) for w in (_say_ready(ready, name), _parent_gone(stop), stop.wait())]
+    watchers = [asyncio.ensure_future(w) for w in (_say_ready(start, name), _parent_gone(stop), stop.wait())]
     await asyncio.wait([role, watchers[-1]], return_when=asyncio.FIRST_COMPLETED)
     for task in (*watchers, role):
         task.cancel()
@@ -120,9 +140,9 @@ async def run(name: str, settings: Settings) -> None:
         await role
 
 
-async def _say_ready(ready: asyncio.Event, name: str) -> None:
-    await ready.wait()
-    print(json.dumps({"ready": name}), flush=True)
+async def _say_ready(start: Start, name: str) -> None:
+    await start.ready.wait()
+    print(json.dumps({"ready": name} | start.about), flush=True)
 
 
 async def _parent_gone(stop: asyncio.Event) -> None:
@@ -132,15 +152,20 @@ async def _parent_gone(stop: asyncio.Event) -> None:
     stop.set()
 
 
-def main() -> None:
-    name = sys.argv[1]
-    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format=f"%(asctime)s {name} %(levelname)s %(message)s")
-    logging.getLogger("aiokafka").setLevel(logging.WARNING)
+def tune_interpreter() -> None:
+    """For a process that handles many small objects, beside threads that wait for the database."""
     # A thread that comes back from the database waits this long for one that computes, many times a batch.
     sys.setswitchinterval(0.0005)
     # Orders, events and rows hold no cycles; looking for some in a large cache over and over takes a tenth of the time.
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)
+
+
+def main() -> None:
+    name = sys.argv[1]
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format=f"%(asctime)s {name} %(levelname)s %(message)s")
+    logging.getLogger("aiokafka").setLevel(logging.WARNING)
+    tune_interpreter()
     uvloop.run(run(name, Settings.from_environment()))
 
 

@@ -21,7 +21,7 @@ async def serve(settings: Settings, roles: Sequence[str]) -> None:
     try:
         await asyncio.wait([stopped, ready], return_when=asyncio.FIRST_COMPLETED)
         if ready.done():
-            where = {"kafka": settings.kafka, "database": settings.database}
+            where = {"kafka": settings.kafka, "database": settings.database} | supervisor.said
             print("ready " + json.dumps(where), flush=True)
         await stopped
     finally:

@@ -24,6 +24,11 @@ class Settings:
     time_scale: Fraction = Fraction(1)
     time_origin: datetime | None = None
     http_port: int = 8080
+    http_host: str = "127.0.0.1"
+    jwt_jwks_url: str | None = None
+    jwt_key_file: Path | None = None
+    jwt_issuer: str | None = None
+    jwt_audience: str | None = None
     data_dir: Path | None = None
 
     @classmethod
@@ -35,6 +40,9 @@ class Settings:
                 "RESOLUTION_DATABASE_URL names several databases; shards are not supported yet: name one."
             )
         data_dir = env.get("RESOLUTION_DATA_DIR")
+        key_file = env.get("RESOLUTION_JWT_KEY_FILE")
+        if key_file and not Path(key_file).is_file():
+            raise SettingsError(f"RESOLUTION_JWT_KEY_FILE is {key_file}, which is no file that can be read.")
         return cls(
             database_url=database_url,
             kafka_servers=env.get("RESOLUTION_KAFKA_SERVERS") or None,
@@ -42,6 +50,11 @@ class Settings:
             time_scale=_time_scale(env.get("RESOLUTION_TIME_SCALE") or "1"),
             time_origin=_time_origin(env.get("RESOLUTION_TIME_ORIGIN")),
             http_port=_port(env.get("RESOLUTION_HTTP_PORT") or "8080"),
+            http_host=env.get("RESOLUTION_HTTP_HOST") or "127.0.0.1",
+            jwt_jwks_url=env.get("RESOLUTION_JWT_JWKS_URL") or None,
+            jwt_key_file=Path(key_file) if key_file else None,
+            jwt_issuer=env.get("RESOLUTION_JWT_ISSUER") or None,
+            jwt_audience=env.get("RESOLUTION_JWT_AUDIENCE") or None,
             data_dir=Path(data_dir) if data_dir else None,
         )
 
@@ -52,6 +65,14 @@ class Settings:
             "RESOLUTION_TIME_SCALE": str(self.time_scale),
             "RESOLUTION_HTTP_PORT": str(self.http_port),
         }
+        optional = {
+            "RESOLUTION_HTTP_HOST": self.http_host,
+            "RESOLUTION_JWT_JWKS_URL": self.jwt_jwks_url,
+            "RESOLUTION_JWT_KEY_FILE": self.jwt_key_file and str(self.jwt_key_file),
+            "RESOLUTION_JWT_ISSUER": self.jwt_issuer,
+            "RESOLUTION_JWT_AUDIENCE": self.jwt_audience,
+        }
+        env |= {name: value for name, value in optional.items() if value}
         if self.database_url:
             env["RESOLUTION_DATABASE_URL"] = self.database_url
         if self.kafka_servers:

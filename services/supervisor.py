@@ -25,6 +25,8 @@ class Supervisor:
         self._keepers: dict[str, asyncio.Task[None]] = {}
         self._processes: dict[str, asyncio.subprocess.Process] = {}
         self._ready: dict[str, asyncio.Event] = {}
+        self.said: dict[str, str] = {}
+        """What the roles said of themselves when they were ready: `http` is its URL."""
 
     def start(self, *roles: str) -> None:
         """Starts roles that are not running yet."""
@@ -53,7 +55,11 @@ class Supervisor:
             self._processes[role] = process
             assert process.stdout is not None
             async for line in process.stdout:
-                if json.loads(line).get("ready") == role:
+                said = json.loads(line)
+                if said.pop("ready", None) == role:
+                    self.said |= said
+                    if url := said.get("http"):  # a free port stays the same when the role starts again
+                        self.environment["RESOLUTION_HTTP_PORT"] = url.rpartition(":")[2]
                     self._ready[role].set()
                     pause = _FIRST_PAUSE_SECONDS
             code = await process.wait()

@@ -26,6 +26,7 @@ from services.store.origin import clock_of
 from services.supervisor import Supervisor
 
 ROLES = ("commands", "relay", "timer", "projections")
+"""What runs by default; `http` where a test asks for it."""
 Json = dict[str, Any]
 
 
@@ -48,7 +49,7 @@ class Installation:
         with psycopg.connect(servers.database, autocommit=True) as connection:
             connection.execute(f"CREATE DATABASE {name}")
         url = urlsplit(servers.database)._replace(path=f"/{name}").geturl()
-        base = Settings(database_url=url, kafka_servers=servers.kafka, topic_prefix=f"{name}.", **settings)
+        base = Settings(database_url=url, kafka_servers=servers.kafka, topic_prefix=f"{name}.", http_port=0, **settings)
         installation = cls(base)
         migrate(url)
         await ensure_topics(base.kafka, installation.topics)
@@ -73,6 +74,11 @@ class Installation:
 
     async def stop(self, *roles: str) -> None:
         await self.supervisor.stop(*roles)
+
+    @property
+    def url(self) -> str:
+        """Where the http role answers."""
+        return self.supervisor.said["http"]
 
     @property
     def clock(self) -> Clock:
@@ -149,6 +155,7 @@ class Installation:
     async def until_quiet(self, seconds: float = 120) -> None:
         """Returns when no dispute is open, the timer has nothing left to ask, and everything is published."""
         async with asyncio.timeout(seconds):
+            await self.until_published(seconds)
             await until(
                 lambda: self._open_disputes() == 0 and self.query("SELECT count(*) FROM deadlines") == [(0,)], seconds
             )

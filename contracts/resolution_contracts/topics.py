@@ -6,6 +6,7 @@ COMMANDS = "resolution.commands"
 EVENTS = "resolution.events"
 OUTCOMES = "resolution.outcomes"
 DEAD_LETTERS = "resolution.commands.dead"
+NOTIFICATIONS = "resolution.notifications"
 
 CONTENT_TYPE = "application/cloudevents+json"
 SOURCE = "/resolution-center"
@@ -25,3 +26,8 @@ def event_type(name: str) -> str:
 def outcome_type(name: str) -> str:
     """`CommandAccepted` -> `resolution.outcome.CommandAccepted.v1`"""
     return f"resolution.outcome.{name}.v1"
+
+
+def notification_type(name: str) -> str:
+    """`DisputeReminder` -> `resolution.notification.DisputeReminder.v1`"""
+    return f"resolution.notification.{name}.v1"

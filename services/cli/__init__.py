@@ -17,9 +17,11 @@ from eventsourcing.persistence import PersistenceError
 from rich.console import Console
 
 from projections import order_page
+from projections.rebuild import RebuildError
 from services.audit.from_commands import HistoryExpired
 from services.audit.replay import replay as replay_order
 from services.cli import parked, show
+from services.cli.rebuild import rebuild
 from services.cli.send import CommandsFileError, read_commands, send_all
 from services.cli.verify import verify
 from services.commands.parked import NotParked
@@ -43,8 +45,19 @@ app = typer.Typer(
 )
 app.add_typer(parked.app, name="parked")
 app.command()(verify)
+app.command()(rebuild)
 AsJson = Annotated[bool, typer.Option("--json", help="Print machine-readable JSON lines on stdout.")]
 _USAGE = 2
+_FAILURES = (
+    HistoryExpired,
+    NotParked,
+    RebuildError,
+    ServerError,
+    TopicError,
+    psycopg.Error,
+    PersistenceError,
+    KafkaError,
+)
 
 
 def main() -> None:
@@ -55,7 +68,7 @@ def main() -> None:
         app()
     except (SettingsError, CommandsFileError) as error:
         _fail(error, _USAGE)
-    except (HistoryExpired, NotParked, ServerError, TopicError, psycopg.Error, PersistenceError, KafkaError) as error:
+    except _FAILURES as error:
         _fail(error, 1)
 
 

@@ -4,7 +4,7 @@ import asyncio
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from rich.console import Console
 
@@ -12,7 +12,7 @@ from services.settings import Settings
 
 from .director import Director
 from .evidence import come_to_rest, gather
-from .stage import DemoError, Stage, open_stage
+from .stage import ROLES, DemoError, Stage, open_stage, ready
 from .story import story
 from .teller import ConsoleTeller, JsonTeller, Teller
 from .verification import verify
@@ -23,7 +23,8 @@ __all__ = ["run"]
 async def run(settings: Settings, console: Console, *, as_json: bool, keep: bool = False) -> bool:
     """Plays the story on the servers of `settings` and tells it; whether the verification passed.
 
-    Uses a database and topics of its own and removes them at the end, unless `keep`. Raises what the servers raise:
+    Uses a database and topics of its own and removes them at the end. With `keep` it stays after a good end, with all
+    roles running and the pages served, until Ctrl-C, and removes nothing. Raises what the servers raise:
     psycopg.Error, KafkaError, TopicError.
     """
     teller: Teller = JsonTeller(console) if as_json else ConsoleTeller(console)
@@ -33,7 +34,9 @@ async def run(settings: Settings, console: Console, *, as_json: bool, keep: bool
         with _stopped_by_sigterm(), teller.live():
             async with open_stage(settings, teller.note, keep=keep) as stage:
                 await _play(stage, teller)
-        passed = True
+                passed = True
+                if keep:
+                    await _stay(stage, teller)
     except DemoError as error:
         teller.trouble(str(error))
     teller.ends(passed=passed, seconds=time.monotonic() - started)
@@ -51,6 +54,16 @@ async def _play(stage: Stage, teller: Teller) -> None:
     failed = sum(not check.passed for check in checks)
     if failed:
         raise DemoError(f"{failed} of {len(checks)} checks failed.")
+
+
+async def _stay(stage: Stage, teller: Teller) -> None:
+    """Runs all roles, which the verification had stopped, and serves the pages."""
+    stage.roles.start(*ROLES, "http")
+    await ready(stage.roles)
+    teller.note(f"The pages: {stage.roles.said['http']}. Log in as mia (a client) or ben (a freelancer).")
+    teller.note("Here 48 hours pass in 10 seconds. Ctrl-C ends it.")
+    with suppress(asyncio.CancelledError):
+        await asyncio.Event().wait()
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from projections import order_page
 from services.audit.replay import replay
 from services.kafka.consumer import Record
 from services.orders.events import DisputeOpened, Event
-from services.relay.messages import event_envelope
+from services.orders.public import event_envelope
 from services.store import OrderStore
 
 from .kafka import read_all

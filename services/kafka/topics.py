@@ -8,6 +8,7 @@ from typing import Any
 
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+from aiokafka.partitioner import murmur2
 
 DEFAULT_PARTITIONS = 8
 _PATIENCE = 300  # tenths of a second
@@ -42,19 +43,30 @@ class Topics:
         return self.prefix + "commands.dead"
 
     @property
+    def notifications(self) -> str:
+        """What people are to be told: reminders."""
+        return self.prefix + "notifications"
+
+    @property
     def relay(self) -> str:
         """The relay's own: how far it has published. One partition, compacted; nobody else needs it."""
         return self.prefix + "relay"
 
     def settings(self) -> Iterator[tuple[str, dict[str, str]]]:
-        """Each of the contract's topics with what is set on it."""
+        """Each topic that others use with what is set on it."""
         yield (
             self.commands,
             {"message.timestamp.type": "LogAppendTime", "retention.ms": str(365 * _DAY_MS)} | _LARGE_RECORDS,
         )
         yield self.events, {"retention.ms": "-1"}
         yield self.outcomes, {"retention.ms": str(30 * _DAY_MS)}
+        yield self.notifications, {"retention.ms": str(30 * _DAY_MS)}
         yield self.dead_letters, {"retention.ms": "-1"} | _LARGE_RECORDS
+
+
+def partition_of(key: bytes, partitions: int) -> int:
+    """Where Kafka's own partitioner puts a key."""
+    return int((murmur2(key) & 0x7FFFFFFF) % partitions)
 
 
 async def ensure_topics(bootstrap_servers: str, topics: Topics) -> int:

@@ -5,6 +5,7 @@ from typing import Any, get_type_hints
 
 import msgspec
 from msgspec import UNSET
+from resolution_contracts import topics
 
 from .events import EVENTS, Confidential, Event, Money
 from .instants import format_instant
@@ -43,3 +44,18 @@ def _public_value(value: Any) -> Any:
     if isinstance(value, Money):
         return {"amount": value.amount, "currency": value.currency}
     return value
+
+
+def event_envelope(event: Event) -> dict[str, object]:
+    """The envelope of contract.md, with the public part of the data only (D16)."""
+    return {
+        "specversion": "1.0",
+        "id": f"{event.originator_id}:{event.originator_version}",
+        "type": topics.event_type(type(event).__name__),
+        "source": topics.SOURCE,
+        "subject": event.originator_id,
+        "time": format_instant(event.timestamp),
+        "sequence": event.originator_version,
+        "causationid": event.command_id,
+        "data": public_data(event),
+    }

@@ -9,22 +9,27 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
+from typing import LiteralString, TypeVar
 
 import msgspec
 import psycopg
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka import AIOKafkaProducer
 from aiokafka.producer import sender as aiokafka_sender
 from eventsourcing.persistence import StoredEvent
+from msgspec import structs
 from psycopg.rows import class_row
 
 from services.faults import point
-from services.kafka.topics import Topics
+from services.kafka.relay_position import Position, published
+from services.kafka.topics import Topics, partition_of
 from services.store.changes import Changes
 
 from .batches import Batches, Headers
 from .messages import CONTENT_TYPE, event_message
 
 log = logging.getLogger(__name__)
+
+_Row = TypeVar("_Row")
 
 # While the broker still writes the markers of the last transaction, it refuses the next one's first partition, and
 # aiokafka tries again after 20 ms. Transactions follow one another here, and markers take a millisecond or two.
@@ -52,11 +57,11 @@ class _Outcome:
         return topics.dead_letters, self.partition, self.key, self.message, headers
 
 
-class Position(msgspec.Struct, frozen=True):
-    """The last outcome published, and the last event before it."""
-
-    outcome_id: int = 0
-    event_id: int = 0
+@dataclass
+class _Notification:
+    notification_id: int
+    order_id: str
+    message: bytes
 
 
 class RelayRole:
@@ -80,7 +85,8 @@ class RelayRole:
         """Publishes for ever. Raises what went wrong; a new start goes on where the last transaction ended."""
         await self._producer.start()  # fences any relay before this one, and ends what it left open
         try:
-            position = await self._published()
+            position = await published(self._servers, self._topics)
+            log.info("publishing goes on behind outcome %d", position.outcome_id)
             async with await psycopg.AsyncConnection.connect(self._url, autocommit=True) as connection:
                 changes = await Changes.listen(self._url)
                 try:
@@ -98,41 +104,43 @@ class RelayRole:
 
     async def _publish_next(self, connection: psycopg.AsyncConnection, position: Position) -> tuple[Position, bool]:
         """Publishes one run; returns the position behind it, and whether more may be there already."""
-        async with connection.cursor(row_factory=class_row(_Outcome), binary=True) as cursor:
-            await cursor.execute(
-                "SELECT outcome_id, partition, last_event_id, order_id, message, key, headers FROM outcomes "
-                "WHERE outcome_id > %s ORDER BY outcome_id LIMIT %s",
-                (position.outcome_id, _RUN),
-                prepare=True,
-            )
-            outcomes = await cursor.fetchall()
-        if not outcomes:
+        outcomes = await _select(
+            connection,
+            _Outcome,
+            "SELECT outcome_id, partition, last_event_id, order_id, message, key, headers FROM outcomes "
+            "WHERE outcome_id > %s ORDER BY outcome_id LIMIT %s",
+            (position.outcome_id, _RUN),
+        )
+        notifications = await _select(
+            connection,
+            _Notification,
+            "SELECT notification_id, order_id, message FROM notifications WHERE notification_id > %s "
+            "ORDER BY notification_id LIMIT %s",
+            (position.notification_id, _RUN),
+        )
+        if not outcomes and not notifications:
             return position, False
-        after = Position(outcomes[-1].outcome_id, outcomes[-1].last_event_id)
+        after = position
+        if outcomes:
+            after = structs.replace(after, outcome_id=outcomes[-1].outcome_id, event_id=outcomes[-1].last_event_id)
+        if notifications:
+            after = structs.replace(after, notification_id=notifications[-1].notification_id)
         point("relay.read")
-        events = await self._events(connection, position.event_id, after.event_id)
+        events = await _events(connection, position.event_id, after.event_id)
         async with self._producer.transaction():
             point("relay.begun")
             batches = Batches(self._producer)
             await self._add(batches, events, outcomes, position.event_id)
+            for notification in notifications:
+                key = notification.order_id.encode()
+                partition = partition_of(key, len(await self._producer.partitions_for(self._topics.notifications)))
+                await batches.add(self._topics.notifications, partition, key, notification.message, CONTENT_TYPE)
             await batches.add(self._topics.relay, 0, b"position", msgspec.json.encode(after), [])
             point("relay.added")
             await batches.delivered()
             point("relay.delivered")
         point("relay.committed")
-        return after, len(outcomes) == _RUN
-
-    async def _events(self, connection: psycopg.AsyncConnection, after: int, last: int) -> Sequence[StoredEvent]:
-        if after == last:
-            return []
-        async with connection.cursor(row_factory=class_row(StoredEvent), binary=True) as cursor:
-            await cursor.execute(
-                "SELECT originator_id, originator_version, topic, state FROM order_events "
-                "WHERE notification_id > %s AND notification_id <= %s ORDER BY notification_id",
-                (after, last),
-                prepare=True,
-            )
-            return await cursor.fetchall()
+        return after, _RUN in (len(outcomes), len(notifications))
 
     async def _add(
         self, batches: Batches, events: Sequence[StoredEvent], outcomes: Sequence[_Outcome], event_id: int
@@ -146,29 +154,6 @@ class RelayRole:
             event_id = outcome.last_event_id
             await batches.add(*outcome.record(self._topics))
 
-    async def _published(self) -> Position:
-        """The position of the last committed transaction, from the relay's own topic."""
-        partition = TopicPartition(self._topics.relay, 0)
-        consumer = AIOKafkaConsumer(
-            bootstrap_servers=self._servers, isolation_level="read_committed", enable_auto_commit=False
-        )
-        await consumer.start()
-        try:
-            consumer.assign([partition])
-            beginning = (await consumer.beginning_offsets([partition]))[partition]
-            end = (await consumer.end_offsets([partition]))[partition]
-            position, reach = Position(), 200
-            while position == Position() and end > beginning:
-                start = max(beginning, end - reach)
-                position = await _last_position(consumer, partition, start, end)
-                if start == beginning:
-                    break
-                reach *= 10
-            log.info("publishing goes on behind outcome %d", position.outcome_id)
-            return position
-        finally:
-            await consumer.stop()
-
     async def _check(self, connection: psycopg.AsyncConnection, position: Position) -> None:
         row = await (await connection.execute("SELECT coalesce(max(outcome_id), 0) FROM outcomes")).fetchone()
         assert row is not None
@@ -180,11 +165,21 @@ class RelayRole:
             )
 
 
-async def _last_position(consumer: AIOKafkaConsumer, partition: TopicPartition, start: int, end: int) -> Position:
-    consumer.seek(partition, start)
-    last = Position()
-    while await consumer.position(partition) < end:
-        for record in (await consumer.getmany(partition, timeout_ms=200)).get(partition, []):
-            assert record.value is not None
-            last = msgspec.json.decode(record.value, type=Position)
-    return last
+async def _events(connection: psycopg.AsyncConnection, after: int, last: int) -> Sequence[StoredEvent]:
+    if after == last:
+        return []
+    return await _select(
+        connection,
+        StoredEvent,
+        "SELECT originator_id, originator_version, topic, state FROM order_events "
+        "WHERE notification_id > %s AND notification_id <= %s ORDER BY notification_id",
+        (after, last),
+    )
+
+
+async def _select(
+    connection: psycopg.AsyncConnection, row_type: type[_Row], sql: LiteralString, parameters: tuple[int, int]
+) -> list[_Row]:
+    async with connection.cursor(row_factory=class_row(row_type), binary=True) as cursor:
+        await cursor.execute(sql, parameters, prepare=True)
+        return await cursor.fetchall()

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from uuid import uuid4
 
+import httpx
 from resolution_contracts import CommandEnvelope
 
 from tests.engine.commands import ask_cancellation, offer_refund, register
@@ -60,7 +61,10 @@ async def test_a_script_that_knows_only_the_contract_gets_one_right_outcome_for_
     installation: Installation,
 ):
     async with serving(installation) as ready:
+        http = ready.pop("http")
         assert ready == {"kafka": installation.settings.kafka, "database": installation.settings.database}
+        async with httpx.AsyncClient() as client:
+            assert (await client.get(http + "/login")).status_code == 200
         dispute_id = str(uuid4())
         lines = [
             CommandEnvelope.of("order-1", register(), source="/script").model_dump(mode="json"),

@@ -4,6 +4,8 @@ import asyncio
 import io
 import json
 import os
+import re
+import signal
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -11,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import httpx
 import psycopg
 import pytest
 from resolution_contracts import COMMANDS, EVENTS, Code
@@ -46,6 +49,30 @@ async def test_the_demo_comes_out_as_told_line_by_line_in_json_and_leaves_nothin
     assert lines[-1]["passed"]
     assert lines[-1]["seconds"] < 60
     assert _databases(servers) == databases
+
+
+async def test_a_kept_demo_serves_its_pages_until_it_is_interrupted(servers: Servers):
+    databases = _databases(servers)
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "services", "demo", "--json", "--keep", cwd=ROOT, env=_environment(servers),
+        stdout=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    assert process.stdout is not None
+    url = None
+    while url is None:
+        line = (await process.stdout.readline()).decode()
+        assert line, "the demo ended"
+        url = re.search(r"http://127\.0\.0\.1:\d+", line)
+    async with httpx.AsyncClient(base_url=url[0]) as client:
+        await client.post("/login", data={"user": "mia"})
+        assert "View" in (await client.get("/")).text
+    process.send_signal(signal.SIGINT)
+    await process.communicate()
+    assert process.returncode == 0
+    [kept] = set(_databases(servers)) - set(databases)
+    assert servers.database is not None
+    with psycopg.connect(servers.database, autocommit=True) as connection:
+        connection.execute(f"DROP DATABASE {kept} WITH (FORCE)".encode())
 
 
 async def test_the_demos_verification_notices_a_changed_event_and_a_story_that_went_differently(

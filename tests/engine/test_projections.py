@@ -28,7 +28,7 @@ async def test_two_projectors_apply_each_event_once(installation: Installation):
         )
     assert 60 in results
     assert all(result in (0, 60) or isinstance(result, Exception) for result in results)
-    assert installation.query("SELECT count(*), min(version), max(version) FROM order_pages") == [(30, 2, 2)]
+    assert installation.query("SELECT count(*), min(version), max(version) FROM order_page.orders") == [(30, 2, 2)]
 
 
 async def test_an_event_that_this_version_does_not_know_stops_the_page_until_it_does(installation: Installation):
@@ -61,7 +61,7 @@ async def test_D3_the_page_changes_at_the_deadline_before_the_event_is_stored(in
     await until(lambda: (installation.page("order-1") or {}).get("open_dispute"))
     deadline = installation.clock.now() + timedelta(hours=48)
     with installation.store() as store, store.factory.datastore.get_connection() as connection:  # type: ignore[attr-defined]
-        row = connection.execute("SELECT page FROM order_pages").fetchone()["page"]
+        row = connection.execute("SELECT document FROM order_page.orders").fetchone()["document"]
     before = order_page.view(order_page._decode(row), FREELANCER, deadline - timedelta(minutes=5))
     after = order_page.view(order_page._decode(row), FREELANCER, deadline)
     assert before["open_dispute"]["dispute_id"] == dispute_id

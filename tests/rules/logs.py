@@ -17,7 +17,7 @@ from services.commands.decode import Received
 from services.commands.judge import FirstUses, Judged, judge, read
 from services.orders import Order, evolve
 from services.orders.events import Event
-from services.relay.messages import event_envelope
+from services.orders.public import event_envelope
 from services.store import OutcomeRow
 from services.store.mapper import OrderMapper
 from tests.controls import ORDER, Record, T, as_record, in_envelope

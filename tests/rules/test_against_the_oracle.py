@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 from resolution_contracts import EventEnvelope, OutcomeEnvelope
 
-from services.relay.messages import event_envelope
+from services.orders.public import event_envelope
 from tests.controls import CLIENT, FREELANCER, STRANGER, Record, T, command_id, milliseconds, raw_record
 from tests.rules.logs import Service, published, service_after
 from tests.rules.oracle import CLOSED, Oracle, instant_text

@@ -19,8 +19,8 @@ from projections.order_page import NotAParty, show, view
 from services.commands.decode import Unreadable, decode
 from services.orders import Order, Rejected, evolve
 from services.orders.events import EVENTS, Confidential, Event
-from services.orders.public import confidential_fields, public_data
-from services.relay.messages import event_envelope, event_message
+from services.orders.public import confidential_fields, event_envelope, public_data
+from services.relay.messages import event_message
 from tests.controls import (
     CLIENT,
     DAYS,

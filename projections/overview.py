@@ -1,0 +1,106 @@
+"""The operators' overview: open disputes by kind, deadlines ahead, and how disputes of each day ended."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any, ClassVar
+
+import psycopg
+from psycopg import Cursor
+from psycopg.rows import DictRow
+from resolution_contracts.values import DisputeKind, SettledAs, format_instant
+
+from services.orders import events as e
+
+from . import known_order
+from .known_order import KnownOrder
+from .read_model import Fact, Handler, ReadModel
+
+_AHEAD_HOURS = (1, 6, 24, 48)
+_DAYS = 30
+_LONG_AGO = timedelta(days=365 * 30)
+
+
+def _settled(settled_as: SettledAs) -> Handler:
+    def settle(order: KnownOrder, event: e.Event) -> Fact:
+        assert order.dispute is not None
+        fact = (event.timestamp.date(), order.dispute.kind, settled_as)
+        known_order.settled(order, event)
+        return fact
+
+    return settle
+
+
+class Overview(ReadModel[KnownOrder]):
+    """The read model: open disputes, and counts by the UTC day on which they were settled."""
+
+    name = "overview"
+    document = KnownOrder
+    columns = {"kind": "text", "respond_by": "timestamptz"}  # noqa: RUF012
+    tables = """
+        CREATE INDEX IF NOT EXISTS open ON orders (respond_by) WHERE respond_by IS NOT NULL;
+        CREATE TABLE IF NOT EXISTS days (
+            day date, kind text, settled_as text, disputes bigint NOT NULL, PRIMARY KEY (day, kind, settled_as)
+        )
+    """
+    compared = ("orders", "days")
+    handlers: ClassVar[Mapping[type[e.Event], Handler]] = {
+        e.OrderRegistered: known_order.registered,
+        e.DisputeOpened: known_order.opened,
+        e.Accepted: _settled(SettledAs.ACCEPTED),
+        e.Declined: _settled(SettledAs.DECLINED),
+        e.Withdrawn: _settled(SettledAs.WITHDRAWN),
+        e.AutoAccepted: _settled(SettledAs.AUTO_ACCEPTED),
+        e.DisputeClosed: _settled(SettledAs.CLOSED),
+    }
+
+    def row(self, document: KnownOrder) -> Fact:
+        dispute = document.dispute
+        return (dispute.kind, dispute.respond_by) if dispute else (None, None)
+
+    def tally(self, cursor: Cursor[DictRow], facts: Sequence[Fact]) -> None:
+        counts = sorted(Counter(facts).items())
+        rows = [(*fact, count) for fact, count in counts]
+        cursor.execute(
+            "INSERT INTO days SELECT * FROM unnest(%s::date[], %s::text[], %s::text[], %s::bigint[]) "
+            "ON CONFLICT (day, kind, settled_as) DO UPDATE SET disputes = days.disputes + excluded.disputes",
+            [list(column) for column in zip(*rows, strict=True)],
+        )
+
+
+def look(connection: psycopg.Connection[Any], now: datetime) -> dict[str, Any]:
+    """The overview at the business time `now`. Raises psycopg.Error."""
+    by_kind = dict(
+        connection.execute(
+            "SELECT kind, count(*) FROM overview.orders WHERE respond_by > %s GROUP BY kind", (now,)
+        ).fetchall()
+    )
+    return {
+        "now": format_instant(now),
+        "open_by_kind": {str(kind): by_kind.get(str(kind), 0) for kind in DisputeKind},
+        "due_within_hours": {str(hours): _due(connection, now, timedelta(hours=hours)) for hours in _AHEAD_HOURS},
+        "overdue": _due(connection, now - _LONG_AGO, _LONG_AGO),
+        "days": _days(connection),
+    }
+
+
+def _due(connection: psycopg.Connection[Any], after: datetime, within: timedelta) -> int:
+    row = connection.execute(
+        "SELECT count(*) FROM overview.orders WHERE respond_by > %s AND respond_by <= %s", (after, after + within)
+    ).fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+def _days(connection: psycopg.Connection[Any]) -> list[dict[str, Any]]:
+    """The last days on which disputes ended, the newest first."""
+    rows = connection.execute(
+        "SELECT day, jsonb_object_agg(settled_as, n), coalesce(sum(n) FILTER (WHERE settled_as = %s), 0), sum(n) "
+        "FROM (SELECT day, settled_as, sum(disputes) AS n FROM overview.days GROUP BY 1, 2) AS by_day "
+        "GROUP BY day ORDER BY day DESC LIMIT %s",
+        (SettledAs.AUTO_ACCEPTED, _DAYS),
+    )
+    return [
+        {"day": day.isoformat(), "settled": settled, "auto_accept_rate": float(auto / total)}
+        for day, settled, auto, total in rows
+    ]

@@ -1,0 +1,96 @@
+"""What a read model is made of. `docs/projections.md` writes one on a page."""
+
+import hashlib
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, Generic, TypeVar, cast
+
+import msgspec
+from psycopg import Cursor
+from psycopg.rows import DictRow
+
+from services.orders.events import Event
+
+Document = TypeVar("Document")
+Fact = tuple[Any, ...]
+Handler = Callable[[Any, Any], Fact | None]
+"""Takes an order's document and its next event, changes the document, and may return a fact for `tally`."""
+
+
+class ReadModel(Generic[Document]):
+    """A document for each order, made by one handler per event, in a PostgreSQL schema of the read model's name.
+
+    The table `orders` keeps the documents as JSON, with `columns` beside for what is searched. Whatever counts over
+    many orders is returned by handlers as facts, which `tally` adds to further `tables`.
+    """
+
+    name: ClassVar[str]
+    document: ClassVar[type]
+    handlers: ClassVar[Mapping[type[Event], Handler]]
+    columns: ClassVar[Mapping[str, str]] = {}
+    """Name and SQL type of the columns beside the document."""
+    tables: ClassVar[str] = ""
+    """SQL for further tables and indexes. Names are unqualified: a rebuild makes them elsewhere first."""
+    compared: ClassVar[tuple[str, ...]] = ("orders",)
+    """The tables that a rebuild has to give again, row by row."""
+
+    def __init__(self) -> None:
+        self._decode: Callable[[bytes], Any] = msgspec.json.Decoder(self.document).decode
+        self._encode = msgspec.json.Encoder(order="deterministic").encode
+        names = ["order_id", *self.columns, "document"]
+        types = ["text", *self.columns.values(), "bytea"]
+        values = ", ".join(f"%s::{kind}[]" for kind in types)
+        updates = ", ".join(f"{name} = excluded.{name}" for name in names[1:])
+        self._upsert = (
+            f"INSERT INTO orders ({', '.join(names)}) SELECT * FROM unnest({values}) "  # noqa: S608 (names are ours)
+            f"ON CONFLICT (order_id) DO UPDATE SET {updates}"
+        )
+
+    def blank(self, order_id: str) -> Document:
+        """The document of an order before its first event."""
+        return cast("Document", self.document(order_id))
+
+    def row(self, document: Document) -> Fact:
+        """The values of `columns`."""
+        return ()
+
+    def before(self, document: Document, event: Event) -> None:
+        """Runs before an event's handler; for what all events do."""
+
+    def tally(self, cursor: Cursor[DictRow], facts: Sequence[Fact]) -> None:
+        """Adds what the handlers returned to further tables."""
+
+    def create(self, cursor: Cursor[DictRow]) -> None:
+        """Makes the tables where they are missing, in the first schema of the search path."""
+        columns = "".join(f"{name} {kind}, " for name, kind in self.columns.items())
+        # JSON as bytes, because jsonb refuses what texts may hold.
+        cursor.execute(
+            f"CREATE TABLE IF NOT EXISTS orders (order_id text PRIMARY KEY, {columns}document bytea NOT NULL)".encode()
+        )
+        if self.tables:
+            cursor.execute(self.tables.encode())
+
+    def apply(self, cursor: Cursor[DictRow], events: Sequence[Event]) -> None:
+        """Applies events, in the order of the store. Commits nothing."""
+        order_ids = list({event.originator_id for event in events})
+        cursor.execute("SELECT order_id, document FROM orders WHERE order_id = ANY(%s)", (order_ids,), binary=True)
+        documents = {row["order_id"]: self._decode(row["document"]) for row in cursor}
+        facts = []
+        for event in events:
+            document = documents.get(event.originator_id)
+            if document is None:
+                document = documents[event.originator_id] = self.blank(event.originator_id)
+            self.before(document, event)
+            handler = self.handlers.get(type(event))
+            if handler is not None and (fact := handler(document, event)) is not None:
+                facts.append(fact)
+        rows = [(order_id, *self.row(doc), self._encode(doc)) for order_id, doc in documents.items()]
+        cursor.execute(self._upsert.encode(), [list(column) for column in zip(*rows, strict=True)])
+        if facts:
+            self.tally(cursor, facts)
+
+    @classmethod
+    def code(cls) -> str:
+        """A fingerprint of the read model's module: whether two builds of it should be the same."""
+        source = inspect.getsource(inspect.getmodule(cls))  # type: ignore[arg-type]
+        return hashlib.sha256(source.encode()).hexdigest()[:16]

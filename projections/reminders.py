@@ -1,0 +1,77 @@
+"""Reminders, 24 and 2 hours before a deadline: when which is due. `services/reminders` sends them, once each."""
+
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from typing import ClassVar
+
+from psycopg import Cursor
+from psycopg.rows import DictRow
+
+from services.orders import events as e
+
+from . import known_order
+from .known_order import KnownOrder
+from .read_model import Fact, Handler, ReadModel
+
+HOURS_BEFORE = (24, 2)
+
+
+def _opened(order: KnownOrder, event: e.DisputeOpened) -> Fact:
+    known_order.opened(order, event)
+    role = event.opened_by.other
+    return event.dispute_id, order.order_id, event.kind, role, order.party(role), event.respond_by
+
+
+def _settled(order: KnownOrder, event: e.Event) -> Fact:
+    assert order.dispute is not None
+    dispute_id = order.dispute.dispute_id
+    known_order.settled(order, event)
+    return (order.order_id, dispute_id)
+
+
+class Reminders(ReadModel[KnownOrder]):
+    """The read model: two reminders for each open dispute. A reminder that was sent is taken out."""
+
+    name = "reminders"
+    document = KnownOrder
+    tables = """
+        CREATE TABLE IF NOT EXISTS due (
+            order_id   text        NOT NULL,
+            dispute_id text        NOT NULL,
+            hours      integer     NOT NULL,
+            at         timestamptz NOT NULL,  -- business time
+            kind       text        NOT NULL,
+            role       text        NOT NULL,
+            recipient  text        NOT NULL,
+            respond_by timestamptz NOT NULL,
+            PRIMARY KEY (order_id, dispute_id, hours)
+        );
+        CREATE INDEX IF NOT EXISTS due_at ON due (at);
+    """
+    handlers: ClassVar[Mapping[type[e.Event], Handler]] = {
+        e.OrderRegistered: known_order.registered,
+        e.DisputeOpened: _opened,
+        **dict.fromkeys(known_order.SETTLEMENTS, _settled),
+    }
+
+    def tally(self, cursor: Cursor[DictRow], facts: Sequence[Fact]) -> None:
+        settled = {fact for fact in facts if len(fact) == 2}
+        if settled:
+            cursor.execute(
+                "DELETE FROM due USING unnest(%s::text[], %s::text[]) AS settled (order_id, dispute_id) "
+                "WHERE due.order_id = settled.order_id AND due.dispute_id = settled.dispute_id",
+                [list(column) for column in zip(*settled, strict=True)],
+            )
+        rows = [
+            (order_id, dispute_id, hours, respond_by - timedelta(hours=hours), kind, role, recipient, respond_by)
+            for dispute_id, order_id, kind, role, recipient, respond_by in (fact for fact in facts if len(fact) > 2)
+            if (order_id, dispute_id) not in settled
+            for hours in HOURS_BEFORE
+        ]
+        if rows:
+            cursor.execute(
+                "INSERT INTO due (order_id, dispute_id, hours, at, kind, role, recipient, respond_by) "
+                "SELECT * FROM unnest(%s::text[], %s::text[], %s::int[], %s::timestamptz[], %s::text[], %s::text[], "
+                "%s::text[], %s::timestamptz[])",
+                [list(column) for column in zip(*rows, strict=True)],
+            )

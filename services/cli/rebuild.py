@@ -1,0 +1,62 @@
+"""`resolution rebuild`."""
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from projections import READ_MODELS
+from projections.rebuild import Rebuild, Rebuilt
+from services.installation import installation
+from services.settings import Settings
+from services.store import OrderStore
+
+
+def rebuild(
+    name: Annotated[str, typer.Argument(help=f"One of: {', '.join(READ_MODELS)}.")],
+    drop_old: Annotated[bool, typer.Option("--drop-old", help="Only delete what the last rebuild replaced.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print machine-readable JSON lines on stdout.")] = False,
+) -> None:
+    """Build a read model anew beside the live one, compare the two, and switch. Stopped, it goes on where it was."""
+    with installation(Settings.from_environment(), kafka=False) as settings, OrderStore(settings.database) as store:
+        work = Rebuild(store, name)
+        if drop_old:
+            there = work.drop_old()
+            print("The old tables are gone." if there else "There are no old tables.", file=sys.stderr)
+            return
+        with _progress(as_json) as progress:
+            done = work.run(progress)
+    print(json.dumps({"rebuilt": asdict(done)})) if as_json else _show(done)
+
+
+@contextmanager
+def _progress(as_json: bool) -> Iterator[Callable[[int, int], None]]:
+    if as_json:
+        yield lambda done, of: print(json.dumps({"events": done, "of": of}), flush=True)
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task("events", total=None)
+        yield lambda done, of: bar.update(task, completed=done, total=of)
+
+
+def _show(done: Rebuilt) -> None:
+    print(f"{done.name} is rebuilt from {done.events:,} events and live.")
+    if not done.differences:
+        print("It has the same rows as before.")
+    for difference in done.differences:
+        print(
+            f"  {difference.table}: {difference.only_in_old:,} rows of the old are not in the new, "
+            f"{difference.only_in_new:,} of the new not in the old: {', '.join(difference.keys)}"
+        )
+    if done.differences and done.same_code:
+        print("The code is the same: something else had changed the old rows.")
+    elif done.differences:
+        print("The code has changed since the old was built.")
+    print(f"The old tables are kept; resolution rebuild {done.name} --drop-old deletes them.")

@@ -1,0 +1,220 @@
+"""The API: what a program asks. Everything a page shows comes from here too."""
+
+import hashlib
+import json
+from collections.abc import AsyncIterator
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, ConfigDict, Field
+from resolution_contracts.commands import COMMANDS
+from sse_starlette import EventSourceResponse, ServerSentEvent
+
+from .desk import PARTY_COMMANDS, Desk, Json
+from .problems import Problem, documented
+from .who import Viewer
+
+router = APIRouter(prefix="/api", tags=["api"], responses=documented(400, 401, 403, 404, 409, 413, 422, 503))
+_UNCHANGED: dict[int | str, dict[str, Any]] = {304: {"description": "What If-None-Match named is still so."}}
+
+OrderId = Annotated[str, Path(pattern=r"^[A-Za-z0-9._-]{1,64}$")]
+CommandId = Annotated[str, Path(pattern=r"^[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}$")]
+Key = Annotated[str | None, Header(pattern=r"^[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}$")]
+After = Annotated[int | None, Query(ge=0, le=2**62, description="Wait until the read model has come to this position.")]
+_PAGE = 100
+_MOVING = {"now", "seconds_left"}
+
+
+def desk_of(request: Request) -> Desk:
+    desk: Desk = request.app.state.desk
+    return desk
+
+
+def viewer_of(request: Request) -> Viewer:
+    viewer: Viewer = request.app.state.gate.viewer(request)
+    return viewer
+
+
+ADesk = Annotated[Desk, Depends(desk_of)]
+AViewer = Annotated[Viewer, Depends(viewer_of)]
+
+
+class CommandRequest(BaseModel):
+    """A command of the viewer; `actor` is filled in."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    order_id: str = Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")
+    command: str = Field(description=f"One of {', '.join(PARTY_COMMANDS)}.")
+    data: dict[str, Any] = {}
+
+
+@router.get("/orders", responses=_UNCHANGED)
+async def orders(desk: ADesk, viewer: AViewer, request: Request, after: After = None) -> Response:
+    """The viewer's orders, the ones that something happened to last first."""
+    if after is not None:
+        await desk.caught_up("order_page", after)
+    return _with_etag(request, {"orders": await desk.orders(viewer)})
+
+
+@router.get("/orders/{order_id}", responses=_UNCHANGED)
+async def order(desk: ADesk, viewer: AViewer, request: Request, order_id: OrderId, after: After = None) -> Response:
+    """The order page, with the actions open to the viewer: limits, JSON Schema, and the command to send."""
+    if after is not None:
+        await desk.caught_up("order_page", after)
+    page = await desk.order(viewer, order_id)
+    for actions in page["available_actions"].values():
+        for action in actions:
+            action["schema"] = f"/api/schemas/{action['command']}"
+            action["send"] = {"order_id": order_id, "command": action["command"], "data": _begun(action)}
+    return _with_etag(request, page)
+
+
+@router.get("/orders/{order_id}/history")
+async def history(
+    desk: ADesk,
+    viewer: AViewer,
+    order_id: OrderId,
+    cursor: Annotated[int, Query(ge=0, le=2**62, description="The sequence to go on behind.")] = 0,
+    limit: Annotated[int, Query(ge=1, le=_PAGE)] = _PAGE,
+) -> dict[str, Any]:
+    """The order's public events in order; `next` is the cursor of the next page, null on the last."""
+    events = await desk.history(viewer, order_id, cursor, limit)
+    return {"events": events, "next": events[-1]["sequence"] if len(events) == limit else None}
+
+
+@router.get("/orders/{order_id}/commands/{command_id}")
+async def outcome(desk: ADesk, viewer: AViewer, order_id: OrderId, command_id: CommandId) -> dict[str, Any]:
+    """What became of a command; 404 while that is not known."""
+    return await desk.outcome(viewer, order_id, command_id)
+
+
+@router.get("/inbox", responses=_UNCHANGED)
+async def inbox(desk: ADesk, viewer: AViewer, request: Request, after: After = None) -> Response:
+    """What waits for the viewer's answer, soonest deadline first, and what the viewer waits for."""
+    if after is not None:
+        await desk.caught_up("inbox", after)
+    return _with_etag(request, await desk.inbox(viewer))
+
+
+@router.get("/metrics", responses=_UNCHANGED)
+async def metrics(desk: ADesk, viewer: AViewer, request: Request, after: After = None) -> Response:
+    """The viewer's metrics, as client and as freelancer."""
+    if after is not None:
+        await desk.caught_up("metrics", after)
+    return _with_etag(request, await desk.metrics(viewer))
+
+
+@router.get("/overview", responses=_UNCHANGED)
+async def overview(desk: ADesk, viewer: AViewer, request: Request) -> Response:
+    """Operators only: open disputes, deadlines ahead, how each day's disputes ended."""
+    if not viewer.operator:
+        raise Problem(403, "Operators only.")
+    return _with_etag(request, await desk.overview())
+
+
+@router.get("/schemas/{command}")
+async def schema(command: Annotated[str, Path(max_length=40)]) -> dict[str, Any]:
+    """The JSON Schema of a command's data."""
+    if command not in COMMANDS:
+        raise Problem(404, f"There is no command {command}; there are {', '.join(COMMANDS)}.")
+    return COMMANDS[command].model_json_schema()
+
+
+@router.post("/commands", status_code=202, responses={200: {"description": "The outcome."}})
+async def send(
+    desk: ADesk,
+    viewer: AViewer,
+    body: CommandRequest,
+    idempotency_key: Key = None,
+    prefer: Annotated[str | None, Header(max_length=100)] = None,
+) -> JSONResponse:
+    """Publishes a command. With `Prefer: wait=5` it answers with the outcome (200) where that comes in time.
+
+    `Idempotency-Key` is the command id: sent again, it changes nothing and gives the first outcome.
+    """
+    command_id, found = await desk.send(
+        viewer, body.order_id, body.command, body.data, id=idempotency_key, wait=_seconds(prefer)
+    )
+    where = {"Location": f"/api/orders/{body.order_id}/commands/{command_id}"}
+    if found is None:
+        return JSONResponse({"command_id": command_id}, 202, where)
+    return JSONResponse(found, 200, where | {"Preference-Applied": "wait"})
+
+
+@router.get("/orders/{order_id}/live", response_class=EventSourceResponse)
+async def live_order(
+    desk: ADesk,
+    viewer: AViewer,
+    order_id: OrderId,
+    last_event_id: Annotated[str | None, Header(pattern=r"^\d{1,18}$")] = None,
+) -> EventSourceResponse:
+    """The order's public events as they come (server-sent events), from the one behind `Last-Event-ID` on."""
+    page = await desk.order(viewer, order_id)
+    start = int(last_event_id) if last_event_id is not None else page["version"]
+    return EventSourceResponse(_follow(desk, viewer, order_id, start), ping=15)
+
+
+@router.get("/inbox/live", response_class=EventSourceResponse)
+async def live_inbox(
+    desk: ADesk,
+    viewer: AViewer,
+    last_event_id: Annotated[str | None, Header(max_length=64)] = None,
+) -> EventSourceResponse:
+    """The inbox whenever it changes (server-sent events); the id names its content, so nothing is told twice."""
+    return EventSourceResponse(_follow_inbox(desk, viewer, last_event_id), ping=15)
+
+
+async def _follow(desk: Desk, viewer: Viewer, order_id: str, sequence: int) -> AsyncIterator[ServerSentEvent]:
+    while True:
+        for event in await desk.history(viewer, order_id, sequence, _PAGE):
+            sequence = event["sequence"]
+            await desk.shown(order_id, sequence)
+            yield ServerSentEvent(json.dumps(event), event="changed", id=str(sequence))
+        await desk.pulse.next()
+
+
+async def _follow_inbox(desk: Desk, viewer: Viewer, known: str | None) -> AsyncIterator[ServerSentEvent]:
+    while True:
+        inbox = await desk.inbox(viewer)
+        if (now := _digest(inbox)) != known:
+            known = now
+            yield ServerSentEvent(json.dumps(inbox), event="changed", id=now)
+        await desk.pulse.next()
+
+
+def _begun(action: Json) -> Json:
+    """What of the command's data is settled already."""
+    needs = action["needs"]
+    if action["command"] == "OpenDispute":
+        return {"request": {"kind": action["kind"]}}
+    return {"dispute_id": needs["dispute_id"]} if "dispute_id" in needs else {}
+
+
+def _with_etag(request: Request, body: Json) -> Response:
+    """The answer, or 304 where the client has it. The running clock alone does not make it another one."""
+    etag = f'W/"{_digest(body)}"'
+    headers = {"ETag": etag, "Cache-Control": "private, no-cache"}
+    known = [tag.strip() for tag in request.headers.get("if-none-match", "").split(",")]
+    if etag in known or "*" in known:
+        return Response(status_code=304, headers=headers)
+    return JSONResponse(body, headers=headers)
+
+
+def _digest(body: Any) -> str:
+    return hashlib.sha256(json.dumps(_still(body), sort_keys=True).encode()).hexdigest()[:24]
+
+
+def _still(body: Any) -> Any:
+    if isinstance(body, dict):
+        return {name: _still(value) for name, value in body.items() if name not in _MOVING}
+    return [_still(value) for value in body] if isinstance(body, list) else body
+
+
+def _seconds(prefer: str | None) -> float | None:
+    for preference in (prefer or "").split(","):
+        name, _, value = preference.strip().partition("=")
+        if name == "wait" and value.isdigit():
+            return float(min(int(value), 30))
+    return None

@@ -1,0 +1,97 @@
+"""The FastAPI application: routes, failures, headers."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.staticfiles import StaticFiles
+from resolution_contracts.topics import MAX_COMMAND_BYTES
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from . import api, pages, problems
+from .desk import Desk
+from .who import Gate
+
+STATIC = Path(__file__).with_name("static")
+_HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
+    "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
+}
+
+
+def create(gate: Gate, desk: Callable[[], AbstractAsyncContextManager[Desk]]) -> FastAPI:
+    """The application; `desk` opens what it works with while it runs."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with desk() as app.state.desk:
+            yield
+
+    app = FastAPI(title="Resolution Center", version="1", lifespan=lifespan, docs_url=None, redoc_url=None)
+    app.state.gate = gate
+    app.include_router(api.router)
+    app.include_router(pages.router)
+    app.mount("/static", StaticFiles(directory=STATIC), name="static")
+    app.add_exception_handler(problems.Problem, _told_as(problems.of_problem))
+    app.add_exception_handler(HTTPException, _told_as(problems.of_http))
+    app.add_exception_handler(RequestValidationError, _told_as(problems.of_validation))
+    app.middleware("http")(_headers)
+    app.add_middleware(_Limit)
+    return app
+
+
+def _told_as(
+    handler: Callable[[Request, Exception], Awaitable[Response]],
+) -> Callable[[Request, Exception], Awaitable[Response]]:
+    """To a person in a page, to a program as problem details."""
+
+    async def handle(request: Request, error: Exception) -> Response:
+        told = await handler(request, error)
+        if request.url.path.startswith("/api") or "text/html" not in request.headers.get("accept", ""):
+            return told
+        return pages.failure(request, told)
+
+    return handle
+
+
+async def _headers(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
+    response = await call_next(request)
+    for name, value in _HEADERS.items():
+        response.headers.setdefault(name, value)
+    if not request.url.path.startswith("/static"):
+        response.headers.setdefault("Cache-Control", "no-store")
+    return response
+
+
+class _Limit:
+    """Refuses bodies larger than a command may be, also those that do not say so."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        seen = 0
+
+        async def limited() -> Message:
+            nonlocal seen
+            message = await receive()
+            seen += len(message.get("body", b""))
+            if seen > MAX_COMMAND_BYTES:
+                raise HTTPException(413, f"More than {MAX_COMMAND_BYTES} bytes.")
+            return message
+
+        length = dict(scope["headers"]).get(b"content-length", b"0")
+        if length.isdigit() and int(length) > MAX_COMMAND_BYTES:
+            answer = problems.answer(413, f"More than {MAX_COMMAND_BYTES} bytes.")
+            await answer(scope, receive, send)
+            return
+        await self._app(scope, limited, send)

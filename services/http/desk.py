@@ -1,0 +1,234 @@
+"""What API and pages ask for: read models by viewer, commands to Kafka."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, Concatenate, ParamSpec, TypeVar
+from uuid import uuid4
+
+import msgspec
+import psycopg
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.errors import KafkaError
+from eventsourcing.persistence import StoredEvent
+from psycopg_pool import ConnectionPool, PoolTimeout
+from resolution_contracts.commands import (
+    Accept,
+    CancelOrder,
+    Command,
+    Decline,
+    OfferPartialRefund,
+    OpenDispute,
+    Withdraw,
+)
+from resolution_contracts.envelope import CommandEnvelope
+from resolution_contracts.topics import command_type
+
+from projections import inbox, metrics, order_page, overview
+from services.clock import Clock
+from services.kafka.relay_position import published
+from services.kafka.topics import Topics
+from services.orders.public import event_envelope
+from services.sender import Sender
+from services.store.mapper import decode_event
+
+from . import operations
+from .problems import Problem, unknown
+from .pulse import Pulse
+from .who import Viewer
+
+Json = dict[str, Any]
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+PARTY_COMMANDS: dict[str, type[Command]] = {
+    command.__name__: command for command in (OpenDispute, OfferPartialRefund, Accept, Decline, Withdraw, CancelOrder)
+}
+"""What a party may send; facts come from other services, on Kafka."""
+
+_LONGEST_WAIT_SECONDS = 10.0
+
+
+@dataclass
+class Desk:
+    """One for each process."""
+
+    pool: ConnectionPool[psycopg.Connection[Any]]
+    sender: Sender
+    ends: AIOKafkaConsumer
+    """Asks where topics end; reads nothing."""
+    kafka: str
+    """Bootstrap servers."""
+    topics: Topics
+    clock: Clock
+    pulse: Pulse
+
+    async def read(
+        self, look: Callable[Concatenate[psycopg.Connection[Any], _P], _T], *a: _P.args, **k: _P.kwargs
+    ) -> _T:
+        """Runs a query beside the event loop. Raises Problem (503) while the database is away."""
+
+        def run() -> _T:
+            with self.pool.connection(timeout=5) as connection:
+                return look(connection, *a, **k)
+
+        try:
+            return await asyncio.to_thread(run)
+        except (psycopg.OperationalError, PoolTimeout):
+            raise Problem(503, "The database does not answer; try again soon.", {"Retry-After": "2"}) from None
+        except psycopg.errors.UndefinedTable:
+            raise Problem(503, "The read models are not there yet; run the role projections.") from None
+
+    # --- reading ---
+
+    async def order(self, viewer: Viewer, order_id: str) -> Json:
+        """The order page. Raises Problem (404) for a stranger as for an order that does not exist."""
+        try:
+            page = await self.read(order_page.look, order_id, viewer.party, self.clock.now())
+        except order_page.NotAParty:
+            page = None
+        if page is None:
+            raise unknown("order")
+        return page
+
+    async def orders(self, viewer: Viewer) -> list[Json]:
+        return await self.read(order_page.orders_of, viewer.user, self.clock.now())
+
+    async def inbox(self, viewer: Viewer) -> Json:
+        return await self.read(inbox.look, viewer.user, self.clock.now())
+
+    async def metrics(self, viewer: Viewer) -> Json:
+        return await self.read(metrics.look, viewer.user)
+
+    async def overview(self) -> Json:
+        return await self.read(overview.look, self.clock.now())
+
+    async def history(self, viewer: Viewer, order_id: str, after: int, limit: int) -> list[Json]:
+        """An order's public events, from the one numbered `after` + 1 on."""
+        await self.order(viewer, order_id)
+        return await self.read(_events, order_id, after, limit)
+
+    async def outcome(self, viewer: Viewer, order_id: str, command_id: str) -> Json:
+        """What became of a command, with the position at which that is so."""
+        await self.order(viewer, order_id)
+        found = await self.read(_outcome, order_id, command_id)
+        if found is None:
+            raise unknown("command on this order")
+        return found
+
+    async def caught_up(self, read_model: str, position: int) -> None:
+        """Returns when a read model has all that happened up to a position. Raises Problem (409) after 10 s.
+
+        Positions come from outcomes; one that the store has not reached is refused at once.
+        """
+        late = Problem(409, f"{read_model} has not come to position {position} yet; ask again.", {"Retry-After": "1"})
+        if await self.read(_last) < position:
+            raise late
+        try:
+            async with asyncio.timeout(_LONGEST_WAIT_SECONDS):
+                while await self.read(_position, read_model) < position:
+                    await self.pulse.next(0.2)
+        except TimeoutError:
+            raise late from None
+
+    async def shown(self, order_id: str, version: int) -> None:
+        """Returns when the order page has come to a version, or a little later."""
+        for _ in range(20):
+            if await self.read(_version, order_id) >= version:
+                return
+            await self.pulse.next(0.2)
+
+    async def unread_commands(self) -> int:
+        """How many records of the commands topic wait for the commands role."""
+        read = await self.read(operations.positions)
+        partitions = [TopicPartition(self.topics.commands, number) for number in read]
+        ends = await _answered(self.ends.end_offsets(partitions))
+        return sum(end - read[partition.partition] for partition, end in ends.items())
+
+    async def unpublished(self) -> int:
+        """How many outcomes and dead letters wait for the relay."""
+        position = await _answered(published(self.kafka, self.topics))
+        return max(0, await self.read(operations.last_outcome) - position.outcome_id)
+
+    # --- commands ---
+
+    async def send(
+        self, viewer: Viewer, order_id: str, name: str, data: Json, *, id: str | None, wait: float | None
+    ) -> tuple[str, Json | None]:
+        """Publishes a command of the viewer; returns its id, and its outcome where that comes within `wait` seconds.
+
+        Raises Problem (403, 404, 422, 503).
+        """
+        if name not in PARTY_COMMANDS:
+            raise Problem(422, f"There is no command {name!r} for a party; there are {', '.join(PARTY_COMMANDS)}.")
+        if viewer.operator:
+            raise Problem(403, "Operators act for nobody; a party has to send this.")
+        if data.setdefault("actor", viewer.user) != viewer.user:
+            raise Problem(403, "actor has to be you; leave it out.")
+        await self.order(viewer, order_id)
+        envelope = CommandEnvelope(
+            id=id or str(uuid4()), type=command_type(name), source="/resolution-http", subject=order_id, data=data
+        )
+        try:
+            outcome = await self.sender.publish(order_id, envelope.to_json())
+        except KafkaError:
+            raise Problem(503, "Kafka does not answer; send again with the same Idempotency-Key.") from None
+        if wait is None:
+            return envelope.id, None
+        try:
+            found = await asyncio.wait_for(outcome, wait)
+        except TimeoutError:
+            return envelope.id, None
+        except KafkaError:
+            raise Problem(503, "Kafka did not take it; send again with the same Idempotency-Key.") from None
+        if "dead" in found:
+            raise Problem(422, f"It is no command: {found['dead']}.")
+        return envelope.id, found | {"position": await self._position_of(order_id, envelope.id)}
+
+    async def _position_of(self, order_id: str, command_id: str) -> int:
+        found = await self.read(_outcome, order_id, command_id)
+        return int(found["position"]) if found else 0
+
+
+async def _answered(answer: Awaitable[_T]) -> _T:
+    try:
+        return await asyncio.wait_for(answer, 10)
+    except (KafkaError, TimeoutError):
+        raise Problem(503, "Kafka does not answer; try again soon.", {"Retry-After": "2"}) from None
+
+
+def _events(connection: psycopg.Connection[Any], order_id: str, after: int, limit: int) -> list[Json]:
+    rows = connection.execute(
+        "SELECT originator_id, originator_version, topic, state FROM order_events "
+        "WHERE originator_id = %s AND originator_version > %s ORDER BY originator_version LIMIT %s",
+        (order_id, after, limit),
+        binary=True,
+    )
+    return [event_envelope(decode_event(StoredEvent(*row))) for row in rows]
+
+
+def _outcome(connection: psycopg.Connection[Any], order_id: str, command_id: str) -> Json | None:
+    row = connection.execute(
+        "SELECT message, last_event_id FROM outcomes "
+        "WHERE order_id = %s AND command_id = %s AND kind IN ('accepted', 'rejected')",
+        (order_id, command_id),
+    ).fetchone()
+    return None if row is None else {**msgspec.json.decode(row[0]), "position": row[1]}
+
+
+def _last(connection: psycopg.Connection[Any]) -> int:
+    row = connection.execute("SELECT coalesce(max(notification_id), 0) FROM order_events").fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+def _version(connection: psycopg.Connection[Any], order_id: str) -> int:
+    row = connection.execute("SELECT version FROM order_page.orders WHERE order_id = %s", (order_id,)).fetchone()
+    return 0 if row is None else int(row[0])
+
+
+def _position(connection: psycopg.Connection[Any], read_model: str) -> int:
+    row = connection.execute(
+        "SELECT max(notification_id) FROM projection_tracking WHERE application_name = %s", (read_model,)
+    ).fetchone()
+    return (row and row[0]) or 0

@@ -1,0 +1,55 @@
+"""What operators look after, beside the overview of disputes."""
+
+from datetime import datetime
+from typing import Any
+
+import psycopg
+
+from projections import READ_MODELS
+
+_MOST = 20
+
+
+def look(connection: psycopg.Connection[Any], now: datetime) -> dict[str, Any]:
+    """How far behind the read models are, overdue deadlines, parked orders, dead letters. Raises psycopg.Error."""
+    last = _one(connection, "SELECT coalesce(max(notification_id), 0) FROM order_events")
+    applied = connection.execute("SELECT application_name, max(notification_id) FROM projection_tracking GROUP BY 1")
+    positions = dict(applied.fetchall())
+    return {
+        "events": last,
+        "read_models": {name: last - positions.get(name, 0) for name in READ_MODELS},
+        "deadlines": _one(connection, "SELECT count(*) FROM deadlines"),
+        "overdue": _one(connection, "SELECT count(*) FROM deadlines WHERE due_at < %s", now),
+        "parked": [
+            {"order_id": order_id, "commands": commands, "why": why, "since": since}
+            for order_id, commands, why, since in connection.execute(
+                "SELECT order_id, count(*), max(why), min(parked_at) FROM parked_commands "
+                "GROUP BY order_id ORDER BY 4 LIMIT %s",
+                (_MOST,),
+            )
+        ],
+        "dead": _one(connection, "SELECT count(*) FROM outcomes WHERE kind = 'dead'"),
+        "dead_letters": [
+            {"partition": partition, "offset": offset}
+            for partition, offset in connection.execute(
+                "SELECT partition, record_offset FROM outcomes WHERE kind = 'dead' ORDER BY outcome_id DESC LIMIT %s",
+                (_MOST,),
+            )
+        ],
+    }
+
+
+def positions(connection: psycopg.Connection[Any]) -> dict[int, int]:
+    """The next offset of each partition that the commands role reads."""
+    rows = connection.execute("SELECT partition, next_offset FROM positions WHERE consumer = 'commands'")
+    return dict(rows.fetchall())
+
+
+def last_outcome(connection: psycopg.Connection[Any]) -> int:
+    """The number of the outcome stored last."""
+    return _one(connection, "SELECT coalesce(max(outcome_id), 0) FROM outcomes")
+
+
+def _one(connection: psycopg.Connection[Any], sql: str, *parameters: object) -> int:
+    row = connection.execute(sql.encode(), parameters).fetchone()
+    return 0 if row is None else int(row[0])

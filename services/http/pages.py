@@ -1,0 +1,277 @@
+"""The pages: what the parties and the operators look at. They work without JavaScript."""
+
+import json
+from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
+from pathlib import Path
+from typing import Annotated, Any
+from urllib.parse import urlsplit
+from uuid import uuid4
+
+from babel.numbers import format_currency, get_currency_precision
+from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi.responses import HTMLResponse, RedirectResponse
+from fastapi.templating import Jinja2Templates
+
+from . import operations
+from .api import ADesk, OrderId, desk_of
+from .desk import Json
+from .problems import Problem
+from .who import COOKIE, Viewer
+
+router = APIRouter(include_in_schema=False)
+_templates = Jinja2Templates(Path(__file__).with_name("templates"))
+_WAIT_SECONDS = 8.0
+
+
+def _viewer_of(request: Request) -> Viewer:
+    gate = request.app.state.gate
+    viewer: Viewer | None = gate.find(request)
+    if viewer is None:
+        if gate.development:
+            raise Problem(401, "Log in first.", {"Location": "/login"})
+        raise Problem(401, "Open this page from the marketplace, where you are logged in.")
+    return viewer
+
+
+def _same_site(request: Request) -> None:
+    """A form of another site may not act for the viewer."""
+    site, origin = request.headers.get("sec-fetch-site"), request.headers.get("origin")
+    foreign = site not in (None, "same-origin", "none")
+    if foreign or (origin not in (None, "null") and urlsplit(origin or "").netloc != request.headers.get("host")):
+        raise Problem(403, "This form was sent from another site.")
+
+
+AViewer = Annotated[Viewer, Depends(_viewer_of)]
+SameSite = Depends(_same_site)
+
+
+def _show(request: Request, template: str, viewer: Viewer | None, status: int = 200, **context: Any) -> HTMLResponse:
+    gate = request.app.state.gate
+    context |= {"viewer": viewer, "development": gate.development}
+    return _templates.TemplateResponse(request, template, context, status)
+
+
+def failure(request: Request, told: Response) -> Response:
+    """A failure as a page; who has to log in is led there."""
+    if told.status_code == 401 and told.headers.get("location"):
+        return RedirectResponse(told.headers["location"], 303)
+    problem = json.loads(bytes(told.body))
+    return _templates.TemplateResponse(
+        request, "failure.html", {"problem": problem, "viewer": None, "development": False}, told.status_code
+    )
+
+
+@router.get("/")
+async def orders(request: Request, desk: ADesk, viewer: AViewer) -> Response:
+    """The viewer's orders, and what waits for an answer."""
+    if viewer.operator:
+        return RedirectResponse("/operator", 303)
+    lines, inbox = await desk.orders(viewer), await desk.inbox(viewer)
+    return _show(request, "orders.html", viewer, orders=lines, inbox=inbox, scale=float(desk.clock.scale))
+
+
+@router.get("/orders/{order_id}")
+async def order(
+    request: Request,
+    desk: ADesk,
+    viewer: AViewer,
+    order_id: OrderId,
+    after: Annotated[int | None, Query(ge=0, le=2**62)] = None,
+    done: Annotated[str | None, Query(max_length=40)] = None,
+) -> Response:
+    """An order's page with its Resolution Center."""
+    if after is not None:
+        await desk.caught_up("order_page", after)
+    said = _DONE.get(done or "")
+    return await _order_page(request, viewer, order_id, said=said)
+
+
+_DONE = {
+    "OpenDispute": "Your request was sent. The other party has 48 hours to answer.",
+    "OfferPartialRefund": "Your offer was sent. The client has 48 hours to answer.",
+    "Accept": "You accepted the request.",
+    "Decline": "You declined the request.",
+    "Withdraw": "You withdrew your request.",
+    "CancelOrder": "The order is canceled.",
+}
+
+
+@dataclass(frozen=True)
+class _Refused:
+    """A form that was sent and refused: which one, why, and what was in it."""
+
+    form: str
+    why: str
+    values: dict[str, str]
+
+
+async def _order_page(
+    request: Request,
+    viewer: Viewer,
+    order_id: str,
+    said: str | None = None,
+    refused: _Refused | None = None,
+    status: int = 200,
+) -> Response:
+    desk = desk_of(request)
+    page = await desk.order(viewer, order_id)
+    actions = [action for party in page["available_actions"].values() for action in party]
+    return _show(
+        request,
+        "order.html",
+        viewer,
+        status,
+        page=page,
+        actions=[] if viewer.operator else actions,
+        scale=float(desk.clock.scale),
+        new_id=lambda: str(uuid4()),
+        said=said,
+        refused=refused,
+    )
+
+
+@router.post("/orders/{order_id}", dependencies=[SameSite])
+async def act(request: Request, desk: ADesk, viewer: AViewer, order_id: OrderId) -> Response:
+    """A form that was sent: publishes the command, waits for its outcome, and shows what came of it."""
+    form = {name: str(value) for name, value in (await request.form()).items()}
+    command, key = form.get("command", ""), form.get("form", "")
+    try:
+        data = _data_of(command, form)
+        _, outcome = await desk.send(viewer, order_id, command, data, id=form.get("id"), wait=_WAIT_SECONDS)
+    except (Problem, ValueError) as error:
+        if isinstance(error, Problem) and error.status == 404:
+            raise
+        refused = _Refused(key, str(error), form)
+        return await _order_page(request, viewer, order_id, refused=refused, status=422)
+    if outcome is None:
+        said = "Your command was sent and will be judged soon. Reload the page to see what came of it."
+        return await _order_page(request, viewer, order_id, said=said)
+    if "code" in outcome["data"]:
+        refused = _Refused(key, _reason(outcome["data"]), form)
+        return await _order_page(request, viewer, order_id, refused=refused, status=422)
+    return RedirectResponse(f"/orders/{order_id}?after={outcome['position']}&done={command}", 303)
+
+
+def _reason(rejected: Json) -> str:
+    """The rejection's own sentence; where it speaks of minor units, one for people."""
+    if rejected["code"] == "refund_over_limit":
+        limit = _money_text(rejected["details"]["limit"])
+        return f"A partial refund is at most 60% of the original price: offer {limit} or less."
+    errors = rejected["details"].get("errors") if isinstance(rejected["details"], dict) else None
+    told = "; ".join(f"{error['path']}: {error['reason']}" for error in errors or [])
+    return f"{rejected['message']} {told}".strip()
+
+
+def _data_of(command: str, form: dict[str, str]) -> Json:
+    """The command's data from the fields of its form. Raises ValueError, which says what is wrong."""
+    text = {name: form[name] for name in ("message", "comment", "note", "explanation", "reason") if form.get(name)}
+    match command:
+        case "OpenDispute":
+            request: Json = {"kind": form.get("kind", "")} | text
+            if "days" in form:
+                request["days"] = int(form["days"]) if form["days"].isdigit() else 0
+            return {"request": request}
+        case "OfferPartialRefund":
+            return {"amount": _money(form.get("amount", ""), form.get("currency", ""))} | text
+        case "CancelOrder":
+            return dict(text)
+        case _:
+            return {"dispute_id": form.get("dispute_id", "")} | text
+
+
+def _money(entered: str, currency: str) -> Json:
+    if not (len(currency) == 3 and currency.isalpha()):
+        raise ValueError("The currency is missing.")
+    try:
+        minor = Decimal(entered.strip()).scaleb(get_currency_precision(currency))
+    except InvalidOperation:
+        raise ValueError("Enter the amount as a number, such as 25.00.") from None
+    if not minor.is_finite() or minor != minor.to_integral_value() or abs(minor) > 2**53:
+        raise ValueError(f"Enter an amount with at most {get_currency_precision(currency)} decimals.")
+    return {"amount": int(minor), "currency": currency}
+
+
+@router.get("/metrics")
+async def metrics(request: Request, desk: ADesk, viewer: AViewer) -> Response:
+    """How the viewer fares."""
+    return _show(request, "metrics.html", viewer, metrics=await desk.metrics(viewer))
+
+
+@router.get("/operator")
+async def operators(request: Request, desk: ADesk, viewer: AViewer) -> Response:
+    """Open disputes, deadlines ahead, lag, parked orders, dead letters."""
+    if not viewer.operator:
+        raise Problem(404, "There is no such page.")
+    overview, state = await desk.overview(), await desk.read(operations.look, desk.clock.now())
+    state["waiting"], state["unpublished"] = await desk.unread_commands(), await desk.unpublished()
+    return _show(request, "operator.html", viewer, overview=overview, state=state)
+
+
+# --- the login for development ---
+
+
+@router.get("/login")
+async def login(request: Request) -> Response:
+    """Who do you want to be? On loopback only, where no issuer is configured."""
+    if not request.app.state.gate.development:
+        raise Problem(404, "There is no such page.")
+    return _show(request, "login.html", None)
+
+
+@router.post("/login", dependencies=[SameSite])
+async def logged_in(request: Request) -> Response:
+    gate = request.app.state.gate
+    if not gate.development:
+        raise Problem(404, "There is no such page.")
+    form = await request.form()
+    user, is_operator = str(form.get("user", "")).strip()[:200], form.get("operator") == "yes"
+    if not user and not is_operator:
+        return _show(request, "login.html", None, 422, why="Enter the id of a client or a freelancer.")
+    response = RedirectResponse("/", 303)
+    token = gate.token_for(user or "operator", operator=is_operator)
+    response.set_cookie(COOKIE, token, httponly=True, samesite="lax")
+    return response
+
+
+@router.post("/logout", dependencies=[SameSite])
+async def logged_out(request: Request) -> Response:
+    response = RedirectResponse("/login" if request.app.state.gate.development else "/", 303)
+    response.delete_cookie(COOKIE)
+    return response
+
+
+# --- how things are said ---
+
+
+def _money_text(money: Json) -> str:
+    precision = get_currency_precision(money["currency"])
+    return format_currency(Decimal(money["amount"]).scaleb(-precision), money["currency"], locale="en_US")
+
+
+def _decimal(money: Json) -> str:
+    precision = get_currency_precision(money["currency"])
+    return f"{Decimal(money['amount']).scaleb(-precision):.{precision}f}"
+
+
+def _words(name: object) -> str:
+    return str(name).replace("_", " ")
+
+
+def _duration(seconds: float) -> str:
+    hours, minutes = int(seconds // 3600), int(seconds % 3600 // 60)
+    return f"{hours} h {minutes:02} min"
+
+
+def _step(money: Json) -> str:
+    """The smallest amount of a currency, for a number field."""
+    return _decimal({"amount": 1, "currency": money["currency"]})
+
+
+_templates.env.filters |= {
+    "money": _money_text,
+    "decimal": _decimal,
+    "step": _step,
+    "words": _words,
+    "duration": _duration,
+}

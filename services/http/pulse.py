@@ -1,0 +1,39 @@
+"""Wakes whoever waits for something to happen, once for all connections of the process."""
+
+import asyncio
+import contextlib
+import logging
+
+import psycopg
+
+from projections.projector import CHANNEL
+
+log = logging.getLogger(__name__)
+
+_LOOK_EVERY_SECONDS = 1.0
+
+
+class Pulse:
+    """Beats when a read model moved on, and from time to time, since a notification may be lost."""
+
+    def __init__(self, database_url: str) -> None:
+        self._url = database_url
+        self._beat = asyncio.Event()
+
+    async def run(self) -> None:
+        """For ever; connects again when the database was away."""
+        while True:
+            try:
+                async with await psycopg.AsyncConnection.connect(self._url, autocommit=True) as connection:
+                    await connection.execute(f"LISTEN {CHANNEL}".encode())
+                    async for _ in connection.notifies():
+                        self._beat.set()
+                        self._beat = asyncio.Event()
+            except psycopg.Error as error:
+                log.warning("no notifications from PostgreSQL, trying again: %s", error)
+            await asyncio.sleep(_LOOK_EVERY_SECONDS)
+
+    async def next(self, seconds: float = _LOOK_EVERY_SECONDS) -> None:
+        """Returns at the next beat, or after so many seconds."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._beat.wait(), seconds)

@@ -1,0 +1,99 @@
+"""The http role: uvicorn, on loopback unless it is told otherwise."""
+
+import asyncio
+import ipaddress
+import logging
+import socket
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
+
+import uvicorn
+from aiokafka import AIOKafkaConsumer
+from psycopg_pool import ConnectionPool
+
+from services.clock import Clock
+from services.kafka.topics import Topics
+from services.sender import Sender
+from services.settings import Settings, SettingsError
+
+from .app import create
+from .desk import Desk
+from .pulse import Pulse
+from .who import Gate
+
+log = logging.getLogger(__name__)
+
+
+async def run(settings: Settings, topics: Topics, clock: Clock, ready: Callable[[str], None]) -> None:
+    """Serves until cancelled; `ready` is told the URL. Raises SettingsError where it may not listen there."""
+    gate = Gate(
+        jwks_url=settings.jwt_jwks_url,
+        key_file=settings.jwt_key_file,
+        issuer=settings.jwt_issuer,
+        audience=settings.jwt_audience,
+    )
+    if gate.development and not _is_loopback(settings.http_host):
+        raise SettingsError(
+            f"RESOLUTION_HTTP_HOST is {settings.http_host}, but without RESOLUTION_JWT_JWKS_URL or "
+            "RESOLUTION_JWT_KEY_FILE anybody could log in as anybody: set one, or listen on 127.0.0.1."
+        )
+
+    listener = _listen(settings.http_host, settings.http_port)
+    url = f"http://{settings.http_host}:{listener.getsockname()[1]}"
+
+    @asynccontextmanager
+    async def desk() -> AsyncIterator[Desk]:
+        pulse = Pulse(settings.database)
+        with ConnectionPool(settings.database, min_size=1, max_size=8, kwargs={"autocommit": True}, open=True) as pool:
+            async with Sender(settings.kafka, topics) as sender:
+                ends = AIOKafkaConsumer(bootstrap_servers=settings.kafka, enable_auto_commit=False)
+                await ends.start()
+                beating = asyncio.create_task(pulse.run())
+                try:
+                    ready(url)  # the socket listens already
+                    yield Desk(pool, sender, ends, settings.kafka, topics, clock, pulse)
+                finally:
+                    beating.cancel()
+                    await ends.stop()
+
+    config = uvicorn.Config(
+        create(gate, desk),
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        limit_concurrency=1000,
+        timeout_keep_alive=15,
+        timeout_graceful_shutdown=3,
+        h11_max_incomplete_event_size=32_768,
+    )
+    server = _Server(config)
+    serving = asyncio.create_task(server.serve([listener]))
+    try:
+        await asyncio.shield(serving)
+    finally:
+        server.should_exit = True
+        with suppress(asyncio.CancelledError):
+            await serving
+
+
+class _Server(uvicorn.Server):
+    """Leaves the signals to the process."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        return socket.create_server((host, port), reuse_port=False)
+    except OSError as error:
+        raise SettingsError(
+            f"Nothing can listen on {host}:{port} ({error.strerror}); set RESOLUTION_HTTP_PORT, 0 takes a free one."
+        ) from None
+
+
+def _is_loopback(host: str) -> bool:
+    with suppress(ValueError):
+        return ipaddress.ip_address(host).is_loopback
+    return host == "localhost"

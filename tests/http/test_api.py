@@ -1,0 +1,229 @@
+"""The API: reading by viewer, one's own writes, live updates, commands; and what a stranger gets."""
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import httpx
+import hypothesis
+import jwt
+import pytest
+import schemathesis
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from services.supervisor import Supervisor
+from tests.engine.commands import CLIENT, FREELANCER, offer_refund, register
+from tests.installation import Installation, until
+
+ALL = ("commands", "relay", "projections", "http")
+KEY = ec.generate_private_key(ec.SECP256R1())
+ISSUER, AUDIENCE = "https://issuer.example", "resolution"
+UPDATE = {"request": {"kind": "order_update", "message": "How is it going?"}}
+EXTENSION = {"request": {"kind": "delivery_extension", "days": 3, "note": "Late."}}
+
+
+def token(user: str, key: Any = KEY, **claims: Any) -> str:
+    known = {"sub": user, "exp": time.time() + 600, "iss": ISSUER, "aud": AUDIENCE}
+    return jwt.encode(known | claims, key, "ES256")
+
+
+def bearer(user: str, **claims: Any) -> dict[str, str]:
+    return {"Authorization": f"Bearer {token(user, **claims)}"}
+
+
+@pytest.fixture
+async def api(installation: Installation, tmp_path: Path) -> AsyncIterator[httpx.AsyncClient]:
+    key_file = tmp_path / "key.pem"
+    key_file.write_bytes(KEY.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
+    installation.settings = replace(
+        installation.settings, jwt_key_file=key_file, jwt_issuer=ISSUER, jwt_audience=AUDIENCE
+    )
+    installation.supervisor = Supervisor(installation.settings)
+    await installation.run(*ALL)
+    await installation.send("order-1", register())
+    await until(lambda: installation.page("order-1"))
+    async with httpx.AsyncClient(base_url=installation.url, headers=bearer(CLIENT), timeout=20) as client:
+        yield client
+
+
+async def _send(api: httpx.AsyncClient, command: str, data: Any, *, user: str = CLIENT, **headers: str) -> Any:
+    body = {"order_id": "order-1", "command": command, "data": data}
+    return await api.post("/api/commands", json=body, headers=bearer(user) | {"Prefer": "wait=10"} | headers)
+
+
+async def test_a_client_reads_its_own_writes(api: httpx.AsyncClient):
+    sent = await _send(api, "OpenDispute", UPDATE)
+    assert sent.status_code == 200
+    position = sent.json()["position"]
+    page = (await api.get(f"/api/orders/order-1?after={position}")).json()
+    dispute = page["open_dispute"]["dispute_id"]
+    assert sent.headers["location"] == f"/api/orders/order-1/commands/{dispute}"
+    assert (await api.get(sent.headers["location"])).json()["causationid"] == dispute
+    for party in ("inbox", "metrics"):
+        assert (await api.get(f"/api/{party}?after={position}")).status_code == 200
+    inbox = (await api.get("/api/inbox", headers=bearer(FREELANCER))).json()
+    assert [line["dispute_id"] for line in inbox["to_answer"]] == [dispute]
+    [withdraw] = [a for a in page["available_actions"]["client"] if a["command"] == "Withdraw"]
+    assert (await _send(api, "Withdraw", withdraw["send"]["data"])).status_code == 200
+    assert (await api.get(withdraw["schema"])).json()["required"] == ["actor", "dispute_id"]
+
+
+async def test_an_idempotency_key_is_the_command_id(api: httpx.AsyncClient):
+    key = str(uuid4())
+    first = await _send(api, "OpenDispute", UPDATE, **{"Idempotency-Key": key})
+    again = await _send(api, "OpenDispute", UPDATE, **{"Idempotency-Key": key})
+    assert again.json()["data"].pop("duplicate") is True
+    assert first.json()["data"]["events"] == again.json()["data"]["events"]
+    other = await _send(api, "OpenDispute", EXTENSION, **{"Idempotency-Key": key})
+    assert other.json()["data"]["code"] == "command_id_reused"
+
+
+async def test_a_refusal_is_an_outcome_and_a_command_without_wait_is_only_taken(api: httpx.AsyncClient):
+    refused = await _send(api, "OpenDispute", EXTENSION)
+    assert (refused.status_code, refused.json()["data"]["code"]) == (200, "not_allowed")
+    taken = await _send(api, "OpenDispute", UPDATE, Prefer="")
+    assert (taken.status_code, set(taken.json())) == (202, {"command_id"})
+
+
+async def test_etags_do_not_change_with_the_clock(api: httpx.AsyncClient):
+    for path in ("/api/orders/order-1", "/api/orders", "/api/inbox", "/api/metrics"):
+        etag = (await api.get(path)).headers["etag"]
+        await asyncio.sleep(0.01)
+        assert (await api.get(path, headers={"If-None-Match": etag})).status_code == 304
+    etag = (await api.get("/api/orders/order-1")).headers["etag"]
+    position = (await _send(api, "OpenDispute", UPDATE)).json()["position"]
+    changed = await api.get(f"/api/orders/order-1?after={position}", headers={"If-None-Match": etag})
+    assert changed.status_code == 200
+
+
+async def test_history_comes_in_pages(api: httpx.AsyncClient, installation: Installation):
+    await installation.send("order-1", offer_refund())
+    first = (await api.get("/api/orders/order-1/history?limit=1")).json()
+    assert [event["sequence"] for event in first["events"]] == [1]
+    rest = (await api.get(f"/api/orders/order-1/history?cursor={first['next']}")).json()
+    assert [event["sequence"] for event in rest["events"]] == [2]
+    assert rest["next"] is None
+    assert "minor_dissatisfaction" not in json.dumps(rest)
+
+
+async def test_live_updates_go_on_behind_the_last_one_seen(api: httpx.AsyncClient, installation: Installation):
+    await _send(api, "OpenDispute", UPDATE)
+    assert await _first_event(api, "/api/orders/order-1/live", {"Last-Event-ID": "1"}) == "2"
+    known = await _first_event(api, "/api/inbox/live", {})
+    waiting = asyncio.create_task(_first_event(api, "/api/inbox/live", {"Last-Event-ID": known}))
+    await asyncio.sleep(1.5)
+    assert not waiting.done()
+    await installation.send("order-2", register())
+    other = {"order_id": "order-2", "command": "OpenDispute", "data": UPDATE}
+    assert (await api.post("/api/commands", json=other, headers={"Prefer": "wait=10"})).status_code in (200, 404)
+    await until(lambda: installation.page("order-2"))
+    await api.post("/api/commands", json=other, headers={"Prefer": "wait=10"})
+    assert await asyncio.wait_for(waiting, 10) != known
+
+
+async def _first_event(api: httpx.AsyncClient, path: str, headers: dict[str, str]) -> str:
+    async with api.stream("GET", path, headers=headers) as answer:
+        async for line in answer.aiter_lines():
+            if line.startswith("id: "):
+                return line.removeprefix("id: ")
+    raise AssertionError("the stream ended")
+
+
+FORGED = ec.generate_private_key(ec.SECP256R1())
+
+
+async def test_a_stranger_gets_nothing(api: httpx.AsyncClient):
+    """No token, a forged, expired or foreign one, another party's order, an operator who acts."""
+    paths = ["/api/orders/order-1", "/api/orders/order-1/history", "/api/orders/order-1/live", "/api/orders/unknown"]
+    for headers, status in (
+        ({"Authorization": ""}, 401),
+        (bearer(CLIENT, key=FORGED), 401),
+        (bearer(CLIENT, exp=time.time() - 5), 401),
+        (bearer(CLIENT, aud="another"), 401),
+        (bearer(CLIENT, iss="https://another.example"), 401),
+        ({"Authorization": "Bearer " + jwt.encode({"sub": CLIENT, "exp": time.time() + 60}, "x" * 40, "HS256")}, 401),
+        ({"Authorization": "Bearer e30.e30."}, 401),
+        (bearer("somebody"), 404),
+    ):
+        for path in paths:
+            answer = await api.get(path, headers=headers)
+            assert answer.status_code == status, (headers, path)
+            assert answer.headers["content-type"] == "application/problem+json"
+            assert CLIENT not in answer.text
+            assert FREELANCER not in answer.text
+    body = {"order_id": "order-1", "command": "OpenDispute", "data": UPDATE}
+    assert (await api.post("/api/commands", json=body, headers=bearer("somebody"))).status_code == 404
+    acting = body | {"data": UPDATE | {"actor": FREELANCER}}
+    assert (await api.post("/api/commands", json=acting)).status_code == 403
+    fact = body | {"command": "RecordCompletion", "data": {}}
+    assert (await api.post("/api/commands", json=fact)).status_code == 422
+    assert (await api.get("/api/overview")).status_code == 403
+    as_operator = bearer("op", scope="resolution:operator")
+    assert (await api.get("/api/overview", headers=as_operator)).status_code == 200
+    assert (await api.post("/api/commands", json=body, headers=as_operator)).status_code == 403
+
+
+async def test_garbage_and_oversize_bodies_are_refused(api: httpx.AsyncClient):
+    headers = {"Content-Type": "application/json"}
+    assert (await api.post("/api/commands", content=b"\xff{", headers=headers)).status_code == 400
+    assert (await api.post("/api/commands", content=b"[" * 100_000, headers=headers)).status_code in (400, 422)
+    large = b'{"order_id": "' + b"x" * 300_000 + b'"}'
+    assert (await api.post("/api/commands", content=large, headers=headers)).status_code == 413
+
+    async def chunks() -> AsyncIterator[bytes]:
+        for _ in range(40):
+            yield b"x" * 10_000
+
+    assert (await api.post("/api/commands", content=chunks(), headers=headers)).status_code in (400, 413)
+    assert (await _send(api, "OpenDispute", {"request": {"kind": "order_update", "message": "\0"}})).status_code == 200
+
+
+async def test_a_form_of_another_site_may_not_act(api: httpx.AsyncClient):
+    form = {"command": "CancelOrder", "comment": "Ha."}
+    for headers in ({"Origin": "https://evil.example"}, {"Sec-Fetch-Site": "cross-site"}):
+        assert (await api.post("/orders/order-1", data=form, headers=headers)).status_code == 403
+    answer = await api.get("/orders/order-1", headers={"Accept": "text/html"})
+    assert "script-src 'self'" in answer.headers["content-security-policy"]
+    assert "<script>" not in answer.text
+
+
+async def test_no_answer_is_outside_the_openapi_document(api: httpx.AsyncClient, installation: Installation):
+    document = (await api.get("/openapi.json")).json()
+    assert document["openapi"].startswith("3.1")
+    for path in [path for path in document["paths"] if path.endswith("/live")]:
+        del document["paths"][path]  # they do not end
+    schema = schemathesis.openapi.from_dict(document)
+
+    def walk() -> int:
+        called = 0
+        for result in schema.get_all_operations():
+            operation = result.ok()
+            strategy = operation.as_strategy()
+
+            @hypothesis.settings(
+                max_examples=12,
+                deadline=None,
+                derandomize=True,
+                database=None,
+                suppress_health_check=list(hypothesis.HealthCheck),
+            )
+            @hypothesis.given(case=strategy)
+            def check(case: Any) -> None:
+                nonlocal called
+                called += 1
+                case.call_and_validate(
+                    base_url=installation.url,
+                    headers=bearer(CLIENT),
+                    excluded_checks=[schemathesis.specs.openapi.checks.positive_data_acceptance],
+                )
+
+            check()
+        return called
+
+    assert await asyncio.to_thread(walk) > 50
