@@ -4,7 +4,7 @@ PYTHON := $(shell command -v $(PYTHON) || command -v python3)
 BIN := .venv/bin
 READY := .venv/ready
 
-.PHONY: demo test check unit faults format bench clean
+.PHONY: demo test check unit faults format schemas bench clean
 
 demo: $(READY)  ## a marketplace's day, through real Kafka and PostgreSQL
 	$(BIN)/resolution demo
@@ -27,6 +27,9 @@ faults: $(READY)  ## everything dies at every step, with SEEDS seeds; `make test
 format: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+schemas: $(READY)  ## the contract's files, after its models have changed
+	$(BIN)/resolution schema contracts/schemas --page docs/messages.md
 
 bench: $(READY)  ## throughput and latency, beside the plain use of the library
 	$(BIN)/python -m bench

@@ -12,10 +12,10 @@ import psutil
 import psycopg
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from resolution_contracts import Accept, CommandEnvelope, OpenDispute, OrderUpdateRequest
+from resolution_contracts.client import Client
 
 from bench.load import life
 from services.kafka.topics import DEFAULT_PARTITIONS, Topics
-from services.sender import Sender
 from services.settings import Settings
 from services.supervisor import Supervisor
 
@@ -107,9 +107,9 @@ async def latency(settings: Settings, per_second: int, seconds: int) -> dict[str
 
 async def latency_of(settings: Settings, per_second: int, seconds: int) -> dict[str, float]:
     """The same, of whatever answers on these topics."""
-    async with Sender(settings.kafka, Topics(settings.topic_prefix)) as sender:
-        await _at_a_rate(sender, per_second, per_second * 2, "warm")
-        taken = await _at_a_rate(sender, per_second, per_second * seconds, "measured")
+    async with Client(settings.kafka, prefix=settings.topic_prefix) as client:
+        await _at_a_rate(client, per_second, per_second * 2, "warm")
+        taken = await _at_a_rate(client, per_second, per_second * seconds, "measured")
     return percentiles(taken) | {"commands": len(taken)}
 
 
@@ -119,13 +119,13 @@ def percentiles(taken: Sequence[float]) -> dict[str, float]:
     return {"p50_ms": statistics.median(ordered), "p99_ms": ordered[int(len(ordered) * 0.99)], "max_ms": ordered[-1]}
 
 
-async def _at_a_rate(sender: Sender, per_second: int, commands: int, name: str) -> list[float]:
+async def _at_a_rate(client: Client, per_second: int, commands: int, name: str) -> list[float]:
     """Orders that ask for an update and get it, again and again; each command's milliseconds to its outcome."""
     tasks, start = [], time.perf_counter()
     backlog = _steady(name)
     for number in range(commands):
         await asyncio.sleep(max(0, start + number / per_second - time.perf_counter()))
-        tasks.append(asyncio.create_task(_time(sender, next(backlog))))
+        tasks.append(asyncio.create_task(_time(client, next(backlog))))
     return list(await asyncio.gather(*tasks))
 
 
@@ -144,9 +144,9 @@ def _steady(name: str):  # type: ignore[no-untyped-def]
             yield CommandEnvelope.of(order.subject, answer, source="/bench")
 
 
-async def _time(sender: Sender, envelope: CommandEnvelope) -> float:
+async def _time(client: Client, envelope: CommandEnvelope) -> float:
     started = time.perf_counter()
-    outcome = await (await sender.publish(envelope.subject, envelope.to_json()))
+    outcome = await (await client.publish(envelope.subject, envelope.to_json()))
     assert "events" in outcome["data"], outcome
     return (time.perf_counter() - started) * 1000
 

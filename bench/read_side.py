@@ -12,6 +12,7 @@ from eventsourcing.persistence import Tracking
 from eventsourcing.postgres import PostgresTrackingRecorder
 from eventsourcing.projection import Projection, ProjectionRunner
 from resolution_contracts import Accept, CommandEnvelope, OpenDispute, OrderUpdateRequest
+from resolution_contracts.client import Client
 
 from bench import engine
 from bench.library import environment_of
@@ -19,8 +20,6 @@ from bench.load import life
 from projections.order_page import OrderPages
 from projections.projector import CHANNEL
 from projections.rebuild import Rebuild
-from services.kafka.topics import Topics
-from services.sender import Sender
 from services.settings import Settings
 from services.store import OrderStore
 
@@ -92,12 +91,12 @@ async def live(settings: Settings, commands: int) -> dict[str, float]:
         await supervisor.ready()
         taken = []
         async with (
-            Sender(settings.kafka, Topics(settings.topic_prefix)) as sender,
+            Client(settings.kafka, prefix=settings.topic_prefix) as client,
             await psycopg.AsyncConnection.connect(settings.database, autocommit=True) as connection,
         ):
             await connection.execute(f"LISTEN order_events; LISTEN {CHANNEL}")
             for envelope in _requests(commands):
-                await sender.publish(envelope.subject, envelope.to_json())
+                await client.publish(envelope.subject, envelope.to_json())
                 appended = None
                 async for notification in connection.notifies():
                     if notification.channel == "order_events":
@@ -124,9 +123,9 @@ async def pages(settings: Settings, per_second: int, seconds: int) -> dict[str, 
     """Milliseconds of an order's page as HTML, at a steady rate, beside all other roles."""
     async with engine.running(settings, *_ALL, "http") as supervisor:
         await supervisor.ready()
-        async with Sender(settings.kafka, Topics(settings.topic_prefix)) as sender:
+        async with Client(settings.kafka, prefix=settings.topic_prefix) as client:
             for envelope in life("page")[:8]:
-                await (await sender.publish(envelope.subject, envelope.to_json()))
+                await (await client.publish(envelope.subject, envelope.to_json()))
         async with httpx.AsyncClient(base_url=supervisor.said["http"], timeout=30) as client:
             await client.post("/login", data={"user": "client-page"})
             await _at_a_rate(client, per_second, per_second)

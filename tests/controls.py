@@ -206,9 +206,12 @@ def in_envelope(
     return CommandEnvelope.of(order_id, command, source=source, id=command_id)
 
 
-def untyped(name: str, data: dict[str, Any], command_id: str = FIRST, order_id: str = ORDER) -> CommandEnvelope:
+def untyped(
+    name: str, data: dict[str, Any], command_id: str = FIRST, order_id: str = ORDER, version: int = 1
+) -> CommandEnvelope:
     """A command whose data nobody checked: `untyped("OpenDispute", {"actor": ""})`."""
-    return CommandEnvelope(id=command_id, type=topics.command_type(name), source="/tests", subject=order_id, data=data)
+    type_ = topics.command_type(name, version)
+    return CommandEnvelope(id=command_id, type=type_, source="/tests", subject=order_id, data=data)
 
 
 def as_record(envelope: CommandEnvelope, at: datetime = T, offset: int = 0, partition: int = 0) -> Record:

@@ -13,12 +13,12 @@ from uuid import uuid4
 import psycopg
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from resolution_contracts import Command, CommandEnvelope
+from resolution_contracts.client import Client
 
 from projections import order_page
 from services.clock import Clock
 from services.kafka.consumer import Record
 from services.kafka.topics import Topics, ensure_topics
-from services.sender import Sender
 from services.servers import Servers
 from services.settings import Settings
 from services.store import OrderStore, migrate
@@ -38,7 +38,7 @@ class Installation:
         self.topics = Topics(settings.topic_prefix)
         self.supervisor = Supervisor(settings)
         self._stack = AsyncExitStack()
-        self._sender: Sender | None = None
+        self._client: Client | None = None
         self._producer: AIOKafkaProducer | None = None
 
     @classmethod
@@ -86,10 +86,10 @@ class Installation:
 
     # --- Kafka ---
 
-    async def sender(self) -> Sender:
-        if self._sender is None:
-            self._sender = await self._stack.enter_async_context(Sender(self.settings.kafka, self.topics))
-        return self._sender
+    async def client(self) -> Client:
+        if self._client is None:
+            self._client = await self._stack.enter_async_context(Client(self.settings.kafka, prefix=self.topics.prefix))
+        return self._client
 
     async def send(self, order_id: str, command: Command, *, id: str | None = None) -> Json:
         """Publishes a command and waits for its outcome's envelope."""
@@ -97,7 +97,7 @@ class Installation:
         return await self.outcome_of(envelope.subject, envelope.to_json())
 
     async def outcome_of(self, key: str, value: bytes) -> Json:
-        outcome = await (await self.sender()).publish(key, value)
+        outcome = await (await self.client()).publish(key, value)
         return await asyncio.wait_for(outcome, 30)
 
     async def publish(self, order_id: str, command: Command, *, id: str | None = None) -> str:
@@ -106,14 +106,16 @@ class Installation:
         await self.publish_raw(envelope.key, envelope.to_json())
         return envelope.id
 
-    async def publish_raw(self, key: bytes | None, value: bytes | None, **options: Any) -> Any:
+    async def publish_raw(
+        self, key: bytes | None, value: bytes | None, topic: str | None = None, **options: Any
+    ) -> Any:
         if self._producer is None:
             self._producer = AIOKafkaProducer(
                 bootstrap_servers=self.settings.kafka, max_request_size=4 * 1024 * 1024, linger_ms=0
             )
             await self._producer.start()
             self._stack.push_async_callback(self._producer.stop)
-        return await self._producer.send_and_wait(self.topics.commands, key=key, value=value, **options)
+        return await self._producer.send_and_wait(topic or self.topics.commands, key=key, value=value, **options)
 
     async def read(self, topic: str) -> list[Record]:
         """All records of a topic, committed ones only, partition by partition."""

@@ -2,6 +2,7 @@
 
 from . import topics
 from .commands import (
+    COMMAND_TYPES,
     COMMANDS,
     Accept,
     CancellationRequest,
@@ -11,6 +12,7 @@ from .commands import (
     DeliveryExtensionRequest,
     ExpireDispute,
     OfferPartialRefund,
+    OfferPartialRefundV2,
     OpenDispute,
     OrderUpdateRequest,
     RecordCancellation,
@@ -22,13 +24,15 @@ from .commands import (
     RegisterOrder,
     Withdraw,
 )
-from .envelope import CommandEnvelope, EventEnvelope, OutcomeEnvelope
+from .envelope import CommandEnvelope, EventEnvelope, NotificationEnvelope, OutcomeEnvelope
 from .events import EVENTS, PublicEvent
+from .notifications import DisputeReminder
 from .outcomes import Code, CommandAccepted, CommandRejected, Outcome
 from .values import CancellationReason, DisputeKind, Money, RefundReason, Role
 
 __all__ = [
     "COMMANDS",
+    "COMMAND_TYPES",
     "EVENTS",
     "Accept",
     "CancelOrder",
@@ -42,10 +46,13 @@ __all__ = [
     "Decline",
     "DeliveryExtensionRequest",
     "DisputeKind",
+    "DisputeReminder",
     "EventEnvelope",
     "ExpireDispute",
     "Money",
+    "NotificationEnvelope",
     "OfferPartialRefund",
+    "OfferPartialRefundV2",
     "OpenDispute",
     "OrderUpdateRequest",
     "Outcome",

@@ -1,14 +1,22 @@
 """What other services may ask for. One class per command: its `data`."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
+from . import topics
 from .values import CancellationReason, Id, Instant, Message, Money, RefundReason, Text
 
 
 class Command(Message):
-    """Base of all commands."""
+    """Base of all commands. `version` is the one on the wire; a later version has a class of its own."""
+
+    version: ClassVar[int] = 1
+
+    @classmethod
+    def type(cls) -> str:
+        """The CloudEvents type: `resolution.command.Accept.v1`"""
+        return topics.command_type(cls.__name__.removesuffix(f"V{cls.version}"), cls.version)
 
 
 class RegisterOrder(Command):
@@ -140,4 +148,35 @@ class ExpireDispute(Command):
 
 
 COMMANDS: dict[str, type[Command]] = {command.__name__: command for command in Command.__subclasses__()}
-"""Every command by its name on the wire."""
+"""Every command by its name on the wire, in its first version."""
+
+
+class OfferPartialRefundV2(Command):
+    """The freelancer offers up to 60% of the original price back (R8): an `amount`, or whole `percent` of the price.
+
+    A share that is no whole number of minor units is rounded down, so that 60 percent is always within the limit (D9).
+    The reason is confidential.
+    """
+
+    version = 2
+
+    actor: Id
+    amount: Money | None = None
+    percent: Annotated[int, Field(ge=1, le=60)] | None = None
+    explanation: Text
+    reason: RefundReason
+
+    @model_validator(mode="after")
+    def _one_of_two(self) -> Self:
+        if (self.amount is None) is (self.percent is None):
+            raise ValueError("give either amount or percent")
+        return self
+
+
+V2_COMMANDS: dict[str, type[Command]] = {"OfferPartialRefund": OfferPartialRefundV2}
+"""The second versions. Both versions are accepted."""
+
+COMMAND_TYPES: dict[str, type[Command]] = {
+    command.type(): command for command in (*COMMANDS.values(), *V2_COMMANDS.values())
+}
+"""Every command in every version, by its CloudEvents type."""

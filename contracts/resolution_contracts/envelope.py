@@ -7,7 +7,7 @@ from uuid import uuid4
 from pydantic import BaseModel, ConfigDict, Field
 
 from . import topics
-from .commands import COMMANDS, Command
+from .commands import COMMAND_TYPES, Command
 from .events import EVENTS, PublicEvent
 from .outcomes import OUTCOMES, Outcome
 from .values import CommandId, Instant, OrderId
@@ -34,6 +34,11 @@ class Envelope(BaseModel):
         """The message's name without namespace and version: `Accept` of `resolution.command.Accept.v1`."""
         return self.type.split(".")[-2]
 
+    @property
+    def version(self) -> int:
+        """The message's version: 1 of `resolution.command.Accept.v1`."""
+        return int(self.type.rpartition(".v")[2])
+
 
 class CommandEnvelope(Envelope):
     """A command as other services publish it; `id` is the idempotency key and stays the same in a retry."""
@@ -47,7 +52,7 @@ class CommandEnvelope(Envelope):
         """Wraps a command for an order; without an `id` it takes a new UUID."""
         return cls(
             id=id or str(uuid4()),
-            type=topics.command_type(type(command).__name__),
+            type=command.type(),
             source=source,
             subject=order_id,
             data=command.model_dump(mode="json", exclude_none=True),
@@ -64,7 +69,7 @@ class CommandEnvelope(Envelope):
 
     def command(self) -> Command:
         """The typed command. Raises pydantic.ValidationError where `data` does not fit the schema."""
-        return COMMANDS[self.name].model_validate_json(_json(self.data))
+        return COMMAND_TYPES[self.type].model_validate_json(_json(self.data))
 
 
 class EventEnvelope(Envelope):
@@ -90,6 +95,13 @@ class OutcomeEnvelope(Envelope):
     def outcome(self) -> Outcome:
         """The typed outcome."""
         return OUTCOMES[self.name].model_validate_json(_json(self.data))
+
+
+class NotificationEnvelope(Envelope):
+    """What people are to be told; `time` is the business time at which it fell due."""
+
+    time: Instant
+    data: dict[str, Any]
 
 
 def _json(data: dict[str, Any]) -> str:

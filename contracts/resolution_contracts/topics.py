@@ -13,21 +13,21 @@ SOURCE = "/resolution-center"
 MAX_COMMAND_BYTES = 256 * 1024
 
 
-def command_type(name: str) -> str:
+def command_type(name: str, version: int = 1) -> str:
     """`Accept` -> `resolution.command.Accept.v1`"""
-    return f"resolution.command.{name}.v1"
+    return f"resolution.command.{name}.v{version}"
 
 
-def event_type(name: str) -> str:
+def event_type(name: str, version: int = 1) -> str:
     """`Accepted` -> `resolution.event.Accepted.v1`"""
-    return f"resolution.event.{name}.v1"
+    return f"resolution.event.{name}.v{version}"
 
 
-def outcome_type(name: str) -> str:
+def outcome_type(name: str, version: int = 1) -> str:
     """`CommandAccepted` -> `resolution.outcome.CommandAccepted.v1`"""
-    return f"resolution.outcome.{name}.v1"
+    return f"resolution.outcome.{name}.v{version}"
 
 
-def notification_type(name: str) -> str:
+def notification_type(name: str, version: int = 1) -> str:
     """`DisputeReminder` -> `resolution.notification.DisputeReminder.v1`"""
-    return f"resolution.notification.{name}.v1"
+    return f"resolution.notification.{name}.v{version}"

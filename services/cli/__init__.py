@@ -22,6 +22,7 @@ from services.audit.from_commands import HistoryExpired
 from services.audit.replay import replay as replay_order
 from services.cli import parked, show
 from services.cli.rebuild import rebuild
+from services.cli.schema import schema
 from services.cli.send import CommandsFileError, read_commands, send_all
 from services.cli.verify import verify
 from services.commands.parked import NotParked
@@ -46,6 +47,7 @@ app = typer.Typer(
 app.add_typer(parked.app, name="parked")
 app.command()(verify)
 app.command()(rebuild)
+app.command()(schema)
 AsJson = Annotated[bool, typer.Option("--json", help="Print machine-readable JSON lines on stdout.")]
 _USAGE = 2
 _FAILURES = (

@@ -7,10 +7,9 @@ from typing import Any
 from uuid import uuid4
 
 from resolution_contracts import COMMANDS
+from resolution_contracts.client import Client
 from resolution_contracts.topics import command_type
 
-from services.kafka.topics import Topics
-from services.sender import Sender
 from services.settings import Settings
 
 
@@ -41,8 +40,8 @@ async def send_all(
     settings: Settings, commands: Sequence[dict[str, Any]], timeout: float, tell: Callable[[str], None]
 ) -> bool:
     """Publishes the commands and tells their outcomes in the order sent; whether all came within the timeout."""
-    async with Sender(settings.kafka, Topics(settings.topic_prefix)) as sender:
-        outcomes = [await sender.publish(command["subject"], json.dumps(command).encode()) for command in commands]
+    async with Client(settings.kafka, prefix=settings.topic_prefix) as client:
+        outcomes = [await client.publish(command["subject"], json.dumps(command).encode()) for command in commands]
         try:
             async with asyncio.timeout(timeout):
                 for outcome in outcomes:

@@ -10,17 +10,17 @@ from typing import Annotated, Literal, NoReturn
 import msgspec
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
-from resolution_contracts.commands import COMMANDS, Command
-from resolution_contracts.topics import MAX_COMMAND_BYTES, command_type
+from resolution_contracts.commands import COMMAND_TYPES, Command
+from resolution_contracts.topics import MAX_COMMAND_BYTES
 from resolution_contracts.values import DisputeKind
 
 from services.kafka.consumer import Record
 from services.orders import rejections
 
-_NAMES = {command_type(name): name for name in COMMANDS}
+_NAMES = {type_: type_.split(".")[-2] for type_ in COMMAND_TYPES}
 _KINDS = set(DisputeKind)
 _VALIDATE: dict[str, Callable[[bytes], Command]] = {
-    name: command.__pydantic_validator__.validate_json for name, command in COMMANDS.items()
+    type_: command.__pydantic_validator__.validate_json for type_, command in COMMAND_TYPES.items()
 }
 _MOST_ERRORS = 20
 _LONGEST_PATH = 200
@@ -80,7 +80,7 @@ def decode(record: Record, time: datetime) -> Received:
         command_id=envelope.id,
         name=name,
         source=envelope.source,
-        command=_command(name, envelope.data),
+        command=_command(envelope.type, envelope.data),
         digest=_digest(name, envelope.data),
         time=time,
     )
@@ -100,9 +100,9 @@ def _envelope(value: bytes) -> _Envelope:
         raise Unreadable(f"the value is not JSON: {error}") from None
 
 
-def _command(name: str, data: msgspec.Raw) -> Command | rejections.Rejected:
+def _command(type_: str, data: msgspec.Raw) -> Command | rejections.Rejected:
     try:
-        return _VALIDATE[name](bytes(data))
+        return _VALIDATE[type_](bytes(data))
     except ValidationError as error:
         found = error.errors(include_url=False, include_context=False, include_input=False)
     if found[0]["type"] == "json_invalid":

@@ -111,7 +111,7 @@ class Director:
 
     async def _send(self, tale: Tale, step: Step) -> _Sent:
         at = self._clock.now()
-        outcome = await self._stage.sender.publish(tale.order, step.record(tale.order))
+        outcome = await self._stage.client.publish(tale.order, step.record(tale.order))
         return _Sent(tale, step, at, outcome)
 
     async def _tell(self, sent: _Sent) -> None:

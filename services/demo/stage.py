@@ -18,10 +18,10 @@ from uuid import uuid4
 import psycopg
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
+from resolution_contracts.client import Client
 
 from services.clock import Clock
 from services.kafka.topics import Topics, ensure_topics
-from services.sender import Sender
 from services.settings import Settings
 from services.store import migrate
 from services.store.origin import clock_of
@@ -51,7 +51,7 @@ class Stage:
     partitions: int
     clock: Clock
     roles: Supervisor
-    sender: Sender
+    client: Client
     watch: Watch
 
 
@@ -77,8 +77,8 @@ async def open_stage(settings: Settings, say: Callable[[str], None], *, keep: bo
         async with _topics(own, keep=keep) as partitions, _roles(own, say, log_file) as roles:
             topics = Topics(own.topic_prefix)
             clock = clock_of(own)
-            async with Sender(own.kafka, topics) as sender, Watch(own.kafka, topics, partitions) as watch:
-                yield Stage(own, topics, partitions, clock, roles, sender, watch)
+            async with Client(own.kafka, prefix=topics.prefix) as client, Watch(own.kafka, topics, partitions) as watch:
+                yield Stage(own, topics, partitions, clock, roles, client, watch)
     if keep:
         say(f"Kept on the servers: the database {name} and the topics {own.topic_prefix}*")
 

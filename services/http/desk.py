@@ -12,6 +12,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 from eventsourcing.persistence import StoredEvent
 from psycopg_pool import ConnectionPool, PoolTimeout
+from resolution_contracts.client import Client
 from resolution_contracts.commands import (
     Accept,
     CancelOrder,
@@ -29,7 +30,6 @@ from services.clock import Clock
 from services.kafka.relay_position import published
 from services.kafka.topics import Topics
 from services.orders.public import event_envelope
-from services.sender import Sender
 from services.store.mapper import decode_event
 
 from . import operations
@@ -54,7 +54,7 @@ class Desk:
     """One for each process."""
 
     pool: ConnectionPool[psycopg.Connection[Any]]
-    sender: Sender
+    client: Client
     ends: AIOKafkaConsumer
     """Asks where topics end; reads nothing."""
     kafka: str
@@ -170,7 +170,7 @@ class Desk:
             id=id or str(uuid4()), type=command_type(name), source="/resolution-http", subject=order_id, data=data
         )
         try:
-            outcome = await self.sender.publish(order_id, envelope.to_json())
+            outcome = await self.client.publish(order_id, envelope.to_json())
         except KafkaError:
             raise Problem(503, "Kafka does not answer; send again with the same Idempotency-Key.") from None
         if wait is None:

@@ -10,10 +10,10 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 import uvicorn
 from aiokafka import AIOKafkaConsumer
 from psycopg_pool import ConnectionPool
+from resolution_contracts.client import Client
 
 from services.clock import Clock
 from services.kafka.topics import Topics
-from services.sender import Sender
 from services.settings import Settings, SettingsError
 
 from .app import create
@@ -45,13 +45,13 @@ async def run(settings: Settings, topics: Topics, clock: Clock, ready: Callable[
     async def desk() -> AsyncIterator[Desk]:
         pulse = Pulse(settings.database)
         with ConnectionPool(settings.database, min_size=1, max_size=8, kwargs={"autocommit": True}, open=True) as pool:
-            async with Sender(settings.kafka, topics) as sender:
+            async with Client(settings.kafka, prefix=topics.prefix) as client:
                 ends = AIOKafkaConsumer(bootstrap_servers=settings.kafka, enable_auto_commit=False)
                 await ends.start()
                 beating = asyncio.create_task(pulse.run())
                 try:
                     ready(url)  # the socket listens already
-                    yield Desk(pool, sender, ends, settings.kafka, topics, clock, pulse)
+                    yield Desk(pool, client, ends, settings.kafka, topics, clock, pulse)
                 finally:
                     beating.cancel()
                     await ends.stop()

@@ -18,6 +18,7 @@ from resolution_contracts.commands import (
     DeliveryExtensionRequest,
     ExpireDispute,
     OfferPartialRefund,
+    OfferPartialRefundV2,
     OpenDispute,
     OrderUpdateRequest,
     RecordCancellation,
@@ -185,11 +186,12 @@ class Order(msgspec.Struct, dict=True):
             case DeliveryExtensionRequest():
                 self._open(DisputeKind.DELIVERY_EXTENSION, days=request.days, note=request.note)
 
-    def offer_partial_refund(self, command: OfferPartialRefund) -> None:
+    def offer_partial_refund(self, command: OfferPartialRefund | OfferPartialRefundV2) -> None:
         """The freelancer offers up to 60% of the original price (R8, D9); one granted at most (R9)."""
         self._must_be_known()
         self.check_may_request(DisputeKind.PARTIAL_REFUND, self._actor(self.find_role(command.actor)))
-        price, amount = self.facts.price, command.amount
+        price = self.facts.price
+        amount = self._offered(command)
         if amount.currency != price.currency:
             raise rejections.currency_mismatch(price.currency)
         limit = policy.largest_refund(price.amount)
@@ -197,10 +199,20 @@ class Order(msgspec.Struct, dict=True):
             raise rejections.refund_over_limit(limit, price.currency)
         self._open(
             DisputeKind.PARTIAL_REFUND,
-            amount=Money(amount.amount, amount.currency),
+            amount=amount,
             explanation=command.explanation,
             refund_reason=command.reason,
         )
+
+    def _offered(self, command: OfferPartialRefund | OfferPartialRefundV2) -> Money:
+        if isinstance(command, OfferPartialRefundV2) and command.percent is not None:
+            price = self.facts.price
+            amount = policy.share(price.amount, command.percent)
+            if amount == 0:
+                raise rejections.not_allowed(f"{command.percent} percent of the price is less than one minor unit.")
+            return Money(amount, price.currency)
+        assert command.amount is not None
+        return Money(command.amount.amount, command.amount.currency)
 
     def check_may_request(self, kind: DisputeKind, role: Role) -> None:
         """Whether a party may send a request of this kind now. Raises Rejected (R4, R6-R11, D12, D13)."""
@@ -455,6 +467,7 @@ _HANDLERS: dict[type[Command], Callable[[Order, Any], None]] = {
     RecordRefundProcessed: Order.record_refund_processed,
     OpenDispute: Order.open,
     OfferPartialRefund: Order.offer_partial_refund,
+    OfferPartialRefundV2: Order.offer_partial_refund,
     Accept: Order.accept,
     Decline: Order.decline,
     Withdraw: Order.withdraw,

@@ -16,7 +16,12 @@ _LATEST_DELIVERY = datetime(9999, 1, 1, tzinfo=UTC)
 
 def largest_refund(price: int) -> int:
     """The largest partial refund in minor units: 60% inclusive, exact, in integers (D9). 0 where there is no room."""
-    return REFUND_PERCENT * price // 100
+    return share(price, REFUND_PERCENT)
+
+
+def share(price: int, percent: int) -> int:
+    """So many percent of a price in minor units, rounded down: 60 percent is the largest refund (D9)."""
+    return percent * price // 100
 
 
 def extended(expected_delivery_at: datetime, days: int) -> datetime:

@@ -55,7 +55,7 @@ async def test_a_kept_demo_serves_its_pages_until_it_is_interrupted(servers: Ser
     databases = _databases(servers)
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "services", "demo", "--json", "--keep", cwd=ROOT, env=_environment(servers),
-        stdout=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE, preexec_fn=_interruptible,
     )  # fmt: skip
     assert process.stdout is not None
     url = None
@@ -133,6 +133,11 @@ def _environment(servers: Servers) -> dict[str, str]:
     assert servers.database is not None
     assert servers.kafka is not None
     return os.environ | {"RESOLUTION_DATABASE_URL": servers.database, "RESOLUTION_KAFKA_SERVERS": servers.kafka}
+
+
+def _interruptible() -> None:
+    """A test run in the background of a shell ignores SIGINT, and its children would too."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _databases(servers: Servers) -> set[str]:

@@ -16,7 +16,7 @@ from datetime import datetime
 from typing import Any
 
 from eventsourcing.persistence import JSONTranscoder, StoredEvent
-from resolution_contracts import Command, OfferPartialRefund, OpenDispute
+from resolution_contracts import Command, OfferPartialRefund, OfferPartialRefundV2, OpenDispute
 from resolution_contracts.values import format_instant
 
 from services.commands.decode import decode
@@ -68,9 +68,9 @@ def at(time: datetime, command: Command | Rejected) -> Step:
     return time, command
 
 
-def received(name: str, **data: Any) -> Command | Rejected:
+def received(name: str, version: int = 1, **data: Any) -> Command | Rejected:
     """A command as it comes from the wire, whatever its data: `received("Accept", actor="")`."""
-    return decode(as_record(untyped(name, data)), T).command
+    return decode(as_record(untyped(name, data, version=version)), T).command
 
 
 # --- what may follow ---
@@ -254,7 +254,7 @@ class Story:
         return told
 
     def _next_id(self, command: Command | Rejected) -> str:
-        if isinstance(command, OpenDispute | OfferPartialRefund):
+        if isinstance(command, OpenDispute | OfferPartialRefund | OfferPartialRefundV2):
             self._requests += 1
             return command_id(self._requests)
         self._others += 1

@@ -179,6 +179,43 @@ def test_R8_an_offer_has_an_amount_an_explanation_and_a_reason(missing):
     then(rejected("invalid", errors=[{"path": missing, "reason": "Field required"}]))
 
 
+def offer_v2(**amount):
+    offer = {"actor": FREELANCER, "explanation": EXPLANATION, "reason": "other"} | amount
+    return received("OfferPartialRefund", version=2, **offer)
+
+
+@pytest.mark.parametrize(
+    ("price", "percent", "amount"),
+    [(100_00, 60, 60_00), (33_33, 60, 19_99), (33_33, 1, 33), (999, 60, 599), (10**18 + 1, 60, 6 * 10**17)],
+)
+def test_R8_D9_the_second_version_offers_a_share_of_the_price(price, percent, amount):
+    given(registered(price=usd(price)))
+    when(offer_v2(percent=percent))
+    then(offered(FIRST, amount))
+
+
+def test_R8_D9_the_second_version_takes_an_amount_too_and_both_versions_are_accepted():
+    given(registered())
+    when(offer_v2(amount=usd_on_the_wire(60_01)))
+    then(rejected("refund_over_limit", limit=usd_on_the_wire(60_00)))
+    when(offer_v2(amount=usd_on_the_wire(60_00)))
+    then(offered(SECOND))
+
+
+def test_D9_a_share_below_one_minor_unit_is_no_offer():
+    given(registered(price=usd(99)))
+    when(offer_v2(percent=1))
+    then(rejected("not_allowed"))
+
+
+@pytest.mark.parametrize("amount", [{}, {"percent": 5, "amount": usd_on_the_wire(5)}, {"percent": 61}, {"percent": 0}])
+def test_R8_the_second_version_takes_one_of_the_two(amount):
+    given(registered())
+    when(offer_v2(**amount))
+    assert current().outcome[0] == "invalid"
+    current().checked = True
+
+
 @pytest.mark.parametrize("amount", [1, 60_00, 99_999_00])
 def test_R8_in_the_currency_of_the_order(amount):
     given(registered())

@@ -1,0 +1,265 @@
+"""An async client on Kafka: sends commands and awaits their outcomes, and follows the events.
+
+Needs the extra: `pip install 'resolution-contracts[kafka]'`.
+"""
+
+import asyncio
+import json
+from collections import defaultdict, deque
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from types import TracebackType
+from typing import Any, Literal, Self
+
+try:
+    from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord, TopicPartition
+except ImportError as missing:
+    raise ImportError("the client needs aiokafka: pip install 'resolution-contracts[kafka]'") from missing
+
+from . import topics
+from .commands import Command
+from .envelope import CommandEnvelope, EventEnvelope, OutcomeEnvelope
+from .events import EVENTS, PublicEvent
+from .outcomes import CommandAccepted, CommandRejected, Outcome
+
+_LARGEST_RECORD = 4 * 1024 * 1024
+
+Json = dict[str, Any]
+Start = Literal["beginning", "end"] | datetime | Mapping[int, int]
+"""Where to begin: the first event, the next one, those published since an instant, or the offsets of a `position`."""
+
+
+class OutcomePending(TimeoutError):
+    """No outcome yet. The command may or may not take effect: send it again under the same `command_id` to learn it."""
+
+    def __init__(self, order_id: str, command_id: str) -> None:
+        super().__init__(f"no outcome yet of command {command_id} on order {order_id}; send it again under this id")
+        self.order_id = order_id
+        self.command_id = command_id
+
+
+class DeadLetter(ValueError):
+    """The service could not read the record as a command; the text says why."""
+
+
+class SequenceBroken(RuntimeError):
+    """An order's events did not follow one another: something was lost, or is there twice."""
+
+
+@dataclass(frozen=True)
+class Received:
+    """An event as it was read. `position`: by partition, the offset to go on from behind this event."""
+
+    envelope: EventEnvelope
+    event: PublicEvent | None
+    """None for an event that this version of the contract does not know."""
+    position: Mapping[int, int]
+
+    @property
+    def order_id(self) -> str:
+        return self.envelope.subject
+
+
+class Client:
+    """An async context manager. `source` says who sends, e.g. `/orders-service`; it is needed for sending only.
+
+    `options` go to aiokafka's producer and consumers: `security_protocol`, `sasl_mechanism`, `ssl_context`, ...
+    Methods raise aiokafka's KafkaError where the cluster does not answer.
+    """
+
+    def __init__(
+        self, bootstrap_servers: str, *, source: str = "", prefix: str = topics.PREFIX, **options: Any
+    ) -> None:
+        self._source = source
+        self._options = {"bootstrap_servers": bootstrap_servers, **options}
+        self._commands = prefix + topics.COMMANDS.removeprefix(topics.PREFIX)
+        self._events = prefix + topics.EVENTS.removeprefix(topics.PREFIX)
+        self._outcomes = prefix + topics.OUTCOMES.removeprefix(topics.PREFIX)
+        self._dead_letters = prefix + topics.DEAD_LETTERS.removeprefix(topics.PREFIX)
+        self._producer = AIOKafkaProducer(
+            **self._options, enable_idempotence=True, linger_ms=0, max_request_size=_LARGEST_RECORD
+        )
+        self._answers = self._consumer()
+        self._waiting: defaultdict[tuple[str, str], deque[asyncio.Future[Json]]] = defaultdict(deque)
+        self._places: dict[tuple[int, int], asyncio.Future[Json]] = {}
+        self._died: dict[tuple[int, int], Json] = {}
+        self._unplaced = 0
+        self._reader: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        await self._producer.start()
+        await self._answers.start()
+        partitions = [*await self._partitions(self._outcomes), *await self._partitions(self._dead_letters)]
+        self._answers.assign(partitions)
+        for partition, end in (await self._answers.end_offsets(partitions)).items():
+            self._answers.seek(partition, end)
+        self._reader = asyncio.create_task(self._read_answers())
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._reader is not None:
+            self._reader.cancel()
+        await self._producer.stop()
+        await self._answers.stop()
+
+    # --- commands ---
+
+    async def send(
+        self, order_id: str, command: Command, *, id: str | None = None, timeout: float = 30.0
+    ) -> CommandAccepted | CommandRejected:
+        """Publishes a command and returns its outcome; a rejection's `code` says why, its `message` what to do.
+
+        Raises OutcomePending after `timeout` seconds. Its `command_id`, given as `id`, makes a retry safe: the command
+        takes effect once, whichever of the two arrived.
+        """
+        envelope = CommandEnvelope.of(order_id, command, source=self._source, id=id)
+        answer = await self.publish(order_id, envelope.to_json())
+        try:
+            found = await asyncio.wait_for(answer, timeout)
+        except TimeoutError:
+            raise OutcomePending(order_id, envelope.id) from None
+        if "dead" in found:
+            raise DeadLetter(found["dead"])
+        outcome: Outcome = OutcomeEnvelope.model_validate(found).outcome()
+        assert isinstance(outcome, CommandAccepted | CommandRejected)
+        return outcome
+
+    async def publish(self, key: str, value: bytes) -> asyncio.Future[Json]:
+        """Publishes one record as it is; the future is its outcome's envelope, or `{"dead": reason}`.
+
+        Records published one after the other keep their order. For `send`, and for tools that pass on what they got.
+        """
+        answer: asyncio.Future[Json] = asyncio.get_running_loop().create_future()
+        use = (key, _id_of(value))
+        self._waiting[use].append(answer)
+        answer.add_done_callback(lambda _: self._forget(use, answer))
+        self._unplaced += 1
+        acknowledged = await self._producer.send(
+            self._commands,
+            key=key.encode(),
+            value=value,
+            headers=[("content-type", topics.CONTENT_TYPE.encode())],
+        )
+        acknowledged.add_done_callback(lambda done: self._placed(done, answer))
+        return answer
+
+    def _placed(self, done: asyncio.Future[Any], answer: asyncio.Future[Json]) -> None:
+        self._unplaced -= 1
+        if answer.done():
+            return
+        if (error := done.exception()) is not None:
+            answer.set_exception(error)
+            return
+        place = (done.result().partition, done.result().offset)
+        if place in self._died:  # its dead letter was faster than the broker's acknowledgement
+            answer.set_result(self._died.pop(place))
+        else:
+            self._places[place] = answer
+            answer.add_done_callback(lambda _: self._places.pop(place, None))
+        if not self._unplaced:
+            self._died.clear()  # what is left there was sent by others
+
+    def _forget(self, use: tuple[str, str], answer: asyncio.Future[Json]) -> None:
+        waiting = self._waiting.get(use)
+        if waiting and answer in waiting:
+            waiting.remove(answer)
+        if not waiting:
+            self._waiting.pop(use, None)
+
+    async def _read_answers(self) -> None:
+        async for record in self._answers:
+            if record.topic == self._dead_letters:
+                self._buried(record)
+            else:
+                self._arrived(record)
+
+    def _arrived(self, record: ConsumerRecord[bytes, bytes]) -> None:
+        assert record.value is not None
+        envelope: Json = json.loads(record.value)
+        if waiting := self._waiting.get((envelope["subject"], envelope["causationid"])):
+            answer = waiting.popleft()
+            if not answer.done():
+                answer.set_result(envelope)
+
+    def _buried(self, record: ConsumerRecord[bytes, bytes]) -> None:
+        headers = dict(record.headers)
+        place = (int(headers["source-partition"]), int(headers["source-offset"]))
+        reason = {"dead": headers["error"].decode(errors="replace")}
+        if (answer := self._places.get(place)) is not None:
+            if not answer.done():
+                answer.set_result(reason)
+        elif self._unplaced:
+            self._died[place] = reason
+
+    # --- events ---
+
+    async def events(self, start: Start = "end") -> AsyncIterator[Received]:
+        """All events from `start` on, for ever; those of one order in their order.
+
+        Kafka orders the records of a partition, and an order keeps to one. `sequence` is checked: raises
+        SequenceBroken where an order's events do not follow one another. Consumers that store `position` with what
+        they derive from an event do everything exactly once.
+        """
+        consumer = self._consumer()
+        await consumer.start()
+        try:
+            partitions = await self._partitions(self._events)
+            consumer.assign(partitions)
+            position = await _seek(consumer, partitions, start)
+            sequences: dict[str, int] = {}
+            async for record in consumer:
+                position = position | {record.partition: record.offset + 1}
+                envelope = EventEnvelope.model_validate_json(record.value)
+                _check(envelope, sequences, first=1 if start == "beginning" else None)
+                known = envelope.name in EVENTS and envelope.version == 1
+                yield Received(envelope, envelope.event() if known else None, position)
+        finally:
+            await consumer.stop()
+
+    async def _partitions(self, topic: str) -> list[TopicPartition]:
+        return [TopicPartition(topic, number) for number in sorted(await self._producer.partitions_for(topic))]
+
+    def _consumer(self) -> AIOKafkaConsumer:
+        return AIOKafkaConsumer(
+            **self._options,
+            isolation_level="read_committed",
+            enable_auto_commit=False,
+            auto_offset_reset="earliest",
+            max_partition_fetch_bytes=_LARGEST_RECORD,
+        )
+
+
+async def _seek(consumer: AIOKafkaConsumer, partitions: list[TopicPartition], start: Start) -> dict[int, int]:
+    if start == "beginning":
+        offsets = await consumer.beginning_offsets(partitions)
+    else:
+        offsets = await consumer.end_offsets(partitions)
+    if isinstance(start, datetime):
+        at = await consumer.offsets_for_times(dict.fromkeys(partitions, int(start.timestamp() * 1000)))
+        offsets |= {partition: found.offset for partition, found in at.items() if found is not None}
+    elif isinstance(start, Mapping):
+        beginnings = await consumer.beginning_offsets(partitions)
+        offsets = {partition: start.get(partition.partition, beginnings[partition]) for partition in partitions}
+    for partition, offset in offsets.items():
+        consumer.seek(partition, offset)
+    return {partition.partition: offset for partition, offset in offsets.items()}
+
+
+def _check(envelope: EventEnvelope, sequences: dict[str, int], first: int | None) -> None:
+    last = sequences.get(envelope.subject)
+    due = first if last is None else last + 1
+    if due not in (None, envelope.sequence):
+        raise SequenceBroken(f"order {envelope.subject}: event {due} is due, but {envelope.sequence} came")
+    sequences[envelope.subject] = envelope.sequence
+
+
+def _id_of(value: bytes) -> str:
+    """The command id in a record that may be anything."""
+    try:
+        found = json.loads(value)["id"]
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return ""
+    return found if isinstance(found, str) else ""

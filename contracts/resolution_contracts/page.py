@@ -1,0 +1,102 @@
+"""The messages as a page for people, in Markdown, made from the same schemas as everything else."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from .schemas import asyncapi, schemas
+
+Json = dict[str, Any]
+
+_INTRODUCTION = """# Messages
+
+Made by `resolution schema` from `contracts/`; `contracts/schemas/` has the same as JSON Schemas and as an AsyncAPI 3
+document (`asyncapi.json`).
+
+Every record's value is one CloudEvents 1.0 JSON object, with the header
+`content-type: application/cloudevents+json`. Its key is `subject`, the order id. Instants are RFC 3339 in UTC; money is
+an integer count of the currency's minor units.
+"""
+
+
+def page() -> str:
+    """The page."""
+    return "\n".join([_INTRODUCTION, *_channels()]).rstrip() + "\n"
+
+
+def _channels() -> Iterator[str]:
+    documents = schemas()
+    for name, channel in asyncapi()["channels"].items():
+        yield f"## {name.capitalize()}: `{channel['address']}`\n"
+        yield channel["description"] + "\n"
+        messages = {file: schema for file, schema in documents.items() if file.startswith(name + "/")}
+        yield from _envelope(next(iter(messages.values())))
+        for schema in messages.values():
+            yield from _message(schema)
+
+
+def _envelope(schema: Json) -> Iterator[str]:
+    yield "| attribute | |\n|---|---|"
+    for name, of in schema["properties"].items():
+        if name not in ("type", "data"):
+            yield f"| `{name}` | {_kind(of, schema)}{_optional(name, schema)} |"
+    yield ""
+
+
+def _message(schema: Json) -> Iterator[str]:
+    yield f"### {schema['title']}\n"
+    yield f"`{schema['properties']['type']['const']}`: {schema['description']}\n"
+    yield from _fields(schema["properties"]["data"], schema)
+
+
+def _fields(data: Json, schema: Json) -> Iterator[str]:
+    if not data.get("properties"):
+        yield "No data.\n"
+        return
+    yield "| field | |\n|---|---|"
+    for name, of in data["properties"].items():
+        yield f"| `{name}` | {_kind(of, schema)}{_optional(name, data)} |"
+    yield ""
+
+
+def _optional(name: str, of: Json) -> str:
+    return "" if name in of.get("required", ()) else "; optional"
+
+
+def _kind(of: Json, schema: Json) -> str:
+    if "$ref" in of:
+        return _named(schema["$defs"][of["$ref"].rpartition("/")[2]], schema)
+    if "const" in of:
+        return f"`{of['const']}`"
+    if "enum" in of:
+        return ", ".join(f"`{value}`" for value in of["enum"])
+    for alternatives in ("anyOf", "oneOf"):
+        if alternatives in of:
+            kinds = [_kind(one, schema) for one in of[alternatives] if one.get("type") != "null"]
+            null = " or null" if any(one.get("type") == "null" for one in of[alternatives]) else ""
+            return "; or ".join(kinds) + null
+    if of.get("type") == "array":
+        return f"a list of {_kind(of['items'], schema)}"
+    if of.get("format") == "date-time":
+        return "an instant"
+    return _scalar(of)
+
+
+def _named(definition: Json, schema: Json) -> str:
+    if "properties" not in definition:
+        return _kind(definition, schema)
+    fields = (
+        f"`{name}` ({_kind(of, schema)}{_optional(name, definition)})" for name, of in definition["properties"].items()
+    )
+    return "an object: " + ", ".join(fields)
+
+
+def _scalar(of: Json) -> str:
+    kinds = {"string": "text", "integer": "an integer", "boolean": "true or false", "object": "an object"}
+    kind = kinds.get(str(of.get("type")), "anything")
+    if "pattern" in of:
+        return f"{kind} (`{of['pattern']}`)"
+    if "maxLength" in of:
+        return f"{kind} ({of['minLength']:,} to {of['maxLength']:,} characters)"
+    if "maximum" in of:
+        return f"{kind} ({of['minimum']} to {of['maximum']})"
+    return kind + (f" (at least {of['minimum']})" if "minimum" in of else "")

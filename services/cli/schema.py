@@ -1,0 +1,24 @@
+"""`resolution schema`: the contract as files."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from resolution_contracts.page import page
+from resolution_contracts.schemas import asyncapi, schemas
+
+
+def schema(
+    directory: Annotated[Path, typer.Argument(help="Where to; made if it is missing.")] = Path("schemas"),
+    page_file: Annotated[Path | None, typer.Option("--page", help="Also write a page for people, in Markdown.")] = None,
+) -> None:
+    """Write the JSON Schemas of all messages and the AsyncAPI 3 document."""
+    documents = {**schemas(), "asyncapi.json": asyncapi()}
+    for name, document in documents.items():
+        file = directory / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n")
+    if page_file is not None:
+        page_file.write_text(page())
+    print(f"{len(documents)} files in {directory}; begin with asyncapi.json.")
