@@ -259,7 +259,7 @@ def _check(envelope: EventEnvelope, sequences: dict[str, int], first: int | None
 def _id_of(value: bytes) -> str:
     """The command id in a record that may be anything."""
     try:
-        found = json.loads(value)["id"]
+        found = json.loads(value, parse_int=float)["id"]  # an int has a limit of its digits
     except (ValueError, TypeError, KeyError, RecursionError):
         return ""
     return found if isinstance(found, str) else ""
