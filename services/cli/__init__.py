@@ -21,12 +21,14 @@ from projections.rebuild import RebuildError
 from services.audit.from_commands import HistoryExpired
 from services.audit.replay import replay as replay_order
 from services.cli import parked, show
+from services.cli.export import export
 from services.cli.rebuild import rebuild
 from services.cli.schema import schema
 from services.cli.send import CommandsFileError, read_commands, send_all
 from services.cli.verify import verify
 from services.commands.parked import NotParked
 from services.demo import run as run_demo
+from services.export import ExportError
 from services.installation import installation, prepare
 from services.kafka.topics import TopicError
 from services.roles import ROLES
@@ -48,9 +50,11 @@ app.add_typer(parked.app, name="parked")
 app.command()(verify)
 app.command()(rebuild)
 app.command()(schema)
+app.command()(export)
 AsJson = Annotated[bool, typer.Option("--json", help="Print machine-readable JSON lines on stdout.")]
 _USAGE = 2
 _FAILURES = (
+    ExportError,
     HistoryExpired,
     NotParked,
     RebuildError,

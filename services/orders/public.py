@@ -29,6 +29,11 @@ _PUBLIC_FIELDS: dict[type[Event], tuple[str, ...]] = {
 }
 
 
+def public_fields(event_type: type[Event]) -> tuple[str, ...]:
+    """The names in the `data` of a public event."""
+    return _PUBLIC_FIELDS[event_type]
+
+
 def public_data(event: Event) -> dict[str, Any]:
     """The `data` of the public event: every field of the stored one, less the confidential ones."""
     return {

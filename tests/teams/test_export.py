@@ -1,0 +1,191 @@
+"""`resolution export`, and the queries of docs/analytics.md, which run as written."""
+
+import json
+import re
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pytest
+from resolution_contracts import Command
+from typer.testing import CliRunner
+
+from services import cli
+from services.export import incremental
+from services.store import OrderStore
+from tests.controls import (
+    CLIENT,
+    DAYS,
+    HOURS,
+    T,
+    accept,
+    cancel,
+    cancellation,
+    command_id,
+    decline,
+    expire,
+    extension,
+    opened,
+    order_update,
+    refund_offer,
+    registered,
+    registered_awaiting,
+    usd,
+)
+from tests.installation import Installation
+
+ROOT = Path(__file__).parents[2]
+Step = tuple[timedelta, Command]
+
+DAY_ONE: dict[str, list[Step]] = {
+    "agreed": [(0 * HOURS, registered()), (HOURS, opened(cancellation())), (3 * HOURS, accept())],
+    "ran-out": [(0 * HOURS, registered()), (HOURS, opened(cancellation())), (49 * HOURS, expire())],
+    "refunded": [(0 * HOURS, registered()), (HOURS, refund_offer(25_00)), (5 * HOURS, accept(by=CLIENT))],
+    "declined": [(0 * HOURS, registered()), (HOURS, opened(extension())), (2 * HOURS, decline(by=CLIENT))],
+    "canceled": [(0 * HOURS, registered_awaiting()), (HOURS, cancel())],
+    "open": [(0 * HOURS, registered()), (HOURS, opened(order_update()))],
+}
+LATER: dict[str, list[Step]] = {
+    "open": [(30 * DAYS, accept(message="Here it is."))],  # too late: it was accepted at its deadline
+    "dear": [(30 * DAYS, registered(price=usd(10**40))), (31 * DAYS, refund_offer(1)), (32 * DAYS, accept(by=CLIENT))],
+}
+
+
+def play(installation: Installation, stories: dict[str, list[Step]], skip: int = 0) -> None:
+    with installation.store() as store:
+        for order_id, steps in stories.items():
+            order = store.order(order_id)
+            for number, (after, command) in enumerate(steps, skip):
+                try:
+                    order.handle(command, command_id(number), T + after)
+                except Exception:  # a rejection; an auto-acceptance that was due counts all the same
+                    assert order_id == "open"
+            store.events.put(order.collect_events())
+
+
+def export(installation: Installation, to: Path, *options: str, code: int = 0) -> str:
+    environment = installation.settings.as_environment()
+    result = CliRunner().invoke(cli.app, ["export", "--to", str(to), *options], env=environment)
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    assert result.exit_code == code, result.output
+    return result.output
+
+
+def ask(directory: Path, sql: str) -> list[tuple[Any, ...]]:
+    with duckdb.connect() as connection:
+        connection.execute(f"SET file_search_path = '{directory}'; SET TimeZone = 'UTC'")
+        return connection.execute(sql).fetchall()
+
+
+def queries() -> dict[str, str]:
+    """Those of docs/analytics.md, by the first word of the sentence above each."""
+    text = (ROOT / "docs" / "analytics.md").read_text()
+    return {
+        m[1]: m[2]
+        for m in re.finditer(r"^([A-Z]\w+)[^\n]*(?:\n[^\n]+)*?\n\n```sql\n(.*?)```", text, re.MULTILINE | re.DOTALL)
+    }
+
+
+async def test_the_queries_of_the_documentation_answer_as_written(installation: Installation, tmp_path: Path):
+    play(installation, DAY_ONE)
+    export(installation, tmp_path)
+    asked = queries()
+    assert ask(tmp_path, asked.pop("Auto")) == [
+        ("cancellation", 2, 0.5),
+        ("delivery_extension", 1, 0.0),
+        ("partial_refund", 1, 0.0),
+    ]
+    assert ask(tmp_path, asked.pop("Time")) == [
+        ("cancellation", 2.0, 2.0),
+        ("delivery_extension", 1.0, 1.0),
+        ("partial_refund", 4.0, 4.0),
+    ]
+    assert ask(tmp_path, asked.pop("Refunds")) == [("2026-03", "USD", 1, 25.0)]
+    assert ask(tmp_path, asked.pop("Cancellations")) == [
+        ("agreement", 1, 1),
+        ("auto_accepted", 1, 1),
+        ("awaiting_requirements", 1, 0),
+    ]
+    assert ask(tmp_path, asked.pop("Orders")) == [("canceled", 3, 2, 0), ("in progress", 3, 3, 1)]
+    assert not asked
+
+
+async def test_the_next_export_adds_what_is_new_and_no_event_is_there_twice(installation: Installation, tmp_path: Path):
+    play(installation, DAY_ONE)
+    assert "19 events added, 6 orders" in export(installation, tmp_path)
+    assert "0 events added, 0 orders" in export(installation, tmp_path)
+    play(installation, LATER)
+    assert "2 orders" in export(installation, tmp_path)
+    positions = ask(tmp_path, "SELECT position FROM read_parquet('*/**/*.parquet', union_by_name=true) ORDER BY 1")
+    assert positions == installation.query("SELECT notification_id FROM order_events ORDER BY 1")
+    assert ask(
+        tmp_path, "SELECT order_id, auto_accepted, open_dispute FROM 'orders.parquet' WHERE order_id = 'open'"
+    ) == [("open", 1, None)]
+    assert ask(tmp_path, "SELECT count(*), count(DISTINCT order_id) FROM 'orders.parquet'") == [(7, 7)]
+    assert ask(tmp_path, "SELECT price_amount, refund_amount FROM 'orders.parquet' WHERE order_id = 'dear'") == [
+        (None, 1)
+    ]
+
+
+async def test_an_export_that_dies_anywhere_is_finished_by_the_next_one(
+    installation: Installation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    play(installation, DAY_ONE)
+    monkeypatch.setattr(incremental, "_AT_ONCE", 5)
+    whole = incremental._replace
+    for survived in range(0, 40, 3):
+        left = survived
+
+        def dies(*arguments: Any) -> None:
+            nonlocal left
+            left -= 1
+            if left < 0:
+                raise OSError("the disk is full")
+            whole(*arguments)
+
+        monkeypatch.setattr(incremental, "_replace", dies)
+        with OrderStore(installation.settings.database) as store:
+            try:
+                incremental.export(store, tmp_path / str(survived % 2), "parquet", 0, lambda done, of: None)
+            except OSError:
+                continue
+    for directory in (tmp_path / "0", tmp_path / "1"):
+        rows = ask(directory, "SELECT position FROM read_parquet('*/**/*.parquet', union_by_name=true) ORDER BY 1")
+        assert rows == [(n,) for n in range(1, 20)]
+        assert ask(directory, "SELECT sum(events) FROM 'orders.parquet'") == [(19,)]
+
+
+async def test_json_lines_are_the_public_envelopes_and_nothing_confidential_leaves(
+    installation: Installation, tmp_path: Path
+):
+    play(installation, DAY_ONE)
+    export(installation, tmp_path / "l", "--format", "jsonl", "--after", "3")
+    export(installation, tmp_path / "p")
+    lines = [
+        json.loads(line) for file in (tmp_path / "l").rglob("part-*.jsonl") for line in file.read_text().splitlines()
+    ]
+    assert len(lines) == 16
+    assert {line["specversion"] for line in lines} == {"1.0"}
+    for file in tmp_path.rglob("*.*"):
+        assert file.is_dir() or b"minor_dissatisfaction" not in file.read_bytes(), file
+    columns = ask(tmp_path / "p", "SELECT column_name FROM (DESCRIBE SELECT * FROM 'DisputeOpened/**/*.parquet')")
+    assert ("amount_currency",) in columns
+    assert ("refund_reason",) not in columns
+
+
+async def test_a_directory_of_others_another_format_and_another_database_are_refused(
+    installation: Installation, tmp_path: Path
+):
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "mine.txt").touch()
+    with pytest.raises(incremental.ExportError, match="files of others"):
+        export(installation, tmp_path / "notes")
+    play(installation, DAY_ONE)
+    export(installation, tmp_path / "x")
+    with pytest.raises(incremental.ExportError, match="--format parquet"):
+        export(installation, tmp_path / "x", "--format", "jsonl")
+    installation.query("DELETE FROM order_events WHERE notification_id > 5")
+    with pytest.raises(incremental.ExportError, match="another database"):
+        export(installation, tmp_path / "x")
