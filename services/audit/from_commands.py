@@ -18,10 +18,12 @@ import msgspec
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from services.commands.judge import FirstUses, judge, read
+from services.commands.retries import at_first_time, first_offset
 from services.kafka.consumer import Record
 from services.kafka.topics import Topics, count_partitions
 from services.orders import Order
 from services.orders.public import event_envelope
+from services.store.dead_letters import DeadLetter
 
 _AT_ONCE = 2000
 _DISCARDED = b"discarded by an operator"
@@ -38,7 +40,8 @@ class HistoryExpired(Exception):
 
 @dataclass
 class Findings:
-    """What was compared, and each `difference` in a sentence. `unpublished`: what lies ahead of the relay."""
+    """What was compared, and each `difference` in a sentence. `unpublished`: what lies ahead of the relay; `outgrown`:
+    dead letters that an earlier version could not read, and this one can."""
 
     commands: int = 0
     events: int = 0
@@ -46,6 +49,7 @@ class Findings:
     dead_letters: int = 0
     parked: int = 0
     unpublished: int = 0
+    outgrown: int = 0
     differences: list[str] = field(default_factory=list)
 
 
@@ -68,11 +72,15 @@ class _Outputs:
 class _Judge:
     """One partition's commands, judged as the service has to."""
 
-    def __init__(self, business_time: Callable[[int], datetime], passed_over: set[int]) -> None:
+    def __init__(
+        self, business_time: Callable[[int], datetime], passed_over: set[int], letters: dict[int, DeadLetter]
+    ) -> None:
         self._business_time = business_time
         self._passed_over = passed_over
+        self._letters = letters
         self._orders: dict[str, Order] = {}
         self._first_uses: FirstUses = {}
+        self.outgrown = 0
         self.events: defaultdict[bytes | None, deque[_Expected]] = defaultdict(deque)
         self.outcomes: defaultdict[bytes | None, deque[_Expected]] = defaultdict(deque)
         self.dead: deque[_Expected] = deque()
@@ -82,7 +90,12 @@ class _Judge:
         for record in records:
             if record.offset in self._passed_over:
                 continue
-            [(_, reading)] = readings = read([record], self._business_time)
+            timely = at_first_time(record, self._letters.get(first_offset(record) or -1))
+            [(_, reading)] = readings = read([timely], self._business_time)
+            if not isinstance(reading, str) and record.offset in self._letters:
+                self.outgrown += 1
+                self.dead.append(_Expected(record.offset, record.value))
+                continue
             if not isinstance(reading, str):
                 self._orders.setdefault(reading.order_id, Order(id=reading.order_id))
             parked: set[str] = set()
@@ -128,11 +141,13 @@ async def verify_from_commands(
             dead = [letter async for batch in letters for letter in batch]
             passed_over = {offset for number, offset in parked if number == partition}
             discarded = {_source_offset(record) for record in dead if _is_discarded(record)}
-            again = _Judge(business_time, passed_over | discarded)
+            by_offset = {_source_offset(record): _letter(record) for record in dead}
+            again = _Judge(business_time, passed_over | discarded, by_offset)
             async for batch in _read(consumer, topics.commands, partition, commands):
                 again.take(batch)
                 findings.commands += len(batch)
                 progress(findings.commands, total)
+            findings.outgrown += again.outgrown
             await _compare_partition(consumer, topics, partition, outputs, dead, again, findings)
         return findings
     finally:
@@ -218,6 +233,11 @@ def _look_for_missing(partition: int, queues: Iterable[deque[_Expected]], publis
 
 def _is_discarded(record: Record) -> bool:
     return dict(record.headers).get("error", b"").startswith(_DISCARDED)
+
+
+def _letter(record: Record) -> DeadLetter:
+    where = record.partition, _source_offset(record)
+    return DeadLetter(*where, record.key, record.value, list(record.headers), how=None, why=None)
 
 
 def _source_offset(record: Record) -> int:

@@ -20,12 +20,13 @@ from projections import order_page
 from projections.rebuild import RebuildError
 from services.audit.from_commands import HistoryExpired
 from services.audit.replay import replay as replay_order
-from services.cli import parked, show
+from services.cli import dead, parked, show
 from services.cli.export import export
 from services.cli.rebuild import rebuild
 from services.cli.schema import schema
 from services.cli.send import CommandsFileError, read_commands, send_all
 from services.cli.verify import verify
+from services.commands.dead import NotRetried
 from services.commands.parked import NotParked
 from services.demo import run as run_demo
 from services.export import ExportError
@@ -47,6 +48,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(parked.app, name="parked")
+app.add_typer(dead.app, name="dead")
 app.command()(verify)
 app.command()(rebuild)
 app.command()(schema)
@@ -57,6 +59,7 @@ _FAILURES = (
     ExportError,
     HistoryExpired,
     NotParked,
+    NotRetried,
     RebuildError,
     ServerError,
     TopicError,

@@ -55,6 +55,8 @@ def _show(findings: Findings) -> None:
     )
     if findings.parked or findings.unpublished:
         print(f"Not judged, since they are parked: {findings.parked:,}. Not published yet: {findings.unpublished:,}.")
+    if findings.outgrown:
+        print(f"Left as they are: {findings.outgrown:,} dead letters that only an earlier version could not read.")
     for difference in findings.differences[:_MOST_SHOWN]:
         print(f"  {difference}")
     more = len(findings.differences) - _MOST_SHOWN

@@ -15,6 +15,7 @@ from services.orders.rejections import Rejected
 from services.store import OutcomeRow
 
 from .decode import Received
+from .retries import RECORDED
 
 _encode = msgspec.json.Encoder().encode
 _ACCEPTED, _REJECTED = (topics.outcome_type(outcome.__name__) for outcome in (CommandAccepted, CommandRejected))
@@ -66,6 +67,7 @@ def dead(record: Record, why: str) -> OutcomeRow:
         "source-topic": record.topic,
         "source-partition": str(record.partition),
         "source-offset": str(record.offset),
+        RECORDED: str(record.timestamp),
     }
     headers = [*record.headers, *((name, text.encode()) for name, text in added.items())]
     return OutcomeRow(

@@ -3,7 +3,6 @@
 import asyncio
 import logging
 from collections.abc import Iterator, Sequence
-from itertools import islice
 
 from eventsourcing.persistence import IntegrityError
 from faststream.kafka import KafkaBroker
@@ -18,6 +17,7 @@ from services.store.positions import StoredPositions
 from .cache import OrderCache, Orders
 from .decode import Received
 from .judge import FirstUses, Judged, Reading, judge, read
+from .retries import at_first_time, first_offset
 
 log = logging.getLogger(__name__)
 
@@ -76,6 +76,10 @@ class CommandsRole:
         commit: asyncio.Future[None] | None = None
         try:
             for piece in _pieces(records):
+                if (letter := first_offset(piece[0])) is not None:
+                    if commit is not None:
+                        await commit
+                    piece[0] = await asyncio.to_thread(self._at_first_time, piece[0], letter)
                 readings = read(piece, self._clock.of_record)
                 judged = await self._judge(readings, uncommitted, parking.orders)
                 batch = Batch(_advance(positions, piece), judged.outcomes, parking.version, judged.parked)
@@ -118,6 +122,9 @@ class CommandsRole:
         loaded = self._store.orders(missing) if missing else {}
         return loaded, self._store.first_uses(uses) if uses else {}
 
+    def _at_first_time(self, record: Record, offset: int) -> Record:
+        return at_first_time(record, self._store.dead_letter(record.partition, offset))
+
     def _forget(self) -> None:
         self._cache.clear()
         self._parking = None
@@ -127,8 +134,14 @@ class CommandsRole:
 
 
 def _pieces(records: Sequence[Record]) -> Iterator[list[Record]]:
-    iterator = iter(records)
-    while piece := list(islice(iterator, _PIECE)):
+    """A record that an operator sent again begins one: what became of the first is stored by then."""
+    piece: list[Record] = []
+    for record in records:
+        if piece and (len(piece) == _PIECE or first_offset(record) is not None):
+            yield piece
+            piece = []
+        piece.append(record)
+    if piece:
         yield piece
 
 

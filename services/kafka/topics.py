@@ -13,7 +13,9 @@ from aiokafka.partitioner import murmur2
 DEFAULT_PARTITIONS = 8
 _PATIENCE = 300  # tenths of a second
 _DAY_MS = 24 * 60 * 60 * 1000
-_LARGE_RECORDS = {"max.message.bytes": str(4 * 1024 * 1024)}
+LARGEST_RECORD = 4 * 1024 * 1024
+"""In bytes: what the broker takes on the commands topic, so that what is too large for a command can be buried."""
+_LARGE_RECORDS = {"max.message.bytes": str(LARGEST_RECORD)}
 
 
 class TopicError(Exception):

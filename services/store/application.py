@@ -12,6 +12,7 @@ from psycopg.conninfo import conninfo_to_dict
 from services.orders.events import Event
 from services.orders.order import Order
 
+from .dead_letters import DeadLetter, dead_letters
 from .parking import ParkedCommand, Parking, parked_commands, read_parking
 from .recorder import OrderRecorder
 
@@ -89,6 +90,11 @@ class OrderStore(Application[str]):
                 binary=True,
             )
             return {(row["order_id"], row["command_id"]): (row["digest"], row["message"]) for row in rows}
+
+    def dead_letter(self, partition: int, offset: int) -> DeadLetter | None:
+        """What became of the record at this place, if it is a dead letter."""
+        with self._recorder.datastore.get_connection() as connection:
+            return next(iter(dead_letters(connection, [(partition, offset)])), None)
 
     @property
     def _recorder(self) -> OrderRecorder:

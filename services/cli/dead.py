@@ -1,0 +1,147 @@
+"""`resolution dead`: records that are no command, and what an operator does about them."""
+
+import asyncio
+import json
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+import psycopg
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from services.commands.dead import retry as send_again
+from services.commands.retries import RECORDED
+from services.installation import installation
+from services.kafka.topics import Topics
+from services.settings import Settings
+from services.store import migrate
+from services.store.dead_letters import DeadLetter, dead_letters, handle_dead_letter
+
+app = typer.Typer(help="Records of the commands topic that are no command.", no_args_is_help=True)
+Places = Annotated[list[str] | None, typer.Argument(help="PARTITION/OFFSET, as `list` shows them.", metavar="PLACE...")]
+Key = Annotated[str | None, typer.Option(help="Only those with this key: the order's id.")]
+Error = Annotated[str | None, typer.Option(help="Only those whose reason has this text in it.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print machine-readable JSON lines on stdout.")]
+_PLACE = re.compile(r"(\d{1,9})/(\d{1,18})")
+
+
+@app.command("list")
+def list_(
+    key: Key = None,
+    error: Error = None,
+    every: Annotated[bool, typer.Option("--all", help="Those that were retried or discarded, too.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """The dead letters that nobody has done anything about yet, the oldest first."""
+    with _settings(kafka=False) as (_, connection):
+        letters = [_describe(letter) for letter in dead_letters(connection, key=key, error=error, handled=every)]
+    if as_json:
+        for letter in letters:
+            print(json.dumps(letter))
+    elif not letters:
+        print("There is no such dead letter." if key or error or every else "There is no unhandled dead letter.")
+    else:
+        table = Table("place", "recorded", "key", "bytes", "why it is no command", "handled")
+        for letter in letters:
+            table.add_row(*(str(value or "") for value in letter.values()))
+        Console().print(table)
+
+
+@app.command()
+def show(place: Annotated[str, typer.Argument(help="PARTITION/OFFSET.")], as_json: AsJson = False) -> None:
+    """One dead letter with its headers and its value as it was. The value may have what a sender meant to be secret."""
+    with _settings(kafka=False) as (_, connection):
+        [letter] = _at(connection, [place])
+    headers = {name: value.decode(errors="backslashreplace") for name, value in letter.headers}
+    value = None if letter.value is None else letter.value.decode(errors="backslashreplace")
+    told = _describe(letter) | {"headers": headers, "value": value}
+    if as_json:
+        print(json.dumps(told))
+    else:
+        for name, text in told.items():
+            print(f"{name}: {text}")
+
+
+@app.command()
+def retry(
+    places: Places = None,
+    key: Key = None,
+    error: Error = None,
+    keep_time: Annotated[
+        bool, typer.Option("--keep-time", help="Judge them by the time at which they first came, not by today's.")
+    ] = False,
+) -> None:
+    """Publish dead letters to the commands topic again, as they first came: those named, or all that match.
+
+    For when the service reads by now what it could not read then. One that was handled already has to be named.
+    """
+    with _settings() as (settings, connection):
+        letters = _chosen(connection, places, key, error)
+        asyncio.run(send_again(settings.kafka, Topics(settings.topic_prefix), connection, letters, keep_time))
+    print(f"{len(letters):,} published again.")
+
+
+@app.command()
+def discard(
+    reason: Annotated[str, typer.Option(help="Why; it is kept.")],
+    places: Places = None,
+    key: Key = None,
+    error: Error = None,
+) -> None:
+    """Note that nothing is to be done about dead letters: those named, or all that match. They stay on their topic."""
+    with _settings(kafka=False) as (_, connection):
+        letters = _chosen(connection, places, key, error)
+        for letter in letters:
+            handle_dead_letter(connection, letter, "discarded", reason)
+    print(f"{len(letters):,} discarded.")
+
+
+def _chosen(
+    connection: psycopg.Connection, places: list[str] | None, key: str | None, error: str | None
+) -> list[DeadLetter]:
+    if places:
+        if key or error:
+            raise typer.BadParameter("name places, or say --key or --error; not both")
+        return _at(connection, places)
+    if not (key or error):
+        raise typer.BadParameter("name places such as 3/17, or say --key or --error")
+    return dead_letters(connection, key=key, error=error, handled=False)
+
+
+def _at(connection: psycopg.Connection, places: list[str]) -> list[DeadLetter]:
+    wanted: list[tuple[int, int]] = []
+    for place in places:
+        if (match := _PLACE.fullmatch(place)) is None:
+            raise typer.BadParameter(f"{place} is not PARTITION/OFFSET, such as 3/17")
+        wanted.append((int(match[1]), int(match[2])))
+    letters = dead_letters(connection, wanted)
+    for partition, offset in wanted:
+        if not any((letter.partition, letter.record_offset) == (partition, offset) for letter in letters):
+            raise typer.BadParameter(f"there is no dead letter {partition}/{offset}; see `resolution dead list --all`")
+    return letters
+
+
+def _describe(letter: DeadLetter) -> dict[str, Any]:
+    """Without its value, which may have what a sender meant to be secret (D16)."""
+    recorded = dict(letter.headers).get(RECORDED)
+    instant = recorded and datetime.fromtimestamp(int(recorded) / 1000, UTC).isoformat(timespec="milliseconds")
+    return {
+        "place": f"{letter.partition}/{letter.record_offset}",
+        "recorded": instant or None,
+        "key": None if letter.key is None else letter.key.decode(errors="backslashreplace"),
+        "bytes": len(letter.value or b""),
+        "error": letter.error,
+        "handled": letter.how and f"{letter.how}: {letter.why}".removesuffix(": "),
+    }
+
+
+@contextmanager
+def _settings(kafka: bool = True) -> Iterator[tuple[Settings, psycopg.Connection]]:
+    with installation(Settings.from_environment(), kafka=kafka) as settings:
+        migrate(settings.database)
+        with psycopg.connect(settings.database, autocommit=True) as connection:
+            yield settings, connection

@@ -1,0 +1,65 @@
+"""What an operator does about dead letters: send one again, or note that nothing is to be done."""
+
+from collections.abc import Sequence
+
+import psycopg
+from aiokafka import AIOKafkaProducer
+
+from services.kafka.topics import LARGEST_RECORD, Topics, count_partitions, partition_of
+from services.store.dead_letters import DeadLetter, handle_dead_letter
+
+from .retries import RECORDED, RETRY_OF
+
+_OURS = {"error", "source-topic", "source-partition", "source-offset", RECORDED, RETRY_OF}
+
+
+class NotRetried(Exception):
+    """A dead letter that cannot be sent again as asked: a sentence that says why."""
+
+
+async def retry(
+    bootstrap_servers: str,
+    topics: Topics,
+    connection: psycopg.Connection,
+    letters: Sequence[DeadLetter],
+    keep_time: bool,
+) -> None:
+    """Publishes the records as they first came, to the partition of their key; each is noted once it is on Kafka.
+
+    With `keep_time` they are judged by their first business time. Raises NotRetried, before anything is published,
+    where that cannot be; KafkaError and psycopg.Error, and then those noted are published.
+    """
+    partitions = await count_partitions(bootstrap_servers, topics)
+    if keep_time:
+        for letter in letters:
+            _check_time_can_be_kept(letter, _partition(letter, partitions))
+    producer = AIOKafkaProducer(
+        bootstrap_servers=bootstrap_servers, enable_idempotence=True, max_request_size=LARGEST_RECORD
+    )
+    await producer.start()
+    try:
+        for letter in letters:
+            headers = [(name, value) for name, value in letter.headers if name not in _OURS]
+            if keep_time:
+                headers.append((RETRY_OF, str(letter.record_offset).encode()))
+            await producer.send_and_wait(
+                topics.commands, letter.value, letter.key, _partition(letter, partitions), headers=headers
+            )
+            handle_dead_letter(connection, letter, "retried")
+    finally:
+        await producer.stop()
+
+
+def _partition(letter: DeadLetter, partitions: int) -> int:
+    return letter.partition if letter.key is None else partition_of(letter.key, partitions)
+
+
+def _check_time_can_be_kept(letter: DeadLetter, partition: int) -> None:
+    where = f"The dead letter {letter.partition}/{letter.record_offset}"
+    if RECORDED not in dict(letter.headers):
+        raise NotRetried(f"{where} does not tell its first time, since an earlier version wrote it. Leave --keep-time.")
+    if letter.partition != partition:
+        raise NotRetried(
+            f"{where} was not in the partition of its key, {partition}, so its time says nothing about the order's "
+            "other commands. Leave --keep-time."
+        )
