@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from typing import Any, ClassVar
 
 import msgspec
@@ -24,7 +25,8 @@ class _Tally(msgspec.Struct):
     received: int = 0
     answered: int = 0
     ran_out: int = 0
-    seconds_to_answer: float = 0.0
+    microseconds_to_answer: int = 0
+    """A whole number: sums must not depend on the order of adding."""
     cancellations: dict[str, int] = {}
     not_counted: dict[str, int] = {}
     refunds: dict[str, list[int]] = {}
@@ -35,7 +37,7 @@ class _Tally(msgspec.Struct):
         self.received += other.received
         self.answered += other.answered
         self.ran_out += other.ran_out
-        self.seconds_to_answer += other.seconds_to_answer
+        self.microseconds_to_answer += other.microseconds_to_answer
         for mine, theirs in ((self.cancellations, other.cancellations), (self.not_counted, other.not_counted)):
             for grounds, count in theirs.items():
                 mine[grounds] = mine.get(grounds, 0) + count
@@ -56,8 +58,8 @@ def _opened(order: KnownOrder, event: e.DisputeOpened) -> Fact:
 
 def _answered(order: KnownOrder, event: e.Accepted | e.Declined) -> Fact:
     assert order.dispute is not None
-    seconds = (event.timestamp - order.dispute.opened_at).total_seconds()
-    fact = _for_answerer(order, _Tally(answered=1, seconds_to_answer=seconds))
+    microseconds = (event.timestamp - order.dispute.opened_at) // timedelta(microseconds=1)
+    fact = _for_answerer(order, _Tally(answered=1, microseconds_to_answer=microseconds))
     known_order.settled(order, event)
     return fact
 
@@ -155,7 +157,7 @@ def _view(counts: _Tally) -> dict[str, Any]:
         "answered_in_time": counts.answered,
         "ran_out": counts.ran_out,
         "response_rate": counts.answered / due if due else None,
-        "average_seconds_to_answer": counts.seconds_to_answer / counts.answered if counts.answered else None,
+        "average_seconds_to_answer": counts.microseconds_to_answer / counts.answered / 1e6 if counts.answered else None,
         "refunds_granted": [
             {"currency": currency, "count": count, "amount": amount}
             for currency, (count, amount) in sorted(counts.refunds.items())

@@ -74,7 +74,17 @@ class ReadModel(Generic[Document]):
         """Applies events, in the order of the store. Commits nothing."""
         order_ids = list({event.originator_id for event in events})
         cursor.execute("SELECT order_id, document FROM orders WHERE order_id = ANY(%s)", (order_ids,), binary=True)
-        documents = {row["order_id"]: self._decode(row["document"]) for row in cursor}
+        known = {row["order_id"]: self._decode(row["document"]) for row in cursor}
+        documents, facts = self.fold(events, known)
+        cursor.execute(self._upsert.encode(), [list(column) for column in zip(*self.rows(documents), strict=True)])
+        if facts:
+            self.tally(cursor, facts)
+
+    def fold(
+        self, events: Sequence[Event], known: Mapping[str, Document] | None = None
+    ) -> tuple[dict[str, Document], list[Fact]]:
+        """The documents as events leave them, from those known or from blank ones; and the facts they come with."""
+        documents = dict(known or {})
         facts = []
         for event in events:
             document = documents.get(event.originator_id)
@@ -84,10 +94,11 @@ class ReadModel(Generic[Document]):
             handler = self.handlers.get(type(event))
             if handler is not None and (fact := handler(document, event)) is not None:
                 facts.append(fact)
-        rows = [(order_id, *self.row(doc), self._encode(doc)) for order_id, doc in documents.items()]
-        cursor.execute(self._upsert.encode(), [list(column) for column in zip(*rows, strict=True)])
-        if facts:
-            self.tally(cursor, facts)
+        return documents, facts
+
+    def rows(self, documents: Mapping[str, Document]) -> list[tuple[Any, ...]]:
+        """The rows of the table `orders`: the order's id, the columns, the document as bytes."""
+        return [(order_id, *self.row(document), self._encode(document)) for order_id, document in documents.items()]
 
     @classmethod
     def code(cls) -> str:

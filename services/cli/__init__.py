@@ -20,6 +20,7 @@ from projections import order_page
 from projections.rebuild import RebuildError
 from services.audit.from_commands import HistoryExpired
 from services.audit.replay import replay as replay_order
+from services.audit.whole import VerificationFailed
 from services.cli import dead, parked, show
 from services.cli.export import export
 from services.cli.rebuild import rebuild
@@ -60,6 +61,7 @@ _FAILURES = (
     HistoryExpired,
     NotParked,
     NotRetried,
+    VerificationFailed,
     RebuildError,
     ServerError,
     TopicError,

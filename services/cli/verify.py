@@ -1,4 +1,4 @@
-"""`resolution verify`: whether what was published follows from the commands."""
+"""`resolution verify`: whether what is stored and published follows from the commands."""
 
 import asyncio
 import json
@@ -6,14 +6,18 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated
 
 import psycopg
 import typer
 from rich.console import Console
-from rich.progress import Progress
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from services.audit.from_commands import Findings, verify_from_commands
+from services.audit.findings import Findings
+from services.audit.from_commands import Findings as FromCommands
+from services.audit.from_commands import verify_from_commands
+from services.audit.whole import verify_history
 from services.installation import installation
 from services.kafka.topics import Topics
 from services.settings import Settings
@@ -25,48 +29,93 @@ _MOST_SHOWN = 100
 
 def verify(
     from_commands: Annotated[
-        bool, typer.Option("--from-commands", help="Judge the whole commands topic again and compare byte for byte.")
+        bool,
+        typer.Option("--from-commands", help="Use nothing that is stored: judge the whole commands topic into memory."),
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print machine-readable JSON lines on stdout.")] = False,
+    resume: Annotated[
+        Path | None, typer.Option(help="A file that keeps how far this came; named again, history goes on from there.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print machine-readable JSON on stdout.")] = False,
 ) -> None:
-    """Check that what was published follows from the commands. Reads only; the service may run meanwhile."""
-    if not from_commands:
-        raise typer.BadParameter("say --from-commands; there is no other way of verifying yet")
+    """Check that all that is stored and published follows from the commands, and read models and deadlines from that.
+
+    Reads only; the service may run meanwhile. Exit code 1 if anything differs.
+    """
     with installation(Settings.from_environment()) as settings, _progress() as progress:
         migrate(settings.database)
-        topics = Topics(settings.topic_prefix)
-        clock = clock_of(settings)
-        findings = asyncio.run(
-            verify_from_commands(settings.kafka, topics, clock.of_record, _parked(settings), progress)
-        )
-    print(json.dumps(asdict(findings))) if as_json else _show(findings)
-    raise typer.Exit(1 if findings.differences else 0)
+        if from_commands:
+            found = _from_commands(settings, progress)
+            told, details = _tell_from_commands(found), asdict(found)
+        else:
+            findings = verify_history(settings, clock_of(settings), resume, progress)
+            told, details = _tell(findings), findings.as_dict()
+    print(json.dumps(details)) if as_json else _show(told, details["differences"])
+    raise typer.Exit(1 if details["differences"] else 0)
 
 
-def _parked(settings: Settings) -> set[tuple[int, int]]:
+def _from_commands(settings: Settings, progress: Callable[[str, int, int], None]) -> FromCommands:
     with psycopg.connect(settings.database) as connection:
-        return set(connection.execute("SELECT partition, record_offset FROM parked_commands").fetchall())
+        parked = set(connection.execute("SELECT partition, record_offset FROM parked_commands").fetchall())
+    return asyncio.run(
+        verify_from_commands(
+            settings.kafka,
+            Topics(settings.topic_prefix),
+            clock_of(settings).of_record,
+            parked,
+            lambda done, of: progress("commands", done, of),
+        )
+    )
 
 
-def _show(findings: Findings) -> None:
-    print(
+def _tell_from_commands(findings: FromCommands) -> list[str]:
+    told = [
         f"{findings.commands:,} commands judged again: {findings.events:,} events, {findings.outcomes:,} outcomes and "
         f"{findings.dead_letters:,} dead letters on Kafka compared byte for byte."
-    )
+    ]
     if findings.parked or findings.unpublished:
-        print(f"Not judged, since they are parked: {findings.parked:,}. Not published yet: {findings.unpublished:,}.")
-    if findings.outgrown:
-        print(f"Left as they are: {findings.outgrown:,} dead letters that only an earlier version could not read.")
-    for difference in findings.differences[:_MOST_SHOWN]:
+        told.append(
+            f"Not judged, since they are parked: {findings.parked:,}. Not published yet: {findings.unpublished:,}."
+        )
+    return [*told, *_outgrown(findings.outgrown)]
+
+
+def _tell(findings: Findings) -> list[str]:
+    told = [
+        f"{findings.outcomes:,} commands judged again: their {findings.events:,} events and all outcomes, in the store "
+        "and on Kafka, compared byte for byte.",
+        f"{findings.read_models:,} rows of read models compared with a replay, and the deadlines of "
+        f"{findings.deadlines:,} open disputes with the timer's.",
+    ]
+    if findings.parked or findings.unpublished:
+        told.append(
+            f"Not judged, since they are parked: {findings.parked:,}. Not published yet: {findings.unpublished:,}."
+        )
+    if findings.expired:
+        told.append(f"Of {findings.expired:,} outcomes the commands have expired: their events follow one another.")
+    return [*told, *_outgrown(findings.outgrown)]
+
+
+def _outgrown(count: int) -> list[str]:
+    if not count:
+        return []
+    return [f"Left as they are: {count:,} dead letters that were discarded or that an earlier version could not read."]
+
+
+def _show(told: list[str], differences: list[str]) -> None:
+    for sentence in told:
+        print(sentence)
+    for difference in differences[:_MOST_SHOWN]:
         print(f"  {difference}")
-    more = len(findings.differences) - _MOST_SHOWN
+    more = len(differences) - _MOST_SHOWN
     if more > 0:
-        print(f"  and {more:,} more (--json has all)")
-    print(f"{len(findings.differences):,} differences." if findings.differences else "Nothing differs.")
+        print(f"  and {more:,} more (--json has them)")
+    print(f"{len(differences):,} differences." if differences else "Nothing differs.")
 
 
 @contextmanager
-def _progress() -> Iterator[Callable[[int, int], None]]:
-    with Progress(console=Console(stderr=True), disable=not sys.stderr.isatty(), transient=True) as bar:
-        task = bar.add_task("judging the commands again")
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+def _progress() -> Iterator[Callable[[str, int, int], None]]:
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, disable=not sys.stderr.isatty(), transient=True) as bar:
+        task = bar.add_task("measuring")
+        yield lambda what, done, of: bar.update(task, description=what, completed=done, total=of)

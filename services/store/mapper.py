@@ -6,7 +6,7 @@ from eventsourcing.persistence import Mapper, MapperDeserialisationError, Stored
 
 from services.orders.events import EVENTS, Event
 
-_ENCODE = msgspec.json.Encoder().encode
+encode_event = msgspec.json.Encoder().encode
 _DECODERS = {topic: msgspec.json.Decoder(event_type).decode for topic, event_type in EVENTS.items()}
 
 
@@ -18,7 +18,7 @@ class OrderMapper(Mapper[str]):
             originator_id=domain_event.originator_id,
             originator_version=domain_event.originator_version,
             topic=type(domain_event).__name__,
-            state=_ENCODE(domain_event),
+            state=encode_event(domain_event),
         )
 
     def to_domain_event(self, stored_event: StoredEvent) -> Event:
@@ -27,11 +27,17 @@ class OrderMapper(Mapper[str]):
 
 
 def decode_event(stored_event: StoredEvent) -> Event:
-    """Raises MapperDeserialisationError for an event that this version does not know or cannot read."""
+    """Raises MapperDeserialisationError for an event that this version does not know or cannot read, or another's."""
     try:
-        return _DECODERS[stored_event.topic](stored_event.state)
+        event = _DECODERS[stored_event.topic](stored_event.state)
     except (KeyError, msgspec.MsgspecError) as error:
-        raise MapperDeserialisationError(
-            f"event {stored_event.originator_version} of order {stored_event.originator_id}, a "
-            f"{stored_event.topic}, cannot be read: {error!r}. Run the version that wrote it, or a later one."
-        ) from error
+        raise _unreadable(stored_event, f"{error!r}. Run the version that wrote it, or a later one.") from error
+    if (event.originator_id, event.originator_version) != (stored_event.originator_id, stored_event.originator_version):
+        raise _unreadable(stored_event, "its content is another event's. Somebody has changed it.")
+    return event
+
+
+def _unreadable(stored: StoredEvent, why: str) -> MapperDeserialisationError:
+    return MapperDeserialisationError(
+        f"event {stored.originator_version} of order {stored.originator_id}, a {stored.topic}, cannot be read: {why}"
+    )

@@ -74,7 +74,3 @@ async def test_what_was_changed_before_it_was_published_is_found(installation: I
     found = await findings(installation)
     assert found["differences"]
     assert said in found["differences"][0]
-
-
-async def test_it_says_how_to_use_it(installation: Installation):
-    assert verify(installation).exit_code == 2

@@ -1,0 +1,44 @@
+"""What a verification has to say."""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+_MOST = 10_000
+
+
+@dataclass
+class Findings:
+    """What was compared, and each difference in a sentence; without values, which may be confidential (D16).
+
+    `unpublished`: outcomes that lie ahead of the relay. `expired`: those whose commands have left the topic, so that
+    only the numbers of their events were checked. `outgrown`: dead letters that an earlier version could not read, and
+    this one can. `differences` has the first 10,000 of `different`.
+    """
+
+    outcomes: int = 0
+    events: int = 0
+    dead_letters: int = 0
+    parked: int = 0
+    unpublished: int = 0
+    expired: int = 0
+    outgrown: int = 0
+    deadlines: int = 0
+    read_models: int = 0
+    different: int = 0
+    differences: list[str] = field(default_factory=list)
+
+    def differs(self, what: str) -> None:
+        self.different += 1
+        if len(self.differences) < _MOST:
+            self.differences.append(what)
+
+    def add(self, other: dict[str, Any]) -> None:
+        """Adds another's, as `as_dict` gave them."""
+        for name, value in other.items():
+            if name == "differences":
+                self.differences += value[: _MOST - len(self.differences)]
+            else:
+                setattr(self, name, getattr(self, name) + value)
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)

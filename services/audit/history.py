@@ -1,0 +1,452 @@
+"""Some partitions' history: each stored outcome and event against its command, judged again, and against Kafka.
+
+One pass in the order of the store. For each outcome: its command is read from the topic and judged as the service has
+to; what is stored must be what comes out; and the records that the relay publishes must be the next ones on their
+topics. An order goes on from what follows from its commands, so that one difference is not reported as many.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AsyncExitStack
+from datetime import datetime
+from itertools import zip_longest
+from typing import Any
+
+import msgspec
+import psycopg
+from eventsourcing.persistence import MapperDeserialisationError, StoredEvent
+
+from services.commands.cache import OrderCache
+from services.commands.decode import Received
+from services.commands.judge import Judged, judge, read
+from services.commands.retries import at_first_time, first_offset
+from services.kafka.consumer import Record
+from services.kafka.topics import Topics
+from services.orders import Order, evolve
+from services.orders.events import Accepted, AutoAccepted, Declined, DisputeClosed, DisputeOpened, Event, Withdrawn
+from services.orders.public import event_envelope
+from services.store import OutcomeRow
+from services.store.dead_letters import dead_letters
+from services.store.mapper import decode_event, encode_event
+
+from .findings import Findings
+from .stored import Chunk, StoredOutcome, StoredRow, connect, load_chunk, load_histories
+from .streams import Ends, Stream, open_streams
+
+_CHUNK = 10_000
+_SAVE_EVERY_SECONDS = 2.0
+_CACHED_ORDERS = 60_000
+_SETTLED = (Accepted, AutoAccepted, Declined, DisputeClosed, Withdrawn)
+_encode = msgspec.json.Encoder().encode
+
+Key = tuple[str, str]
+
+
+class Limits(msgspec.Struct):
+    """What was measured at the start. `published`: the last outcome that Kafka has to have. `timer`: what the timer had
+    read of the events."""
+
+    outcome_id: int
+    event_id: int
+    published: int
+    begins: Ends
+    ends: Ends
+    timer: dict[int, int]
+    parked: set[tuple[int, int]]
+
+
+class Progress(msgspec.Struct):
+    """How far a verification has come; what another one needs to go on from there.
+
+    `open`: disputes by order and id, and when they end, as of the offsets `timer`; `later`: what came behind those, as
+    (partition, offset, order id, dispute id, when or None).
+    """
+
+    partitions: list[int]
+    outcome_id: int = 0
+    offsets: Ends = {}
+    waiting: list[tuple[int, int]] = []
+    open: list[tuple[str, str, datetime]] = []
+    later: list[tuple[int, int, str, str, datetime | None]] = []
+    findings: dict[str, Any] = {}
+
+
+class History:
+    """Verifies the history of `progress.partitions`, and moves `progress` on."""
+
+    def __init__(
+        self, url: str, topics: Topics, business_time: Callable[[int], datetime], limits: Limits, progress: Progress
+    ) -> None:
+        self._url = url
+        self._topics = topics
+        self._business_time = business_time
+        self._limits = limits
+        self._progress = progress
+        self._orders = OrderCache(_CACHED_ORDERS)
+        self._findings = Findings()
+        self._findings.add(progress.findings)
+        self._open: dict[Key, datetime] = {(order, dispute): at for order, dispute, at in progress.open}
+        self._later = list(progress.later)
+        self._waiting: dict[tuple[int, int], Record] = {}
+        self._streams: dict[str, dict[int, Stream]] = {}
+        self._connection: psycopg.Connection[Any]
+
+    async def run(self, bootstrap_servers: str, saved: Callable[[Progress], None]) -> Findings:
+        """Goes through to the limits; calls `saved` from time to time, last where all is published.
+
+        Raises KafkaError and psycopg.Error.
+        """
+        async with AsyncExitStack() as stack:
+            for topic in self._limits.ends:
+                consumer, streams = await open_streams(
+                    bootstrap_servers, topic, self._starts(topic), self._limits.ends[topic]
+                )
+                stack.push_async_callback(consumer.stop)
+                self._streams[topic] = streams
+            self._connection = stack.enter_context(connect(self._url))
+            await self._reread_waiting()
+            self._catch_up_with_timer()
+            loader = stack.enter_context(connect(self._url))
+            await self._chunks(loader, min(self._limits.published, self._limits.outcome_id), saved)
+            saved(self._save())
+            # Another verification begins before these: what is not on Kafka yet has to be looked for again.
+            await self._chunks(loader, self._limits.outcome_id)
+            await self._look_for_surplus()
+        return self._findings
+
+    def _starts(self, topic: str) -> dict[int, int]:
+        begins, before = self._limits.begins[topic], self._progress.offsets.get(topic, {})
+        return {number: max(begins[number], before.get(number, 0)) for number in self._progress.partitions}
+
+    async def _chunks(
+        self, connection: psycopg.Connection[Any], end: int, saved: Callable[[Progress], None] | None = None
+    ) -> None:
+        """Verifies outcomes up to `end`; the next chunk is loaded meanwhile."""
+        ahead = self._load(connection, self._progress.outcome_id, end)
+        due = 0.0
+        while ahead is not None:
+            last, loading = ahead
+            chunk = await loading
+            ahead = self._load(connection, last, end)
+            await self._verify(chunk)
+            self._progress.outcome_id = last
+            if saved is not None and time.monotonic() > due:
+                saved(self._save())
+                due = time.monotonic() + _SAVE_EVERY_SECONDS
+
+    def _load(
+        self, connection: psycopg.Connection[Any], after: int, end: int
+    ) -> tuple[int, asyncio.Future[Chunk]] | None:
+        last = min(after + _CHUNK, end)
+        if last <= after:
+            return None
+        loading = asyncio.ensure_future(
+            asyncio.to_thread(load_chunk, connection, self._progress.partitions, after, last)
+        )
+        return last, loading
+
+    # --- a chunk ---
+
+    async def _verify(self, chunk: Chunk) -> None:
+        if 0 in self._progress.partitions:  # one of the workers tells
+            for sentence in chunk.missing:
+                self._findings.differs(sentence)
+        await asyncio.to_thread(self._load_orders, chunk)
+        found = [(row, await self._command(row)) for row in chunk.outcomes]
+        # Behind an outcome without its command, an order goes on from what is stored.
+        blind = {row.order_id: row.outcome_id for row, record in found if record is None}
+        to_judge: list[tuple[StoredOutcome, Record]] = []
+        for row, record in found:
+            if record is None or row.outcome_id <= blind.get(row.order_id, 0):
+                self._follow(row, chunk)
+            else:
+                to_judge.append((row, record))
+        judged = self._judge(to_judge, chunk)
+        for row in chunk.outcomes:
+            self._findings.outcomes += 1
+            self._findings.events += row.last_event_id - row.before
+            events = self._compare_with_store(row, judged.get((row.partition, row.record_offset)), chunk)
+            await self._compare_with_kafka(row, events)
+
+    def _load_orders(self, chunk: Chunk) -> None:
+        orders, missing = self._orders.take(row.order_id for row in chunk.outcomes if row.order_id)
+        if missing:
+            for order_id, history in load_histories(self._connection, missing, chunk.outcomes[0].before).items():
+                orders[order_id] = _project(order_id, history)
+        self._orders.put(orders)
+
+    async def _command(self, row: StoredOutcome) -> Record | None:
+        """Its record; None if it has left the topic, or never was there."""
+        place = (row.partition, row.record_offset)
+        if row.record_offset < self._limits.begins[self._topics.commands][row.partition]:
+            self._findings.expired += 1
+            return None
+        stream = self._streams[self._topics.commands][row.partition]
+        while (record := await stream.peek()) is not None and record.offset <= row.record_offset:
+            self._waiting[record.partition, record.offset] = stream.take()
+        if (record := self._waiting.pop(place, None)) is None:
+            self._findings.differs(f"outcome {row.outcome_id} is of no command: there is none at {_at(place)}")
+        return record
+
+    def _judge(
+        self, rows: Sequence[tuple[StoredOutcome, Record]], chunk: Chunk
+    ) -> dict[tuple[int, int], tuple[OutcomeRow, list[Event]] | str]:
+        """By partition and offset, what should be stored, or why that cannot be told."""
+        records = [self._at_first_time(record) for _, record in rows]
+        readings = []
+        for (row, record), reading in zip(rows, read(records, self._business_time), strict=True):
+            if row.kind == "dead" and not isinstance(reading[1], str):
+                self._outgrown(row, record)
+            else:
+                readings.append(reading)
+        ids = {reading.order_id for _, reading in readings if isinstance(reading, Received)}
+        orders, missing = self._orders.take(ids)
+        orders |= {order_id: Order(id=order_id) for order_id in missing}
+        judged = judge(readings, orders, [chunk.first_uses], set())
+        self._orders.put(orders)
+        self._orders.drop(command.order_id for command in judged.parked)
+        return _by_place(judged)
+
+    def _at_first_time(self, record: Record) -> Record:
+        if (offset := first_offset(record)) is None:
+            return record
+        return at_first_time(record, next(iter(dead_letters(self._connection, [(record.partition, offset)])), None))
+
+    def _outgrown(self, row: StoredOutcome, record: Record) -> None:
+        """It became a dead letter, because an operator discarded it or an earlier version could not read it."""
+        self._findings.outgrown += 1
+        if (row.key, row.message) != (record.key, record.value):
+            self._findings.differs(f"the dead letter of {_at((row.partition, row.record_offset))} is not its record")
+
+    def _follow(self, row: StoredOutcome, chunk: Chunk) -> None:
+        """Takes a stored outcome and its events as they are; events must follow one another all the same."""
+        if row.kind in ("accepted", "rejected") and row.message is not None:
+            chunk.first_uses[row.order_id, row.command_id] = (row.digest, row.message)
+        for number in range(row.before + 1, row.last_event_id + 1):
+            stored = chunk.events.get(number)
+            if stored is None:
+                continue  # told already
+            orders, _ = self._orders.take([stored.originator_id])
+            order = orders.get(stored.originator_id) or Order(id=stored.originator_id)
+            try:
+                if isinstance(order, Order):
+                    evolve.evolve(order, _decode(stored))
+            except (MapperDeserialisationError, ValueError) as error:
+                self._findings.differs(f"event {number} does not follow: {error}")
+                order = error
+            self._orders.put({stored.originator_id: order})
+
+    # --- what is stored ---
+
+    def _compare_with_store(
+        self, row: StoredOutcome, expected: tuple[OutcomeRow, list[Event]] | str | None, chunk: Chunk
+    ) -> list[Event | None]:
+        """Tells what differs; returns the stored events, None for one that cannot be read."""
+        stored = [chunk.events.get(number) for number in range(row.before + 1, row.last_event_id + 1)]
+        if isinstance(expected, str):
+            self._differs(row, f"the command at {_at((row.partition, row.record_offset))} cannot be judged: {expected}")
+        if expected is None or isinstance(expected, str):  # followed without its command, or told already
+            return [self._decoded(event) for event in stored]
+        outcome, events = expected
+        if names := [name for name in _COMPARED if getattr(outcome, name) != getattr(row, name)]:
+            self._differs(row, f"outcome {row.outcome_id} is not what follows from its command: {', '.join(names)}")
+        if len(events) != len(stored):
+            self._differs(row, f"outcome {row.outcome_id} has {len(stored)} events; {len(events)} follow")
+        result: list[Event | None] = []
+        for found, should in zip_longest(stored, events):
+            if found is not None and should is not None and _same(found, should):
+                result.append(should)
+            elif found is not None:
+                self._differs(row, f"event {found.notification_id} is not what follows from its command")
+                result.append(self._decoded(found))
+        return result
+
+    def _differs(self, row: StoredOutcome, sentence: str) -> None:
+        self._findings.differs(f"order {row.order_id}: {sentence}" if row.order_id else sentence)
+
+    def _decoded(self, stored: StoredRow | None) -> Event | None:
+        if stored is None:
+            return None  # told already, as a number that is missing
+        try:
+            return _decode(stored)
+        except MapperDeserialisationError:
+            self._findings.differs(f"event {stored.notification_id} cannot be read")
+            return None
+
+    # --- what is on Kafka ---
+
+    async def _compare_with_kafka(self, row: StoredOutcome, events: Sequence[Event | None]) -> None:
+        due = row.outcome_id <= self._limits.published
+        for event in events:
+            if event is None:
+                continue  # told already; that Kafka has it is told as a surplus
+            envelope = event_envelope(event)
+            stream = self._streams[self._topics.events][row.partition]
+            key = event.originator_id.encode()
+            offset = await self._expect(stream, f"event {envelope['id']}", key, _encode(envelope), due)
+            if offset is not None:
+                self._follow_dispute(row.partition, offset, event)
+        if row.kind == "dead":
+            self._findings.dead_letters += 1
+            stream = self._streams[self._topics.dead_letters][row.partition]
+            await self._expect(stream, f"dead letter {row.record_offset}", row.key, row.message, due)
+        else:
+            stream = self._streams[self._topics.outcomes][row.partition]
+            what = f"outcome {row.order_id}:{row.command_id}"
+            offset = await self._expect(stream, what, row.order_id.encode(), row.message, due)
+            self._findings.unpublished += offset is None and not due
+
+    async def _expect(self, stream: Stream, what: str, key: bytes | None, value: bytes | None, due: bool) -> int | None:
+        """The offset of what was stored, as it was published; None if it is not there."""
+        record = await stream.peek()
+        topic = stream.topic
+        if record is None:
+            if due and not await self._expired(stream, value):
+                self._findings.differs(f"{topic}: {what} is missing")
+            return None
+        if (record.key, record.value) != (key, value):
+            if await self._expired(stream, value):
+                return None
+            identity = _identity(value)
+            surplus = await stream.passed_over(
+                lambda other: other.value == value or (identity is not None and _identity(other.value) == identity)
+            )
+            if surplus is None:
+                self._findings.differs(f"{topic}: {what} is missing")
+                return None
+            for other in surplus:
+                self._findings.differs(f"{_place(other)} follows from nothing that is stored")
+            record = await stream.peek()
+            assert record is not None
+            if (record.key, record.value) != (key, value):
+                self._findings.differs(f"{_place(record)} is not what is stored: {what}")
+        stream.begun = True
+        return stream.take().offset
+
+    async def _expired(self, stream: Stream, value: bytes | None) -> bool:
+        """Whether this was published so long ago that it has left its topic."""
+        begin = self._limits.begins[stream.topic][stream.partition]
+        if stream.begun or begin == 0 or stream.position > begin:
+            return False
+        return (record := await stream.peek()) is None or record.value != value
+
+    async def _look_for_surplus(self) -> None:
+        for topic, streams in self._streams.items():
+            for stream in streams.values():
+                while (record := await stream.peek()) is not None:
+                    stream.take()
+                    if topic == self._topics.commands:
+                        self._waiting[record.partition, record.offset] = record
+                    else:
+                        self._findings.differs(f"{_place(record)} follows from nothing that is stored")
+        mine = {place for place in self._limits.parked if place[0] in self._progress.partitions}
+        for place in sorted(self._waiting.keys() - mine):
+            self._findings.differs(f"the command at {_at(place)} has no outcome, and is not parked")
+        for place in sorted(mine - self._waiting.keys()):
+            if place[1] >= self._limits.begins[self._topics.commands][place[0]]:
+                self._findings.differs(f"a command is parked that is not on the topic: {_at(place)}")
+        self._findings.parked += len(mine)
+
+    # --- deadlines ---
+
+    def _follow_dispute(self, partition: int, offset: int, event: Event) -> None:
+        if isinstance(event, DisputeOpened):
+            change: datetime | None = event.respond_by
+        elif isinstance(event, _SETTLED):
+            change = None
+        else:
+            return
+        if offset < self._limits.timer.get(partition, 0):
+            self._apply((event.originator_id, event.dispute_id), change)
+        else:
+            self._later.append((partition, offset, event.originator_id, event.dispute_id, change))
+
+    def _apply(self, key: Key, respond_by: datetime | None) -> None:
+        if respond_by is None:
+            self._open.pop(key, None)
+        else:
+            self._open[key] = respond_by
+
+    def _catch_up_with_timer(self) -> None:
+        later, self._later = self._later, []
+        for partition, offset, order_id, dispute_id, change in later:
+            if offset < self._limits.timer.get(partition, 0):
+                self._apply((order_id, dispute_id), change)
+            else:
+                self._later.append((partition, offset, order_id, dispute_id, change))
+
+    @property
+    def open_disputes(self) -> dict[Key, datetime]:
+        """As the timer has to know them."""
+        return self._open
+
+    # --- stopping and going on ---
+
+    def _save(self) -> Progress:
+        self._progress.offsets = {
+            topic: {partition: stream.position for partition, stream in streams.items()}
+            for topic, streams in self._streams.items()
+        }
+        self._progress.waiting = list(self._waiting)
+        self._progress.open = [(*key, at) for key, at in self._open.items()]
+        self._progress.later = self._later
+        self._progress.findings = self._findings.as_dict()
+        return self._progress
+
+    async def _reread_waiting(self) -> None:
+        """Commands that were read before and had no outcome yet."""
+        for partition, stream in self._streams[self._topics.commands].items():
+            places = {place for place in self._progress.waiting if place[0] == partition}
+            for record in await stream.again([offset for _, offset in places]):
+                self._waiting[partition, record.offset] = record
+
+
+_COMPARED = ("kind", "order_id", "command_id", "digest", "source", "key", "message")
+
+
+def _by_place(judged: Judged) -> dict[tuple[int, int], tuple[OutcomeRow, list[Event]] | str]:
+    found: dict[tuple[int, int], tuple[OutcomeRow, list[Event]] | str] = {
+        (command.partition, command.record_offset): command.why or "its order cannot" for command in judged.parked
+    }
+    events = iter(judged.events)
+    for row in judged.outcomes:
+        found[row.partition, row.offset] = row, [next(events) for _ in range(row.events)]
+    return found
+
+
+def _project(order_id: str, history: Iterable[StoredRow]) -> Order | Exception:
+    try:
+        return Order.project(Order(id=order_id), map(_decode, history)) or Order(id=order_id)
+    except Exception as failure:  # a bug of ours, or an event that was tampered with
+        return failure
+
+
+def _decode(stored: StoredRow) -> Event:
+    return decode_event(StoredEvent(stored.originator_id, stored.originator_version, stored.topic, stored.state))
+
+
+def _same(stored: StoredRow, event: Event) -> bool:
+    return (
+        stored.originator_id == event.originator_id
+        and stored.originator_version == event.originator_version
+        and stored.topic == type(event).__name__
+        and stored.state == encode_event(event)
+    )
+
+
+def _identity(value: bytes | None) -> Any:
+    """What names a message, whatever else is in it."""
+    try:
+        envelope = msgspec.json.decode(value or b"")
+        return envelope["id"], envelope["type"], envelope["data"].get("duplicate")
+    except (msgspec.MsgspecError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def _at(place: tuple[int, int]) -> str:
+    return f"{place[0]}/{place[1]}"
+
+
+def _place(record: Record) -> str:
+    return f"{record.topic}/{record.partition} offset {record.offset}"

@@ -1,0 +1,162 @@
+"""Read models against a replay of the event store, in one snapshot of the database. Writes temporary tables only."""
+
+from collections.abc import Callable, Mapping, Sequence
+from itertools import groupby
+from operator import itemgetter
+from typing import Any, cast
+
+import psycopg
+from eventsourcing.persistence import MapperDeserialisationError, StoredEvent
+from psycopg import Cursor
+from psycopg.rows import DictRow, dict_row
+from psycopg.sql import SQL, Identifier
+
+from projections import READ_MODELS
+from projections.read_model import Fact, ReadModel
+from services.orders.events import Event
+from services.store.mapper import decode_event
+
+from .findings import Findings
+
+_ORDERS_AT_ONCE = 1000
+
+
+def verify_read_models(url: str, names: Sequence[str], findings: Findings, progress: Callable[[int], None]) -> None:
+    """Compares each row of these read models with what their events give. `progress` gets events replayed.
+
+    Raises psycopg.Error, and what a read model's handlers fail with.
+    """
+    with psycopg.connect(url, row_factory=dict_row) as connection:
+        connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        with connection.cursor() as cursor:
+            replays = [replay for name in names if (replay := _Replay.begin(cursor, READ_MODELS[name]())) is not None]
+            if replays:
+                _replay(cursor, replays, findings, progress)
+                for replay in replays:
+                    replay.finish(cursor, findings)
+        connection.rollback()
+
+
+def _replay(
+    cursor: Cursor[DictRow], replays: Sequence["_Replay"], findings: Findings, progress: Callable[[int], None]
+) -> None:
+    """All orders, some at a time, in the order of their ids."""
+    last, up_to = "", max(replay.position for replay in replays)
+    while True:
+        cursor.execute(
+            "SELECT DISTINCT originator_id FROM order_events WHERE originator_id > %s ORDER BY 1 LIMIT %s",
+            (last, _ORDERS_AT_ONCE),
+        )
+        order_ids = [row["originator_id"] for row in cursor]
+        if not order_ids:
+            return
+        last = order_ids[-1]
+        cursor.execute(
+            "SELECT originator_id, originator_version, topic, state, notification_id FROM order_events "
+            "WHERE originator_id = ANY(%s) AND notification_id <= %s ORDER BY originator_id, originator_version",
+            (order_ids, up_to),
+            binary=True,
+        )
+        rows = cursor.fetchall()
+        histories = {order_id: list(group) for order_id, group in groupby(rows, key=itemgetter("originator_id"))}
+        for replay in replays:
+            replay.orders(cursor, histories, findings)
+        progress(len(rows))
+
+
+def _decode(row: DictRow) -> Event:
+    return decode_event(StoredEvent(**{name: row[name] for name in StoredEvent.__dataclass_fields__}))
+
+
+class _Replay:
+    """One read model, replayed up to its own position."""
+
+    def __init__(self, model: ReadModel[Any], position: int) -> None:
+        self._model = model
+        self._rows = 0
+        self.position = position
+
+    @classmethod
+    def begin(cls, cursor: Cursor[DictRow], model: ReadModel[Any]) -> "_Replay | None":
+        """None for one that was never built."""
+        cursor.execute("SELECT to_regclass(%s) IS NOT NULL AS there", (f"{model.name}.orders",))
+        if not cast("DictRow", cursor.fetchone())["there"]:
+            return None
+        cursor.execute(
+            "SELECT coalesce(max(notification_id), 0) AS n FROM projection_tracking WHERE application_name = %s",
+            (model.name,),
+        )
+        position: int = cast("DictRow", cursor.fetchone())["n"]
+        return cls(model, position)
+
+    def orders(self, cursor: Cursor[DictRow], histories: Mapping[str, Sequence[DictRow]], findings: Findings) -> None:
+        """Folds these orders and compares their rows."""
+        columns = ["order_id", *self._model.columns, "document"]
+        cursor.execute(
+            SQL("SELECT {} FROM {} WHERE order_id = ANY(%s)").format(
+                SQL(", ").join(map(Identifier, columns)), Identifier(self._model.name, "orders")
+            ),
+            (list(histories),),
+            binary=True,
+        )
+        live = {row["order_id"]: tuple(row.values()) for row in cursor}
+        facts: list[Fact] = []
+        for order_id, history in histories.items():
+            known = [row for row in history if row["notification_id"] <= self.position]
+            if known:
+                self._rows += 1
+                findings.read_models += 1
+                if self._replayed(known, facts) != live.get(order_id):
+                    findings.differs(f"read model {self._model.name}: order {order_id} is not what its events give")
+        if facts and len(self._model.compared) > 1:
+            self._in_own_tables(cursor, facts)
+
+    def _replayed(self, history: Sequence[DictRow], facts: list[Fact]) -> tuple[Any, ...] | None:
+        """The order's row, and facts added; None for a history that cannot be followed, so that no row is right."""
+        try:
+            documents, new = self._model.fold([_decode(row) for row in history])
+        except (MapperDeserialisationError, ValueError, AssertionError):
+            return None
+        facts += new
+        [row] = self._model.rows(documents)
+        return row
+
+    def _in_own_tables(self, cursor: Cursor[DictRow], facts: Sequence[Fact]) -> None:
+        cursor.execute(SQL("SET LOCAL search_path TO {}, public").format(Identifier("pg_temp")))
+        cursor.execute("SELECT to_regclass(%s) IS NULL AS missing", (f"pg_temp.{self._mark}",))
+        if cast("DictRow", cursor.fetchone())["missing"]:
+            cursor.execute("DROP TABLE IF EXISTS pg_temp.orders")
+            self._model.create(cursor)
+            cursor.execute(SQL("CREATE TEMPORARY TABLE {} ()").format(Identifier(self._mark)))
+        self._model.tally(cursor, facts)
+        cursor.execute("SET LOCAL search_path TO DEFAULT")
+
+    @property
+    def _mark(self) -> str:
+        return f"made_{self._model.name}"
+
+    def finish(self, cursor: Cursor[DictRow], findings: Findings) -> None:
+        """Compares what was counted over many orders, and looks for rows of orders that there are not."""
+        cursor.execute(SQL("SELECT count(*) AS n FROM {}").format(Identifier(self._model.name, "orders")))
+        surplus = cast("DictRow", cursor.fetchone())["n"] - self._rows
+        if surplus > 0:
+            findings.differs(f"read model {self._model.name}: {surplus} rows are of orders that there are not")
+        for table in self._model.compared:
+            if table != "orders":
+                self._compare(cursor, table, findings)
+
+    def _compare(self, cursor: Cursor[DictRow], table: str, findings: Findings) -> None:
+        cursor.execute("SELECT to_regclass(%s) IS NULL AS missing", (f"pg_temp.{table}",))
+        live = Identifier(self._model.name, table)
+        if cast("DictRow", cursor.fetchone())["missing"]:
+            cursor.execute(SQL("SELECT count(*) AS n FROM {}").format(live))
+        else:
+            replayed = Identifier("pg_temp", table)
+            cursor.execute(
+                SQL(
+                    "SELECT count(*) AS n FROM ((TABLE {0} EXCEPT TABLE {1}) UNION ALL (TABLE {1} EXCEPT TABLE {0})) "
+                    "AS different"
+                ).format(live, replayed)
+            )
+        if different := cast("DictRow", cursor.fetchone())["n"]:
+            findings.differs(f"read model {self._model.name}: {different} rows of {table} are not what the events give")

@@ -1,0 +1,163 @@
+"""History as it is stored, in chunks of outcomes with their events."""
+
+from collections.abc import Collection
+from typing import Any
+
+import msgspec
+import psycopg
+from psycopg import Connection
+from psycopg.rows import class_row, tuple_row
+
+from services.commands.judge import FirstUses
+
+
+class StoredOutcome(msgspec.Struct, gc=False):
+    """A row of `outcomes`. Its events are those numbered above `before`, up to `last_event_id`."""
+
+    outcome_id: int
+    partition: int
+    record_offset: int
+    kind: str
+    order_id: str
+    command_id: str
+    digest: bytes
+    source: str
+    before: int
+    last_event_id: int
+    key: bytes | None
+    message: bytes | None
+    headers: bytes | None
+
+
+class StoredRow(msgspec.Struct, gc=False):
+    """A row of `order_events`."""
+
+    notification_id: int
+    originator_id: str
+    originator_version: int
+    topic: str
+    state: bytes
+
+
+class Chunk(msgspec.Struct):
+    """Outcomes of some partitions, and all events of a range. `missing`: numbers that should be there, in sentences."""
+
+    outcomes: list[StoredOutcome]
+    events: dict[int, StoredRow]
+    first_uses: FirstUses
+    missing: list[str]
+
+
+def load_chunk(connection: Connection[Any], partitions: Collection[int], after: int, last: int) -> Chunk:
+    """What is stored of the outcomes numbered above `after`, up to `last`. Raises psycopg.Error."""
+    with connection.cursor(row_factory=class_row(StoredOutcome), binary=True) as cursor:
+        cursor.execute(
+            "SELECT outcome_id, partition, record_offset, kind, order_id, command_id, digest, source, before, "
+            "last_event_id, key, message, headers FROM (SELECT *, coalesce(lag(last_event_id) OVER "
+            "(ORDER BY outcome_id), 0) AS before FROM outcomes WHERE outcome_id BETWEEN %(after)s AND %(last)s) AS o "
+            "WHERE partition = ANY(%(partitions)s) AND outcome_id > %(after)s ORDER BY outcome_id",
+            {"after": after, "last": last, "partitions": list(partitions)},
+        )
+        outcomes = cursor.fetchall()
+    low, high = _events_between(connection, after, last)
+    with connection.cursor(row_factory=class_row(StoredRow), binary=True) as rows:
+        rows.execute(
+            "SELECT notification_id, originator_id, originator_version, topic, state FROM order_events "
+            "WHERE notification_id > %s AND notification_id <= %s ORDER BY notification_id",
+            (low, high),
+        )
+        events = {row.notification_id: row for row in rows}
+    missing = _missing(connection, "outcomes", "outcome_id", after, last)
+    if len(events) != high - low:
+        missing += _missing(connection, "order_events", "notification_id", low, high)
+    return Chunk(outcomes, events, _first_uses(connection, outcomes, after), missing)
+
+
+def _events_between(connection: Connection[Any], after: int, last: int) -> tuple[int, int]:
+    row = connection.execute(
+        "SELECT coalesce(max(last_event_id) FILTER (WHERE outcome_id <= %s), 0), coalesce(max(last_event_id), 0) "
+        "FROM outcomes WHERE outcome_id BETWEEN %s AND %s",
+        (after, after, last),
+    ).fetchone()
+    assert row is not None
+    return row[0], row[1]
+
+
+def _missing(connection: Connection[Any], table: str, column: str, after: int, last: int) -> list[str]:
+    rows = connection.execute(
+        f"SELECT n FROM generate_series(%s::bigint, %s::bigint) AS n "  # noqa: S608 (names are ours)
+        f"WHERE NOT EXISTS (SELECT FROM {table} WHERE {column} = n) LIMIT 1000".encode(),
+        (after + 1, last),
+    )
+    return [f"{table} has no {column} {number}" for (number,) in rows]
+
+
+def _first_uses(connection: Connection[Any], outcomes: Collection[StoredOutcome], before: int) -> FirstUses:
+    """What repeats had come with first, and the outcome they got then; of those first used in an earlier chunk."""
+    again = [row for row in outcomes if row.kind in ("repeated", "reused")]
+    if not again:
+        return {}
+    rows = connection.execute(
+        "SELECT o.order_id, o.command_id, o.digest, o.message FROM unnest(%s::text[], %s::text[]) "
+        "AS again (order_id, command_id) JOIN outcomes AS o USING (order_id, command_id) "
+        "WHERE o.kind IN ('accepted', 'rejected') AND o.outcome_id <= %s",
+        ([row.order_id for row in again], [row.command_id for row in again], before),
+    )
+    return {(order_id, command_id): (digest, message) for order_id, command_id, digest, message in rows}
+
+
+def load_histories(connection: Connection[Any], order_ids: Collection[str], up_to: int) -> dict[str, list[StoredRow]]:
+    """Each order's events up to a notification id, in their order. Raises psycopg.Error."""
+    found: dict[str, list[StoredRow]] = {order_id: [] for order_id in order_ids}
+    with connection.cursor(row_factory=class_row(StoredRow), binary=True) as cursor:
+        cursor.execute(
+            "SELECT notification_id, originator_id, originator_version, topic, state FROM order_events "
+            "WHERE originator_id = ANY(%s) AND notification_id <= %s ORDER BY originator_id, originator_version",
+            (list(order_ids), up_to),
+        )
+        for row in cursor:
+            found[row.originator_id].append(row)
+    return found
+
+
+class StoreEnd(msgspec.Struct):
+    """Where the store ended at a moment, what was parked then, and how far the commands had been judged."""
+
+    outcome_id: int
+    event_id: int
+    parked: set[tuple[int, int]]
+    judged: dict[int, int]
+
+
+def store_end(connection: Connection[Any]) -> StoreEnd:
+    """Raises psycopg.Error."""
+    with connection.transaction(), connection.cursor(row_factory=tuple_row) as cursor:
+        cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
+        [(outcome_id, last)] = cursor.execute(
+            "SELECT coalesce(max(outcome_id), 0), coalesce(max(last_event_id), 0) FROM outcomes"
+        ).fetchall()
+        [(event_id,)] = cursor.execute("SELECT coalesce(max(notification_id), 0) FROM order_events").fetchall()
+        parked = cursor.execute("SELECT partition, record_offset FROM parked_commands").fetchall()
+        judged = cursor.execute("SELECT partition, next_offset FROM positions WHERE consumer = 'commands'").fetchall()
+    return StoreEnd(outcome_id, max(event_id, last), set(parked), dict(judged))
+
+
+class TimerState(msgspec.Struct):
+    """The timer's deadlines, (order id, dispute id) and when, and how far it had read the events by then."""
+
+    deadlines: dict[tuple[str, str], Any]
+    positions: dict[int, int]
+
+
+def timer_state(connection: Connection[Any]) -> TimerState:
+    """Raises psycopg.Error."""
+    with connection.transaction(), connection.cursor(row_factory=tuple_row) as cursor:
+        cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
+        deadlines = cursor.execute("SELECT order_id, dispute_id, due_at FROM deadlines").fetchall()
+        positions = cursor.execute("SELECT partition, next_offset FROM positions WHERE consumer = 'timer'").fetchall()
+    return TimerState({(order_id, dispute_id): due_at for order_id, dispute_id, due_at in deadlines}, dict(positions))
+
+
+def connect(url: str) -> psycopg.Connection[Any]:
+    """Raises psycopg.Error."""
+    return psycopg.connect(url, autocommit=True)

@@ -1,0 +1,194 @@
+"""`resolution verify`: all there is, against all that it must follow from. Reads only, beside a live service.
+
+What is being written meanwhile must not look like a difference, so the ends are measured in this order: the timer's
+deadlines, what the relay has published, the topics, the store. Whatever is found on a topic then has to be in the
+store, and whatever the relay had published by then has to be on its topic.
+"""
+
+import asyncio
+import multiprocessing
+import queue
+from collections.abc import Callable, Sequence
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from projections import READ_MODELS
+from services.clock import Clock
+from services.kafka.relay_position import published
+from services.kafka.topics import Topics, count_partitions
+from services.settings import Settings
+
+from .findings import Findings
+from .history import History, Limits, Progress
+from .read_models import verify_read_models
+from .stored import TimerState, connect, store_end, timer_state
+from .streams import extents
+
+_WORKERS = 2
+_READ_MODELS = [["order_page"], ["inbox", "metrics", "overview", "reminders"]]
+"""For the workers; the order page costs as much as the others together."""
+
+
+class VerificationFailed(Exception):
+    """A verification that could not go on: a sentence that says why."""
+
+
+class _Message(msgspec.Struct):
+    """What a worker tells: how far it is, its findings at last, or why it stopped."""
+
+    worker: int
+    progress: Progress | None = None
+    findings: dict[str, Any] | None = None
+    replayed: int = 0
+    failure: str = ""
+
+
+def verify_history(
+    settings: Settings, clock: Clock, resume: Path | None, progress: Callable[[str, int, int], None]
+) -> Findings:
+    """Verifies everything. `resume`: a file that says how far an earlier verification came; it is kept up to date.
+
+    `progress(what, done, of)`. Raises VerificationFailed, TopicError, KafkaError and psycopg.Error.
+    """
+    topics = Topics(settings.topic_prefix)
+    limits, timer = asyncio.run(_measure(settings, topics))
+    states = _states(resume, len(limits.ends[topics.commands]))
+    findings = Findings()
+
+    def note(message: _Message) -> None:
+        if message.progress is not None:
+            states[message.worker] = message.progress
+            if resume is not None:
+                _save(resume, states)
+            progress("history", min(state.outcome_id for state in states), limits.outcome_id)
+
+    jobs = [(_verify_partitions, settings, clock, limits, state) for state in states]
+    for result in _in_processes(jobs, note):
+        findings.add(result)
+    _compare_deadlines(states, timer, findings)
+
+    replayed = 0
+
+    def count(message: _Message) -> None:
+        nonlocal replayed
+        replayed += message.replayed
+        progress("read models", replayed, limits.event_id * len(_READ_MODELS))
+
+    assert sorted(name for names in _READ_MODELS for name in names) == sorted(READ_MODELS)
+    for result in _in_processes([(_verify_read_models, settings, names) for names in _READ_MODELS], count):
+        findings.add(result)
+    return findings
+
+
+async def _measure(settings: Settings, topics: Topics) -> tuple[Limits, TimerState]:
+    partitions = await count_partitions(settings.kafka, topics)
+    with connect(settings.database) as connection:
+        timer = timer_state(connection)
+        position = await published(settings.kafka, topics)
+        begins, ends = await extents(
+            settings.kafka, (topics.commands, topics.events, topics.outcomes, topics.dead_letters), partitions
+        )
+        end = store_end(connection)
+    # Those behind are not judged yet.
+    ends[topics.commands] = {n: max(end.judged.get(n, 0), first) for n, first in begins[topics.commands].items()}
+    return Limits(end.outcome_id, end.event_id, position.outcome_id, begins, ends, timer.positions, end.parked), timer
+
+
+def _states(resume: Path | None, partitions: int) -> list[Progress]:
+    fresh = [Progress(list(range(worker, partitions, _WORKERS))) for worker in range(min(_WORKERS, partitions))]
+    if resume is None or not resume.exists():
+        return fresh
+    try:
+        found = msgspec.json.decode(resume.read_bytes(), type=list[Progress])
+    except msgspec.MsgspecError:
+        raise VerificationFailed(f"{resume} does not say how far a verification came. Name another file.") from None
+    if [state.partitions for state in found] != [state.partitions for state in fresh]:
+        raise VerificationFailed(f"{resume} is of another installation. Name another file.")
+    return found
+
+
+def _save(resume: Path, states: Sequence[Progress]) -> None:
+    new = resume.with_name(f".{resume.name}")
+    new.write_bytes(msgspec.json.encode(states))
+    new.replace(resume)
+
+
+def _compare_deadlines(states: Sequence[Progress], timer: TimerState, findings: Findings) -> None:
+    """Every open dispute has its deadline, and no other has one."""
+    disputes = {(order_id, dispute_id): at for state in states for order_id, dispute_id, at in state.open}
+    findings.deadlines += len(disputes)
+    for (order_id, dispute_id), at in disputes.items():
+        if (deadline := timer.deadlines.get((order_id, dispute_id))) is None:
+            findings.differs(f"order {order_id}: the open dispute {dispute_id} has no deadline")
+        elif deadline != at:
+            findings.differs(f"order {order_id}: the deadline of {dispute_id} is not the one it was opened with")
+    for order_id, dispute_id in timer.deadlines.keys() - disputes.keys():
+        findings.differs(f"order {order_id}: there is a deadline for {dispute_id}, which is no open dispute")
+
+
+# --- workers ---
+
+
+def _verify_partitions(
+    tell: Callable[..., None], settings: Settings, clock: Clock, limits: Limits, state: Progress
+) -> Findings:
+    history = History(settings.database, Topics(settings.topic_prefix), clock.of_record, limits, state)
+    return asyncio.run(history.run(settings.kafka, lambda progress: tell(progress=progress)))
+
+
+def _verify_read_models(tell: Callable[..., None], settings: Settings, names: Sequence[str]) -> Findings:
+    findings = Findings()
+    verify_read_models(settings.database, names, findings, lambda replayed: tell(replayed=replayed))
+    return findings
+
+
+def _in_processes(jobs: Sequence[tuple[Any, ...]], note: Callable[[_Message], None]) -> list[dict[str, Any]]:
+    """Runs jobs, each in a process of its own: a function and its arguments. Raises VerificationFailed."""
+    context = multiprocessing.get_context("spawn")
+    messages: multiprocessing.Queue[_Message] = context.Queue()
+    processes: list[BaseProcess] = [
+        context.Process(target=_work, args=(messages, worker, *job), daemon=True) for worker, job in enumerate(jobs)
+    ]
+    for process in processes:
+        process.start()
+    try:
+        results: dict[int, dict[str, Any]] = {}
+        while len(results) < len(jobs):
+            message = _next(messages, processes)
+            if message.failure:
+                raise VerificationFailed(message.failure)
+            if message.findings is not None:
+                results[message.worker] = message.findings
+            else:
+                note(message)
+        return [results[worker] for worker in range(len(jobs))]
+    finally:
+        for process in processes:
+            process.terminate()
+            process.join()
+
+
+def _next(messages: "multiprocessing.Queue[_Message]", processes: Sequence[BaseProcess]) -> _Message:
+    while True:
+        try:
+            return messages.get(timeout=1)
+        except queue.Empty:
+            if any(process.exitcode for process in processes):
+                raise VerificationFailed("A process of the verification was killed. Start it again.") from None
+
+
+def _work(messages: "multiprocessing.Queue[_Message]", worker: int, job: Callable[..., Findings], *args: Any) -> None:
+    def tell(**what: Any) -> None:
+        messages.put(_Message(worker, **what))
+
+    try:
+        findings = job(tell, *args)
+    except Exception as failure:
+        tell(failure=f"{type(failure).__name__}: {failure}")
+    else:
+        tell(findings=findings.as_dict())
+    messages.close()
+    messages.join_thread()
