@@ -3,6 +3,7 @@
 import hashlib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from typing import Any, ClassVar, Generic, TypeVar, cast
 
 import msgspec
@@ -59,6 +60,9 @@ class ReadModel(Generic[Document]):
 
     def tally(self, cursor: Cursor[DictRow], facts: Sequence[Fact]) -> None:
         """Adds what the handlers returned to further tables."""
+
+    def pass_time(self, cursor: Cursor[DictRow], now: datetime) -> None:
+        """Takes out what is over at a business time without an event; only a replay as of then does it here."""
 
     def create(self, cursor: Cursor[DictRow]) -> None:
         """Makes the tables where they are missing, in the first schema of the search path."""

@@ -1,7 +1,7 @@
 """Reminders, 24 and 2 hours before a deadline: when which is due. `services/reminders` sends them, once each."""
 
 from collections.abc import Mapping, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import ClassVar
 
 from psycopg import Cursor
@@ -75,3 +75,7 @@ class Reminders(ReadModel[KnownOrder]):
                 "%s::text[], %s::timestamptz[])",
                 [list(column) for column in zip(*rows, strict=True)],
             )
+
+    def pass_time(self, cursor: Cursor[DictRow], now: datetime) -> None:
+        """What was due by then had been sent."""
+        cursor.execute("DELETE FROM due WHERE at <= %s", (now,))

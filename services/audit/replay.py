@@ -1,47 +1,88 @@
-"""An order's history, and its state after each event. For auditors: confidential fields are shown (D16)."""
+"""An order's history: each event with its cause, the state after it, and what changed in the state.
 
-from collections.abc import Iterator
+For auditors: confidential fields are shown (D16).
+"""
+
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import Any, cast
 
 import msgspec
-from resolution_contracts.values import format_instant
+from resolution_contracts.values import SettledAs, format_instant
 
 from services.orders import Order, evolve
-from services.orders.events import Event
+from services.orders import events as e
 from services.store import OrderStore
+from services.store.judged import JudgedCommand
+
+Json = dict[str, Any]
+
+
+class NoHistory(Exception):
+    """Nothing is stored of an order up to there."""
 
 
 def replay(
-    store: OrderStore, order_id: str, *, as_of: datetime | None = None, at: int | None = None
-) -> Iterator[dict[str, Any]]:
+    store: OrderStore, order_id: str, *, as_of: datetime | None = None, at: int | None = None, commands: bool = False
+) -> Iterator[Json]:
     """Each event with the state after it, oldest first; up to event number `at` or the business time `as_of`.
 
-    Yields nothing for an order that nobody registered. Raises the library's MapperDeserialisationError for an event
-    that this version cannot read, ValueError for a gap in the history.
+    With `commands`, those from which no event follows stand between the events, in the order of judging: they have
+    no `event`, but `command`, `outcome`, `code` and `message`. Yields nothing for an order that nobody registered.
+    Raises the library's MapperDeserialisationError for an event that this version cannot read, ValueError for a gap in
+    the history.
     """
+    judged = store.judged(order_id, again=commands)
+    steps = _events(store, order_id, judged, as_of, at)
+    return _with_commands(steps, judged, as_of, at) if commands else steps
+
+
+def changes(before: Json, after: Json, path: str = "") -> dict[str, Json]:
+    """What differs between two states: by the field's path, with dots, what was there before and after."""
+    found: dict[str, Json] = {}
+    for name in dict.fromkeys([*before, *after]):
+        old, new = before.get(name), after.get(name)
+        if isinstance(old, dict) and isinstance(new, dict):
+            found |= changes(old, new, f"{path}{name}.")
+        elif old != new:
+            found[path + name] = {"before": old, "after": new}
+    return found
+
+
+# --- events ---
+
+
+def _events(
+    store: OrderStore, order_id: str, judged: Sequence[JudgedCommand], as_of: datetime | None, at: int | None
+) -> Iterator[Json]:
+    causes = {command.command_id: command for command in judged if command.is_first}
     order = Order(id=order_id)
+    before = _state(order)
     for event in store.events.get(order_id, lte=at):
-        event = cast("Event", event)
+        event = cast("e.Event", event)
         if as_of is not None and event.timestamp > as_of:
             return
         evolve.evolve(order, event)
+        state = _state(order)
         yield {
             "sequence": event.originator_version,
             "event": type(event).__name__,
             "time": format_instant(event.timestamp),
             "command_id": event.command_id,
             "data": _data(event),
-            "state": _state(order),
+            "state": state,
+            "cause": _cause(order, event, causes.get(event.command_id)),
+            "changed": changes(before, state),
         }
+        before = state
 
 
-def _data(event: Event) -> dict[str, Any]:
+def _data(event: e.Event) -> Json:
     known = {"order_id", "sequence", "time", "command_id"}
     return {name: value for name, value in msgspec.to_builtins(event).items() if name not in known}
 
 
-def _state(order: Order) -> dict[str, Any]:
+def _state(order: Order) -> Json:
     dispute = order.open_dispute
     return {
         "status": order.status,
@@ -61,3 +102,75 @@ def _state(order: Order) -> dict[str, Any]:
             "processed": order.refund_processed,
         },
     }
+
+
+# --- causes ---
+
+_UNKNOWN = dict.fromkeys(("command", "source", "partition", "offset", "time", "outcome", "code", "message", "details"))
+
+
+def _cause(order: Order, event: e.Event, command: JudgedCommand | None) -> Json:
+    """The command from which the event follows; what is not known of it, because its outcome is not stored, is null."""
+    decided_by = "deadline" if _decided_by_deadline(order, event) else "command"
+    known = _UNKNOWN if command is None else _command(command)
+    return {"decided_by": decided_by, "command_id": event.command_id} | known
+
+
+def _decided_by_deadline(order: Order, event: e.Event) -> bool:
+    """Whether the command only brought out what the deadline had decided: an auto-acceptance and what follows (D3)."""
+    match event:
+        case e.AutoAccepted():
+            return True
+        case e.OrderCanceled(dispute_id=dispute_id) | e.DeliveryDateExtended(dispute_id=dispute_id):
+            pass
+        case e.PartialRefundGranted(refund_id=dispute_id):
+            pass
+        case _:
+            return False
+    settled = order.settled.get(dispute_id or "")
+    return settled is not None and settled.settled_as is SettledAs.AUTO_ACCEPTED
+
+
+def _command(command: JudgedCommand) -> Json:
+    """`time` is when it was judged, by business time; of a command sent again that is not kept."""
+    envelope = msgspec.json.decode(command.message)
+    data = envelope["data"]
+    return {
+        "command": data["command"],
+        "command_id": command.command_id,
+        "source": command.source,
+        "partition": command.partition,
+        "offset": command.record_offset,
+        "time": None if command.kind == "repeated" else envelope["time"],
+        "outcome": command.kind,
+        "code": data.get("code"),
+        "message": data.get("message"),
+        "details": data.get("details"),
+    }
+
+
+# --- commands that changed nothing ---
+
+
+def _with_commands(
+    steps: Iterator[Json], judged: Sequence[JudgedCommand], as_of: datetime | None, at: int | None
+) -> Iterator[Json]:
+    """Behind the last event only where nothing limits it, or for what was judged by `as_of`."""
+    places = {command.command_id: command.outcome_id for command in judged if command.is_first}
+    idle = [command for command in judged if not _has_events_of_its_own(command)]
+    idle.reverse()
+    for step in steps:
+        place = places.get(step["command_id"], 0)
+        while idle and idle[-1].outcome_id < place:
+            yield _command(idle.pop())
+        yield step
+    if at is not None:
+        return
+    for found in map(_command, reversed(idle)):
+        if as_of is None or (found["time"] and datetime.fromisoformat(found["time"]) <= as_of):
+            yield found
+
+
+def _has_events_of_its_own(command: JudgedCommand) -> bool:
+    """A rejected command has none: what it may have brought out was decided by a deadline."""
+    return command.kind == "accepted" and bool(msgspec.json.decode(command.message)["data"]["events"])

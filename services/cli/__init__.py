@@ -6,9 +6,8 @@ import logging
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, NoReturn
 
 import psycopg
 import typer
@@ -17,13 +16,15 @@ from eventsourcing.persistence import PersistenceError
 from rich.console import Console
 
 from projections import order_page
+from projections.as_of import AsOfError
 from projections.rebuild import RebuildError
 from services.audit.from_commands import HistoryExpired
-from services.audit.replay import replay as replay_order
+from services.audit.replay import NoHistory
 from services.audit.whole import VerificationFailed
 from services.cli import dead, parked, show
 from services.cli.export import export
 from services.cli.rebuild import rebuild
+from services.cli.replay import replay
 from services.cli.schema import schema
 from services.cli.send import CommandsFileError, read_commands, send_all
 from services.cli.verify import verify
@@ -37,7 +38,6 @@ from services.roles import ROLES
 from services.serve import serve as serve_roles
 from services.servers import ServerError
 from services.settings import Settings, SettingsError
-from services.store import OrderStore
 from services.store.origin import clock_of
 from services.supervisor import known_roles
 
@@ -52,13 +52,16 @@ app.add_typer(parked.app, name="parked")
 app.add_typer(dead.app, name="dead")
 app.command()(verify)
 app.command()(rebuild)
+app.command()(replay)
 app.command()(schema)
 app.command()(export)
 AsJson = Annotated[bool, typer.Option("--json", help="Print machine-readable JSON lines on stdout.")]
 _USAGE = 2
 _FAILURES = (
+    AsOfError,
     ExportError,
     HistoryExpired,
+    NoHistory,
     NotParked,
     NotRetried,
     VerificationFailed,
@@ -147,25 +150,6 @@ def order(
     print(json.dumps(page)) if as_json else show.order(Console(), page)
 
 
-@app.command()
-def replay(
-    order_id: Annotated[str, typer.Argument(help="The order's id.")],
-    as_of: Annotated[datetime | None, typer.Option(help="Only what had happened by this instant (UTC).")] = None,
-    at: Annotated[int | None, typer.Option(min=1, help="Only the first N events.", metavar="N")] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Show an order's history and its state after each event, from the event store."""
-    with _database() as settings, OrderStore(settings.database) as store:
-        steps: list[dict[str, Any]] = list(replay_order(store, order_id, as_of=as_of and _utc(as_of), at=at))
-    if not steps:
-        _fail(f"There is no event of order {order_id} up to there.", 1)
-    if as_json:
-        for step in steps:
-            print(json.dumps(step))
-    else:
-        show.history(Console(), order_id, steps)
-
-
 def _open(file: Path) -> Iterable[str]:
     try:
         return file.read_text().splitlines()
@@ -177,10 +161,6 @@ def _open(file: Path) -> Iterable[str]:
 def _database() -> Iterator[Settings]:
     with installation(Settings.from_environment(), kafka=False) as settings:
         yield settings
-
-
-def _utc(instant: datetime) -> datetime:
-    return instant.replace(tzinfo=UTC) if instant.tzinfo is None else instant
 
 
 def _fail(error: object, code: int) -> NoReturn:

@@ -33,25 +33,6 @@ def order(console: Console, page: dict[str, Any]) -> None:
         _actions(console, party, actions)
 
 
-def history(console: Console, order_id: str, steps: list[dict[str, Any]]) -> None:
-    """Events with the state after each."""
-    table = Table(title=f"Order {order_id}", title_justify="left", expand=False)
-    for column in ("#", "business time", "event", "status", "delivery", "open dispute"):
-        table.add_column(column)
-    for step in steps:
-        state = step["state"]
-        dispute = state["open_dispute"]
-        table.add_row(
-            str(step["sequence"]),
-            _short(step["time"]),
-            step["event"],
-            state["status"],
-            _short(state["expected_delivery_at"]) or "-",
-            _words(dispute["kind"]) if dispute else "-",
-        )
-    console.print(table)
-
-
 def _disputes(console: Console, disputes: list[dict[str, Any]]) -> None:
     if not disputes:
         return

@@ -29,6 +29,18 @@ _PUBLIC_FIELDS: dict[type[Event], tuple[str, ...]] = {
 }
 
 
+_CONFIDENTIAL = {name for event_type in EVENTS.values() for name in confidential_fields(event_type)}
+
+
+def without_confidential(document: Any) -> Any:
+    """A read model's document, as JSON gives it, without confidential fields, however deep they stand (D16)."""
+    if isinstance(document, dict):
+        return {name: without_confidential(value) for name, value in document.items() if name not in _CONFIDENTIAL}
+    if isinstance(document, list):
+        return [without_confidential(value) for value in document]
+    return document
+
+
 def public_fields(event_type: type[Event]) -> tuple[str, ...]:
     """The names in the `data` of a public event."""
     return _PUBLIC_FIELDS[event_type]

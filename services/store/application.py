@@ -13,6 +13,7 @@ from services.orders.events import Event
 from services.orders.order import Order
 
 from .dead_letters import DeadLetter, dead_letters
+from .judged import JudgedCommand, judged_commands
 from .parking import ParkedCommand, Parking, parked_commands, read_parking
 from .recorder import OrderRecorder
 
@@ -76,6 +77,11 @@ class OrderStore(Application[str]):
         """An order's parked commands, in the order of the log."""
         with self._recorder.datastore.get_connection() as connection:
             return parked_commands(connection, order_id)
+
+    def judged(self, order_id: str, *, again: bool = False) -> list[JudgedCommand]:
+        """What became of an order's commands, in the order of judging; `again`: also of those sent again."""
+        with self._recorder.datastore.get_connection() as connection:
+            return judged_commands(connection, order_id, again=again)
 
     def first_uses(self, command_ids: Collection[tuple[str, str]]) -> dict[tuple[str, str], tuple[bytes, bytes]]:
         """Which of these commands (order id, command id) were judged before: the data's digest and the outcome."""

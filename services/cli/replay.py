@@ -1,0 +1,183 @@
+"""`resolution replay`: an order's history, or all read models as they stood at an instant."""
+
+import json
+import re
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+import psycopg
+import typer
+from resolution_contracts.values import format_instant
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from projections.as_of import ReadModelsAsOf, Replayed
+from services.audit.as_of_files import write_files
+from services.audit.replay import NoHistory
+from services.audit.replay import replay as replay_order
+from services.clock import Clock
+from services.installation import installation
+from services.settings import Settings
+from services.store import OrderStore, migrate
+from services.store.origin import clock_of
+
+from .history import history
+from .instants import instant
+
+_PREFIX = re.compile(r"(?!pg_)[a-z][a-z0-9_]{0,39}")
+_NO_PREFIX = "a prefix has up to 40 of a-z, 0-9 and _, begins with a letter, and not with pg_"
+
+
+def replay(
+    order_id: Annotated[str | None, typer.Argument(metavar="ORDER", help="The order's id.")] = None,
+    as_of: Annotated[
+        datetime | None,
+        typer.Option(parser=instant, metavar="INSTANT", help="Only what had happened by this instant (UTC)."),
+    ] = None,
+    at: Annotated[int | None, typer.Option(min=1, help="Only the order's first N events.", metavar="N")] = None,
+    commands: Annotated[
+        bool, typer.Option("--commands", help="Also the commands that changed nothing: rejected, or sent again.")
+    ] = False,
+    every: Annotated[
+        bool, typer.Option("--all", help="All read models as they stood at --as-of, beside the live ones.")
+    ] = False,
+    into: Annotated[
+        str | None,
+        typer.Option(metavar="PREFIX", help="With --all: into the schemas PREFIX_order_page, … [asof_DATE_TIME]"),
+    ] = None,
+    to: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="With --all: into a new directory, as JSON lines.")
+    ] = None,
+    drop: Annotated[
+        str | None, typer.Option(metavar="PREFIX", help="Delete the schemas that --all made with this prefix.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print machine-readable JSON lines on stdout.")] = False,
+) -> None:
+    """Show an order's history: each event with its cause and what it changed, confidential fields too.
+
+    With --all, build the read models as they stood at an instant, from the event store: docs/auditors.md.
+    """
+    for wrong, sentence in (
+        ((order_id is not None) + every + (drop is not None) != 1, "name one order, or say --all, or --drop PREFIX"),
+        (as_of is not None and at is not None, "--as-of and --at exclude each other; say one of them"),
+        (order_id is None and (at is not None or commands), "--at and --commands are for one order; name it"),
+        (every and as_of is None, "--all needs an instant; say --as-of INSTANT"),
+        (not every and (into is not None or to is not None), "--into and --to go with --all"),
+        (into is not None and to is not None, "--into and --to exclude each other; say one of them"),
+        (not all(map(_PREFIX.fullmatch, (prefix for prefix in (into, drop) if prefix is not None))), _NO_PREFIX),
+    ):
+        if wrong:
+            raise typer.BadParameter(sentence)
+    with installation(Settings.from_environment(), kafka=False) as settings:
+        migrate(settings.database)
+        if drop is not None:
+            _drop(settings, drop)
+        elif order_id is not None:
+            _show_order(settings, order_id, as_of, at, commands, as_json)
+        else:
+            assert as_of is not None
+            _show_all(settings, as_of, into, to, as_json)
+
+
+# --- one order ---
+
+
+def _show_order(
+    settings: Settings, order_id: str, as_of: datetime | None, at: int | None, commands: bool, as_json: bool
+) -> None:
+    with OrderStore(settings.database) as store:
+        steps: list[dict[str, Any]] = list(replay_order(store, order_id, as_of=as_of, at=at, commands=commands))
+        parked = len(store.parked(order_id))
+    if not steps:
+        raise NoHistory(f"There is no event of order {order_id} up to there.")
+    if as_json:
+        for step in steps:
+            print(json.dumps(step))
+        return
+    history(Console(), order_id, steps)
+    if at is None and (note := _overdue(steps, as_of or clock_of(settings).now())):
+        print(f"\n{note}")
+    if parked:
+        print(f"\n{parked} commands of this order are parked and not judged yet: resolution parked show {order_id}")
+
+
+def _overdue(steps: list[dict[str, Any]], until: datetime) -> str:
+    """D3, where the event of the deadline is not stored yet."""
+    last = next((step["state"] for step in reversed(steps) if "state" in step), None)
+    dispute = last and last["open_dispute"]
+    if not dispute or dispute["respond_by"] > format_instant(until):
+        return ""
+    return (
+        f"The deadline of the open dispute, {dispute['respond_by']}, has passed. The next command that the order reads "
+        "finds it accepted automatically, unless an answer was sent in time and is not judged yet."
+    )
+
+
+# --- all read models ---
+
+
+def _show_all(settings: Settings, as_of: datetime, into: str | None, to: Path | None, as_json: bool) -> None:
+    clock = clock_of(settings)
+    if as_of > (now := clock.now()):
+        raise typer.BadParameter(f"--as-of lies ahead; it is {format_instant(now)} now")
+    with _progress(as_json) as progress:
+        if to is not None:
+            replayed = write_files(settings.database, to, as_of, progress)
+            where = str(to)
+        else:
+            prefix = into or f"asof_{as_of:%Y%m%d_%H%M%S}"
+            with ReadModelsAsOf.hold(settings.database, prefix) as read_models:
+                replayed = read_models.fill(as_of, progress)
+                read_models.keep()
+            where = f"the schemas {prefix}_…"
+    parked = _parked_by(settings, clock, as_of)
+    if as_json:
+        print(json.dumps({"replayed": msgspec.to_builtins(replayed) | {"to": where, "parked": parked}}))
+    else:
+        _tell(replayed, where, parked)
+
+
+def _parked_by(settings: Settings, clock: Clock, as_of: datetime) -> int:
+    """How many commands came by then that are not judged, because their orders are parked."""
+    with psycopg.connect(settings.database) as connection:
+        times = connection.execute("SELECT record_time FROM parked_commands").fetchall()
+    return sum(clock.of_record(time) <= as_of for (time,) in times)
+
+
+def _tell(replayed: Replayed, where: str, parked: int) -> None:
+    print(
+        f"{where}: the read models as of {format_instant(replayed.as_of)}, from {replayed.events:,} events of "
+        f"{replayed.orders:,} orders; {replayed.position:,} events are stored."
+    )
+    for table, count in replayed.rows.items():
+        print(f"  {table}: {count:,} rows")
+    if replayed.overdue:
+        print(
+            f"{replayed.overdue:,} disputes are open in them though their deadlines had passed: their auto-acceptances "
+            "are not stored yet. Replay again when the service has caught up."
+        )
+    if parked:
+        print(f"{parked:,} commands came by then that are parked and not judged yet: resolution parked list")
+
+
+def _drop(settings: Settings, prefix: str) -> None:
+    with ReadModelsAsOf.hold(settings.database, prefix) as read_models:
+        dropped = read_models.drop()
+    print(f"Deleted: {', '.join(dropped)}." if dropped else f"There are no schemas of a replay into {prefix}.")
+
+
+@contextmanager
+def _progress(as_json: bool) -> Iterator[Callable[[int, int], None]]:
+    if as_json:
+        yield lambda done, of: print(json.dumps({"events": done, "of": of}), flush=True)
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, disable=not sys.stderr.isatty(), transient=True) as bar:
+        task = bar.add_task("events", total=None)
+        yield lambda done, of: bar.update(task, completed=done, total=of)
