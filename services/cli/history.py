@@ -36,7 +36,17 @@ def _event(console: Console, step: Json) -> None:
         lines.add_row(label, Text.assemble(f"{name}: ", (before, "red"), " -> ", (after, "bold green")))
     if not step["changed"]:
         lines.add_row("changed", "nothing in the order's state")
+    lines.add_row("state", _state(step["state"]))
     console.print(Padding(lines, _INDENT))
+
+
+def _state(state: Json) -> str:
+    dispute, refund = state["open_dispute"], state["refund"]
+    parts = [state["status"], f"delivery {state['expected_delivery_at'] or 'without a date'}"]
+    parts.append(f"{dispute['kind']} of the {dispute['opened_by']} open" if dispute else "no dispute open")
+    if refund:
+        parts.append(f"refund {_value(refund['amount'])}, {'processed' if refund['processed'] else 'processing'}")
+    return "; ".join(parts)
 
 
 def _cause(cause: Json) -> Text:
@@ -45,7 +55,7 @@ def _cause(cause: Json) -> Text:
         return command
     # Who did what is never blurred (D17): the command only made the service look at the clock.
     decided = Text("the deadline, not a command: nobody had answered by then", style="yellow")
-    return Text.assemble(decided, "\nnoticed when there came ", command)
+    return Text.assemble(decided, "\nnoticed when this came: ", command)
 
 
 def _sent(command: Json) -> str:

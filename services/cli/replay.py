@@ -48,7 +48,7 @@ def replay(
     ] = False,
     into: Annotated[
         str | None,
-        typer.Option(metavar="PREFIX", help="With --all: into the schemas PREFIX_order_page, … [asof_DATE_TIME]"),
+        typer.Option(metavar="PREFIX", help="With --all: into schemas PREFIX_order_page, …; else asof_DATE_TIME_…"),
     ] = None,
     to: Annotated[
         Path | None, typer.Option(metavar="DIR", help="With --all: into a new directory, as JSON lines.")
@@ -74,11 +74,12 @@ def replay(
         if wrong:
             raise typer.BadParameter(sentence)
     with installation(Settings.from_environment(), kafka=False) as settings:
+        if order_id is not None:
+            _show_order(settings, order_id, as_of, at, commands, as_json)  # an auditor may only read
+            return
         migrate(settings.database)
         if drop is not None:
             _drop(settings, drop)
-        elif order_id is not None:
-            _show_order(settings, order_id, as_of, at, commands, as_json)
         else:
             assert as_of is not None
             _show_all(settings, as_of, into, to, as_json)

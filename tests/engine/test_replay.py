@@ -2,9 +2,11 @@
 
 import json
 import re
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import psycopg
 import pytest
@@ -111,6 +113,8 @@ async def test_a_block_for_each_event_is_readable_without_colours(installation: 
     assert "refund_reason: minor_dissatisfaction" in words
     assert "changed open_dispute: none -> partial_refund of the freelancer, to be answered before" in words
     assert "status: unknown -> in progress" in words
+    assert "no dispute open" in words
+    assert "partial_refund of the freelancer open" in words
 
 
 async def test_D3_the_deadline_decided_and_not_the_command_that_came_too_late(installation: Installation):
@@ -129,7 +133,7 @@ async def test_D3_the_deadline_decided_and_not_the_command_that_came_too_late(in
         assert (step["cause"]["command"], step["cause"]["outcome"]) == ("Decline", "rejected")
         assert datetime.fromisoformat(step["time"]) == deadline < datetime.fromisoformat(step["cause"]["time"])
     out = " ".join(resolution(installation, "replay", "order-1").split())
-    assert "the deadline, not a command: nobody had answered by then noticed when there came Decline" in out
+    assert "the deadline, not a command: nobody had answered by then noticed when this came: Decline" in out
     assert "rejected: dispute_settled" in out
     assert "has passed" not in out
 
@@ -184,6 +188,17 @@ async def test_parked_commands_are_told(installation: Installation):
     out = resolution(installation, "replay", "--all", "--as-of", "2026-03-03", "--into", "later")
     assert "1 commands came by then that are parked" in out
     assert "parked" not in resolution(installation, "replay", "--all", "--as-of", "2026-03-02T09:00Z", "--into", "then")
+
+
+async def test_an_auditor_who_may_only_read_sees_an_order(installation: Installation):
+    remember(installation, {"order-1": [(0 * HOURS, registered()), (HOURS, opened(cancellation()))]})
+    assert installation.clock  # the first start noted it
+    url = urlsplit(installation.settings.database)
+    query = f"{url.query}&options=-c%20default_transaction_read_only%3Don".lstrip("&")
+    installation.settings = replace(installation.settings, database_url=url._replace(query=query).geturl())
+    assert "has passed" in resolution(installation, "replay", "order-1", "--commands")
+    with pytest.raises(psycopg.errors.ReadOnlySqlTransaction):
+        resolution(installation, "replay", "--all", "--as-of", "2026-03-02")
 
 
 @pytest.mark.parametrize(
