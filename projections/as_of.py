@@ -65,21 +65,21 @@ class ReadModelsAsOf:
                 "SELECT pg_try_advisory_lock(hashtextextended(%s, 2)) AS held", (prefix,)
             ).fetchone()
             if not cast("DictRow", row)["held"]:
-                raise AsOfError(f"Another replay into {prefix}_… is at work; wait for it, or choose another prefix.")
+                raise AsOfError(f"Another replay into the schemas {prefix}_… is at work; wait until it has ended.")
             yield cls(connection, prefix)
 
     def fill(self, as_of: datetime, progress: Callable[[int, int], None]) -> Replayed:
         """Builds all of them, unseen until `keep`. `progress` is told how many events were read, and of how many.
 
-        Raises AsOfError where schemas are in the way, psycopg.Error, and the library's MapperDeserialisationError for
-        an event that this version cannot read.
+        Raises AsOfError where schemas are in the way or an order's history has a gap, psycopg.Error, and the library's
+        MapperDeserialisationError for an event that this version cannot read.
         """
         self._make_room()
         replayed = Replayed(as_of, self._last_event_id())
         read = 0
         for events in self._batches(replayed.position):
             read += len(events)
-            self._apply(events, replayed)
+            self._take(events, replayed)
             progress(read, replayed.position)
         self._finish(replayed)
         return replayed
@@ -173,7 +173,7 @@ class ReadModelsAsOf:
             )
             yield [decode_event(StoredEvent(**row)) for row in rows]
 
-    def _apply(self, events: list[Event], replayed: Replayed) -> None:
+    def _take(self, events: list[Event], replayed: Replayed) -> None:
         """Within an order times ascend, so that what counts of it is how it began."""
         counted: list[Event] = []
         for _, history in groupby(events, key=lambda event: event.originator_id):
@@ -187,7 +187,7 @@ class ReadModelsAsOf:
             self._connection.execute("SET LOCAL synchronous_commit TO off")  # after a crash all is built again
             for model in self._models:
                 with self._in_schema(model) as cursor:
-                    model.apply(cursor, counted)
+                    _apply(model, cursor, counted)
 
     # --- after ---
 
@@ -233,3 +233,10 @@ class ReadModelsAsOf:
         self._connection.execute(path)
         with self._connection.cursor() as cursor:
             yield cursor
+
+
+def _apply(model: ReadModel[Any], cursor: Cursor[DictRow], events: list[Event]) -> None:
+    try:
+        model.apply(cursor, events)
+    except ValueError as error:
+        raise AsOfError(f"What is stored does not follow: {error}. resolution verify looks for more.") from error

@@ -19,7 +19,7 @@ Json = dict[str, Any]
 
 
 class NoHistory(Exception):
-    """Nothing is stored of an order up to there."""
+    """There is nothing to tell of an order up to there, or what is stored of it does not follow."""
 
 
 def replay(

@@ -79,7 +79,7 @@ def replay(
             return
         migrate(settings.database)
         if drop is not None:
-            _drop(settings, drop)
+            _drop(settings, drop, as_json)
         else:
             assert as_of is not None
             _show_all(settings, as_of, into, to, as_json)
@@ -92,7 +92,10 @@ def _show_order(
     settings: Settings, order_id: str, as_of: datetime | None, at: int | None, commands: bool, as_json: bool
 ) -> None:
     with OrderStore(settings.database) as store:
-        steps: list[dict[str, Any]] = list(replay_order(store, order_id, as_of=as_of, at=at, commands=commands))
+        try:
+            steps: list[dict[str, Any]] = list(replay_order(store, order_id, as_of=as_of, at=at, commands=commands))
+        except ValueError as error:
+            raise NoHistory(f"What is stored does not follow: {error}. resolution verify looks for more.") from error
         parked = len(store.parked(order_id))
     if not steps:
         raise NoHistory(f"There is no event of order {order_id} up to there.")
@@ -166,10 +169,13 @@ def _tell(replayed: Replayed, where: str, parked: int) -> None:
         print(f"{parked:,} commands came by then that are parked and not judged yet: resolution parked list")
 
 
-def _drop(settings: Settings, prefix: str) -> None:
+def _drop(settings: Settings, prefix: str, as_json: bool) -> None:
     with ReadModelsAsOf.hold(settings.database, prefix) as read_models:
         dropped = read_models.drop()
-    print(f"Deleted: {', '.join(dropped)}." if dropped else f"There are no schemas of a replay into {prefix}.")
+    if as_json:
+        print(json.dumps({"dropped": dropped}))
+    else:
+        print(f"Deleted: {', '.join(dropped)}." if dropped else f"There are no schemas of a replay into {prefix}.")
 
 
 @contextmanager

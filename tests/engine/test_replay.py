@@ -57,6 +57,7 @@ from tests.engine.commands import ask_cancellation, ask_extension, ask_update, o
 from tests.installation import Installation, until
 
 FAST = 34_560
+AUDITORS = Path(__file__).parents[2] / "docs" / "auditors.md"
 Json = dict[str, Any]
 
 
@@ -402,6 +403,17 @@ async def test_a_deadline_that_nobody_noticed_yet_is_told(installation: Installa
     assert installation.query("SELECT count(*) FROM asof_20260401_090000_order_page.orders") == [(len(STORIES),)]
 
 
+async def test_the_query_of_the_documentation_answers_as_written(installation: Installation):
+    remember(installation, {"hers": [(-60 * DAYS, registered(client_id="ann"))], "other": [(0 * HOURS, registered())]})
+    resolution(installation, "replay", "--all", "--as-of", "2026-01-31T12:00:00")
+    section = AUDITORS.read_text().partition("## Replaying history\n")[2].partition("\n## ")[0]
+    [query] = re.findall(r"```sql\n(.*?)```", section, re.DOTALL)
+    assert installation.query(query) == [("hers", "in progress")]
+    assert installation.query("SELECT obj_description('asof_20260131_120000_inbox'::regnamespace, 'pg_namespace')") == [
+        ("resolution replay: inbox as of 2026-01-31T12:00:00.000000Z, from the events up to 2",)
+    ]
+
+
 async def test_schemas_of_others_stay_and_so_does_an_earlier_replay(installation: Installation):
     remember(installation, STORIES)
     installation.query("CREATE SCHEMA mine_inbox")
@@ -414,6 +426,7 @@ async def test_schemas_of_others_stay_and_so_does_an_earlier_replay(installation
     with pytest.raises(AsOfError, match=r"as of 2026-03-02T09:00:00.000000Z.*--drop then"):
         build(installation, T + HOURS, "then")
     assert "then_order_page" in resolution(installation, "replay", "--drop", "then")
+    assert resolution(installation, "replay", "--drop", "then", "--json") == '{"dropped": []}\n'
     assert "no schemas" in resolution(installation, "replay", "--drop", "then")
     build(installation, T + HOURS, "then")
 
@@ -449,6 +462,16 @@ async def test_a_replay_that_was_stopped_leaves_nothing_to_read_and_the_next_one
     assert seen[-1][0] == seen[-1][1] == installation.query("SELECT max(notification_id) FROM order_events")[0][0]
     assert tables(installation, "then_") | {"reminders.due": []} == live | {"reminders.due": []}
     assert tables(installation) == live
+
+
+async def test_a_history_with_a_gap_is_told(installation: Installation):
+    remember(installation, STORIES)
+    installation.query("DELETE FROM order_events WHERE originator_id = 'agreed' AND originator_version = 2")
+    with pytest.raises(NoHistory, match="order agreed is at 1, event 3 is not the next"):
+        resolution(installation, "replay", "agreed")
+    with pytest.raises(AsOfError, match="order agreed is at 1, event 3 is not the next"):
+        build(installation, T + 30 * DAYS, "then")
+    assert tables(installation, "then_") == {}
 
 
 async def test_events_that_come_meanwhile_do_not_count(installation: Installation):
