@@ -2,17 +2,14 @@
 
 import json
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from projections import READ_MODELS
 from projections.rebuild import Rebuild, Rebuilt
+from services.cli.progress import events_progress
 from services.installation import installation
 from services.settings import Settings
 from services.store import OrderStore
@@ -30,20 +27,9 @@ def rebuild(
             there = work.drop_old()
             print("The old tables are gone." if there else "There are no old tables.", file=sys.stderr)
             return
-        with _progress(as_json) as progress:
+        with events_progress(as_json) as progress:
             done = work.run(progress)
     print(json.dumps({"rebuilt": asdict(done)})) if as_json else _show(done)
-
-
-@contextmanager
-def _progress(as_json: bool) -> Iterator[Callable[[int, int], None]]:
-    if as_json:
-        yield lambda done, of: print(json.dumps({"events": done, "of": of}), flush=True)
-        return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task("events", total=None)
-        yield lambda done, of: bar.update(task, completed=done, total=of)
 
 
 def _show(done: Rebuilt) -> None:

@@ -2,9 +2,6 @@
 
 import json
 import re
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,7 +11,6 @@ import psycopg
 import typer
 from resolution_contracts.values import format_instant
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from projections.as_of import ReadModelsAsOf, Replayed
 from services.audit.as_of_files import write_files
@@ -28,6 +24,7 @@ from services.store.origin import clock_of
 
 from .history import history
 from .instants import instant
+from .progress import events_progress
 
 _PREFIX = re.compile(r"(?!pg_)[a-z][a-z0-9_]{0,39}")
 _NO_PREFIX = "a prefix has up to 40 of a-z, 0-9 and _, begins with a letter, and not with pg_"
@@ -67,6 +64,7 @@ def replay(
         (as_of is not None and at is not None, "--as-of and --at exclude each other; say one of them"),
         (order_id is None and (at is not None or commands), "--at and --commands are for one order; name it"),
         (every and as_of is None, "--all needs an instant; say --as-of INSTANT"),
+        (drop is not None and as_of is not None, "--drop deletes all that has the prefix; leave --as-of out"),
         (not every and (into is not None or to is not None), "--into and --to go with --all"),
         (into is not None and to is not None, "--into and --to exclude each other; say one of them"),
         (not all(map(_PREFIX.fullmatch, (prefix for prefix in (into, drop) if prefix is not None))), _NO_PREFIX),
@@ -129,7 +127,7 @@ def _show_all(settings: Settings, as_of: datetime, into: str | None, to: Path | 
     clock = clock_of(settings)
     if as_of > (now := clock.now()):
         raise typer.BadParameter(f"--as-of lies ahead; it is {format_instant(now)} now")
-    with _progress(as_json) as progress:
+    with events_progress(as_json) as progress:
         if to is not None:
             replayed = write_files(settings.database, to, as_of, progress)
             where = str(to)
@@ -176,15 +174,3 @@ def _drop(settings: Settings, prefix: str, as_json: bool) -> None:
         print(json.dumps({"dropped": dropped}))
     else:
         print(f"Deleted: {', '.join(dropped)}." if dropped else f"There are no schemas of a replay into {prefix}.")
-
-
-@contextmanager
-def _progress(as_json: bool) -> Iterator[Callable[[int, int], None]]:
-    if as_json:
-        yield lambda done, of: print(json.dumps({"events": done, "of": of}), flush=True)
-        return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, disable=not sys.stderr.isatty(), transient=True) as bar:
-        task = bar.add_task("events", total=None)
-        yield lambda done, of: bar.update(task, completed=done, total=of)

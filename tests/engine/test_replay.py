@@ -236,6 +236,7 @@ async def test_an_instant_is_utc_unless_it_says_otherwise(installation: Installa
         (["--all", "--as-of", "2026-03-02", "--into", "Pg; DROP"], "prefix"),
         (["order-1", "--into", "x"], "go with --all"),
         (["--drop", "pg_catalog"], "prefix"),
+        (["--drop", "then", "--as-of", "2026-03-02"], "leave --as-of out"),
     ],
 )
 async def test_what_does_not_go_together_is_bad_usage(installation: Installation, arguments: list[str], said: str):

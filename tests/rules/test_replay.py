@@ -1,6 +1,7 @@
 """What `resolution replay` makes of states and of texts; no server."""
 
 import io
+import re
 from typing import Any
 
 import msgspec
@@ -49,6 +50,14 @@ def shown(data: Json, width: int = 80) -> str:
     out = io.StringIO()
     history(Console(file=out, width=width, force_terminal=True, color_system=None), ORDER, [step(data)])
     return out.getvalue()
+
+
+def test_what_changed_is_coloured_on_a_terminal():
+    out = io.StringIO()
+    changed = {"status": {"before": "in progress", "after": "delivered"}}
+    console = Console(file=out, width=80, force_terminal=True, color_system="standard")
+    history(console, ORDER, [step({}) | {"changed": changed}])
+    assert re.search(r"status: .*\x1b\[31min progress\x1b\[0m.* -> \x1b\[1;32mdelivered", out.getvalue())
 
 
 @pytest.mark.parametrize("text", ["\x1b[2J", "\x9b2J", "\r#9  Accepted", "a\u202eb", "\b\b\b", "\x07"])
