@@ -18,7 +18,7 @@ import psycopg
 from rich.console import Console
 from rich.table import Table
 
-from bench import ceiling, deadlines, engine, growth, library, load, read_side, stages
+from bench import audit, ceiling, deadlines, engine, growth, library, load, read_side, stages
 from bench.peers import kafka_streams
 from services.kafka.topics import Topics, ensure_topics
 from services.roles import tune_interpreter
@@ -126,6 +126,14 @@ class Bench:
         one_by_one = await asyncio.to_thread(read_side.library, settings, min(3_000, self.commands))
         return {"per_second": batches, "library": one_by_one, "x": batches / one_by_one}
 
+    async def verify(self) -> Result:
+        """`resolution verify` of what all roles made of a backlog; nothing may differ."""
+        settings = await self.fresh()
+        commands = await load.publish(self.kafka, Topics(settings.topic_prefix).commands, self.orders)
+        await engine.backlog(settings, commands)
+        await engine.relay_backlog(settings, commands)
+        return await asyncio.to_thread(audit.verify, settings)
+
     async def live(self) -> Result:
         return await read_side.live(await self.fresh(), 20 * self.seconds)
 
@@ -171,6 +179,7 @@ MEASURES: dict[str, Callable[[Bench], Awaitable[Result]]] = {
     "kafka_streams": Bench.kafka_streams,
     "lateness": Bench.lateness,
     "rebuild": Bench.rebuild,
+    "verify": Bench.verify,
     "live": Bench.live,
     "pages": Bench.pages,
     "deadlines": Bench.deadlines,
@@ -217,6 +226,9 @@ def _of_the_read_side(result: Result) -> list[tuple[str, str, str]]:
     if rebuilt := result.get("rebuild"):
         rows.append(("rebuilding the order page", f"{rebuilt['per_second']:,.0f} events/s", "20,000"))
         rows.append(("  beside the library's runner", f"{rebuilt['x']:.0f} x of {rebuilt['library']:,.0f}/s", "8 x"))
+    if verified := result.get("verify"):
+        rows.append(("verifying history and read models", f"{verified['per_second']:,.0f} events/s", "50,000"))
+        rows.append(("  history alone", f"{verified['history_per_second']:,.0f} events/s", ""))
     for name, what, bar in (
         ("live", "an event into the order page, p50 / p99", "50 ms"),
         ("pages", "200 page views a second, p50 / p99", "50 ms"),

@@ -6,6 +6,7 @@ store, and whatever the relay had published by then has to be on its topic.
 """
 
 import asyncio
+import gc
 import multiprocessing
 import queue
 from collections.abc import Callable, Sequence
@@ -184,6 +185,7 @@ def _work(messages: "multiprocessing.Queue[_Message]", worker: int, job: Callabl
     def tell(**what: Any) -> None:
         messages.put(_Message(worker, **what))
 
+    gc.set_threshold(50_000, 20, 50)  # records and events hold no cycles
     try:
         findings = job(tell, *args)
     except Exception as failure:
