@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import TypeVar
 
 import psycopg
 from aiokafka.errors import KafkaError
@@ -14,6 +15,8 @@ from services.kafka.topics import Topics, ensure_topics
 from services.servers import default_data_dir, embedded
 from services.settings import Settings
 from services.store import migrate
+
+_T = TypeVar("_T")
 
 log = logging.getLogger(__name__)
 
@@ -44,21 +47,21 @@ def installation(
         )
 
 
-def prepare(settings: Settings) -> None:
-    """Brings schema and topics up to date. Waits for servers that are not up yet, and says so.
+def prepare(settings: Settings) -> list[str]:
+    """Brings schema and topics up to date; returns the migrations that ran. Waits for servers that are not up yet.
 
     Raises TopicError for topics that the service cannot work with.
     """
-    _patiently("PostgreSQL", lambda: migrate(settings.database))
+    ran = _patiently("PostgreSQL", lambda: migrate(settings.database))
     _patiently("Kafka", lambda: asyncio.run(ensure_topics(settings.kafka, Topics(settings.topic_prefix))))
+    return ran
 
 
-def _patiently(server: str, attempt: Callable[[], object]) -> None:
+def _patiently(server: str, attempt: Callable[[], _T]) -> _T:
     pause = 0.2
     while True:
         try:
-            attempt()
-            return
+            return attempt()
         except (psycopg.OperationalError, KafkaError, OSError) as error:
             log.warning("%s does not answer, trying again in %.1f s: %s", server, pause, error)
             time.sleep(pause)

@@ -25,6 +25,8 @@ class Settings:
     time_origin: datetime | None = None
     http_port: int = 8080
     http_host: str = "127.0.0.1"
+    http_development_login_anywhere: bool = False
+    """For a container, which sees its published port as one beyond loopback."""
     jwt_jwks_url: str | None = None
     jwt_key_file: Path | None = None
     jwt_issuer: str | None = None
@@ -51,6 +53,7 @@ class Settings:
             time_origin=_time_origin(env.get("RESOLUTION_TIME_ORIGIN")),
             http_port=_port(env.get("RESOLUTION_HTTP_PORT") or "8080"),
             http_host=env.get("RESOLUTION_HTTP_HOST") or "127.0.0.1",
+            http_development_login_anywhere=_anywhere(env.get("RESOLUTION_HTTP_DEVELOPMENT_LOGIN")),
             jwt_jwks_url=env.get("RESOLUTION_JWT_JWKS_URL") or None,
             jwt_key_file=Path(key_file) if key_file else None,
             jwt_issuer=env.get("RESOLUTION_JWT_ISSUER") or None,
@@ -67,6 +70,7 @@ class Settings:
         }
         optional = {
             "RESOLUTION_HTTP_HOST": self.http_host,
+            "RESOLUTION_HTTP_DEVELOPMENT_LOGIN": "anywhere" if self.http_development_login_anywhere else None,
             "RESOLUTION_JWT_JWKS_URL": self.jwt_jwks_url,
             "RESOLUTION_JWT_KEY_FILE": self.jwt_key_file and str(self.jwt_key_file),
             "RESOLUTION_JWT_ISSUER": self.jwt_issuer,
@@ -118,6 +122,12 @@ def _time_origin(text: str | None) -> datetime | None:
     if origin is None or origin.tzinfo is None:
         raise SettingsError(f"RESOLUTION_TIME_ORIGIN is {text!r}; give an instant such as 2026-01-31T12:00:00Z.")
     return origin
+
+
+def _anywhere(text: str | None) -> bool:
+    if text not in (None, "", "loopback", "anywhere"):
+        raise SettingsError(f"RESOLUTION_HTTP_DEVELOPMENT_LOGIN is {text!r}; say loopback (the default) or anywhere.")
+    return text == "anywhere"
 
 
 def _port(text: str) -> int:

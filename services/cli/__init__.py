@@ -112,6 +112,17 @@ def serve(
 
 
 @app.command()
+def migrate(as_json: AsJson = False) -> None:
+    """Bring the database's schema and the topics up to date, before the roles start. Safe twice, and by two at once."""
+    with installation(Settings.from_environment()) as settings:
+        ran = prepare(settings)
+    if as_json:
+        print(json.dumps({"ran": ran}))
+    else:
+        print("\n".join([*(f"ran {name}" for name in ran), "Schema and topics are up to date."]))
+
+
+@app.command()
 def send(
     file: Annotated[Path, typer.Argument(help="JSON lines, a command's envelope each; - is stdin.")],
     timeout: Annotated[float, typer.Option(help="Seconds to wait for the outcomes.")] = 30.0,

@@ -32,7 +32,8 @@ async def run(settings: Settings, topics: Topics, clock: Clock, ready: Callable[
         issuer=settings.jwt_issuer,
         audience=settings.jwt_audience,
     )
-    if gate.development and not _is_loopback(settings.http_host):
+    safe = settings.http_development_login_anywhere or _is_loopback(settings.http_host)
+    if gate.development and not safe:
         raise SettingsError(
             f"RESOLUTION_HTTP_HOST is {settings.http_host}, but without RESOLUTION_JWT_JWKS_URL or "
             "RESOLUTION_JWT_KEY_FILE anybody could log in as anybody: set one, or listen on 127.0.0.1."

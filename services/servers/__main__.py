@@ -2,7 +2,8 @@
 
 import sys
 
-from services.servers import ServerError, fetch
+from services.servers import ServerError
+from services.servers.jars import fetch
 
 if __name__ == "__main__":
     try:

