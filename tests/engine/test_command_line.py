@@ -8,15 +8,19 @@ import signal
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
+from importlib.resources import files
+from urllib.parse import urlsplit
 from uuid import uuid4
 
 import httpx
+import psycopg
 from resolution_contracts import CommandEnvelope
 
 from tests.engine.commands import ask_cancellation, offer_refund, register
 from tests.installation import Installation, until
 
-COMMANDS = ("demo", "serve", "send", "order", "replay")
+COMMANDS = ("demo", "serve", "migrate", "send", "order", "replay")
 
 
 async def resolution(installation: Installation, *arguments: str, stdin: bytes = b"") -> tuple[int, str, str]:
@@ -128,6 +132,22 @@ async def test_help_is_something_to_work_from(installation: Installation):
         code, out, _ = await resolution(installation, command, "--help")
         assert code == 0
         assert "Usage" in out
+
+
+async def test_two_that_migrate_at_once_run_each_migration_once_and_say_which(installation: Installation):
+    name = f"empty_{uuid4().hex[:12]}"
+    url = urlsplit(installation.settings.database)._replace(path=f"/{name}").geturl()
+    with psycopg.connect(installation.settings.database, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}")
+        empty = Installation(replace(installation.settings, database_url=url))
+        done = await asyncio.gather(*(resolution(empty, "migrate", "--json") for _ in range(2)))
+        assert [code for code, _, _ in done] == [0, 0]
+        ran = sorted(json.loads(out)["ran"] for _, out, _ in done)
+        migrations = sorted(path.name for path in files("services.store").joinpath("migrations").iterdir())
+        assert ran == [[], migrations]
+        code, out, _ = await resolution(empty, "migrate")
+        assert (code, out) == (0, "Schema and topics are up to date.\n")
+        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
 async def test_a_role_that_dies_is_started_again(installation: Installation):

@@ -1,0 +1,38 @@
+"""Where the role may listen: without an issuer on loopback only, unless somebody says that this is safe."""
+
+from dataclasses import replace
+from datetime import UTC, datetime
+from fractions import Fraction
+
+import httpx
+import pytest
+
+from services.clock import Clock
+from services.http.role import run
+from services.kafka.topics import Topics
+from services.settings import Settings, SettingsError
+from services.supervisor import Supervisor
+from tests.installation import Installation
+
+
+async def test_without_an_issuer_it_refuses_to_listen_beyond_loopback():
+    clock = Clock(datetime.now(UTC), Fraction(1))
+    with pytest.raises(SettingsError, match="anybody could log in as anybody"):
+        await run(Settings(http_host="0.0.0.0"), Topics("test."), clock, print)
+
+
+async def test_a_container_may_say_that_its_port_is_on_loopback(installation: Installation):
+    settings = replace(installation.settings, http_host="0.0.0.0", http_development_login_anywhere=True)
+    installation.supervisor = Supervisor(settings)
+    await installation.run("http")
+    async with httpx.AsyncClient() as client:
+        assert (await client.get(installation.url.replace("0.0.0.0", "127.0.0.1") + "/login")).status_code == 200
+
+
+def test_what_it_says_has_to_be_one_of_two_words():
+    variable = "RESOLUTION_HTTP_DEVELOPMENT_LOGIN"
+    assert Settings.from_environment({variable: "loopback"}).http_development_login_anywhere is False
+    anywhere = Settings.from_environment({variable: "anywhere"})
+    assert Settings.from_environment(anywhere.as_environment()) == anywhere
+    with pytest.raises(SettingsError, match="or anywhere"):
+        Settings.from_environment({variable: "yes"})
