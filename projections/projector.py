@@ -8,6 +8,7 @@ import asyncio
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from time import perf_counter
 from typing import Any, cast
 
 from eventsourcing.persistence import Tracking
@@ -20,6 +21,8 @@ from services.faults import point
 from services.orders.events import Event
 from services.store import OrderStore
 from services.store.changes import Changes
+from services.telemetry import measures
+from services.telemetry.health import progress
 
 from .read_model import ReadModel
 
@@ -96,15 +99,29 @@ class Projector:
         """
         pause = 0.0
         while True:
+            progress(self.schema)
             mark = changes.seen()
             try:
-                caught_up = await asyncio.to_thread(self.catch_up) == 0
+                caught_up = await asyncio.to_thread(self._apply_next) == 0
                 pause = 0.0
             except Exception:
                 pause = min(max(0.5, pause * 2), _LONGEST_PAUSE_SECONDS)
-                log.exception("read model %s stands still; trying again in %.1f s", self.schema, pause)
+                measures.stands_still(self.schema)
+                log.exception(
+                    "read model %s stands still; trying again in %.1f s",
+                    self.schema,
+                    pause,
+                    extra={"read_model": self.schema},
+                )
                 await asyncio.sleep(pause)
                 continue
             if caught_up:
                 await changes.after(mark)
                 await asyncio.sleep(_GATHER_SECONDS)
+
+    def _apply_next(self) -> int:
+        started = perf_counter()
+        events = self.catch_up()
+        if events:
+            measures.applied(self.schema, events, perf_counter() - started)
+        return events

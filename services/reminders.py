@@ -18,6 +18,8 @@ from resolution_contracts.notifications import DisputeReminder
 from resolution_contracts.values import format_instant
 
 from services.clock import Clock
+from services.telemetry import measures
+from services.telemetry.health import progress
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +39,7 @@ class ReminderSender:
         """Does not give up while the database is away."""
         pause = _LOOK_EVERY_SECONDS if self._clock.scale == 1 else _LOOK_OFTEN_SECONDS
         while True:
+            progress("reminders")
             try:
                 while await asyncio.to_thread(send_due, self._url, self._clock.now()) == _MOST:
                     pass
@@ -60,8 +63,9 @@ def send_due(database_url: str, now: datetime) -> int:
         if not _is_up_to_date(connection):
             return 0
         due = _take(connection, now)
-        _put(connection, _to_send(due, now), now)
-        return len(due)
+        sent = _put(connection, _to_send(due, now), now)
+    measures.reminded(sent)
+    return len(due)
 
 
 def _is_up_to_date(connection: psycopg.Connection[Any]) -> bool:
@@ -90,11 +94,12 @@ def _to_send(due: Sequence[Any], now: datetime) -> list[Any]:
     return list(last.values())
 
 
-def _put(connection: psycopg.Connection[Any], rows: Sequence[Any], now: datetime) -> None:
+def _put(connection: psycopg.Connection[Any], rows: Sequence[Any], now: datetime) -> int:
+    """Returns how many were not there yet."""
     if not rows:
-        return
+        return 0
     columns = [(row.order_id, row.dispute_id, row.hours, _message(row, now)) for row in rows]
-    connection.execute(
+    added = connection.execute(
         "INSERT INTO notifications (notification_id, order_id, dispute_id, hours, message) "
         "SELECT (SELECT coalesce(max(notification_id), 0) FROM notifications) + row_number() OVER (), new.* "
         "FROM unnest(%s::text[], %s::text[], %s::int[], %s::bytea[]) AS new "
@@ -102,6 +107,7 @@ def _put(connection: psycopg.Connection[Any], rows: Sequence[Any], now: datetime
         [list(column) for column in zip(*columns, strict=True)],
     )
     connection.execute("SELECT pg_notify('order_events', '')")
+    return added.rowcount
 
 
 def _message(row: Any, now: datetime) -> bytes:

@@ -29,6 +29,10 @@ from services.settings import Settings
 from services.store import OrderStore
 from services.store.changes import Changes
 from services.store.origin import clock_of
+from services.telemetry import logs, traces
+from services.telemetry.endpoint import endpoint
+from services.telemetry.health import Health
+from services.telemetry.watch import Watch
 from services.timer.role import TimerRole
 
 log = logging.getLogger(__name__)
@@ -131,13 +135,37 @@ async def run(name: str, settings: Settings) -> None:
         loop.add_signal_handler(number, stop.set)
     clock = await asyncio.to_thread(clock_of, settings)
     start = Start(settings, Topics(settings.topic_prefix), clock, ready)
-    role = asyncio.ensure_future(ROLES[name](start))
-    watchers = [asyncio.ensure_future(w) for w in (_say_ready(start, name), _parent_gone(stop), stop.wait())]
-    await asyncio.wait([role, watchers[-1]], return_when=asyncio.FIRST_COMPLETED)
-    for task in (*watchers, role):
-        task.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await role
+    async with _seen(start):
+        role = asyncio.ensure_future(ROLES[name](start))
+        watchers = [asyncio.ensure_future(w) for w in (_say_ready(start, name), _parent_gone(stop), stop.wait())]
+        await asyncio.wait([role, watchers[-1]], return_when=asyncio.FIRST_COMPLETED)
+        for task in (*watchers, role):
+            task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await role
+
+
+@asynccontextmanager
+async def _seen(start: Start) -> AsyncIterator[None]:
+    """Metrics and health, where a port is given for them."""
+    settings = start.settings
+    if settings.metrics_port is None:
+        yield
+        return
+    health = Health()
+    watch = Watch(settings.database, settings.kafka, start.topics, start.clock, health, list(READ_MODELS))
+    with endpoint(settings.metrics_host, settings.metrics_port, health):
+        tasks = [asyncio.ensure_future(task) for task in (health.beat(), watch.run(), _started(start, health))]
+        try:
+            yield
+        finally:
+            for task in tasks:
+                task.cancel()
+
+
+async def _started(start: Start, health: Health) -> None:
+    await start.ready.wait()
+    health.started = True
 
 
 async def _say_ready(start: Start, name: str) -> None:
@@ -163,10 +191,11 @@ def tune_interpreter() -> None:
 
 def main() -> None:
     name = sys.argv[1]
-    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format=f"%(asctime)s {name} %(levelname)s %(message)s")
-    logging.getLogger("aiokafka").setLevel(logging.WARNING)
+    settings = Settings.from_environment()
+    logs.configure(settings.log_format, name)
     tune_interpreter()
-    uvloop.run(run(name, Settings.from_environment()))
+    with traces.exported(name):
+        uvloop.run(run(name, settings))
 
 
 if __name__ == "__main__":

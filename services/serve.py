@@ -9,12 +9,15 @@ from .settings import Settings
 from .supervisor import Supervisor
 
 
-async def serve(settings: Settings, roles: Sequence[str]) -> None:
-    """Starts the roles, prints `ready {json}` once all work, and keeps them running until SIGTERM or SIGINT."""
+async def serve(settings: Settings, roles: Sequence[str], all_roles: Sequence[str]) -> None:
+    """Starts the roles, prints `ready {json}` once all work, and keeps them running until SIGTERM or SIGINT.
+
+    `all_roles` gives each role its place among the ports of the metrics.
+    """
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    supervisor = Supervisor(settings)
+    supervisor = Supervisor(settings, metrics_ports(settings, roles, all_roles))
     supervisor.start(*roles)
     stopped = asyncio.create_task(stop.wait())
     ready = asyncio.create_task(supervisor.ready())
@@ -27,3 +30,11 @@ async def serve(settings: Settings, roles: Sequence[str]) -> None:
     finally:
         ready.cancel()
         await supervisor.stop()
+
+
+def metrics_ports(settings: Settings, roles: Sequence[str], all_roles: Sequence[str]) -> dict[str, int]:
+    """By role: a role alone has the port that the settings name, of several each has its own, counted from there."""
+    if settings.metrics_port is None:
+        return {}
+    first = all_roles.index(roles[0]) if len(roles) == 1 else 0
+    return {role: settings.metrics_port + all_roles.index(role) - first for role in roles}

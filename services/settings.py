@@ -6,8 +6,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from fractions import Fraction
 from pathlib import Path
+from typing import Literal
 
 from resolution_contracts import topics
+
+LogFormat = Literal["json", "text"]
 
 
 class SettingsError(Exception):
@@ -32,6 +35,9 @@ class Settings:
     jwt_issuer: str | None = None
     jwt_audience: str | None = None
     data_dir: Path | None = None
+    metrics_port: int | None = None
+    metrics_host: str = "127.0.0.1"
+    log_format: LogFormat | None = None
 
     @classmethod
     def from_environment(cls, env: Mapping[str, str] = os.environ) -> "Settings":
@@ -59,6 +65,9 @@ class Settings:
             jwt_issuer=env.get("RESOLUTION_JWT_ISSUER") or None,
             jwt_audience=env.get("RESOLUTION_JWT_AUDIENCE") or None,
             data_dir=Path(data_dir) if data_dir else None,
+            metrics_port=_metrics_port(env.get("RESOLUTION_METRICS_PORT")),
+            metrics_host=env.get("RESOLUTION_METRICS_HOST") or "127.0.0.1",
+            log_format=_log_format(env.get("RESOLUTION_LOG_FORMAT")),
         )
 
     def as_environment(self) -> dict[str, str]:
@@ -75,6 +84,9 @@ class Settings:
             "RESOLUTION_JWT_KEY_FILE": self.jwt_key_file and str(self.jwt_key_file),
             "RESOLUTION_JWT_ISSUER": self.jwt_issuer,
             "RESOLUTION_JWT_AUDIENCE": self.jwt_audience,
+            "RESOLUTION_METRICS_PORT": None if self.metrics_port is None else str(self.metrics_port),
+            "RESOLUTION_METRICS_HOST": self.metrics_host,
+            "RESOLUTION_LOG_FORMAT": self.log_format,
         }
         env |= {name: value for name, value in optional.items() if value}
         if self.database_url:
@@ -134,3 +146,21 @@ def _port(text: str) -> int:
     if not text.isdigit() or int(text) > 65535:
         raise SettingsError(f"RESOLUTION_HTTP_PORT is {text!r}; give a port from 1 to 65535, or 0 for a free one.")
     return int(text)
+
+
+def _metrics_port(text: str | None) -> int | None:
+    if not text:
+        return None
+    if not text.isdigit() or not 0 < int(text) < 65_000:
+        raise SettingsError(
+            f"RESOLUTION_METRICS_PORT is {text!r}; give a port from 1 to 64999, or leave it out for no metrics."
+        )
+    return int(text)
+
+
+def _log_format(text: str | None) -> LogFormat | None:
+    match text or None:
+        case None | "json" | "text" as known:
+            return known
+        case _:
+            raise SettingsError(f"RESOLUTION_LOG_FORMAT is {text!r}; say json or text.")

@@ -5,7 +5,7 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from .settings import Settings
 
@@ -19,7 +19,8 @@ _STOP_SECONDS = 20.0
 class Supervisor:
     """Keeps roles running. Each is a child process that ends when this process does, even when that is killed."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, metrics_ports: Mapping[str, int] | None = None) -> None:
+        self._metrics_ports = metrics_ports or {}
         self.environment = os.environ | settings.as_environment()
         """What the next processes are started with."""
         self._keepers: dict[str, asyncio.Task[None]] = {}
@@ -64,7 +65,9 @@ class Supervisor:
                     pause = _FIRST_PAUSE_SECONDS
             code = await process.wait()
             self._ready[role].clear()
-            log.warning("role %s ended with %d; starting it again in %.1f s", role, code, pause)
+            log.warning(
+                "role %s ended with %d; starting it again in %.1f s", role, code, pause, extra={"ended_role": role}
+            )
             await asyncio.sleep(pause)
             pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)
 
@@ -76,11 +79,15 @@ class Supervisor:
             "-m",
             "services.roles",
             role,
-            env=self.environment,
+            env=self._environment_of(role),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             start_new_session=True,
         )
+
+    def _environment_of(self, role: str) -> dict[str, str]:
+        port = self._metrics_ports.get(role)
+        return self.environment | ({} if port is None else {"RESOLUTION_METRICS_PORT": str(port)})
 
     async def _stop(self, role: str) -> None:
         keeper = self._keepers.pop(role)

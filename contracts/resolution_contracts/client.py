@@ -55,6 +55,8 @@ class Received:
     event: PublicEvent | None
     """None for an event that this version of the contract does not know."""
     position: Mapping[int, int]
+    traceparent: str | None = None
+    """The trace (W3C) that the event belongs to, where its command's sender traces."""
 
     @property
     def order_id(self) -> str:
@@ -108,15 +110,22 @@ class Client:
     # --- commands ---
 
     async def send(
-        self, order_id: str, command: Command, *, id: str | None = None, timeout: float = 30.0
+        self,
+        order_id: str,
+        command: Command,
+        *,
+        id: str | None = None,
+        timeout: float = 30.0,
+        traceparent: str | None = None,
     ) -> CommandAccepted | CommandRejected:
         """Publishes a command and returns its outcome; a rejection's `code` says why, its `message` what to do.
 
         Raises OutcomePending after `timeout` seconds. Its `command_id`, given as `id`, makes a retry safe: the command
-        takes effect once, whichever of the two arrived.
+        takes effect once, whichever of the two arrived. `traceparent` (W3C) makes it part of a trace, which its
+        events and outcome carry on.
         """
         envelope = CommandEnvelope.of(order_id, command, source=self._source, id=id)
-        answer = await self.publish(order_id, envelope.to_json())
+        answer = await self.publish(order_id, envelope.to_json(), traceparent=traceparent)
         try:
             found = await asyncio.wait_for(answer, timeout)
         except TimeoutError:
@@ -127,7 +136,7 @@ class Client:
         assert isinstance(outcome, CommandAccepted | CommandRejected)
         return outcome
 
-    async def publish(self, key: str, value: bytes) -> asyncio.Future[Json]:
+    async def publish(self, key: str, value: bytes, *, traceparent: str | None = None) -> asyncio.Future[Json]:
         """Publishes one record as it is; the future is its outcome's envelope, or `{"dead": reason}`.
 
         Records published one after the other keep their order. For `send`, and for tools that pass on what they got.
@@ -141,7 +150,7 @@ class Client:
             self._commands,
             key=key.encode(),
             value=value,
-            headers=[("content-type", topics.CONTENT_TYPE.encode())],
+            headers=_headers(traceparent),
         )
         acknowledged.add_done_callback(lambda done: self._placed(done, answer))
         return answer
@@ -215,7 +224,10 @@ class Client:
                 envelope = EventEnvelope.model_validate_json(record.value)
                 _check(envelope, sequences, first=1 if start == "beginning" else None)
                 known = envelope.name in EVENTS and envelope.version == 1
-                yield Received(envelope, envelope.event() if known else None, position)
+                traceparent = dict(record.headers).get("traceparent")
+                yield Received(
+                    envelope, envelope.event() if known else None, position, traceparent and traceparent.decode()
+                )
         finally:
             await consumer.stop()
 
@@ -230,6 +242,11 @@ class Client:
             auto_offset_reset="earliest",
             max_partition_fetch_bytes=_LARGEST_RECORD,
         )
+
+
+def _headers(traceparent: str | None) -> list[tuple[str, bytes]]:
+    trace = [] if traceparent is None else [("traceparent", traceparent.encode())]
+    return [("content-type", topics.CONTENT_TYPE.encode()), *trace]
 
 
 async def _seek(consumer: AIOKafkaConsumer, partitions: list[TopicPartition], start: Start) -> dict[int, int]:

@@ -40,6 +40,7 @@ from services.servers import ServerError
 from services.settings import Settings, SettingsError
 from services.store.origin import clock_of
 from services.supervisor import known_roles
+from services.telemetry import logs
 
 app = typer.Typer(
     help="The Resolution Center: settles disputes on a marketplace's orders. Servers are those of "
@@ -106,9 +107,11 @@ def serve(
         wanted = known_roles(roles or [], list(ROLES))
     except ValueError as error:
         _fail(error, _USAGE)
-    with installation(Settings.from_environment()) as settings:
+    given = Settings.from_environment()
+    logs.configure(given.log_format, "serve")
+    with installation(given) as settings:
         prepare(settings)
-        asyncio.run(serve_roles(settings, wanted))
+        asyncio.run(serve_roles(settings, wanted, list(ROLES)))
 
 
 @app.command()

@@ -2,6 +2,7 @@
 
 import logging
 import traceback
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 
@@ -34,12 +35,16 @@ Reading = Received | Failed | str
 
 
 class Judged(msgspec.Struct):
-    """What a sequence of records brings out. `first_uses` are the command ids used first in it."""
+    """What a sequence of records brings out. `first_uses` are the command ids used first in it.
+
+    `tally` counts the records by the command's name and what became of it, for whoever watches.
+    """
 
     events: list[Event] = []
     outcomes: list[OutcomeRow] = []
     parked: list[ParkedCommand] = []
     first_uses: FirstUses = {}
+    tally: Counter[tuple[str, str]] = msgspec.field(default_factory=Counter)
 
 
 def read(records: Iterable[Record], business_time: Callable[[int], datetime]) -> list[tuple[Record, Reading]]:
@@ -79,16 +84,17 @@ def judge(
     for record, reading in readings:
         if isinstance(reading, str):
             judged.outcomes.append(outcomes.dead(record, reading))
+            judged.tally["", "dead_letter"] += 1
         elif reading.order_id in parked:
-            judged.parked.append(_park(record, reading, ""))
+            _park(record, reading, "", judged)
         else:
             try:
                 _judge_one(record, reading, orders, earlier, judged)
             except Exception as bug:
                 why = reading.why if isinstance(reading, Failed) else _where(bug)
-                log.error("order %s is parked: %s", reading.order_id, why)
+                log.error("order %s is parked: %s", reading.order_id, why, extra=_about(record, reading))
                 parked.add(reading.order_id)
-                judged.parked.append(_park(record, reading, why))
+                _park(record, reading, why, judged)
     return judged
 
 
@@ -108,13 +114,16 @@ def _judge_one(
     use = (received.order_id, received.command_id)
     first = _first_use(use, earlier)
     if first is not None:
-        judged.outcomes.append(_again(order, received, record, *first))
+        row = _again(order, received, record, *first)
+        judged.outcomes.append(row)
+        judged.tally[received.name, "duplicate" if row.kind == "repeated" else "command_id_reused"] += 1
         return
-    row, events = _decide(order, received, record)
+    row, events, what = _decide(order, received, record)
     assert row.message is not None
     judged.first_uses[use] = (received.digest, row.message)
     judged.outcomes.append(row)
     judged.events += events
+    judged.tally[received.name, what] += 1
 
 
 def _first_use(use: tuple[str, str], earlier: Sequence[FirstUses]) -> tuple[bytes, bytes] | None:
@@ -131,19 +140,31 @@ def _again(order: Order, received: Received, record: Record, digest: bytes, mess
     return outcomes.reused(received, record, order.business_time(received.time), rejections.command_id_reused())
 
 
-def _decide(order: Order, received: Received, record: Record) -> tuple[OutcomeRow, list[Event]]:
+def _decide(order: Order, received: Received, record: Record) -> tuple[OutcomeRow, list[Event], str]:
+    """The outcome, its events, and in a word what became of the command."""
     now = order.business_time(received.time)
     try:
         order.handle(received.command, received.command_id, now)
     except Rejected as why:
         events = order.collect_events()
-        return outcomes.rejected(received, record, now, why, len(events)), events
+        return outcomes.rejected(received, record, now, why, len(events)), events, why.code
     events = order.collect_events()
-    return outcomes.accepted(received, record, now, events), events
+    return outcomes.accepted(received, record, now, events), events, "accepted"
 
 
-def _park(record: Record, reading: Received | Failed, why: str) -> ParkedCommand:
-    return ParkedCommand(
+def _about(record: Record, reading: Received | Failed) -> dict[str, str | int]:
+    return {
+        "order_id": reading.order_id,
+        "command_id": reading.command_id,
+        "partition": record.partition,
+        "offset": record.offset,
+    }
+
+
+def _park(record: Record, reading: Received | Failed, why: str, judged: Judged) -> None:
+    name = reading.name if isinstance(reading, Received) else ""
+    judged.tally[name, "parked"] += 1
+    command = ParkedCommand(
         partition=record.partition,
         record_offset=record.offset,
         order_id=reading.order_id,
@@ -154,6 +175,7 @@ def _park(record: Record, reading: Received | Failed, why: str) -> ParkedCommand
         headers=msgspec.json.encode(record.headers),
         why=why,
     )
+    judged.parked.append(command)
 
 
 def _where(bug: Exception) -> str:

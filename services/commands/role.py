@@ -13,6 +13,7 @@ from services.kafka.consumer import PositionedConsumer, Positions, Record
 from services.kafka.topics import Topics
 from services.store import Batch, OrderStore, Parking, ParkingChanged
 from services.store.positions import StoredPositions
+from services.telemetry import measures, traces
 
 from .cache import OrderCache, Orders
 from .decode import Received
@@ -80,23 +81,28 @@ class CommandsRole:
                     if commit is not None:
                         await commit
                     piece[0] = await asyncio.to_thread(self._at_first_time, piece[0], letter)
-                readings = read(piece, self._clock.of_record)
+                with measures.stage("decode"):
+                    readings = read(piece, self._clock.of_record)
                 judged = await self._judge(readings, uncommitted, parking.orders)
+                spans = _traced(piece, judged) if traces.on() else traces.Spans()
                 batch = Batch(_advance(positions, piece), judged.outcomes, parking.version, judged.parked)
                 parking.version += any(command.why for command in judged.parked)
                 uncommitted |= judged.first_uses
                 point("commands.judged")
                 if commit is not None:
                     await commit
-                commit = asyncio.ensure_future(self._commit(judged, batch, committed))
+                commit = asyncio.ensure_future(self._commit(judged, batch, committed, spans))
         finally:
             if commit is not None:
                 await commit
 
-    async def _commit(self, judged: Judged, batch: Batch, committed: Positions) -> None:
+    async def _commit(self, judged: Judged, batch: Batch, committed: Positions, spans: traces.Spans) -> None:
         point("commands.inserting")
-        await asyncio.to_thread(self._store.events.put, judged.events, batch=batch)
+        with measures.stage("commit"):
+            await asyncio.to_thread(self._store.events.put, judged.events, batch=batch)
         point("commands.committed")
+        measures.judged(judged.tally.total(), judged.tally)
+        spans.end()
         committed |= {partition: after for partition, (_, after) in batch.positions.items()}
 
     async def _judge(
@@ -110,9 +116,11 @@ class CommandsRole:
             uses = {(command.order_id, command.command_id) for command in commands}
         committed: FirstUses = {}
         if missing or uses:
-            loaded, committed = await asyncio.to_thread(self._load, missing, uses)
+            with measures.stage("load"):
+                loaded, committed = await asyncio.to_thread(self._load, missing, uses)
             orders |= loaded
-        judged = judge(readings, orders, (uncommitted, committed), parked)
+        with measures.stage("judge"):
+            judged = judge(readings, orders, (uncommitted, committed), parked)
         self._cache.put(orders)
         if judged.parked:
             self._cache.drop(command.order_id for command in judged.parked)
@@ -131,6 +139,21 @@ class CommandsRole:
 
     def close(self) -> None:
         self._store.close()
+
+
+def _traced(piece: Sequence[Record], judged: Judged) -> traces.Spans:
+    """A span for each command whose sender traces it; its outcome takes the context on."""
+    spans = traces.Spans()
+    rows = {(row.partition, row.offset): row for row in judged.outcomes}
+    for record in piece:
+        traceparent = traces.given(record.headers, record.value)
+        row = rows.get((record.partition, record.offset))
+        if traceparent is None or row is None:
+            continue
+        about = {"outcome": row.kind, "order_id": row.order_id, "command_id": row.command_id}
+        place = {"partition": record.partition, "offset": record.offset}
+        row.traceparent = spans.begin("judge", traceparent, "consumer", **about, **place)
+    return spans
 
 
 def _pieces(records: Sequence[Record]) -> Iterator[list[Record]]:

@@ -11,6 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from resolution_contracts.commands import COMMANDS
 from sse_starlette import EventSourceResponse, ServerSentEvent
 
+from services.telemetry import traces
+
 from .desk import PARTY_COMMANDS, Desk, Json
 from .problems import Problem, documented
 from .who import Viewer
@@ -127,6 +129,7 @@ async def send(
     desk: ADesk,
     viewer: AViewer,
     body: CommandRequest,
+    request: Request,
     idempotency_key: Key = None,
     prefer: Annotated[str | None, Header(max_length=100)] = None,
 ) -> JSONResponse:
@@ -135,7 +138,13 @@ async def send(
     `Idempotency-Key` is the command id: sent again, it changes nothing and gives the first outcome.
     """
     command_id, found = await desk.send(
-        viewer, body.order_id, body.command, body.data, id=idempotency_key, wait=_seconds(prefer)
+        viewer,
+        body.order_id,
+        body.command,
+        body.data,
+        id=idempotency_key,
+        wait=_seconds(prefer),
+        traceparent=traces.valid(request.headers.get(traces.TRACEPARENT)),
     )
     where = {"Location": f"/api/orders/{body.order_id}/commands/{command_id}"}
     if found is None:

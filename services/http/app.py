@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
+from time import perf_counter
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -11,11 +12,14 @@ from resolution_contracts.topics import MAX_COMMAND_BYTES
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from services.telemetry import measures
+
 from . import api, pages, problems
 from .desk import Desk
 from .who import Gate
 
 STATIC = Path(__file__).with_name("static")
+_METHODS = {"GET", "HEAD", "POST"}
 _HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
     "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
@@ -43,6 +47,7 @@ def create(gate: Gate, desk: Callable[[], AbstractAsyncContextManager[Desk]]) ->
     app.add_exception_handler(RequestValidationError, _told_as(problems.of_validation))
     app.middleware("http")(_headers)
     app.add_middleware(_Limit)
+    app.add_middleware(_Measured)
     return app
 
 
@@ -95,3 +100,25 @@ class _Limit:
             await answer(scope, receive, send)
             return
         await self._app(scope, limited, send)
+
+
+class _Measured:
+    """Counts requests by the pattern of their path, when their answer begins."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started = perf_counter()
+
+        async def measured(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                route = getattr(scope.get("route"), "path", "other")
+                method = scope["method"] if scope["method"] in _METHODS else "other"
+                measures.answered(method, route, message["status"], perf_counter() - started)
+            await send(message)
+
+        await self._app(scope, receive, measured)

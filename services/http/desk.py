@@ -153,7 +153,15 @@ class Desk:
     # --- commands ---
 
     async def send(
-        self, viewer: Viewer, order_id: str, name: str, data: Json, *, id: str | None, wait: float | None
+        self,
+        viewer: Viewer,
+        order_id: str,
+        name: str,
+        data: Json,
+        *,
+        id: str | None,
+        wait: float | None,
+        traceparent: str | None = None,
     ) -> tuple[str, Json | None]:
         """Publishes a command of the viewer; returns its id, and its outcome where that comes within `wait` seconds.
 
@@ -170,7 +178,7 @@ class Desk:
             id=id or str(uuid4()), type=command_type(name), source="/resolution-http", subject=order_id, data=data
         )
         try:
-            outcome = await self.client.publish(order_id, envelope.to_json())
+            outcome = await self.client.publish(order_id, envelope.to_json(), traceparent=traceparent)
         except KafkaError:
             raise Problem(503, "Kafka does not answer; send again with the same Idempotency-Key.") from None
         if wait is None:

@@ -19,6 +19,7 @@ from faststream.kafka import KafkaBroker
 from faststream.kafka.message import KafkaMessage
 
 from services.faults import point
+from services.telemetry.health import progress
 
 log = logging.getLogger(__name__)
 
@@ -108,6 +109,7 @@ class PositionedConsumer:
 
     async def _next_batch(self, consumer: AIOKafkaConsumer) -> tuple[Record, ...]:
         # FastStream's own waits once more after an empty poll, without listening; light load would pay for it.
+        progress(self._topic)
         batches = await consumer.getmany(timeout_ms=500, max_records=self._max_records)
         # Between the records' leaving the consumer and this line, nothing else runs: no seek comes between.
         self._taken += bool(batches)
@@ -130,7 +132,11 @@ class PositionedConsumer:
                 await self._handle(batch, self._positions)
             except Exception:
                 self._pause = min(max(0.1, self._pause * 2), _LONGEST_PAUSE_SECONDS)
-                log.exception("batch of %s failed; reading again from the stored positions", self._topic)
+                log.exception(
+                    "batch of %s failed; reading again from the stored positions",
+                    self._topic,
+                    extra={"topic": self._topic, "positions": dict(self._positions)},
+                )
                 await self._rewind()
             else:
                 self._positions |= {r.partition: r.offset + 1 for r in batch}
@@ -143,6 +149,7 @@ class PositionedConsumer:
         consumer = self._subscriber.consumer
         assert consumer is not None
         while True:
+            progress(self._topic)
             await asyncio.sleep(self._pause)
             partitions = [tp for tp in consumer.assignment() if tp.partition in self._positions]
             try:

@@ -23,6 +23,8 @@ from services.faults import point
 from services.kafka.relay_position import Position, published
 from services.kafka.topics import Topics, partition_of
 from services.store.changes import Changes
+from services.telemetry import measures, traces
+from services.telemetry.health import progress
 
 from .batches import Batches, Headers
 from .messages import CONTENT_TYPE, event_message
@@ -48,13 +50,21 @@ class _Outcome:
     message: bytes | None
     key: bytes | None
     headers: bytes | None
+    traceparent: str | None
 
     def record(self, topics: Topics) -> tuple[str, int, bytes | None, bytes | None, Headers]:
         """What to send of it, and where to: topic, partition, key, value, headers."""
         if self.headers is None:
-            return topics.outcomes, self.partition, self.order_id.encode(), self.message, CONTENT_TYPE
+            return topics.outcomes, self.partition, self.order_id.encode(), self.message, self.event_headers
         headers = msgspec.json.decode(self.headers, type=list[tuple[str, bytes | None]])
         return topics.dead_letters, self.partition, self.key, self.message, headers
+
+    @property
+    def event_headers(self) -> Headers:
+        """Of its events, and of the outcome itself."""
+        if self.traceparent is None:
+            return CONTENT_TYPE
+        return [*CONTENT_TYPE, (traces.TRACEPARENT, self.traceparent.encode())]
 
 
 @dataclass
@@ -93,6 +103,7 @@ class RelayRole:
                     await self._check(connection, position)
                     ready.set()
                     while True:
+                        progress("relay")
                         seen = changes.seen()
                         position, more = await self._publish_next(connection, position)
                         if not more:
@@ -107,7 +118,8 @@ class RelayRole:
         outcomes = await _select(
             connection,
             _Outcome,
-            "SELECT outcome_id, partition, last_event_id, order_id, message, key, headers FROM outcomes "
+            "SELECT outcome_id, partition, last_event_id, order_id, message, key, headers, "
+            "traceparent FROM outcomes "
             "WHERE outcome_id > %s ORDER BY outcome_id LIMIT %s",
             (position.outcome_id, _RUN),
         )
@@ -126,11 +138,26 @@ class RelayRole:
         if notifications:
             after = structs.replace(after, notification_id=notifications[-1].notification_id)
         point("relay.read")
-        events = await _events(connection, position.event_id, after.event_id)
+        with measures.stage("relay_read"):
+            events = await _events(connection, position.event_id, after.event_id)
+        with measures.stage("relay_publish"):
+            await self._publish(events, outcomes, notifications, position.event_id, after)
+        return after, _RUN in (len(outcomes), len(notifications))
+
+    async def _publish(
+        self,
+        events: Sequence[StoredEvent],
+        outcomes: Sequence[_Outcome],
+        notifications: Sequence[_Notification],
+        event_id: int,
+        after: Position,
+    ) -> None:
+        """One Kafka transaction: what is behind event `event_id`, and the position `after` it."""
+        spans = _traced(outcomes)
         async with self._producer.transaction():
             point("relay.begun")
             batches = Batches(self._producer)
-            await self._add(batches, events, outcomes, position.event_id)
+            await self._add(batches, events, outcomes, event_id)
             for notification in notifications:
                 key = notification.order_id.encode()
                 partition = partition_of(key, len(await self._producer.partitions_for(self._topics.notifications)))
@@ -140,7 +167,13 @@ class RelayRole:
             await batches.delivered()
             point("relay.delivered")
         point("relay.committed")
-        return after, _RUN in (len(outcomes), len(notifications))
+        spans.end()
+        measures.published(
+            event=len(events),
+            outcome=sum(outcome.headers is None for outcome in outcomes),
+            dead_letter=sum(outcome.headers is not None for outcome in outcomes),
+            notification=len(notifications),
+        )
 
     async def _add(
         self, batches: Batches, events: Sequence[StoredEvent], outcomes: Sequence[_Outcome], event_id: int
@@ -150,7 +183,9 @@ class RelayRole:
         for outcome in outcomes:
             for event in islice(following, outcome.last_event_id - event_id):
                 key = str(event.originator_id).encode()
-                await batches.add(self._topics.events, outcome.partition, key, event_message(event), CONTENT_TYPE)
+                await batches.add(
+                    self._topics.events, outcome.partition, key, event_message(event), outcome.event_headers
+                )
             event_id = outcome.last_event_id
             await batches.add(*outcome.record(self._topics))
 
@@ -163,6 +198,16 @@ class RelayRole:
                 "that these topics belong to, or an earlier state of it. Restore it, or use another "
                 "RESOLUTION_TOPIC_PREFIX."
             )
+
+
+def _traced(outcomes: Sequence[_Outcome]) -> traces.Spans:
+    """A span for each outcome whose command is traced; what is published names it."""
+    spans = traces.Spans()
+    for outcome in outcomes:
+        if outcome.traceparent is not None:
+            about = {"order_id": outcome.order_id, "outcome_id": outcome.outcome_id}
+            outcome.traceparent = spans.begin("publish", outcome.traceparent, "producer", **about)
+    return spans
 
 
 async def _events(connection: psycopg.AsyncConnection, after: int, last: int) -> Sequence[StoredEvent]:

@@ -32,14 +32,16 @@ class OutcomeRow(msgspec.Struct, gc=False):
     events: int = 0
     key: bytes | None = None
     headers: bytes | None = None
+    traceparent: str | None = None
 
 
 _OUTCOME_COLUMNS = (
     "outcome_id, partition, record_offset, kind, order_id, command_id, digest, source, last_event_id, key, message, "
-    "headers"
+    "headers, traceparent"
 )
 _OUTCOME_TYPES = (
     "int8", "int4", "int8", "text", "text", "text", "bytea", "text", "int8", "bytea", "bytea", "bytea",
+    "text",
 )  # fmt: skip
 
 
@@ -132,5 +134,6 @@ def _copy_outcomes(cursor: Cursor[DictRow], rows: list[OutcomeRow], last_event_i
                     row.key,
                     row.message,
                     row.headers,
+                    row.traceparent,
                 )
             )

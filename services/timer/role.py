@@ -28,6 +28,8 @@ from services.faults import point
 from services.kafka.consumer import PositionedConsumer, Positions, Record
 from services.kafka.topics import Topics
 from services.store.positions import StoredPositions
+from services.telemetry import measures
+from services.telemetry.health import progress
 
 from .deadlines import Deadline, Deadlines
 
@@ -68,6 +70,7 @@ class TimerRole:
             async with await psycopg.AsyncConnection.connect(self._url, autocommit=True) as connection:
                 deadlines = Deadlines(connection)
                 while True:
+                    progress("timer")
                     self._sooner.clear()
                     if not await self._ask_about_due(deadlines):
                         await self._sleep(await deadlines.next_ask())
@@ -89,6 +92,7 @@ class TimerRole:
         point("timer.asked")
         await deadlines.asked(due, [now + _pause(deadline.attempts) for deadline in due])
         point("timer.noted")
+        measures.asked(len(due))
         return True
 
     async def _send(self, deadline: Deadline) -> asyncio.Future[object]:
@@ -133,6 +137,9 @@ class TimerRole:
                 deadline = Deadline(envelope.subject, event.dispute_id, event.respond_by, ask_at)
                 opened[envelope.subject, event.dispute_id] = deadline
             elif isinstance(event, _SETTLED):
+                if isinstance(event, AutoAccepted):
+                    late = record.timestamp / 1000 - self._clock.real(event.deadline).timestamp()
+                    measures.auto_accepted(late)
                 key = (envelope.subject, event.dispute_id)
                 if opened.pop(key, None) is None:
                     settled.append(key)

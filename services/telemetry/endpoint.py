@@ -1,0 +1,74 @@
+"""`/metrics`, `/health/live` and `/health/ready` of one role, from a thread of their own.
+
+The thread answers also while the event loop stands still: that is what the health is asked for.
+"""
+
+import json
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from socketserver import ThreadingMixIn
+from threading import Thread
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
+from wsgiref.types import StartResponse, WSGIEnvironment
+
+from prometheus_client import make_wsgi_app
+
+from services.settings import SettingsError
+
+from .health import Health
+
+
+@contextmanager
+def endpoint(host: str, port: int, health: Health) -> Iterator[None]:
+    """Serves for as long as the context is open. Raises SettingsError where nothing can listen there."""
+    try:
+        server = make_server(host, port, _App(health), _Server, _Quiet)
+    except OSError as error:
+        raise SettingsError(
+            f"Nothing can listen on {host}:{port} ({error.strerror}); set RESOLUTION_METRICS_PORT to another port. "
+            "Several roles of one `serve` take that port and the ones behind it."
+        ) from None
+    thread = Thread(target=server.serve_forever, name="metrics", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+class _App:
+    def __init__(self, health: Health) -> None:
+        self._health = health
+        self._metrics = make_wsgi_app()
+
+    def __call__(self, environ: WSGIEnvironment, start: StartResponse) -> Iterable[bytes]:
+        match environ["PATH_INFO"]:
+            case "/metrics":
+                answer: Iterable[bytes] = self._metrics(environ, start)
+                return answer
+            case "/health/live":
+                return _say(start, self._health.not_alive())
+            case "/health/ready":
+                return _say(start, self._health.not_ready())
+            case _:
+                start("404 Not Found", [("Content-Type", "text/plain")])
+                return [b"/metrics, /health/live, /health/ready\n"]
+
+
+def _say(start: StartResponse, trouble: str) -> list[bytes]:
+    status = "503 Service Unavailable" if trouble else "200 OK"
+    start(status, [("Content-Type", "application/json"), ("Cache-Control", "no-store")])
+    return [json.dumps({"status": "trouble" if trouble else "ok"} | ({"why": trouble} if trouble else {})).encode()]
+
+
+class _Server(ThreadingMixIn, WSGIServer):
+    daemon_threads = True
+
+
+class _Quiet(WSGIRequestHandler):
+    timeout = 10
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Probes come every few seconds; nobody reads of each."""

@@ -1,0 +1,60 @@
+"""Logs on stderr: a JSON object on each line, or text for a person at a terminal.
+
+`RESOLUTION_LOG_FORMAT` is `json` or `text`; without it a terminal gets text, and everything else JSON. What a line is
+about stands in fields of its own: pass them as `extra` (`order_id`, `command_id`, `partition`, `offset`, ...).
+"""
+
+import logging
+import re
+import sys
+from datetime import UTC, datetime
+from types import TracebackType
+
+from pythonjsonlogger.json import JsonFormatter
+
+from services.settings import LogFormat
+
+_FIELDS = {"levelname": "level", "name": "logger"}
+_ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]
+
+# PostgreSQL quotes rows and parameters there, which may hold what is confidential (D16).
+_quoted = re.compile(r"^(DETAIL|CONTEXT|LINE \d+): .*(\n(?!\S+Error|\S+Exception|Traceback|\s+File ).*)*", re.MULTILINE)
+
+
+def configure(format_: LogFormat | None, role: str) -> None:
+    """For the whole process; `role` is in each line."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_formatter(format_ or ("text" if sys.stderr.isatty() else "json"), role))
+    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+    logging.getLogger("aiokafka").setLevel(logging.WARNING)
+
+
+def _formatter(format_: LogFormat, role: str) -> logging.Formatter:
+    if format_ == "text":
+        return _Text(f"%(asctime)s {role} %(levelname)s %(message)s")
+    return _Json("%(levelname)s %(name)s %(message)s", rename_fields=_FIELDS, static_fields={"role": role})
+
+
+class _Text(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return without_rows(super().format(record))
+
+
+class _Json(JsonFormatter):
+    """`time` (RFC 3339, UTC), `level`, `role`, `logger`, `message`, what was given as `extra`, and `exc_info`."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        record.time = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")[:-6] + "Z"
+        return super().format(record)
+
+    def process_log_record(self, log_data: dict[str, object]) -> dict[str, object]:
+        for name in ("message", "exc_info"):
+            if isinstance(text := log_data.get(name), str):
+                log_data[name] = without_rows(text)
+        first = {name: log_data.pop(name) for name in ("time", "level", "role", "logger") if name in log_data}
+        return super().process_log_record(first | log_data)
+
+
+def without_rows(text: str) -> str:
+    """The text of PostgreSQL's errors without the rows that it quotes."""
+    return _quoted.sub(r"\1: (left out)", text)

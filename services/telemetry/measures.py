@@ -1,0 +1,96 @@
+"""The metrics of what a process does. Everything is observed once per batch or piece, never once per record.
+
+No label has a value that a user chose, and none tells one order from another.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from time import perf_counter
+
+from prometheus_client import Counter, Histogram
+
+_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+_RECORDS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 4000)
+_LATENESS = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 3600, 86_400)
+
+STAGES = ("decode", "load", "judge", "commit", "relay_read", "relay_publish", "projection_apply")
+"""The values of the label `stage`."""
+
+_commands = Counter(
+    "resolution_commands",
+    "Records of the commands topic by command and by what became of them: accepted, a rejection's code, duplicate, "
+    "dead_letter, parked.",
+    ["command", "outcome"],
+)
+_batch = Histogram("resolution_batch_records", "Records in one transaction of the commands role.", buckets=_RECORDS)
+_stage = Histogram("resolution_stage_seconds", "Seconds of a batch in a stage.", ["stage"], buckets=_SECONDS)
+_published = Counter("resolution_published_records", "Records the relay has published, by kind.", ["kind"])
+_applied = Counter("resolution_projection_applied_events", "Events applied to a read model.", ["read_model"])
+_failed = Counter("resolution_projection_failures", "Batches on which a read model stood still.", ["read_model"])
+_asked = Counter("resolution_deadlines_asked", "ExpireDispute commands sent by the timer.")
+_lateness = Histogram(
+    "resolution_deadline_lateness_seconds",
+    "Real seconds from a deadline until its AutoAccepted was published.",
+    buckets=_LATENESS,
+)
+_reminders = Counter("resolution_reminders_sent", "Reminders handed to the relay.")
+_requests = Counter("resolution_http_requests", "Answered HTTP requests.", ["method", "route", "status"])
+_request_seconds = Histogram("resolution_http_request_seconds", "Seconds to an answer's beginning.", buckets=_SECONDS)
+
+_STAGES = {stage: _stage.labels(stage) for stage in STAGES}
+
+
+@contextmanager
+def stage(name: str) -> Iterator[None]:
+    """Times a stage of a batch; one that fails counts too."""
+    started = perf_counter()
+    try:
+        yield
+    finally:
+        _STAGES[name].observe(perf_counter() - started)
+
+
+def judged(records: int, tally: Mapping[tuple[str, str], int]) -> None:
+    """A piece was committed: how many records it had, and how many of them by command and outcome."""
+    _batch.observe(records)
+    for (command, outcome), count in tally.items():
+        _commands.labels(command, outcome).inc(count)
+
+
+def published(**records: int) -> None:
+    """A Kafka transaction was committed; how many records of each kind it had."""
+    for kind, count in records.items():
+        if count:
+            _published.labels(kind).inc(count)
+
+
+def applied(read_model: str, events: int, seconds: float) -> None:
+    """A read model's batch was committed."""
+    _applied.labels(read_model).inc(events)
+    _STAGES["projection_apply"].observe(seconds)
+
+
+def stands_still(read_model: str) -> None:
+    """A read model failed on a batch, and will try again."""
+    _failed.labels(read_model).inc()
+
+
+def asked(deadlines: int) -> None:
+    """The timer asked about so many."""
+    _asked.inc(deadlines)
+
+
+def auto_accepted(late_seconds: float) -> None:
+    """An AutoAccepted was published so long after its deadline."""
+    _lateness.observe(max(0.0, late_seconds))
+
+
+def reminded(reminders: int) -> None:
+    """So many reminders were handed to the relay."""
+    _reminders.inc(reminders)
+
+
+def answered(method: str, route: str, status: int, seconds: float) -> None:
+    """An HTTP request; `route` is the pattern of its path, or "other"."""
+    _requests.labels(method, route, str(status)).inc()
+    _request_seconds.observe(seconds)

@@ -1,0 +1,166 @@
+"""The metrics of the installation as a whole, read from PostgreSQL and Kafka every few seconds.
+
+Every role shows them, so that they are there also when the role is down that they are about: of several roles that say
+the same, take `max`.
+"""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from time import monotonic, time
+
+import psycopg
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.errors import KafkaError
+from prometheus_client import Gauge
+
+from services.clock import Clock
+from services.kafka.relay_position import published
+from services.kafka.topics import Topics
+from services.store.overview import Overview, overview
+
+from .health import Health
+
+log = logging.getLogger(__name__)
+
+_LOOK_EVERY_SECONDS = 5.0
+_ANSWER_WITHIN_SECONDS = 10.0
+
+_up = Gauge("resolution_server_up", "Whether a server answers this process.", ["server"])
+_lag = Gauge("resolution_consumer_lag_records", "Offsets of a topic that a role has not read.", ["consumer"])
+_lag_seconds = Gauge(
+    "resolution_consumer_lag_seconds", "Age of the oldest record that a role has not read.", ["consumer"]
+)
+_relay = Gauge("resolution_relay_lag_outcomes", "Outcomes and dead letters stored, but not on Kafka.")
+_relay_seconds = Gauge("resolution_relay_lag_seconds", "For how long at least the oldest of them is stored.")
+_model = Gauge("resolution_projection_lag_events", "Events stored that a read model lacks.", ["read_model"])
+_model_seconds = Gauge(
+    "resolution_projection_lag_seconds", "For how long at least the oldest of them is stored.", ["read_model"]
+)
+_open = Gauge("resolution_deadlines_open", "Open disputes that the timer knows.")
+_overdue = Gauge("resolution_deadlines_overdue", "Open disputes whose deadline is over.")
+_overdue_seconds = Gauge("resolution_deadlines_overdue_seconds", "Real seconds since the deadline most overdue.")
+_parked = Gauge("resolution_parked_orders", "Orders on which our own code failed.")
+_parked_commands = Gauge("resolution_parked_commands", "Commands that wait with them.")
+_dead = Gauge("resolution_dead_letters_unhandled", "Dead letters that no operator has dealt with.")
+_differences = Gauge("resolution_verify_differences", "What the last `resolution verify` found to differ.", ["check"])
+_verified = Gauge("resolution_verify_finished_timestamp_seconds", "When it ended.", ["check"])
+
+
+class Watch:
+    """Looks from time to time, for ever, and tells `health` which servers answered. `read_models`: their names."""
+
+    def __init__(
+        self, database: str, kafka: str, topics: Topics, clock: Clock, health: Health, read_models: Sequence[str]
+    ) -> None:
+        self._database, self._kafka, self._topics, self._clock, self._health = database, kafka, topics, clock, health
+        self._models = read_models
+        self._ages: dict[str, _Ages] = {}
+
+    async def run(self) -> None:
+        """Does not give up, whatever is away."""
+        while True:
+            found = await self._stored()
+            if found is not None:
+                try:
+                    await asyncio.wait_for(self._on_kafka(found), _ANSWER_WITHIN_SECONDS)
+                    self._answered("kafka")
+                except (KafkaError, TimeoutError, OSError) as error:
+                    self._answered("kafka", type(error).__name__)
+            await asyncio.sleep(_LOOK_EVERY_SECONDS)
+
+    def _answered(self, server: str, trouble: str = "") -> None:
+        self._health.server(server, trouble)
+        _up.labels(server).set(not trouble)
+
+    async def _stored(self) -> Overview | None:
+        try:
+            found = await asyncio.to_thread(self._look)
+        except psycopg.Error as error:
+            self._answered("postgresql", type(error).__name__)
+            return None
+        self._answered("postgresql")
+        _open.set(found.deadlines)
+        _overdue.set(found.overdue)
+        _overdue_seconds.set(self._late(found.most_overdue))
+        _parked.set(found.parked_orders)
+        _parked_commands.set(found.parked_commands)
+        _dead.set(found.dead_letters)
+        for model in self._models:
+            read = found.read_models.get(model, 0)
+            _model.labels(model).set(max(0, found.last_event - read))
+            _model_seconds.labels(model).set(self._age(model, found.last_event, read))
+        for check, differences, finished_at in found.verifications:
+            _differences.labels(check).set(differences)
+            _verified.labels(check).set(finished_at.timestamp())
+        return found
+
+    def _look(self) -> Overview:
+        options = "-c statement_timeout=10000"
+        with psycopg.connect(self._database, connect_timeout=10, options=options) as connection:
+            return overview(connection, self._clock.now())
+
+    def _late(self, due_at: datetime | None) -> float:
+        return 0.0 if due_at is None else max(0.0, (datetime.now(UTC) - self._clock.real(due_at)).total_seconds())
+
+    def _age(self, what: str, end: int, read: int) -> float:
+        return self._ages.setdefault(what, _Ages()).of(end, read)
+
+    async def _on_kafka(self, found: Overview) -> None:
+        relayed = (await published(self._kafka, self._topics)).outcome_id
+        _relay.set(max(0, found.last_outcome - relayed))
+        _relay_seconds.set(self._age("relay", found.last_outcome, relayed))
+        consumer = AIOKafkaConsumer(
+            bootstrap_servers=self._kafka,
+            isolation_level="read_committed",
+            enable_auto_commit=False,
+            max_partition_fetch_bytes=1,  # one batch comes all the same
+        )
+        await consumer.start()
+        try:
+            for role, topic in (("commands", self._topics.commands), ("timer", self._topics.events)):
+                records, seconds = await _unread(consumer, topic, found.positions.get(role, {}))
+                _lag.labels(role).set(records)
+                _lag_seconds.labels(role).set(seconds)
+        finally:
+            await consumer.stop()
+
+
+class _Ages:
+    """Since when something is there that is not read: numbers grow, and were first seen at some time."""
+
+    def __init__(self) -> None:
+        self._seen: deque[tuple[int, float]] = deque()
+
+    def of(self, end: int, read: int) -> float:
+        """Seconds since the first look at which there was more than what is read by now."""
+        now = monotonic()
+        if not self._seen or self._seen[-1][0] < end:
+            self._seen.append((end, now))
+        while self._seen and self._seen[0][0] <= read:
+            self._seen.popleft()
+        return now - self._seen[0][1] if self._seen else 0.0
+
+
+async def _unread(consumer: AIOKafkaConsumer, topic: str, positions: Mapping[int, int]) -> tuple[int, float]:
+    """How many records are behind these positions, and the age in seconds of the oldest. Raises KafkaError."""
+    if not positions:
+        return 0, 0.0
+    partitions = [TopicPartition(topic, number) for number in positions]
+    consumer.assign(partitions)
+    ends = await consumer.end_offsets(partitions)
+    behind = {tp: end for tp, end in ends.items() if end > positions[tp.partition]}
+    if not behind:
+        return 0, 0.0
+    consumer.assign(list(behind))
+    for tp in behind:
+        consumer.seek(tp, positions[tp.partition])
+    oldest: dict[TopicPartition, int] = {}
+    # A partition whose last records are the marks of transactions ends behind its last record.
+    while waiting := [tp for tp in behind if tp not in oldest and await consumer.position(tp) < behind[tp]]:
+        for tp, records in (await consumer.getmany(*waiting, timeout_ms=500)).items():
+            oldest.setdefault(tp, records[0].timestamp)
+    records = sum(behind[tp] - positions[tp.partition] for tp in oldest)
+    return records, max(0.0, time() - min(oldest.values()) / 1000) if oldest else 0.0
