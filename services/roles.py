@@ -161,6 +161,7 @@ async def _seen(start: Start) -> AsyncIterator[None]:
         finally:
             for task in tasks:
                 task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def _started(start: Start, health: Health) -> None:

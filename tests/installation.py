@@ -37,6 +37,7 @@ class Installation:
         self.settings = settings
         self.topics = Topics(settings.topic_prefix)
         self.supervisor = Supervisor(settings)
+        self.metrics_ports: dict[str, int] = {}
         self._stack = AsyncExitStack()
         self._client: Client | None = None
         self._producer: AIOKafkaProducer | None = None
@@ -67,7 +68,7 @@ class Installation:
         """Starts roles (all by default) and returns when they work. `scale`: business seconds per real second."""
         if scale is not None:
             self.settings = replace(self.settings, time_scale=Fraction(scale))
-            self.supervisor = Supervisor(self.settings)
+            self.supervisor = Supervisor(self.settings, self.metrics_ports)
         self.supervisor.start(*(roles or ROLES))
         async with asyncio.timeout(60):
             await self.supervisor.ready()

@@ -23,6 +23,7 @@ from services.kafka.topics import Topics
 from services.settings import Settings
 from services.store import migrate
 from services.store.origin import clock_of
+from services.store.verifications import record_verification
 
 _MOST_SHOWN = 100
 
@@ -39,7 +40,7 @@ def verify(
 ) -> None:
     """Check that all that is stored and published follows from the commands, and read models and deadlines from that.
 
-    Reads only; the service may run meanwhile. Exit code 1 if anything differs.
+    Writes nothing but its own result, for Prometheus; the service may run meanwhile. Exit code 1 if anything differs.
     """
     with installation(Settings.from_environment()) as settings, _progress() as progress:
         migrate(settings.database)
@@ -49,6 +50,8 @@ def verify(
         else:
             findings = verify_history(settings, clock_of(settings), resume, progress)
             told, details = _tell(findings), findings.as_dict()
+        with psycopg.connect(settings.database) as connection:
+            record_verification(connection, "commands" if from_commands else "history", len(details["differences"]))
     print(json.dumps(details)) if as_json else _show(told, details["differences"])
     raise typer.Exit(1 if details["differences"] else 0)
 

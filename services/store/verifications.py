@@ -6,5 +6,5 @@ import psycopg
 
 
 def record_verification(connection: psycopg.Connection[Any], checked: str, differences: int) -> None:
-    """`checked` names what was verified (`store`, `from_commands`). Raises psycopg.Error."""
+    """`checked` names what was verified (`history`, `commands`). Raises psycopg.Error."""
     connection.execute("INSERT INTO verifications (checked, differences) VALUES (%s, %s)", (checked, differences))

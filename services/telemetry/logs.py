@@ -48,6 +48,7 @@ class _Json(JsonFormatter):
         return super().format(record)
 
     def process_log_record(self, log_data: dict[str, object]) -> dict[str, object]:
+        log_data.pop("color_message", None)  # uvicorn's, for terminals
         for name in ("message", "exc_info"):
             if isinstance(text := log_data.get(name), str):
                 log_data[name] = without_rows(text)

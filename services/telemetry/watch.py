@@ -8,6 +8,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from time import monotonic, time
 
@@ -58,18 +59,50 @@ class Watch:
         self._database, self._kafka, self._topics, self._clock, self._health = database, kafka, topics, clock, health
         self._models = read_models
         self._ages: dict[str, _Ages] = {}
+        self._consumer: AIOKafkaConsumer | None = None
 
     async def run(self) -> None:
         """Does not give up, whatever is away."""
-        while True:
-            found = await self._stored()
-            if found is not None:
+        try:
+            while True:
                 try:
-                    await asyncio.wait_for(self._on_kafka(found), _ANSWER_WITHIN_SECONDS)
-                    self._answered("kafka")
-                except (KafkaError, TimeoutError, OSError) as error:
-                    self._answered("kafka", type(error).__name__)
-            await asyncio.sleep(_LOOK_EVERY_SECONDS)
+                    await self._kafka_answers(await self._stored())
+                except Exception:  # a bug of ours must not leave the last values standing for ever, silently
+                    log.exception("the servers cannot be watched; trying again")
+                await asyncio.sleep(_LOOK_EVERY_SECONDS)
+        finally:
+            await self._hang_up()
+
+    async def _kafka_answers(self, found: Overview | None) -> None:
+        try:
+            async with asyncio.timeout(_ANSWER_WITHIN_SECONDS):
+                consumer = await self._connected()
+                if found is None:
+                    await consumer.topics()
+                else:
+                    await self._compare(consumer, found)
+            self._answered("kafka")
+        except (KafkaError, TimeoutError, OSError) as error:
+            self._answered("kafka", type(error).__name__)
+            await self._hang_up()
+
+    async def _connected(self) -> AIOKafkaConsumer:
+        """Raises KafkaError."""
+        if self._consumer is None:
+            self._consumer = AIOKafkaConsumer(
+                bootstrap_servers=self._kafka,
+                isolation_level="read_committed",
+                enable_auto_commit=False,
+                max_partition_fetch_bytes=1,  # one batch comes all the same
+            )
+            await self._consumer.start()
+        return self._consumer
+
+    async def _hang_up(self) -> None:
+        consumer, self._consumer = self._consumer, None
+        if consumer is not None:
+            with suppress(KafkaError, TimeoutError):
+                await asyncio.wait_for(consumer.stop(), _ANSWER_WITHIN_SECONDS)
 
     def _answered(self, server: str, trouble: str = "") -> None:
         self._health.server(server, trouble)
@@ -108,24 +141,15 @@ class Watch:
     def _age(self, what: str, end: int, read: int) -> float:
         return self._ages.setdefault(what, _Ages()).of(end, read)
 
-    async def _on_kafka(self, found: Overview) -> None:
+    async def _compare(self, consumer: AIOKafkaConsumer, found: Overview) -> None:
+        """What is stored with what is on Kafka. Raises KafkaError."""
         relayed = (await published(self._kafka, self._topics)).outcome_id
         _relay.set(max(0, found.last_outcome - relayed))
         _relay_seconds.set(self._age("relay", found.last_outcome, relayed))
-        consumer = AIOKafkaConsumer(
-            bootstrap_servers=self._kafka,
-            isolation_level="read_committed",
-            enable_auto_commit=False,
-            max_partition_fetch_bytes=1,  # one batch comes all the same
-        )
-        await consumer.start()
-        try:
-            for role, topic in (("commands", self._topics.commands), ("timer", self._topics.events)):
-                records, seconds = await _unread(consumer, topic, found.positions.get(role, {}))
-                _lag.labels(role).set(records)
-                _lag_seconds.labels(role).set(seconds)
-        finally:
-            await consumer.stop()
+        for role, topic in (("commands", self._topics.commands), ("timer", self._topics.events)):
+            records, seconds = await _unread(consumer, topic, found.positions.get(role, {}))
+            _lag.labels(role).set(records)
+            _lag_seconds.labels(role).set(seconds)
 
 
 class _Ages:
