@@ -42,6 +42,8 @@ def verify(
 
     Writes nothing but its own result, for Prometheus; the service may run meanwhile. Exit code 1 if anything differs.
     """
+    if from_commands and resume is not None:
+        raise typer.BadParameter("--from-commands begins with the first command each time; leave --resume")
     with installation(Settings.from_environment()) as settings, _progress() as progress:
         migrate(settings.database)
         if from_commands:

@@ -203,3 +203,9 @@ async def test_a_file_of_another_kind_is_refused(installation: Installation, tmp
     (tmp_path / "x").write_text("{}")
     with pytest.raises(Exception, match="Name another file"):
         await findings(installation, "--resume", str(tmp_path / "x"))
+
+
+def test_what_cannot_go_on_is_not_asked_to():
+    result = CliRunner().invoke(cli.app, ["verify", "--from-commands", "--resume", "x"])
+    assert result.exit_code == 2
+    assert "leave --resume" in result.output
