@@ -95,7 +95,16 @@ def judge(
                 log.error("order %s is parked: %s", reading.order_id, why, extra=_about(record, reading))
                 parked.add(reading.order_id)
                 _park(record, reading, why, judged)
+    _tally_accepted(readings, judged)
     return judged
+
+
+def _tally_accepted(readings: Sequence[tuple[Record, Reading]], judged: Judged) -> None:
+    """All commands less the others: most are accepted, and counting each by itself is felt in a backlog."""
+    accepted = Counter([reading.name for _, reading in readings if isinstance(reading, Received)])
+    for (name, _), count in judged.tally.items():
+        accepted[name] -= count
+    judged.tally.update({(name, "accepted"): count for name, count in accepted.items() if count > 0})
 
 
 def _judge_one(
@@ -118,12 +127,13 @@ def _judge_one(
         judged.outcomes.append(row)
         judged.tally[received.name, "duplicate" if row.kind == "repeated" else "command_id_reused"] += 1
         return
-    row, events, what = _decide(order, received, record)
+    row, events, code = _decide(order, received, record)
     assert row.message is not None
     judged.first_uses[use] = (received.digest, row.message)
     judged.outcomes.append(row)
     judged.events += events
-    judged.tally[received.name, what] += 1
+    if code:
+        judged.tally[received.name, code] += 1
 
 
 def _first_use(use: tuple[str, str], earlier: Sequence[FirstUses]) -> tuple[bytes, bytes] | None:
@@ -141,7 +151,7 @@ def _again(order: Order, received: Received, record: Record, digest: bytes, mess
 
 
 def _decide(order: Order, received: Received, record: Record) -> tuple[OutcomeRow, list[Event], str]:
-    """The outcome, its events, and in a word what became of the command."""
+    """The outcome, its events, and the code of a rejection."""
     now = order.business_time(received.time)
     try:
         order.handle(received.command, received.command_id, now)
@@ -149,7 +159,7 @@ def _decide(order: Order, received: Received, record: Record) -> tuple[OutcomeRo
         events = order.collect_events()
         return outcomes.rejected(received, record, now, why, len(events)), events, why.code
     events = order.collect_events()
-    return outcomes.accepted(received, record, now, events), events, "accepted"
+    return outcomes.accepted(received, record, now, events), events, ""
 
 
 def _about(record: Record, reading: Received | Failed) -> dict[str, str | int]:
