@@ -112,7 +112,7 @@ TAMPERED = {
     ),
     "an event deleted": (
         "DELETE FROM order_events WHERE originator_id = 'order-1' AND originator_version = 2",
-        ["order_events has no notification_id 2", "follows from nothing that is stored", "order_page: order order-1"],
+        ["order_events has no notification_id", "follows from nothing that is stored", "order_page: order order-1"],
     ),
     "two events exchanged": (
         "UPDATE order_events SET notification_id = -1 WHERE notification_id = 1; "
@@ -151,6 +151,7 @@ TAMPERED = {
 }  # fmt: skip
 
 
+@pytest.mark.timeout(600)  # seventeen verifications
 async def test_what_is_changed_on_purpose_is_found(installation: Installation, subtests: pytest.Subtests):
     await a_few(installation)
     assert (await findings(installation))["differences"] == []
