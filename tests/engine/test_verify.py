@@ -124,7 +124,7 @@ TAMPERED = {
         "UPDATE outcomes SET message = message || ' ' WHERE kind = 'rejected'",
         ["is not what follows from its command: message", "is not what is stored"],
     ),
-    "an outcome deleted": ("DELETE FROM outcomes WHERE kind = 'rejected'", ["outcomes has no outcome_id", "no outcome"]),
+    "an outcome deleted": ("DELETE FROM outcomes WHERE kind = 'rejected'", ["follows from nothing that is stored", "has no outcome, and is not parked"]),
     "a sender changed": ("UPDATE outcomes SET source = '/mallory' WHERE outcome_id = 1", ["source"]),
     "a repeat made a first use": (
         "UPDATE outcomes SET digest = 'x' WHERE kind = 'repeated'", ["is not what follows from its command: digest"]
