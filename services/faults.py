@@ -16,6 +16,7 @@ POINTS = {
     "relay": ("read", "begun", "added", "delivered", "committed"),
     "timer": ("polled", "recorded", "sending", "asked", "noted"),
     "projections": ("read", "applied", "committed"),
+    "checkpoints": ("covered", "begun", "sent", "committed", "noted"),
 }
 """By role, its steps in their order. `point` takes `role.step`."""
 

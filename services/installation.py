@@ -11,6 +11,7 @@ from typing import TypeVar
 import psycopg
 from aiokafka.errors import KafkaError
 
+from services.checkpoints.keys import own_key
 from services.kafka.topics import Topics, ensure_topics
 from services.servers import default_data_dir, embedded
 from services.settings import Settings
@@ -37,6 +38,7 @@ def installation(
         yield settings
         return
     data_dir = settings.data_dir or default_data_dir()
+    all_own = needs_database and needs_kafka  # for development: signing with a key that lies around is right there only
     options = {"say": say} if say else {}
     with embedded(data_dir, database=needs_database, kafka=needs_kafka, **options) as servers:
         yield replace(
@@ -44,6 +46,8 @@ def installation(
             data_dir=data_dir,
             database_url=settings.database_url or servers.database,
             kafka_servers=settings.kafka_servers or servers.kafka,
+            checkpoint_key_file=settings.checkpoint_key_file
+            or (own_key(data_dir / "checkpoints") if all_own else None),
         )
 
 

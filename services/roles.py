@@ -20,6 +20,7 @@ from faststream.kafka import KafkaBroker
 
 from projections import READ_MODELS
 from projections.projector import Projector
+from services.checkpoints.role import CheckpointsRole
 from services.clock import Clock
 from services.commands.role import CommandsRole
 from services.kafka.topics import Topics
@@ -118,12 +119,24 @@ async def _http(start: Start) -> None:
     await serve_http(start.settings, start.topics, start.clock, ready)
 
 
+async def _checkpoints(start: Start) -> None:
+    if start.settings.checkpoint_key_file is None:
+        log.warning(
+            "no checkpoints are written, for there is no key to sign them with: `resolution checkpoints key DIR` makes "
+            "one, and RESOLUTION_CHECKPOINT_KEY_FILE names it"
+        )
+        start.ready.set()
+        await asyncio.Event().wait()
+    await CheckpointsRole(start.settings, start.topics).run(start.ready)
+
+
 ROLES: dict[str, Callable[[Start], Awaitable[None]]] = {
     "commands": _commands,
     "timer": _timer,
     "relay": _relay,
     "projections": _projections,
     "http": _http,
+    "checkpoints": _checkpoints,
 }
 
 

@@ -38,6 +38,11 @@ class Settings:
     metrics_port: int | None = None
     metrics_host: str = "127.0.0.1"
     log_format: LogFormat | None = None
+    checkpoint_key_file: Path | None = None
+    checkpoint_next_key_file: Path | None = None
+    checkpoint_file: Path | None = None
+    checkpoint_events: int = 10_000
+    checkpoint_seconds: float = 60.0
 
     @classmethod
     def from_environment(cls, env: Mapping[str, str] = os.environ) -> "Settings":
@@ -48,9 +53,7 @@ class Settings:
                 "RESOLUTION_DATABASE_URL names several databases; shards are not supported yet: name one."
             )
         data_dir = env.get("RESOLUTION_DATA_DIR")
-        key_file = env.get("RESOLUTION_JWT_KEY_FILE")
-        if key_file and not Path(key_file).is_file():
-            raise SettingsError(f"RESOLUTION_JWT_KEY_FILE is {key_file}, which is no file that can be read.")
+        checkpoint_file = env.get("RESOLUTION_CHECKPOINT_FILE")
         return cls(
             database_url=database_url,
             kafka_servers=env.get("RESOLUTION_KAFKA_SERVERS") or None,
@@ -61,13 +64,18 @@ class Settings:
             http_host=env.get("RESOLUTION_HTTP_HOST") or "127.0.0.1",
             http_development_login_anywhere=_anywhere(env.get("RESOLUTION_HTTP_DEVELOPMENT_LOGIN")),
             jwt_jwks_url=env.get("RESOLUTION_JWT_JWKS_URL") or None,
-            jwt_key_file=Path(key_file) if key_file else None,
+            jwt_key_file=_file(env, "RESOLUTION_JWT_KEY_FILE"),
             jwt_issuer=env.get("RESOLUTION_JWT_ISSUER") or None,
             jwt_audience=env.get("RESOLUTION_JWT_AUDIENCE") or None,
             data_dir=Path(data_dir) if data_dir else None,
             metrics_port=_metrics_port(env.get("RESOLUTION_METRICS_PORT")),
             metrics_host=env.get("RESOLUTION_METRICS_HOST") or "127.0.0.1",
             log_format=_log_format(env.get("RESOLUTION_LOG_FORMAT")),
+            checkpoint_key_file=_file(env, "RESOLUTION_CHECKPOINT_KEY_FILE"),
+            checkpoint_next_key_file=_file(env, "RESOLUTION_CHECKPOINT_NEXT_KEY_FILE"),
+            checkpoint_file=Path(checkpoint_file) if checkpoint_file else None,
+            checkpoint_events=_checkpoint_events(env.get("RESOLUTION_CHECKPOINT_EVENTS") or "10000"),
+            checkpoint_seconds=_checkpoint_seconds(env.get("RESOLUTION_CHECKPOINT_SECONDS") or "60"),
         )
 
     def as_environment(self) -> dict[str, str]:
@@ -76,6 +84,8 @@ class Settings:
             "RESOLUTION_TOPIC_PREFIX": self.topic_prefix,
             "RESOLUTION_TIME_SCALE": str(self.time_scale),
             "RESOLUTION_HTTP_PORT": str(self.http_port),
+            "RESOLUTION_CHECKPOINT_EVENTS": str(self.checkpoint_events),
+            "RESOLUTION_CHECKPOINT_SECONDS": str(self.checkpoint_seconds),
         }
         optional = {
             "RESOLUTION_HTTP_HOST": self.http_host,
@@ -87,6 +97,9 @@ class Settings:
             "RESOLUTION_METRICS_PORT": None if self.metrics_port is None else str(self.metrics_port),
             "RESOLUTION_METRICS_HOST": self.metrics_host,
             "RESOLUTION_LOG_FORMAT": self.log_format,
+            "RESOLUTION_CHECKPOINT_KEY_FILE": self.checkpoint_key_file and str(self.checkpoint_key_file),
+            "RESOLUTION_CHECKPOINT_NEXT_KEY_FILE": self.checkpoint_next_key_file and str(self.checkpoint_next_key_file),
+            "RESOLUTION_CHECKPOINT_FILE": self.checkpoint_file and str(self.checkpoint_file),
         }
         env |= {name: value for name, value in optional.items() if value}
         if self.database_url:
@@ -110,6 +123,13 @@ class Settings:
         """The bootstrap servers, once they are known."""
         assert self.kafka_servers is not None
         return self.kafka_servers
+
+
+def _file(env: Mapping[str, str], name: str) -> Path | None:
+    text = env.get(name)
+    if text and not Path(text).is_file():
+        raise SettingsError(f"{name} is {text}, which is no file that can be read.")
+    return Path(text) if text else None
 
 
 def _time_scale(text: str) -> Fraction:
@@ -164,3 +184,21 @@ def _log_format(text: str | None) -> LogFormat | None:
             return known
         case _:
             raise SettingsError(f"RESOLUTION_LOG_FORMAT is {text!r}; say json or text.")
+
+
+def _checkpoint_events(text: str) -> int:
+    if not text.isdigit() or not 0 < int(text) <= 50_000:
+        raise SettingsError(f"RESOLUTION_CHECKPOINT_EVENTS is {text!r}; give the most events for one, from 1 to 50000.")
+    return int(text)
+
+
+def _checkpoint_seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds <= 86_400:
+        raise SettingsError(
+            f"RESOLUTION_CHECKPOINT_SECONDS is {text!r}; give the seconds from one to the next, above 0, up to 86400."
+        )
+    return seconds

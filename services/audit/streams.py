@@ -83,6 +83,7 @@ async def open_streams(
         bootstrap_servers=bootstrap_servers,
         isolation_level="read_committed",
         enable_auto_commit=False,
+        auto_offset_reset="earliest",  # where what was to be read has expired meanwhile
         max_partition_fetch_bytes=_LARGEST_FETCH,
         fetch_max_bytes=4 * _LARGEST_FETCH,
     )
@@ -94,9 +95,11 @@ async def open_streams(
     }
 
 
-async def extents(bootstrap_servers: str, topics: Collection[str], partitions: int) -> tuple[Ends, Ends]:
-    """Where these topics begin, and where what was written to them ends, committed or not. Raises KafkaError."""
-    consumer = AIOKafkaConsumer(bootstrap_servers=bootstrap_servers, isolation_level="read_uncommitted")
+async def extents(
+    bootstrap_servers: str, topics: Collection[str], partitions: int, isolation_level: str = "read_uncommitted"
+) -> tuple[Ends, Ends]:
+    """Where these topics begin and end: what was written to them, committed or not, by default. Raises KafkaError."""
+    consumer = AIOKafkaConsumer(bootstrap_servers=bootstrap_servers, isolation_level=isolation_level)
     await consumer.start()
     try:
         everywhere = [TopicPartition(topic, n) for topic in topics for n in range(partitions)]

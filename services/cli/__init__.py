@@ -18,11 +18,14 @@ from rich.console import Console
 from projections import order_page
 from projections.as_of import AsOfError
 from projections.rebuild import RebuildError
+from services.audit.checkpoints import CannotVerify
 from services.audit.from_commands import HistoryExpired
 from services.audit.replay import NoHistory
 from services.audit.whole import VerificationFailed
-from services.cli import dead, parked, show
+from services.checkpoints.keys import KeyFileError
+from services.cli import checkpoints, dead, parked, show
 from services.cli.export import export
+from services.cli.ledger import ledger
 from services.cli.rebuild import rebuild
 from services.cli.replay import replay
 from services.cli.schema import schema
@@ -51,7 +54,9 @@ app = typer.Typer(
 )
 app.add_typer(parked.app, name="parked")
 app.add_typer(dead.app, name="dead")
+app.add_typer(checkpoints.app, name="checkpoints")
 app.command()(verify)
+app.command()(ledger)
 app.command()(rebuild)
 app.command()(replay)
 app.command()(schema)
@@ -60,8 +65,10 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print machine-readable JSO
 _USAGE = 2
 _FAILURES = (
     AsOfError,
+    CannotVerify,
     ExportError,
     HistoryExpired,
+    KeyFileError,
     NoHistory,
     NotParked,
     NotRetried,

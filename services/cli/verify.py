@@ -18,6 +18,7 @@ from services.audit.findings import Findings
 from services.audit.from_commands import Findings as FromCommands
 from services.audit.from_commands import verify_from_commands
 from services.audit.whole import verify_history
+from services.cli.checkpoints import CheckpointsFile, PublicKeys, verify_against
 from services.installation import installation
 from services.kafka.topics import Topics
 from services.settings import Settings
@@ -36,12 +37,18 @@ def verify(
     resume: Annotated[
         Path | None, typer.Option(help="A file that keeps how far this came; named again, history goes on from there.")
     ] = None,
+    checkpoints: CheckpointsFile = None,
+    public_keys: PublicKeys = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print machine-readable JSON on stdout.")] = False,
 ) -> None:
     """Check that all that is stored and published follows from the commands, and read models and deadlines from that.
 
     Writes nothing but its own result, for Prometheus; the service may run meanwhile. Exit code 1 if anything differs.
     """
+    if checkpoints is not None:
+        if from_commands or resume is not None:
+            raise typer.BadParameter("--checkpoints looks at the event store only; leave the other options")
+        verify_against(checkpoints, public_keys or (), as_json)
     if from_commands and resume is not None:
         raise typer.BadParameter("--from-commands begins with the first command each time; leave --resume")
     with installation(Settings.from_environment()) as settings, _progress() as progress:

@@ -149,7 +149,7 @@ async def _delete_topics(settings: Settings) -> None:
     try:
         await admin.start()
         topics = Topics(settings.topic_prefix)
-        await admin.delete_topics([topics.relay, *(name for name, _ in topics.settings())])
+        await admin.delete_topics([name for name, _ in (*topics.settings(), *topics.own_settings())])
     finally:
         await admin.close()
 

@@ -54,6 +54,11 @@ class Topics:
         """The relay's own: how far it has published. One partition, compacted; nobody else needs it."""
         return self.prefix + "relay"
 
+    @property
+    def checkpoints(self) -> str:
+        """Signed hashes of the event store, for auditors. One partition, kept for ever."""
+        return self.prefix + "checkpoints"
+
     def settings(self) -> Iterator[tuple[str, dict[str, str]]]:
         """Each topic that others use with what is set on it."""
         yield (
@@ -64,6 +69,11 @@ class Topics:
         yield self.outcomes, {"retention.ms": str(30 * _DAY_MS)}
         yield self.notifications, {"retention.ms": str(30 * _DAY_MS)}
         yield self.dead_letters, {"retention.ms": "-1"} | _LARGE_RECORDS
+
+    def own_settings(self) -> Iterator[tuple[str, dict[str, str]]]:
+        """The same for the topics of one partition, which the roles themselves read."""
+        yield self.relay, {"cleanup.policy": "compact", "segment.bytes": str(1024 * 1024)}
+        yield self.checkpoints, {"retention.ms": "-1", "retention.bytes": "-1"}
 
 
 def partition_of(key: bytes, partitions: int) -> int:
@@ -86,7 +96,9 @@ async def ensure_topics(bootstrap_servers: str, topics: Topics) -> int:
             existing |= await _visible(admin, {topics.commands})
         partitions = existing[topics.commands]
         await _create(admin, {name: settings[name] for name in settings if name not in existing}, partitions)
-        await _create(admin, {topics.relay: {"cleanup.policy": "compact", "segment.bytes": str(1024 * 1024)}}, 1)
+        own_settings = dict(topics.own_settings())
+        await _create(admin, own_settings, 1)
+        await _visible(admin, set(own_settings))
         _check_partitions(await _visible(admin, set(settings)))
         await _check_timestamps(admin, topics.commands)
         return partitions
@@ -101,6 +113,15 @@ async def count_partitions(bootstrap_servers: str, topics: Topics) -> int:
         raise TopicError(f"There is no topic {', '.join(sorted(missing))}. Check RESOLUTION_TOPIC_PREFIX.")
     _check_partitions(counts)
     return counts[topics.commands]
+
+
+async def require_topic(bootstrap_servers: str, name: str) -> None:
+    """Raises TopicError where it is missing, and KafkaError."""
+    async with _admin(bootstrap_servers) as admin:
+        if not await _partition_counts(admin, {name}):
+            raise TopicError(
+                f"There is no topic {name}. Check RESOLUTION_TOPIC_PREFIX; `resolution serve` creates missing topics."
+            )
 
 
 @asynccontextmanager

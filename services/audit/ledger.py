@@ -1,0 +1,202 @@
+"""The commands topic beside what became of it: each record leads to one thing, and nothing comes from no record.
+
+Offsets have gaps where senders use transactions, so the records themselves are read, and merged with the outcomes and
+parked commands, both in the order of the topic. Neither is kept in memory.
+"""
+
+import asyncio
+from collections import Counter, deque
+from collections.abc import AsyncIterator, Callable
+from dataclasses import asdict, dataclass, field
+from itertools import islice
+from typing import Any
+
+import psycopg
+
+from services.kafka.topics import Topics, count_partitions
+from services.store.fates import Fate, fates, judged_up_to, snapshot
+
+from .checkpoints import CannotVerify
+from .streams import Stream, extents, open_streams
+
+_AT_ONCE = 20_000
+_MOST = 10_000
+_PROGRESS_EVERY = 10_000
+
+
+@dataclass
+class Account:
+    """One partition. `records` are on the topic; `expired` became something and have left it since.
+
+    records + expired = accepted + rejected + repeated + reused + dead + parked + waiting, where nothing is wrong.
+    """
+
+    partition: int
+    records: int = 0
+    expired: int = 0
+    accepted: int = 0
+    rejected: int = 0
+    repeated: int = 0
+    reused: int = 0
+    dead: int = 0
+    parked: int = 0
+    waiting: int = 0
+
+
+@dataclass
+class Ledger:
+    """`differences`: the first 10,000 of `different`, each in a sentence that names partition and offset."""
+
+    partitions: list[Account] = field(default_factory=list)
+    different: int = 0
+    differences: list[str] = field(default_factory=list)
+
+    def differs(self, what: str) -> None:
+        self.different += 1
+        if len(self.differences) < _MOST:
+            self.differences.append(what)
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+class _Fates:
+    """What became of records, by partition and offset; read from the database in a thread, a piece at a time."""
+
+    def __init__(self, connection: psycopg.Connection[Any]) -> None:
+        self._connection = connection
+        self._source = fates(connection)
+        self._piece: deque[Fate] = deque()
+        self._reading: asyncio.Future[deque[Fate]] | None = None
+
+    async def peek(self) -> Fate | None:
+        """The next one; None behind the last."""
+        if not self._piece:
+            self._reading = asyncio.ensure_future(asyncio.to_thread(lambda: deque(islice(self._source, _AT_ONCE))))
+            self._piece = await asyncio.shield(self._reading)
+        return self._piece[0] if self._piece else None
+
+    def take(self) -> None:
+        self._piece.popleft()
+
+    async def close(self) -> None:
+        """Sets the connection free, also while it is read."""
+        if self._reading is not None and not self._reading.done():
+            await asyncio.to_thread(self._connection.cancel_safe)
+            await asyncio.wait([self._reading])
+        self._source.close()
+
+
+class _Book:
+    """Keeps one partition's account. `position`: what the commands role reads next; `begin`: where the topic begins."""
+
+    def __init__(self, partition: int, position: int, begin: int, ledger: Ledger) -> None:
+        self._partition = partition
+        self._position = position
+        self._begin = begin
+        self._ledger = ledger
+        self._kinds: Counter[str] = Counter()
+        self._records = 0
+        self._settled = -1
+        self._settled_as = ""
+
+    def record(self, offset: int) -> None:
+        """Enters a record, after what became of it and of those before."""
+        self._records += 1
+        if offset == self._settled:
+            return
+        if offset < self._position:
+            self._differs(offset, "nothing became of this record: no outcome, no dead letter, and it is not parked")
+        else:
+            self._kinds["waiting"] += 1
+
+    def fate(self, offset: int, kind: str, *, on_topic: bool) -> None:
+        """Enters what became of a record. `on_topic`: whether there is one at this offset."""
+        self._kinds[kind] += 1
+        if offset == self._settled:
+            self._differs(offset, f"it is there twice, {self._settled_as} and {kind}")
+        elif offset >= self._position:
+            self._differs(offset, f"it is {kind}, although the commands role has read only up to {self._position}")
+        elif not on_topic and offset >= self._begin:
+            self._differs(offset, f"{kind}, but there is no such record on the topic")
+        self._kinds["expired"] += not on_topic and offset != self._settled and offset < self._begin
+        self._settled, self._settled_as = offset, kind
+
+    def account(self) -> Account:
+        return Account(self._partition, self._records, **self._kinds)
+
+    def _differs(self, offset: int, what: str) -> None:
+        self._ledger.differs(f"{self._partition}/{offset}: {what}")
+
+
+async def balance(
+    database_url: str, bootstrap_servers: str, topics: Topics, progress: Callable[[int, int], None]
+) -> Ledger:
+    """The whole topic, as of now; the service may run meanwhile. `progress(done, of)` counts offsets.
+
+    Raises TopicError, KafkaError, CannotVerify, psycopg.Error.
+    """
+    count = await count_partitions(bootstrap_servers, topics)
+    with snapshot(database_url) as connection:
+        try:
+            positions = await asyncio.to_thread(judged_up_to, connection)
+        except psycopg.errors.UndefinedTable as error:
+            raise CannotVerify(
+                f"This is not the service's database ({error}). Check RESOLUTION_DATABASE_URL."
+            ) from None
+        source = _Fates(connection)
+        try:
+            return await _balance(bootstrap_servers, topics.commands, count, positions, source, progress)
+        finally:
+            await source.close()
+
+
+async def _balance(
+    bootstrap_servers: str,
+    topic: str,
+    partitions: int,
+    positions: dict[int, int],
+    source: _Fates,
+    progress: Callable[[int, int], None],
+) -> Ledger:
+    ledger, done = Ledger(), 0
+    await _pass_over(source, ledger, 0)
+    for partition in range(partitions):
+        # After the positions, so that all they tell of has been written; and for each partition again, since a large
+        # topic loses records while it is read.
+        begins, ends = (at[topic] for at in await extents(bootstrap_servers, [topic], partitions, "read_committed"))
+        begin, end, of = begins[partition], ends[partition], sum(ends.values()) - sum(begins.values())
+        book = _Book(partition, positions.get(partition, 0), begin, ledger)
+        consumer, streams = await open_streams(bootstrap_servers, topic, {partition: begin}, {partition: end})
+        try:
+            async for offset in _merge(streams[partition], source, book):
+                if offset % _PROGRESS_EVERY == 0:
+                    progress(done + offset - begin, of)
+        finally:
+            await consumer.stop()
+        done += end - begin
+        ledger.partitions.append(book.account())
+    await _pass_over(source, ledger, None)
+    return ledger
+
+
+async def _merge(stream: Stream, source: _Fates, book: _Book) -> AsyncIterator[int]:
+    """Enters a partition's records and what became of them in the order of their offsets; yields each record's."""
+    partition = stream.partition
+    while await stream.peek() is not None:
+        offset = stream.take().offset
+        while (fate := await source.peek()) is not None and fate[:2] <= (partition, offset):
+            source.take()
+            book.fate(fate[1], fate[2], on_topic=fate[1] == offset)
+        book.record(offset)
+        yield offset
+    while (fate := await source.peek()) is not None and fate[0] == partition:
+        source.take()
+        book.fate(fate[1], fate[2], on_topic=False)
+
+
+async def _pass_over(source: _Fates, ledger: Ledger, partition: int | None) -> None:
+    """What is of partitions before this one, or of any where it is None: the topic has none of them."""
+    while (fate := await source.peek()) is not None and (partition is None or fate[0] < partition):
+        source.take()
+        ledger.differs(f"{fate[0]}/{fate[1]}: {fate[2]}, but the topic has no such partition")

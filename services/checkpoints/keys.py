@@ -1,0 +1,92 @@
+"""Keys that sign checkpoints, in PEM files."""
+
+import os
+from contextlib import suppress
+from pathlib import Path
+from uuid import uuid4
+
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+
+PRIVATE, PUBLIC = "checkpoint.key", "checkpoint.pub"
+
+
+class KeyFileError(Exception):
+    """A key's file that cannot be used: a sentence that says why, and what to do."""
+
+
+def read_private_key(file: Path) -> Ed25519PrivateKey:
+    """Raises KeyFileError."""
+    try:
+        key = serialization.load_pem_private_key(_read(file), password=None)
+    except (ValueError, TypeError) as error:
+        raise KeyFileError(f"{file} is no private key in PEM without a password: {error}.") from None
+    if not isinstance(key, Ed25519PrivateKey):
+        raise KeyFileError(f"{file} is no Ed25519 key. `resolution checkpoints key DIR` makes one.")
+    return key
+
+
+def read_public_key(file: Path) -> Ed25519PublicKey:
+    """Raises KeyFileError."""
+    try:
+        key = serialization.load_pem_public_key(_read(file))
+    except ValueError:
+        raise KeyFileError(f"{file} is no public key in PEM; take the file that ends in .pub.") from None
+    if not isinstance(key, Ed25519PublicKey):
+        raise KeyFileError(f"{file} is no Ed25519 key. `resolution checkpoints key DIR` makes one.")
+    return key
+
+
+def write_key_pair(folder: Path) -> tuple[Path, Path]:
+    """Makes a key; returns the files of the private and of the public one. Raises KeyFileError where there is one."""
+    private, public = folder / PRIVATE, folder / PUBLIC
+    for file in (private, public):
+        if file.exists():
+            raise KeyFileError(f"{file} exists; it is not replaced. Name another folder.")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        key = Ed25519PrivateKey.generate()
+        _create(private, _pem(key))
+        _create(public, _public_pem(key))
+    except OSError as error:
+        raise KeyFileError(f"The key cannot be written to {folder}: {error.strerror}.") from None
+    return private, public
+
+
+def own_key(folder: Path) -> Path:
+    """The private key of an installation for development; made when first asked for, also by two at once."""
+    private, public = folder / PRIVATE, folder / PUBLIC
+    folder.mkdir(parents=True, exist_ok=True)
+    with suppress(FileExistsError):
+        _create(private, _pem(Ed25519PrivateKey.generate()))
+    with suppress(FileExistsError):
+        _create(public, _public_pem(read_private_key(private)))
+    return private
+
+
+def _create(file: Path, content: bytes) -> None:
+    """The file is there whole or not at all, for its owner alone. Raises FileExistsError."""
+    new = file.with_name(f".{file.name}-{uuid4().hex}")
+    try:
+        with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as stream:
+            stream.write(content)
+        os.link(new, file)
+    finally:
+        new.unlink(missing_ok=True)
+
+
+def _pem(key: Ed25519PrivateKey) -> bytes:
+    return key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+
+
+def _public_pem(key: Ed25519PrivateKey) -> bytes:
+    return key.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+
+
+def _read(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise KeyFileError(f"{file} cannot be read: {error.strerror}.") from None

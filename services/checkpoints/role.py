@@ -1,0 +1,147 @@
+"""Writes checkpoints: reads the event store behind everybody, and publishes what it was, hashed and signed.
+
+The topic is the memory: a role that starts reads the last checkpoint there and goes on from it. The fixed transactional
+id fences a second one. The tail is read after that, so that nobody else can add to it any more: a role that was
+fenced and does not know it signs the same number again, and the broker refuses to take it.
+"""
+
+import asyncio
+import logging
+import time
+from contextlib import closing
+from datetime import UTC, datetime
+from typing import Any
+
+import psycopg
+from aiokafka import AIOKafkaProducer
+
+from services.faults import point
+from services.kafka.single import all_values, last_value
+from services.kafka.topics import Topics
+from services.settings import Settings
+from services.store.checkpoints import checkpoint_notes, note_published
+from services.store.event_rows import connect, event_rows, newest_event
+
+from .chain import Checkpoint, Signer, line, parse, salt_hash
+from .file import CheckpointFile, CheckpointFileError, LinesMissing
+from .keys import read_private_key, read_public_key
+
+log = logging.getLogger(__name__)
+
+_LOOK_EVERY_SECONDS = 1.0
+
+
+class CheckpointsRole:
+    """Signs with the key of `settings`, which has to be there."""
+
+    def __init__(self, settings: Settings, topics: Topics) -> None:
+        self._settings = settings
+        self._topic = topics.checkpoints
+        self._file = CheckpointFile(settings.checkpoint_file) if settings.checkpoint_file else None
+        self._due = 0.0
+        self._producer = AIOKafkaProducer(
+            bootstrap_servers=settings.kafka, transactional_id=topics.checkpoints, transaction_timeout_ms=60_000
+        )
+
+    async def run(self, ready: asyncio.Event) -> None:
+        """Writes checkpoints for ever. Raises what went wrong; a new start goes on behind the last one published."""
+        await self._producer.start()  # fences any other before this one, and ends what it left open
+        try:
+            value = await last_value(self._settings.kafka, self._topic)
+            last = None if value is None else parse(value)
+            with await asyncio.to_thread(connect, self._settings.database) as connection:
+                signer = await asyncio.to_thread(self._signer, connection, last)
+                await self._note(connection, last)
+                ready.set()
+                while True:
+                    last = await self._next(connection, signer, last)
+        finally:
+            await self._producer.stop()
+
+    async def _next(
+        self, connection: psycopg.Connection[Any], signer: Signer, last: Checkpoint | None
+    ) -> Checkpoint | None:
+        """The next checkpoint, once it is published; after a while without one, the last one again."""
+        covered = 0 if last is None else last.last
+        waiting = await asyncio.to_thread(_uncovered, connection, covered)
+        announces = last is not None and last.next_key != signer.announced and signer.announced is not None
+        if not (
+            waiting >= self._settings.checkpoint_events or announces or (waiting and time.monotonic() >= self._due)
+        ):
+            await asyncio.sleep(min(_LOOK_EVERY_SECONDS, self._settings.checkpoint_seconds))
+            return last
+        up_to = covered + min(waiting, self._settings.checkpoint_events)
+        checkpoint = await asyncio.to_thread(_sign, connection, signer, last, up_to)
+        point("checkpoints.covered")
+        async with self._producer.transaction():
+            point("checkpoints.begun")
+            await self._producer.send_and_wait(self._topic, line(checkpoint), partition=0)
+            point("checkpoints.sent")
+        point("checkpoints.committed")
+        self._due = time.monotonic() + self._settings.checkpoint_seconds
+        await self._note(connection, checkpoint)
+        point("checkpoints.noted")
+        return checkpoint
+
+    def _signer(self, connection: psycopg.Connection[Any], last: Checkpoint | None) -> Signer:
+        """Raises RuntimeError where the database is not that of the last checkpoint, and KeyFileError."""
+        assert self._settings.checkpoint_key_file is not None
+        key = read_private_key(self._settings.checkpoint_key_file)
+        next_file = self._settings.checkpoint_next_key_file
+        notes = checkpoint_notes(connection)
+        if notes is None or (last is not None and last.salt != salt_hash(notes.salt)):
+            raise RuntimeError(
+                f"the checkpoints on {self._topic} are of another database, or the salt of this one was changed. "
+                "Restore it, or use another RESOLUTION_TOPIC_PREFIX."
+            )
+        signer = Signer(key, read_public_key(next_file) if next_file else None, notes.salt)
+        if last is not None and last.key != signer.key_id and not _announces(last, signer):
+            log.warning(
+                "checkpoint %d is signed by key %s and does not announce key %s, which signs from here on: auditors "
+                "have to be given its public key",
+                last.number,
+                last.key,
+                signer.key_id,
+            )
+        return signer
+
+    async def _note(self, connection: psycopg.Connection[Any], last: Checkpoint | None) -> None:
+        """Leaves word of the last checkpoint in the database and in the file."""
+        if last is None:
+            return
+        await asyncio.to_thread(note_published, connection, last.number)
+        try:
+            await self._append(line(last))
+        except (CheckpointFileError, OSError) as error:
+            # It is a copy: what was published is safe, and the file catches up when it can be written again.
+            log.error("checkpoint %d is not in the file: %s", last.number, error)
+
+    async def _append(self, last: bytes) -> None:
+        if self._file is None:
+            return
+        try:
+            await asyncio.to_thread(self._file.append, last)
+        except LinesMissing:
+            async for value in all_values(self._settings.kafka, self._topic):
+                await asyncio.to_thread(self._file.append, value)
+
+
+def _sign(connection: psycopg.Connection[Any], signer: Signer, last: Checkpoint | None, up_to: int) -> Checkpoint:
+    covered = 0 if last is None else last.last
+    with closing(event_rows(connection, covered + 1, up_to)) as rows:
+        return signer.sign(last, rows, datetime.now(UTC))
+
+
+def _uncovered(connection: psycopg.Connection[Any], covered: int) -> int:
+    """How many events no checkpoint covers. Raises RuntimeError where the store ends before that."""
+    newest = newest_event(connection)
+    if newest < covered:
+        raise RuntimeError(
+            f"a checkpoint covers event {covered}, but the store ends at {newest}: events were deleted, or it is an "
+            "earlier state of the database. Restore it, or use another RESOLUTION_TOPIC_PREFIX."
+        )
+    return newest - covered
+
+
+def _announces(last: Checkpoint, signer: Signer) -> bool:
+    return last.next_key is not None and last.next_key == signer.public_key

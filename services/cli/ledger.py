@@ -1,0 +1,61 @@
+"""`resolution ledger`: whether each record of the commands topic led to one thing."""
+
+import asyncio
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import astuple, fields
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from services.audit.ledger import Account, Ledger, balance
+from services.installation import installation
+from services.kafka.topics import Topics
+from services.settings import Settings
+
+_MOST_SHOWN = 100
+
+
+def ledger(
+    as_json: Annotated[bool, typer.Option("--json", help="Print machine-readable JSON on stdout.")] = False,
+) -> None:
+    """Check that each record of the commands topic led to one outcome, dead letter or parked command, and none to two.
+
+    Reads only; the service may run meanwhile. Exit code 1 if anything is wrong.
+    """
+    with installation(Settings.from_environment()) as settings, _progress() as progress:
+        found = asyncio.run(balance(settings.database, settings.kafka, Topics(settings.topic_prefix), progress))
+    print(json.dumps(found.as_dict())) if as_json else _show(found)
+    raise typer.Exit(1 if found.differences else 0)
+
+
+def _show(found: Ledger) -> None:
+    names = [name.name for name in fields(Account)]
+    table = Table(*(name if name != "waiting" else "not judged yet" for name in names), show_footer=True)
+    rows = [astuple(account) for account in found.partitions]
+    for column, total in zip(table.columns, ("all", *map(sum, list(zip(*rows, strict=True))[1:])), strict=True):
+        column.justify = "right"
+        column.footer = f"{total:,}" if isinstance(total, int) else str(total)
+    for row in rows:
+        table.add_row(*(f"{number:,}" for number in row))
+    Console().print(table)
+    for difference in found.differences[:_MOST_SHOWN]:
+        print(f"  {difference}")
+    more = found.different - min(_MOST_SHOWN, len(found.differences))
+    if more:
+        print(f"  and {more:,} more (--json has the first 10,000)")
+    print(f"{found.different:,} differences." if found.different else "Every record led to one thing.")
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[int, int], None]]:
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, disable=not sys.stderr.isatty(), transient=True) as bar:
+        task = bar.add_task("records", total=None)
+        yield lambda done, of: bar.update(task, completed=done, total=of)

@@ -1,0 +1,58 @@
+"""Stored events as PostgreSQL copies them out: the bytes that checkpoints are made from."""
+
+from collections.abc import Generator
+from typing import Any
+
+import psycopg
+from psycopg.sql import SQL, Literal
+
+Row = bytes | bytearray | memoryview
+"""An event with every column: their number (2 bytes), then for each its length (4 bytes) and its value.
+
+Integers are big-endian. This is a row of PostgreSQL's COPY ... (FORMAT BINARY), which is unambiguous and the same for
+all versions. The columns are originator_id, originator_version, topic, state and, last, notification_id.
+"""
+
+_HEADER, _TRAILER = 19, b"\xff\xff"
+_NUMBER = 4 + 8
+"""The bytes of the last column, length and value."""
+
+
+def connect(url: str) -> psycopg.Connection[Any]:
+    """To read rows from: texts are copied out in UTF-8, whatever the URL says. Raises psycopg.Error."""
+    return psycopg.connect(url, autocommit=True, client_encoding="utf8")
+
+
+def event_rows(connection: psycopg.Connection[Any], first: int, last: int) -> Generator[Row]:
+    """The events with these notification ids, both included, in their order. Raises psycopg.Error.
+
+    The connection is busy until the last one was taken, or the generator is closed.
+    """
+    query = SQL(
+        "COPY (SELECT originator_id, originator_version, topic, state, notification_id FROM order_events "
+        "WHERE notification_id BETWEEN {} AND {} ORDER BY notification_id) TO STDOUT (FORMAT BINARY)"
+    ).format(Literal(first), Literal(last))
+    with connection.cursor() as cursor, cursor.copy(query) as copy:
+        rows = iter(copy)
+        row: Row = next(rows)[_HEADER:]
+        while row != _TRAILER:
+            if row:  # the header may come by itself
+                yield row
+            row = next(rows)
+        for _ in rows:
+            pass
+
+
+def notification_id(row: Row) -> int:
+    return int.from_bytes(row[-8:], "big", signed=True)
+
+
+def without_notification_id(row: Row) -> Row:
+    return row[:-_NUMBER]
+
+
+def newest_event(connection: psycopg.Connection[Any]) -> int:
+    """The last notification id; 0 in an empty store. Raises psycopg.Error."""
+    row = connection.execute("SELECT coalesce(max(notification_id), 0) FROM order_events").fetchone()
+    assert row is not None
+    return int(row[0])

@@ -1,0 +1,54 @@
+"""What became of each record of the commands topic, in the order of the topic."""
+
+import struct
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import psycopg
+
+Fate = tuple[int, int, str]
+"""Partition, offset, and what it became: a kind of outcome, or `parked`."""
+
+_HEADER, _TRAILER = 19, b"\xff\xff"
+_FIELDS = struct.Struct(">hiiiqi")
+"""Of a row copied out in binary: how many columns, then each column's length and value, but for the kind's value."""
+
+
+@contextmanager
+def snapshot(url: str) -> Iterator[psycopg.Connection[Any]]:
+    """Everything that is read is as of one moment, and nothing can be written. Raises psycopg.Error."""
+    with psycopg.connect(url, client_encoding="utf8") as connection:
+        connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+        yield connection
+        connection.rollback()
+
+
+def judged_up_to(connection: psycopg.Connection[Any]) -> dict[int, int]:
+    """By partition, the offset that the commands role reads next. Raises psycopg.Error."""
+    rows = connection.execute("SELECT partition, next_offset FROM positions WHERE consumer = 'commands'")
+    return dict(rows.fetchall())
+
+
+def fates(connection: psycopg.Connection[Any]) -> Generator[Fate]:
+    """All of them, by partition and offset; an offset may come twice. Sorted by the server, streamed from there.
+
+    The connection is busy until the last one was taken, or the generator is closed. Raises psycopg.Error.
+    """
+    query = (
+        "COPY (SELECT partition, record_offset, kind FROM outcomes UNION ALL "
+        "SELECT partition, record_offset, 'parked' FROM parked_commands ORDER BY 1, 2) TO STDOUT (FORMAT BINARY)"
+    )
+    kinds: dict[bytes, str] = {}
+    with connection.cursor() as cursor, cursor.copy(query) as copy:
+        start = _HEADER
+        for row in copy:
+            fields = row[start:]
+            start = 0
+            if not fields or fields == _TRAILER:  # the header may come by itself
+                continue
+            _, _, partition, _, offset, _ = _FIELDS.unpack_from(fields)
+            name = bytes(fields[_FIELDS.size :])
+            if (kind := kinds.get(name)) is None:
+                kind = kinds[name] = name.decode()
+            yield partition, offset, kind
