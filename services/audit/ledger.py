@@ -12,12 +12,13 @@ from itertools import islice
 from typing import Any
 
 import psycopg
+from aiokafka import TopicPartition
 
 from services.kafka.topics import Topics, count_partitions
 from services.store.fates import Fate, fates, judged_up_to, snapshot
 
 from .checkpoints import CannotVerify
-from .streams import Stream, extents, open_streams
+from .streams import Stream, open_consumer
 
 _AT_ONCE = 20_000
 _MOST = 10_000
@@ -160,24 +161,26 @@ async def _balance(
     progress: Callable[[int, int], None],
 ) -> Ledger:
     ledger, done = Ledger(), 0
-    await _pass_over(source, ledger, 0)
-    for partition in range(partitions):
-        # After the positions, so that all they tell of has been written; and for each partition again, since a large
-        # topic loses records while it is read.
-        begins, ends = (at[topic] for at in await extents(bootstrap_servers, [topic], partitions, "read_committed"))
-        begin, end, of = begins[partition], ends[partition], sum(ends.values()) - sum(begins.values())
-        book = _Book(partition, positions.get(partition, 0), begin, ledger)
-        consumer, streams = await open_streams(bootstrap_servers, topic, {partition: begin}, {partition: end})
-        try:
-            async for offset in _merge(streams[partition], source, book):
+    everywhere = [TopicPartition(topic, number) for number in range(partitions)]
+    consumer = await open_consumer(bootstrap_servers)
+    try:
+        begins, ends = await consumer.beginning_offsets(everywhere), await consumer.end_offsets(everywhere)
+        of = sum(ends[where] - begins[where] for where in everywhere)
+        await _pass_over(source, ledger, 0)
+        for where in everywhere:
+            consumer.assign([where])
+            # Measured again, since a large topic may lose records while it is read.
+            begin = (await consumer.beginning_offsets([where]))[where]
+            book = _Book(where.partition, positions.get(where.partition, 0), begin, ledger)
+            async for offset in _merge(Stream(consumer, where, begin, ends[where]), source, book):
                 if offset % _PROGRESS_EVERY == 0:
                     progress(done + offset - begin, of)
-        finally:
-            await consumer.stop()
-        done += end - begin
-        ledger.partitions.append(book.account())
-    await _pass_over(source, ledger, None)
-    return ledger
+            done += ends[where] - begins[where]
+            ledger.partitions.append(book.account())
+        await _pass_over(source, ledger, None)
+        return ledger
+    finally:
+        await consumer.stop()
 
 
 async def _merge(stream: Stream, source: _Fates, book: _Book) -> AsyncIterator[int]:

@@ -79,6 +79,16 @@ async def open_streams(
     bootstrap_servers: str, topic: str, starts: dict[int, int], ends: dict[int, int]
 ) -> tuple[AIOKafkaConsumer, dict[int, Stream]]:
     """A consumer, to be stopped, and its partitions' streams. Raises KafkaError."""
+    consumer = await open_consumer(bootstrap_servers)
+    consumer.assign([TopicPartition(topic, partition) for partition in starts])
+    return consumer, {
+        partition: Stream(consumer, TopicPartition(topic, partition), start, ends[partition])
+        for partition, start in starts.items()
+    }
+
+
+async def open_consumer(bootstrap_servers: str) -> AIOKafkaConsumer:
+    """A consumer for streams, to be stopped. Raises KafkaError."""
     consumer = AIOKafkaConsumer(
         bootstrap_servers=bootstrap_servers,
         isolation_level="read_committed",
@@ -88,18 +98,12 @@ async def open_streams(
         fetch_max_bytes=4 * _LARGEST_FETCH,
     )
     await consumer.start()
-    consumer.assign([TopicPartition(topic, partition) for partition in starts])
-    return consumer, {
-        partition: Stream(consumer, TopicPartition(topic, partition), start, ends[partition])
-        for partition, start in starts.items()
-    }
+    return consumer
 
 
-async def extents(
-    bootstrap_servers: str, topics: Collection[str], partitions: int, isolation_level: str = "read_uncommitted"
-) -> tuple[Ends, Ends]:
-    """Where these topics begin and end: what was written to them, committed or not, by default. Raises KafkaError."""
-    consumer = AIOKafkaConsumer(bootstrap_servers=bootstrap_servers, isolation_level=isolation_level)
+async def extents(bootstrap_servers: str, topics: Collection[str], partitions: int) -> tuple[Ends, Ends]:
+    """Where these topics begin, and where what was written to them ends, committed or not. Raises KafkaError."""
+    consumer = AIOKafkaConsumer(bootstrap_servers=bootstrap_servers, isolation_level="read_uncommitted")
     await consumer.start()
     try:
         everywhere = [TopicPartition(topic, n) for topic in topics for n in range(partitions)]

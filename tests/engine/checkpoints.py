@@ -96,6 +96,15 @@ async def verify(installation: Installation, file: Path, *keys: Path) -> dict[st
     return found
 
 
+async def assert_chain_holds(installation: Installation, public: Path) -> None:
+    """It covers every event, each number comes once, and nothing differs."""
+    numbers = [checkpoint.number for checkpoint in await until_covered(installation)]
+    assert numbers == list(range(1, len(numbers) + 1))
+    found = await verify(installation, await export(installation, public.with_name("chain.jsonl")), public)
+    assert found["differences"] == []
+    assert (found["checkpoints"], found["uncovered"]) == (len(numbers), 0)
+
+
 def _invoke(installation: Installation, *arguments: str, kafka: bool = True) -> Any:
     environment: dict[str, str] = installation.settings.as_environment()
     if not kafka:

@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from msgspec import structs
 from resolution_contracts import RefundReason
 
+from services import faults
 from services.audit.checkpoints import CannotVerify, verify_checkpoints
 from services.checkpoints.chain import Checkpoint, StoreHasGap, line, line_hash
 from services.checkpoints.keys import KeyFileError, own_key, read_private_key, read_public_key, write_key_pair
@@ -28,6 +29,7 @@ from services.servers import Servers
 from services.settings import Settings, SettingsError
 from services.store.event_rows import connect, event_rows
 from tests.engine.checkpoints import (
+    assert_chain_holds,
     chain,
     cover,
     export,
@@ -38,6 +40,7 @@ from tests.engine.checkpoints import (
     writing,
 )
 from tests.engine.commands import offer_refund, register
+from tests.faults.test_processes_die import fail_at
 from tests.installation import Installation, until
 
 
@@ -389,12 +392,27 @@ async def test_of_two_roles_the_newer_one_writes_and_the_chain_does_not_fork(
         await until_covered(installation)
     finally:
         await asyncio.gather(first.stop(), second.stop())
-    numbers = [checkpoint.number for checkpoint in await chain(installation)]
-    assert numbers == list(range(1, len(numbers) + 1))
+    await assert_chain_holds(installation, public)
     file = await export(installation, tmp_path / "chain.jsonl")
-    assert (await verify(installation, file, public))["differences"] == []
     async with writing(installation):  # brings the copy up to date, whoever was killed or fenced before doing so
         await until(lambda: (tmp_path / "copy.jsonl").read_bytes() == file.read_bytes())
+
+
+async def test_killed_at_each_of_its_steps_it_goes_on_where_the_topic_ends(installation: Installation, tmp_path: Path):
+    copy = tmp_path / "copy.jsonl"
+    public = with_key(installation, tmp_path / "key", checkpoint_file=copy)
+    served = Installation(installation.settings)
+    await served.run("checkpoints")
+    try:
+        for step in faults.POINTS["checkpoints"]:
+            store_events(installation, 12)
+            await fail_at(served, "checkpoints", step, 2, "kill", tmp_path)
+        store_events(installation, 3)
+        await assert_chain_holds(installation, public)
+        file = await export(installation, tmp_path / "chain.jsonl")
+        await until(lambda: copy.read_bytes() == file.read_bytes())
+    finally:
+        await served.stop()
 
 
 async def test_the_copy_in_a_file_is_completed_after_a_crash(installation: Installation, tmp_path: Path):

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from services import faults
+from tests.engine.checkpoints import assert_chain_holds, with_key
 from tests.faults.load import FAST, assert_nothing_lost_and_nothing_twice, under_load
 from tests.installation import ROLES, Installation, until
 
@@ -16,6 +17,7 @@ STEPS = [(role, step) for role, steps in faults.POINTS.items() for step in steps
 STOPS = [
     ("commands", "judged"), ("commands", "inserting"), ("commands", "inserted"), ("relay", "begun"), ("relay", "added"),
     ("relay", "delivered"), ("timer", "polled"), ("timer", "asked"), ("projections", "read"), ("projections", "applied"),
+    ("checkpoints", "covered"), ("checkpoints", "sent"),
 ]  # fmt: skip
 _LONGER_THAN_THE_SESSION_SECONDS = 8
 
@@ -35,11 +37,13 @@ async def test_a_role_killed_at_any_of_its_steps_changes_nothing(
 ):
     dice = random.Random(seed)
     steps = STEPS if every_step else [(role, dice.choice(steps)) for role, steps in faults.POINTS.items()]
-    await installation.run(scale=FAST)
+    public = with_key(installation, tmp_path / "key")
+    await installation.run(*faults.POINTS, scale=FAST)
     async with under_load(installation, dice):
         for role, step in dice.sample(steps, len(steps)):
             await fail_at(installation, role, step, dice.randint(1, 4), "kill", tmp_path)
     await assert_nothing_lost_and_nothing_twice(installation)
+    await assert_chain_holds(installation, public)
 
 
 async def test_roles_killed_at_random_change_nothing(installation: Installation, seed: int):
@@ -59,7 +63,8 @@ async def test_a_process_that_wakes_up_after_another_took_its_place_writes_nothi
 ):
     """Stopped for longer than the consumer group waits, in the middle of its work, also of its transaction."""
     dice = random.Random(seed)
-    await installation.run(scale=FAST)
+    public = with_key(installation, tmp_path / "key")
+    await installation.run(*faults.POINTS, scale=FAST)
     second = Installation(installation.settings)
     try:
         async with under_load(installation, dice):
@@ -73,6 +78,7 @@ async def test_a_process_that_wakes_up_after_another_took_its_place_writes_nothi
                 await asyncio.sleep(1)
                 await second.stop(role)
         await assert_nothing_lost_and_nothing_twice(installation)
+        await assert_chain_holds(installation, public)
     finally:
         await second.stop()
 
