@@ -1,10 +1,9 @@
 """A file with the same checkpoints as the topic, a line each: for auditors who have no Kafka."""
 
+import fcntl
 import os
 from pathlib import Path
 from typing import BinaryIO
-
-from fasteners import InterProcessLock
 
 from .chain import NOTHING_BEFORE, NoCheckpoint, line_hash, parse
 
@@ -25,7 +24,6 @@ class CheckpointFile:
 
     def __init__(self, file: Path) -> None:
         self._file = file
-        self._lock = InterProcessLock(file.with_name(f".{file.name}.lock"))
 
     def append(self, line: bytes) -> None:
         """Adds a checkpoint unless it is there; a line that was cut off by a crash gives way.
@@ -33,7 +31,8 @@ class CheckpointFile:
         Raises LinesMissing, CheckpointFileError and OSError.
         """
         checkpoint = parse(line)
-        with self._lock, self._file.open("ab+") as stream:
+        with self._file.open("ab+") as stream:
+            fcntl.flock(stream, fcntl.LOCK_EX)  # until it is closed
             number, last_hash = self._end(stream)
             if checkpoint.number <= number:
                 return

@@ -21,6 +21,7 @@ from services.kafka.topics import Topics
 from services.settings import Settings
 from services.store.checkpoints import checkpoint_notes, note_published
 from services.store.event_rows import connect, event_rows, newest_event
+from services.telemetry.health import progress
 
 from .chain import Checkpoint, Signer, line, parse, salt_hash
 from .file import CheckpointFile, CheckpointFileError, LinesMissing
@@ -54,6 +55,7 @@ class CheckpointsRole:
                 await self._note(connection, last)
                 ready.set()
                 while True:
+                    progress("checkpoints")
                     last = await self._next(connection, signer, last)
         finally:
             await self._producer.stop()

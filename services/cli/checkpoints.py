@@ -3,20 +3,17 @@
 import asyncio
 import json
 import os
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from services.audit.checkpoints import verify_checkpoints
 from services.audit.tampering import Tampering
 from services.checkpoints.chain import key_id
 from services.checkpoints.keys import read_public_key, write_key_pair
+from services.cli.progress import events_progress
 from services.installation import installation
 from services.kafka.single import all_values
 from services.kafka.topics import Topics, require_topic
@@ -48,7 +45,7 @@ def export(file: Annotated[Path, typer.Argument(help="Is replaced if it exists."
     """Write the chain, as it was published, to a file for auditors: a checkpoint in each line."""
     with installation(Settings.from_environment(), database=False) as settings:
         count = asyncio.run(_export(settings, file))
-    print(f"{count:,} checkpoints in {file}.")
+    print(f"Checkpoints in {file}: {count:,}.")
 
 
 async def _export(settings: Settings, file: Path) -> int:
@@ -75,31 +72,22 @@ def verify_against(file: Path, public_keys: Sequence[Path], as_json: bool) -> No
         raise typer.BadParameter("name the public keys that you trust, each with --public-key")
     keys = [read_public_key(public) for public in public_keys]
     processes = min(_MOST_PROCESSES, os.cpu_count() or 1)
-    with installation(Settings.from_environment(), kafka=False) as settings, _progress() as progress:
+    with installation(Settings.from_environment(), kafka=False) as settings, events_progress(False) as progress:
         found = verify_checkpoints(settings.database, file, keys, processes, progress)
     print(json.dumps(found.as_dict())) if as_json else _show(found)
     raise typer.Exit(1 if found.differences else 0)
 
 
 def _show(found: Tampering) -> None:
-    print(f"{found.events:,} events compared with {found.checkpoints:,} checkpoints.")
+    print(f"Events compared: {found.events:,}, with {found.checkpoints:,} checkpoints.")
     if found.last_at is not None:
         print(
             f"The last one is number {found.last_checkpoint:,}, of {found.last_at}, up to event {found.last_event:,}."
         )
-    print(f"Covered by none, since they came later: {found.uncovered:,} events.")
+    print(f"Events that came later, which none covers: {found.uncovered:,}.")
     for difference in found.differences[:_MOST_SHOWN]:
         print(f"  {difference}")
     more = found.different - min(_MOST_SHOWN, len(found.differences))
     if more:
         print(f"  and {more:,} more (--json has the first 10,000)")
     print(f"{found.different:,} differences." if found.different else "Nothing was changed.")
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[int, int], None]]:
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, disable=not sys.stderr.isatty(), transient=True) as bar:
-        task = bar.add_task("events", total=None)
-        yield lambda done, of: bar.update(task, completed=done, total=of)

@@ -2,18 +2,15 @@
 
 import asyncio
 import json
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import astuple, fields
 from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from services.audit.ledger import Account, Ledger, balance
+from services.cli.progress import events_progress
 from services.installation import installation
 from services.kafka.topics import Topics
 from services.settings import Settings
@@ -28,7 +25,7 @@ def ledger(
 
     Reads only; the service may run meanwhile. Exit code 1 if anything is wrong.
     """
-    with installation(Settings.from_environment()) as settings, _progress() as progress:
+    with installation(Settings.from_environment()) as settings, events_progress(False, "offsets") as progress:
         found = asyncio.run(balance(settings.database, settings.kafka, Topics(settings.topic_prefix), progress))
     print(json.dumps(found.as_dict())) if as_json else _show(found)
     raise typer.Exit(1 if found.differences else 0)
@@ -36,7 +33,7 @@ def ledger(
 
 def _show(found: Ledger) -> None:
     names = [name.name for name in fields(Account)]
-    table = Table(*(name if name != "waiting" else "not judged yet" for name in names), show_footer=True)
+    table = Table(*names, show_footer=True, box=None, padding=(0, 1, 0, 0))
     rows = [astuple(account) for account in found.partitions]
     for column, total in zip(table.columns, ("all", *map(sum, list(zip(*rows, strict=True))[1:])), strict=True):
         column.justify = "right"
@@ -44,18 +41,10 @@ def _show(found: Ledger) -> None:
     for row in rows:
         table.add_row(*(f"{number:,}" for number in row))
     Console().print(table)
+    print("waiting: not judged yet. expired: became something, and left the topic since.")
     for difference in found.differences[:_MOST_SHOWN]:
         print(f"  {difference}")
     more = found.different - min(_MOST_SHOWN, len(found.differences))
     if more:
         print(f"  and {more:,} more (--json has the first 10,000)")
     print(f"{found.different:,} differences." if found.different else "Every record led to one thing.")
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[int, int], None]]:
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, disable=not sys.stderr.isatty(), transient=True) as bar:
-        task = bar.add_task("records", total=None)
-        yield lambda done, of: bar.update(task, completed=done, total=of)

@@ -10,12 +10,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 
 @contextmanager
-def events_progress(as_json: bool) -> Iterator[Callable[[int, int], None]]:
-    """Yields what is to be told how many events are done, and of how many."""
+def events_progress(as_json: bool, what: str = "events") -> Iterator[Callable[[int, int], None]]:
+    """Yields what is to be told how many events, or what else is counted, are done, and of how many."""
     if as_json:
-        yield lambda done, of: print(json.dumps({"events": done, "of": of}), flush=True)
+        yield lambda done, of: print(json.dumps({what: done, "of": of}), flush=True)
         return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty()) as bar:
-        task = bar.add_task("events", total=None)
+        task = bar.add_task(what, total=None)
         yield lambda done, of: bar.update(task, completed=done, total=of)

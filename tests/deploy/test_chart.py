@@ -175,8 +175,8 @@ def test_commands_alone_is_scaled_up_to_one_pod_for_each_partition(full: list[Js
     assert (metadata["topic"], metadata["consumerGroup"]) == ("resolution.commands", "resolution.commands")
     # Two masters would set the number in turns.
     assert "replicas" not in deployments["commands"]["spec"]
-    assert {role: deployments[role]["spec"]["replicas"] for role in ("relay", "timer", "projections")} == {
-        "relay": 1, "timer": 1, "projections": 1,
+    assert {role: deployments[role]["spec"]["replicas"] for role in ("relay", "timer", "projections", "checkpoints")} == {
+        "relay": 1, "timer": 1, "projections": 1, "checkpoints": 1,
     }  # fmt: skip
 
 

@@ -109,4 +109,7 @@ def _invoke(installation: Installation, *arguments: str, kafka: bool = True) -> 
     environment: dict[str, str] = installation.settings.as_environment()
     if not kafka:
         environment["RESOLUTION_KAFKA_SERVERS"] = "127.0.0.1:1"  # nobody is there
+        url = environment["RESOLUTION_DATABASE_URL"]
+        reading = "options=-c%20default_transaction_read_only%3Don"
+        environment["RESOLUTION_DATABASE_URL"] = f"{url}{'&' if '?' in url else '?'}{reading}"
     return CliRunner().invoke(cli.app, arguments, env=environment)

@@ -133,6 +133,7 @@ def test_a_role_alone_has_the_port_itself_and_several_count_from_it():
     assert metrics_ports(settings, ["relay"], known) == {"relay": 9464}
     assert metrics_ports(settings, known, known) == {
         "commands": 9464, "timer": 9465, "relay": 9466, "projections": 9467, "http": 9468,
+        "checkpoints": 9469,
     }  # fmt: skip
     assert metrics_ports(settings, ["http", "relay"], known) == {"http": 9468, "relay": 9466}
     assert metrics_ports(Settings(), known, known) == {}
