@@ -38,10 +38,13 @@ class VerificationFailed(Exception):
 
 
 class _Message(msgspec.Struct):
-    """What a worker tells: how far it is, its findings at last, or why it stopped."""
+    """What a worker tells: how far it is, its findings at last, or why it stopped.
+
+    `progress` is encoded, since the worker goes on with its own while the queue still holds the message.
+    """
 
     worker: int
-    progress: Progress | None = None
+    progress: bytes | None = None
     findings: dict[str, Any] | None = None
     replayed: int = 0
     failure: str = ""
@@ -61,7 +64,7 @@ def verify_history(
 
     def note(message: _Message) -> None:
         if message.progress is not None:
-            states[message.worker] = message.progress
+            states[message.worker] = msgspec.json.decode(message.progress, type=Progress)
             if resume is not None:
                 _save(resume, states)
             progress("history", min(state.outcome_id for state in states), limits.outcome_id)
@@ -137,7 +140,7 @@ def _verify_partitions(
     tell: Callable[..., None], settings: Settings, clock: Clock, limits: Limits, state: Progress
 ) -> Findings:
     history = History(settings.database, Topics(settings.topic_prefix), clock.of_record, limits, state)
-    return asyncio.run(history.run(settings.kafka, lambda progress: tell(progress=progress)))
+    return asyncio.run(history.run(settings.kafka, lambda progress: tell(progress=msgspec.json.encode(progress))))
 
 
 def _verify_read_models(tell: Callable[..., None], settings: Settings, names: Sequence[str]) -> Findings:
