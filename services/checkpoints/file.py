@@ -37,7 +37,7 @@ class CheckpointFile:
             if checkpoint.number <= number:
                 return
             if checkpoint.number > number + 1:
-                raise LinesMissing
+                raise LinesMissing(f"{self._file} ends with checkpoint {number}")
             if checkpoint.previous != last_hash:
                 raise CheckpointFileError(f"{self._file} is of another chain. Name another RESOLUTION_CHECKPOINT_FILE.")
             stream.write(line + b"\n")

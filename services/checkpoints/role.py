@@ -86,7 +86,7 @@ class CheckpointsRole:
         return checkpoint
 
     def _signer(self, connection: psycopg.Connection[Any], last: Checkpoint | None) -> Signer:
-        """Raises RuntimeError where the database is not that of the last checkpoint, and KeyFileError."""
+        """Raises RuntimeError where database and topic do not belong together, and KeyFileError."""
         assert self._settings.checkpoint_key_file is not None
         key = read_private_key(self._settings.checkpoint_key_file)
         next_file = self._settings.checkpoint_next_key_file
@@ -95,6 +95,11 @@ class CheckpointsRole:
             raise RuntimeError(
                 f"the checkpoints on {self._topic} are of another database, or the salt of this one was changed. "
                 "Restore it, or use another RESOLUTION_TOPIC_PREFIX."
+            )
+        if notes.published > (0 if last is None else last.number):
+            raise RuntimeError(
+                f"checkpoint {notes.published} was published, but {self._topic} no longer has it: going on would make "
+                "a second chain. Restore the topic, or see docs/auditors.md for how to begin anew on purpose."
             )
         signer = Signer(key, read_public_key(next_file) if next_file else None, notes.salt)
         if last is not None and last.key != signer.key_id and not _announces(last, signer):
@@ -114,7 +119,7 @@ class CheckpointsRole:
         await asyncio.to_thread(note_published, connection, last.number)
         try:
             await self._append(line(last))
-        except (CheckpointFileError, OSError) as error:
+        except (CheckpointFileError, LinesMissing, OSError) as error:
             # It is a copy: what was published is safe, and the file catches up when it can be written again.
             log.error("checkpoint %d is not in the file: %s", last.number, error)
 
