@@ -419,9 +419,10 @@ async def test_the_copy_in_a_file_is_completed_after_a_crash(installation: Insta
     copy = tmp_path / "copy.jsonl"
     with_key(installation, tmp_path / "key", checkpoint_file=copy)
     store_events(installation, 23)
-    await cover(installation)
-    whole = copy.read_bytes()
-    assert whole == (await export(installation, tmp_path / "chain.jsonl")).read_bytes()
+    async with writing(installation):
+        await until_covered(installation)
+        whole = (await export(installation, tmp_path / "chain.jsonl")).read_bytes()
+        await until(lambda: copy.exists() and copy.read_bytes() == whole)
     for left in (b"", whole[: len(whole) // 2], whole[:-1]):
         copy.write_bytes(left)
         async with writing(installation):
