@@ -8,25 +8,25 @@ together at the end, so that nobody reads half of them; a comment on each says t
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
-from itertools import groupby, takewhile
+from itertools import takewhile
 from typing import Any, LiteralString, cast
 
 import msgspec
 import psycopg
-from eventsourcing.persistence import StoredEvent
 from psycopg import Cursor
 from psycopg.rows import DictRow, dict_row
 from psycopg.sql import SQL, Identifier, Literal
 from resolution_contracts.values import format_instant
 
 from services.orders.events import Event
-from services.store.mapper import decode_event
+from services.store.by_order import histories
+from services.store.mapper import decode_row
 
 from . import READ_MODELS
 from .read_model import ReadModel
 
 _MARK = "resolution replay: "
-_ORDERS_AT_ONCE = 1000
+_ROWS_AT_ONCE = 1000
 
 
 class AsOfError(Exception):
@@ -77,10 +77,11 @@ class ReadModelsAsOf:
         self._make_room()
         replayed = Replayed(as_of, self._last_event_id())
         read = 0
-        for events in self._batches(replayed.position):
-            read += len(events)
-            self._take(events, replayed)
-            progress(read, replayed.position)
+        with self._connection.cursor() as cursor:
+            for orders in histories(cursor, replayed.position):
+                read += sum(map(len, orders.values()))
+                self._take([[decode_row(row) for row in rows] for rows in orders.values()], replayed)
+                progress(read, replayed.position)
         self._finish(replayed)
         return replayed
 
@@ -153,30 +154,10 @@ class ReadModelsAsOf:
         row = self._connection.execute("SELECT coalesce(max(notification_id), 0) AS n FROM order_events").fetchone()
         return int(cast("DictRow", row)["n"])
 
-    def _batches(self, position: int) -> Iterator[list[Event]]:
-        """All events up to a position, those of some orders at a time, each order's in their sequence."""
-        last = ""
-        while True:
-            rows = self._connection.execute(
-                "SELECT DISTINCT originator_id FROM order_events WHERE originator_id > %s ORDER BY 1 LIMIT %s",
-                (last, _ORDERS_AT_ONCE),
-            )
-            order_ids = [row["originator_id"] for row in rows]
-            if not order_ids:
-                return
-            last = order_ids[-1]
-            rows = self._connection.execute(
-                "SELECT originator_id, originator_version, topic, state FROM order_events "
-                "WHERE originator_id = ANY(%s) AND notification_id <= %s ORDER BY originator_id, originator_version",
-                (order_ids, position),
-                binary=True,
-            )
-            yield [decode_event(StoredEvent(**row)) for row in rows]
-
-    def _take(self, events: list[Event], replayed: Replayed) -> None:
+    def _take(self, orders: list[list[Event]], replayed: Replayed) -> None:
         """Within an order times ascend, so that what counts of it is how it began."""
         counted: list[Event] = []
-        for _, history in groupby(events, key=lambda event: event.originator_id):
+        for history in orders:
             before = len(counted)
             counted += takewhile(lambda event: event.timestamp <= replayed.as_of, history)
             replayed.orders += len(counted) > before
@@ -223,7 +204,7 @@ class ReadModelsAsOf:
         )
         columns = SQL(", ").join(Identifier(row["attname"]) for row in key)
         with self._connection.transaction(), self._connection.cursor("rows") as cursor:
-            cursor.itersize = _ORDERS_AT_ONCE
+            cursor.itersize = _ROWS_AT_ONCE
             cursor.execute(SQL("SELECT * FROM {} ORDER BY {}").format(table, columns))
             yield from cursor
 

@@ -17,7 +17,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from services.checkpoints.chain import Checkpoint, Hashes, salt_hash
 from services.store.checkpoints import CheckpointNotes, checkpoint_notes
-from services.store.event_rows import Row, connect, event_rows, newest_event, notification_id
+from services.store.copied import Row
+from services.store.event_rows import connect, event_rows, newest_event, notification_id
 
 from .chain import Chain
 from .sentences import ranges

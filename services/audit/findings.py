@@ -6,13 +6,30 @@ from typing import Any
 _MOST = 10_000
 
 
-@dataclass
-class Findings:
-    """What was compared, and each difference in a sentence; without values, which may be confidential (D16).
+@dataclass(kw_only=True)
+class Differences:
+    """`differences`: the first 10,000 of `different`, each in a sentence; without values, which may be confidential
+    (D16)."""
+
+    different: int = 0
+    differences: list[str] = field(default_factory=list)
+
+    def differs(self, what: str) -> None:
+        self.different += 1
+        if len(self.differences) < _MOST:
+            self.differences.append(what)
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(kw_only=True)
+class Findings(Differences):
+    """What was compared, and what differs.
 
     `unpublished`: outcomes that lie ahead of the relay. `expired`: those whose commands have left the topic, so that
     only the numbers of their events were checked. `outgrown`: dead letters that an earlier version could not read, and
-    this one can. `differences` has the first 10,000 of `different`.
+    this one can.
     """
 
     outcomes: int = 0
@@ -24,13 +41,6 @@ class Findings:
     outgrown: int = 0
     deadlines: int = 0
     read_models: int = 0
-    different: int = 0
-    differences: list[str] = field(default_factory=list)
-
-    def differs(self, what: str) -> None:
-        self.different += 1
-        if len(self.differences) < _MOST:
-            self.differences.append(what)
 
     def add(self, other: dict[str, Any]) -> None:
         """Adds another's, as `as_dict` gave them."""
@@ -39,6 +49,3 @@ class Findings:
                 self.differences += value[: _MOST - len(self.differences)]
             else:
                 setattr(self, name, getattr(self, name) + value)
-
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)

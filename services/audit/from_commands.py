@@ -10,7 +10,7 @@ the topic that lacks it was noted, transactions under way included.
 import json
 from collections import defaultdict, deque
 from collections.abc import AsyncIterator, Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from itertools import chain
 
@@ -25,6 +25,8 @@ from services.orders import Order
 from services.orders.public import event_envelope
 from services.store.dead_letters import DeadLetter
 
+from .findings import Differences
+
 _AT_ONCE = 2000
 _DISCARDED = b"discarded by an operator"
 
@@ -38,10 +40,13 @@ class HistoryExpired(Exception):
     """The commands topic no longer has its first records."""
 
 
-@dataclass
-class Findings:
-    """What was compared, and each `difference` in a sentence. `unpublished`: what lies ahead of the relay; `outgrown`:
-    dead letters that an earlier version could not read, and this one can."""
+@dataclass(kw_only=True)
+class Findings(Differences):
+    """What was compared, and what differs.
+
+    `unpublished`: what lies ahead of the relay; `outgrown`: dead letters that an earlier version could not read, and
+    this one can.
+    """
 
     commands: int = 0
     events: int = 0
@@ -50,7 +55,6 @@ class Findings:
     parked: int = 0
     unpublished: int = 0
     outgrown: int = 0
-    differences: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -197,11 +201,11 @@ def _compare(record: Record, expected: deque[_Expected], findings: Findings) -> 
     """Returns the offset of the command that a published record follows from, or -1."""
     place = f"{record.topic}/{record.partition} offset {record.offset}"
     if not expected:
-        findings.differences.append(f"{place} follows from no command")
+        findings.differs(f"{place} follows from no command")
         return -1
     should = expected.popleft()
     if should.value != record.value:
-        findings.differences.append(
+        findings.differs(
             f"{place}, from the command at offset {should.offset}: {_difference(should.value, record.value)}"
         )
     return should.offset
@@ -226,7 +230,7 @@ def _look_for_missing(partition: int, queues: Iterable[deque[_Expected]], publis
     """What was not published though a later command's output was is missing; what comes after that is on its way."""
     for expected in chain.from_iterable(queues):
         if expected.offset in published:
-            findings.differences.append(f"what follows from the command at {partition}/{expected.offset} is missing")
+            findings.differs(f"what follows from the command at {partition}/{expected.offset} is missing")
         elif expected.offset >= published.stop:
             findings.unpublished += 1
 

@@ -149,9 +149,8 @@ class History:
     # --- a chunk ---
 
     async def _verify(self, chunk: Chunk) -> None:
-        if 0 in self._progress.partitions:  # one of the workers tells
-            for sentence in chunk.missing:
-                self._findings.differs(sentence)
+        for sentence in chunk.missing:
+            self._findings.differs(sentence)
         await asyncio.to_thread(self._load_orders, chunk)
         found = [(row, await self._command(row)) for row in chunk.outcomes]
         # Behind an outcome without its command, an order goes on from what is stored.
@@ -375,11 +374,6 @@ class History:
                 self._apply((order_id, dispute_id), change)
             else:
                 self._later.append((partition, offset, order_id, dispute_id, change))
-
-    @property
-    def open_disputes(self) -> dict[Key, datetime]:
-        """As the timer has to know them."""
-        return self._open
 
     # --- stopping and going on ---
 

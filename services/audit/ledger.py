@@ -7,7 +7,7 @@ parked commands, both in the order of the topic. Neither is kept in memory.
 import asyncio
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
@@ -18,10 +18,10 @@ from services.kafka.topics import Topics, count_partitions
 from services.store.fates import Fate, fates, judged_up_to, snapshot
 
 from .checkpoints import CannotVerify
+from .findings import Differences
 from .streams import Stream, open_consumer
 
 _AT_ONCE = 20_000
-_MOST = 10_000
 _PROGRESS_EVERY = 10_000
 
 
@@ -44,21 +44,11 @@ class Account:
     waiting: int = 0
 
 
-@dataclass
-class Ledger:
-    """`differences`: the first 10,000 of `different`, each in a sentence that names partition and offset."""
+@dataclass(kw_only=True)
+class Ledger(Differences):
+    """An account for each partition. Differences name partition and offset."""
 
     partitions: list[Account] = field(default_factory=list)
-    different: int = 0
-    differences: list[str] = field(default_factory=list)
-
-    def differs(self, what: str) -> None:
-        self.different += 1
-        if len(self.differences) < _MOST:
-            self.differences.append(what)
-
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 class _Fates:

@@ -1,24 +1,20 @@
 """Read models against a replay of the event store, in one snapshot of the database. Writes temporary tables only."""
 
 from collections.abc import Callable, Mapping, Sequence
-from itertools import groupby
-from operator import itemgetter
 from typing import Any, cast
 
 import psycopg
-from eventsourcing.persistence import MapperDeserialisationError, StoredEvent
+from eventsourcing.persistence import MapperDeserialisationError
 from psycopg import Cursor
 from psycopg.rows import DictRow, dict_row
 from psycopg.sql import SQL, Identifier
 
 from projections import READ_MODELS
 from projections.read_model import Fact, ReadModel
-from services.orders.events import Event
-from services.store.mapper import decode_event
+from services.store.by_order import histories
+from services.store.mapper import decode_row
 
 from .findings import Findings
-
-_ORDERS_AT_ONCE = 1000
 
 
 def verify_read_models(url: str, names: Sequence[str], findings: Findings, progress: Callable[[int], None]) -> None:
@@ -40,32 +36,10 @@ def verify_read_models(url: str, names: Sequence[str], findings: Findings, progr
 def _replay(
     cursor: Cursor[DictRow], replays: Sequence["_Replay"], findings: Findings, progress: Callable[[int], None]
 ) -> None:
-    """All orders, some at a time, in the order of their ids."""
-    last, up_to = "", max(replay.position for replay in replays)
-    while True:
-        cursor.execute(
-            "SELECT DISTINCT originator_id FROM order_events WHERE originator_id > %s ORDER BY 1 LIMIT %s",
-            (last, _ORDERS_AT_ONCE),
-        )
-        order_ids = [row["originator_id"] for row in cursor]
-        if not order_ids:
-            return
-        last = order_ids[-1]
-        cursor.execute(
-            "SELECT originator_id, originator_version, topic, state, notification_id FROM order_events "
-            "WHERE originator_id = ANY(%s) AND notification_id <= %s ORDER BY originator_id, originator_version",
-            (order_ids, up_to),
-            binary=True,
-        )
-        rows = cursor.fetchall()
-        histories = {order_id: list(group) for order_id, group in groupby(rows, key=itemgetter("originator_id"))}
+    for orders in histories(cursor, max(replay.position for replay in replays)):
         for replay in replays:
-            replay.orders(cursor, histories, findings)
-        progress(len(rows))
-
-
-def _decode(row: DictRow) -> Event:
-    return decode_event(StoredEvent(**{name: row[name] for name in StoredEvent.__dataclass_fields__}))
+            replay.orders(cursor, orders, findings)
+        progress(sum(map(len, orders.values())))
 
 
 class _Replay:
@@ -89,19 +63,19 @@ class _Replay:
         position: int = cast("DictRow", cursor.fetchone())["n"]
         return cls(model, position)
 
-    def orders(self, cursor: Cursor[DictRow], histories: Mapping[str, Sequence[DictRow]], findings: Findings) -> None:
+    def orders(self, cursor: Cursor[DictRow], orders: Mapping[str, Sequence[DictRow]], findings: Findings) -> None:
         """Folds these orders and compares their rows."""
         columns = ["order_id", *self._model.columns, "document"]
         cursor.execute(
             SQL("SELECT {} FROM {} WHERE order_id = ANY(%s)").format(
                 SQL(", ").join(map(Identifier, columns)), Identifier(self._model.name, "orders")
             ),
-            (list(histories),),
+            (list(orders),),
             binary=True,
         )
         live = {row["order_id"]: tuple(row.values()) for row in cursor}
         facts: list[Fact] = []
-        for order_id, history in histories.items():
+        for order_id, history in orders.items():
             known = [row for row in history if row["notification_id"] <= self.position]
             if known:
                 self._rows += 1
@@ -114,7 +88,7 @@ class _Replay:
     def _replayed(self, history: Sequence[DictRow], facts: list[Fact]) -> tuple[Any, ...] | None:
         """The order's row, and facts added; None for a history that cannot be followed, so that no row is right."""
         try:
-            documents, new = self._model.fold([_decode(row) for row in history])
+            documents, new = self._model.fold([decode_row(row) for row in history])
         except (MapperDeserialisationError, ValueError, AssertionError):
             return None
         facts += new

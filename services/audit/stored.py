@@ -26,7 +26,6 @@ class StoredOutcome(msgspec.Struct, gc=False):
     last_event_id: int
     key: bytes | None
     message: bytes | None
-    headers: bytes | None
 
 
 class StoredRow(msgspec.Struct, gc=False):
@@ -40,7 +39,7 @@ class StoredRow(msgspec.Struct, gc=False):
 
 
 class Chunk(msgspec.Struct):
-    """Outcomes of some partitions, and all events of a range. `missing`: numbers that should be there, in sentences."""
+    """Outcomes of some partitions, and their events. `missing`: numbers that should be there, in sentences."""
 
     outcomes: list[StoredOutcome]
     events: dict[int, StoredRow]
@@ -53,43 +52,33 @@ def load_chunk(connection: Connection[Any], partitions: Collection[int], after: 
     with connection.cursor(row_factory=class_row(StoredOutcome), binary=True) as cursor:
         cursor.execute(
             "SELECT outcome_id, partition, record_offset, kind, order_id, command_id, digest, source, before, "
-            "last_event_id, key, message, headers FROM (SELECT *, coalesce(lag(last_event_id) OVER "
+            "last_event_id, key, message FROM (SELECT *, coalesce(lag(last_event_id) OVER "
             "(ORDER BY outcome_id), 0) AS before FROM outcomes WHERE outcome_id BETWEEN %(after)s AND %(last)s) AS o "
             "WHERE partition = ANY(%(partitions)s) AND outcome_id > %(after)s ORDER BY outcome_id",
             {"after": after, "last": last, "partitions": list(partitions)},
         )
         outcomes = cursor.fetchall()
-    low, high = _events_between(connection, after, last)
+    numbers = [number for row in outcomes for number in range(row.before + 1, row.last_event_id + 1)]
     with connection.cursor(row_factory=class_row(StoredRow), binary=True) as rows:
         rows.execute(
             "SELECT notification_id, originator_id, originator_version, topic, state FROM order_events "
-            "WHERE notification_id > %s AND notification_id <= %s ORDER BY notification_id",
-            (low, high),
+            "WHERE notification_id = ANY(%s)",
+            (numbers,),
         )
         events = {row.notification_id: row for row in rows}
-    missing = _missing(connection, "outcomes", "outcome_id", after, last)
-    if len(events) != high - low:
-        missing += _missing(connection, "order_events", "notification_id", low, high)
+    missing = [f"order_events has no notification_id {number}" for number in numbers if number not in events]
+    if 0 in partitions:  # one of the workers tells
+        missing += _missing_outcomes(connection, after, last)
     return Chunk(outcomes, events, _first_uses(connection, outcomes, after), missing)
 
 
-def _events_between(connection: Connection[Any], after: int, last: int) -> tuple[int, int]:
-    row = connection.execute(
-        "SELECT coalesce(max(last_event_id) FILTER (WHERE outcome_id <= %s), 0), coalesce(max(last_event_id), 0) "
-        "FROM outcomes WHERE outcome_id BETWEEN %s AND %s",
-        (after, after, last),
-    ).fetchone()
-    assert row is not None
-    return row[0], row[1]
-
-
-def _missing(connection: Connection[Any], table: str, column: str, after: int, last: int) -> list[str]:
+def _missing_outcomes(connection: Connection[Any], after: int, last: int) -> list[str]:
     rows = connection.execute(
-        f"SELECT n FROM generate_series(%s::bigint, %s::bigint) AS n "  # noqa: S608 (names are ours)
-        f"WHERE NOT EXISTS (SELECT FROM {table} WHERE {column} = n) LIMIT 1000".encode(),
+        "SELECT n FROM generate_series(%s::bigint, %s::bigint) AS n "
+        "WHERE NOT EXISTS (SELECT FROM outcomes WHERE outcome_id = n) LIMIT 1000",
         (after + 1, last),
     )
-    return [f"{table} has no {column} {number}" for (number,) in rows]
+    return [f"outcomes has no outcome_id {number}" for (number,) in rows]
 
 
 def _first_uses(connection: Connection[Any], outcomes: Collection[StoredOutcome], before: int) -> FirstUses:

@@ -64,14 +64,12 @@ class Stream:
         return found
 
     async def _fetch(self) -> bool:
-        while (at := await self._consumer.position(self._where)) < self._end:
+        while await self._consumer.position(self._where) < self._end:  # perhaps a transaction is under way
             found = await self._consumer.getmany(self._where, timeout_ms=1000, max_records=_AT_ONCE)
             records: Iterable[Record] = found.get(self._where, [])
             if wanted := [record for record in records if record.offset < self._end]:
                 self._read.extend(wanted)
                 return True
-            if not found and await self._consumer.position(self._where) == at:
-                continue  # a transaction is under way
         return False
 
 

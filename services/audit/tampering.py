@@ -1,19 +1,17 @@
 """What a verification of checkpoints has to say: what was edited, deleted, inserted, or put in another order."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 import msgspec
 
+from .findings import Differences
 from .sentences import ranges
 
-_MOST = 10_000
 
-
-@dataclass
-class Tampering:
-    """How much was compared, and each difference in a sentence; without values, which may be confidential (D16).
+@dataclass(kw_only=True)
+class Tampering(Differences):
+    """How much was compared, and what differs.
 
     `uncovered`: events after those of the last checkpoint. `last_at`: when that was written, in real time.
     """
@@ -24,17 +22,6 @@ class Tampering:
     last_checkpoint: int = 0
     last_event: int = 0
     last_at: str | None = None
-    different: int = 0
-    differences: list[str] = field(default_factory=list)
-
-    def differs(self, what: str) -> None:
-        """The first 10,000 are kept."""
-        self.different += 1
-        if len(self.differences) < _MOST:
-            self.differences.append(what)
-
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 class Mismatch(msgspec.Struct):

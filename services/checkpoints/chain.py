@@ -13,7 +13,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from msgspec import structs
 from resolution_contracts.values import format_instant
 
-from services.store.event_rows import Row, notification_id, without_notification_id
+from services.store.copied import Row
+from services.store.event_rows import notification_id, without_notification_id
 
 NOTHING_BEFORE = "0" * 64
 """What the first checkpoint names as the one before it."""

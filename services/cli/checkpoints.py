@@ -13,6 +13,7 @@ from services.audit.checkpoints import verify_checkpoints
 from services.audit.tampering import Tampering
 from services.checkpoints.chain import key_id
 from services.checkpoints.keys import read_public_key, write_key_pair
+from services.cli.differences import tell_differences
 from services.cli.progress import events_progress
 from services.installation import installation
 from services.kafka.single import all_values
@@ -28,7 +29,6 @@ PublicKeys = Annotated[
     list[Path] | None,
     typer.Option("--public-key", help="With --checkpoints: a key that you trust; may be given several times."),
 ]
-_MOST_SHOWN = 100
 _MOST_PROCESSES = 4
 
 
@@ -85,9 +85,4 @@ def _show(found: Tampering) -> None:
             f"The last one is number {found.last_checkpoint:,}, of {found.last_at}, up to event {found.last_event:,}."
         )
     print(f"Events that came later, which none covers: {found.uncovered:,}.")
-    for difference in found.differences[:_MOST_SHOWN]:
-        print(f"  {difference}")
-    more = found.different - min(_MOST_SHOWN, len(found.differences))
-    if more:
-        print(f"  and {more:,} more (--json has the first 10,000)")
-    print(f"{found.different:,} differences." if found.different else "Nothing was changed.")
+    tell_differences(found, "Nothing was changed.")

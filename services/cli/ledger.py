@@ -10,12 +10,11 @@ from rich.console import Console
 from rich.table import Table
 
 from services.audit.ledger import Account, Ledger, balance
+from services.cli.differences import tell_differences
 from services.cli.progress import events_progress
 from services.installation import installation
 from services.kafka.topics import Topics
 from services.settings import Settings
-
-_MOST_SHOWN = 100
 
 
 def ledger(
@@ -42,9 +41,4 @@ def _show(found: Ledger) -> None:
         table.add_row(*(f"{number:,}" for number in row))
     Console().print(table)
     print("waiting: not judged yet. expired: became something, and left the topic since.")
-    for difference in found.differences[:_MOST_SHOWN]:
-        print(f"  {difference}")
-    more = found.different - min(_MOST_SHOWN, len(found.differences))
-    if more:
-        print(f"  and {more:,} more (--json has the first 10,000)")
-    print(f"{found.different:,} differences." if found.different else "Every record led to one thing.")
+    tell_differences(found, "Every record led to one thing.")

@@ -5,7 +5,6 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -14,19 +13,18 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from services.audit.findings import Findings
+from services.audit.findings import Differences, Findings
 from services.audit.from_commands import Findings as FromCommands
 from services.audit.from_commands import verify_from_commands
 from services.audit.whole import verify_history
 from services.cli.checkpoints import CheckpointsFile, PublicKeys, verify_against
+from services.cli.differences import tell_differences
 from services.installation import installation
 from services.kafka.topics import Topics
 from services.settings import Settings
 from services.store import migrate
 from services.store.origin import clock_of
 from services.store.verifications import record_verification
-
-_MOST_SHOWN = 100
 
 
 def verify(
@@ -53,16 +51,21 @@ def verify(
         raise typer.BadParameter("--from-commands begins with the first command each time; leave --resume")
     with installation(Settings.from_environment()) as settings, _progress() as progress:
         migrate(settings.database)
+        found: Differences
         if from_commands:
-            found = _from_commands(settings, progress)
-            told, details = _tell_from_commands(found), asdict(found)
+            judged_again = _from_commands(settings, progress)
+            found, told = judged_again, _tell_from_commands(judged_again)
         else:
             findings = verify_history(settings, clock_of(settings), resume, progress)
-            told, details = _tell(findings), findings.as_dict()
+            found, told = findings, _tell(findings)
         with psycopg.connect(settings.database) as connection:
-            record_verification(connection, "commands" if from_commands else "history", len(details["differences"]))
-    print(json.dumps(details)) if as_json else _show(told, details["differences"])
-    raise typer.Exit(1 if details["differences"] else 0)
+            record_verification(connection, "commands" if from_commands else "history", found.different)
+    if as_json:
+        print(json.dumps(found.as_dict()))
+    else:
+        print("\n".join(told))
+        tell_differences(found, "Nothing differs.")
+    raise typer.Exit(1 if found.different else 0)
 
 
 def _from_commands(settings: Settings, progress: Callable[[str, int, int], None]) -> FromCommands:
@@ -111,17 +114,6 @@ def _outgrown(count: int) -> list[str]:
     if not count:
         return []
     return [f"Left as they are: {count:,} dead letters that were discarded or that an earlier version could not read."]
-
-
-def _show(told: list[str], differences: list[str]) -> None:
-    for sentence in told:
-        print(sentence)
-    for difference in differences[:_MOST_SHOWN]:
-        print(f"  {difference}")
-    more = len(differences) - _MOST_SHOWN
-    if more > 0:
-        print(f"  and {more:,} more (--json has them)")
-    print(f"{len(differences):,} differences." if differences else "Nothing differs.")
 
 
 @contextmanager

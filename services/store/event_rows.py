@@ -6,14 +6,8 @@ from typing import Any
 import psycopg
 from psycopg.sql import SQL, Literal
 
-Row = bytes | bytearray | memoryview
-"""An event with every column: their number (2 bytes), then for each its length (4 bytes) and its value.
+from .copied import Row, copied_rows
 
-Integers are big-endian. This is a row of PostgreSQL's COPY ... (FORMAT BINARY), which is unambiguous and the same for
-all versions. The columns are originator_id, originator_version, topic, state and, last, notification_id.
-"""
-
-_HEADER, _TRAILER = 19, b"\xff\xff"
 _NUMBER = 4 + 8
 """The bytes of the last column, length and value."""
 
@@ -26,21 +20,14 @@ def connect(url: str) -> psycopg.Connection[Any]:
 def event_rows(connection: psycopg.Connection[Any], first: int, last: int) -> Generator[Row]:
     """The events with these notification ids, both included, in their order. Raises psycopg.Error.
 
+    The columns are originator_id, originator_version, topic, state and, last, notification_id.
     The connection is busy until the last one was taken, or the generator is closed.
     """
     query = SQL(
         "COPY (SELECT originator_id, originator_version, topic, state, notification_id FROM order_events "
         "WHERE notification_id BETWEEN {} AND {} ORDER BY notification_id) TO STDOUT (FORMAT BINARY)"
     ).format(Literal(first), Literal(last))
-    with connection.cursor() as cursor, cursor.copy(query) as copy:
-        rows = iter(copy)
-        row: Row = next(rows)[_HEADER:]
-        while row != _TRAILER:
-            if row:  # the header may come by itself
-                yield row
-            row = next(rows)
-        for _ in rows:
-            pass
+    return copied_rows(connection, query)
 
 
 def notification_id(row: Row) -> int:

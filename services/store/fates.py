@@ -2,15 +2,16 @@
 
 import struct
 from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Any
 
 import psycopg
 
+from .copied import copied_rows
+
 Fate = tuple[int, int, str]
 """Partition, offset, and what it became: a kind of outcome, or `parked`."""
 
-_HEADER, _TRAILER = 19, b"\xff\xff"
 _FIELDS = struct.Struct(">hiiiqi")
 """Of a row copied out in binary: how many columns, then each column's length and value, but for the kind's value."""
 
@@ -40,15 +41,10 @@ def fates(connection: psycopg.Connection[Any]) -> Generator[Fate]:
         "SELECT partition, record_offset, 'parked' FROM parked_commands ORDER BY 1, 2) TO STDOUT (FORMAT BINARY)"
     )
     kinds: dict[bytes, str] = {}
-    with connection.cursor() as cursor, cursor.copy(query) as copy:
-        start = _HEADER
-        for row in copy:
-            fields = row[start:]
-            start = 0
-            if not fields or fields == _TRAILER:  # the header may come by itself
-                continue
-            _, _, partition, _, offset, _ = _FIELDS.unpack_from(fields)
-            name = bytes(fields[_FIELDS.size :])
+    with closing(copied_rows(connection, query)) as rows:
+        for row in rows:
+            _, _, partition, _, offset, _ = _FIELDS.unpack_from(row)
+            name = bytes(row[_FIELDS.size :])
             if (kind := kinds.get(name)) is None:
                 kind = kinds[name] = name.decode()
             yield partition, offset, kind

@@ -1,5 +1,8 @@
 """Between events and stored events: the library's mapper, for msgspec structs."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import msgspec
 from eventsourcing.domain import DomainEventProtocol
 from eventsourcing.persistence import Mapper, MapperDeserialisationError, StoredEvent
@@ -35,6 +38,11 @@ def decode_event(stored_event: StoredEvent) -> Event:
     if (event.originator_id, event.originator_version) != (stored_event.originator_id, stored_event.originator_version):
         raise _unreadable(stored_event, "its content is another event's. Somebody has changed it.")
     return event
+
+
+def decode_row(row: Mapping[str, Any]) -> Event:
+    """The same from a row of `order_events`."""
+    return decode_event(StoredEvent(row["originator_id"], row["originator_version"], row["topic"], row["state"]))
 
 
 def _unreadable(stored: StoredEvent, why: str) -> MapperDeserialisationError:
