@@ -20,12 +20,12 @@ from tests.installation import Installation, until
 from tests.observability.conftest import refusing
 from tests.observability.prometheus import DEPLOYED, Prometheus, program, prometheus, rules
 
-_IN_5_SECONDS = 34_560
-"""The scale at which 48 hours pass in 5 s."""
+_IN_10_SECONDS = 17_280
+"""The scale at which 48 hours pass in 10 s."""
 
 _NAMES = {rule["alert"] for rule in rules()}
-_PATIENCE = 110
-"""Seconds: alerts about lateness are for what is a minute late."""
+_PATIENCE = 60
+"""Seconds: roles look every 5 s, deadlines take 10 s, and the machine may be busy."""
 
 
 def test_prometheus_takes_the_rules_and_the_configuration():
@@ -46,12 +46,12 @@ def test_each_alert_says_what_it_means_and_where_the_runbook_says_what_to_do():
 async def test_each_alert_fires_when_its_fault_is_made(
     installation: Installation, ports: dict[str, int], tmp_path: Path
 ):
-    await installation.run(*ROLES, scale=_IN_5_SECONDS)
+    await installation.run(*ROLES, scale=_IN_10_SECONDS)
     async with prometheus(tmp_path, ports) as watching:
         await installation.send("order-0", register())
         await until(lambda: all_are_up(watching))
         await until(lambda: installation.page("order-0"))
-        await asyncio.sleep(6)  # the roles look at the servers every 5 s
+        await until(lambda: watching.value('max(resolution_server_up{server="postgresql"})'))
         assert await watching.firing() == set()
         await a_dead_letter(installation)
         await a_parked_order(installation)
@@ -63,14 +63,23 @@ async def test_each_alert_fires_when_its_fault_is_made(
         await until(lambda: installation.query("SELECT count(*) FROM outcomes WHERE order_id = 'order-0'") == [(2,)])
         await installation.stop("commands")
         await installation.publish("order-0", ask_update())
-        expected = _NAMES - {"ResolutionServerUnreachable"}
-        await until(lambda: fire(watching, expected), _PATIENCE)
+        await all_fire(watching, _NAMES - {"ResolutionServerUnreachable"})
         with refusing(installation):
-            await until(lambda: fire(watching, {"ResolutionServerUnreachable"}), _PATIENCE)
+            await all_fire(watching, {"ResolutionServerUnreachable"})
 
 
-async def fire(watching: Prometheus, expected: set[str]) -> bool:
-    return expected <= await watching.firing()
+async def all_fire(watching: Prometheus, expected: set[str]) -> None:
+    """Waits for each alert to fire, or to have done so: a restart, for one, is forgotten after a while."""
+    missing = set(expected)
+
+    async def none_missing() -> bool:
+        missing.difference_update(await watching.firing())
+        return not missing
+
+    try:
+        await until(none_missing, _PATIENCE)
+    except TimeoutError:
+        raise AssertionError(f"{missing} did not fire within {_PATIENCE} s") from None
 
 
 async def all_are_up(watching: Prometheus) -> bool:
@@ -117,10 +126,15 @@ async def started_after(watching: Prometheus, before: float | None) -> bool:
 
 
 async def a_deadline_without_a_timer(installation: Installation) -> None:
+    await installation.send("order-4", register())
+    await installation.send("order-4", ask_update())
+    # It was killed before: until its group has let go of the dead one, it reads nothing.
+    await until(lambda: installation.query("SELECT count(*) FROM deadlines WHERE order_id = 'order-4'") == [(1,)], 60)
     await installation.send("order-2", register())
     await installation.send("order-2", ask_update())
     await until(lambda: installation.query("SELECT count(*) FROM deadlines WHERE order_id = 'order-2'") == [(1,)])
     await installation.stop("timer")
+    assert installation.query("SELECT count(*) FROM deadlines WHERE order_id = 'order-2'") == [(1,)]
     await installation.send("order-3", register())  # which it does not read
 
 
@@ -130,7 +144,7 @@ async def test_an_alert_ends_when_an_operator_has_dealt_with_it(
     await installation.run("commands", "relay")
     async with prometheus(tmp_path, ports) as watching:
         await a_dead_letter(installation)
-        await until(lambda: fire(watching, {"ResolutionDeadLetters"}))
+        await all_fire(watching, {"ResolutionDeadLetters"})
         [(partition, offset)] = installation.query("SELECT partition, record_offset FROM outcomes WHERE kind = 'dead'")
         installation.query(
             "INSERT INTO handled_dead_letters VALUES (%s, %s, 'discarded', 'of no use', %s)",
