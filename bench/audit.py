@@ -13,7 +13,7 @@ from services.store.origin import clock_of
 
 def verify(settings: Settings) -> dict[str, Any]:
     """Events per second, start included: of everything, and of history until the read models' turn."""
-    with OrderStore(settings.database) as store:
+    with OrderStore(settings.database, settings.master_keys) as store:
         for model in READ_MODELS.values():
             projector = Projector(store, model())
             projector.prepare()

@@ -20,6 +20,7 @@ from bench.load import life
 from projections.order_page import OrderPages
 from projections.projector import CHANNEL
 from projections.rebuild import Rebuild
+from services.master_keys import MasterKeys
 from services.settings import Settings
 from services.store import OrderStore
 
@@ -28,7 +29,7 @@ _ALL = ("commands", "relay", "timer", "projections")
 
 def rebuild(settings: Settings) -> float:
     """Events per second of `resolution rebuild order_page` on a store that is full, without its comparison."""
-    with OrderStore(settings.database) as store:
+    with OrderStore(settings.database, settings.master_keys) as store:
         work = Rebuild(store, "order_page")
         work._new.prepare()
         started = time.perf_counter()
@@ -53,7 +54,7 @@ class _Store(OrderStore):
     name = "order"
 
     def __init__(self, env: dict[str, str]) -> None:
-        super().__init__(env["DATABASE_URL"])
+        super().__init__(env["DATABASE_URL"], MasterKeys())
 
 
 class _View(PostgresTrackingRecorder):

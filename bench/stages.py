@@ -13,6 +13,7 @@ from services.kafka.topics import DEFAULT_PARTITIONS
 from services.orders import Order
 from services.settings import Settings
 from services.store import Batch, OrderStore
+from services.store.order_keys import OrderKey, Sealing
 from services.store.origin import clock_of
 
 _PIECE = 4000
@@ -35,16 +36,17 @@ class _Watch:
 
 async def per_command(settings: Settings, topic: str, commands: int) -> dict[str, dict[str, float]]:
     """By stage, microseconds per command: `cpu` and `wall`."""
-    watch, clock, orders = _Watch(), clock_of(settings), dict[str, Order]()
+    watch, clock, orders, keys = _Watch(), clock_of(settings), dict[str, Order](), dict[str, OrderKey]()
     pieces = await _poll(settings.kafka, topic, commands, watch)
-    with OrderStore(settings.database) as store:
+    with OrderStore(settings.database, settings.master_keys) as store:
         for piece in pieces:
             readings = watch.time("decode", lambda piece=piece: read(piece, clock.of_record))
             for _, reading in readings:
                 orders.setdefault(reading.order_id, Order(id=reading.order_id))
             judged = watch.time("judge", lambda readings=readings: judge(readings, orders, [], set()))
-            stored = watch.time("map", lambda judged=judged: [store.mapper.to_stored_event(e) for e in judged.events])
-            batch = Batch({}, judged.outcomes)
+            sealing = Sealing(keys, settings.master_keys)
+            stored = watch.time("map and seal", lambda j=judged, s=sealing: [s.stored(e) for e in j.events])
+            batch = Batch({}, judged.outcomes, sealing=sealing)
             watch.time("write and commit", lambda s=stored, b=batch: store.recorder.insert_events(s, batch=b))
     return {stage: {"cpu": watch.cpu[stage] / commands, "wall": watch.wall[stage] / commands} for stage in watch.wall}
 

@@ -21,6 +21,7 @@ from resolution_contracts.values import format_instant
 from services.orders.events import Event
 from services.store.by_order import histories
 from services.store.mapper import decode_row
+from services.store.order_keys import WITHOUT_TEXTS
 
 from . import READ_MODELS
 from .read_model import ReadModel
@@ -80,7 +81,7 @@ class ReadModelsAsOf:
         with self._connection.cursor() as cursor:
             for orders in histories(cursor, replayed.position):
                 read += sum(map(len, orders.values()))
-                self._take([[decode_row(row) for row in rows] for rows in orders.values()], replayed)
+                self._take([[decode_row(row, WITHOUT_TEXTS) for row in rows] for rows in orders.values()], replayed)
                 progress(read, replayed.position)
         self._finish(replayed)
         return replayed

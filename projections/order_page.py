@@ -1,20 +1,23 @@
 """The order page: facts, the open dispute, the history of disputes, and what each party can do now (R12).
 
-The stored row says what the events said. Time is applied when somebody looks: a deadline that has passed changes the
-page even before its event is stored (D3).
+The stored row says what the events said, but for what people wrote and what is confidential: that is sealed in the
+events, and read there when somebody looks, so that an erasure has one place to take it from. Time is applied then, too:
+a deadline that has passed changes the page even before its event is stored (D3).
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import psycopg
 from resolution_contracts.values import DisputeKind, Role, SettledAs, format_instant
 
+from services.master_keys import MasterKeys
 from services.orders import Order, evolve
 from services.orders import events as e
 from services.orders.actions import available_actions
+from services.store.by_order import events_with_texts
 
 from .read_model import Fact, Handler, ReadModel
 
@@ -47,9 +50,16 @@ class Page(msgspec.Struct):
 # --- one handler per event that shows beyond the order's own state ---
 
 
-def _opened(page: Page, event: e.DisputeOpened) -> None:
-    fields = ("message", "comment", "reason", "days", "note", "amount", "explanation")
+_REQUEST = ("reason", "days", "amount")
+_REQUEST_AS_WRITTEN = ("message", "comment", "reason", "days", "note", "amount", "explanation")
+
+
+def _request(event: e.DisputeOpened, fields: Iterable[str]) -> dict[str, Any]:
     request = {name: value for name in fields if (value := getattr(event, name)) is not msgspec.UNSET}
+    return cast("dict[str, Any]", msgspec.to_builtins(request))
+
+
+def _opened(page: Page, event: e.DisputeOpened) -> None:
     page.disputes.append(
         Dispute(
             dispute_id=event.dispute_id,
@@ -57,8 +67,7 @@ def _opened(page: Page, event: e.DisputeOpened) -> None:
             opened_by=event.opened_by,
             opened_at=event.timestamp,
             respond_by=event.respond_by,
-            request=msgspec.to_builtins(request),
-            refund_reason=None if event.refund_reason is msgspec.UNSET else event.refund_reason,
+            request=_request(event, _REQUEST),
         )
     )
 
@@ -68,7 +77,6 @@ def _settled(settled_as: SettledAs) -> Callable[[Page, Any], None]:
         dispute = page.disputes[-1]
         dispute.settled_as = settled_as
         dispute.settled_at = event.timestamp
-        dispute.message = getattr(event, "message", None)
         dispute.closed_because = getattr(event, "because", None)
 
     return settle
@@ -81,7 +89,6 @@ def _canceled(page: Page, event: e.OrderCanceled) -> None:
             "grounds": event.grounds,
             "dispute_id": event.dispute_id,
             "refund_due": event.refund_due,
-            "comment": event.comment,
             "at": format_instant(event.timestamp),
         }
     )
@@ -102,6 +109,25 @@ def show(page: Page, event: e.Event) -> None:
     """What an event changes on the page beside the order's state."""
     if handler := _SHOWN.get(type(event)):
         handler(page, event)
+
+
+def tell(page: Page, event: e.Event) -> None:
+    """What was written with an event that the page shows already."""
+    match event:
+        case e.DisputeOpened():
+            dispute = _dispute_of(page, event.dispute_id)
+            dispute.request = _request(event, _REQUEST_AS_WRITTEN)
+            dispute.refund_reason = None if event.refund_reason is msgspec.UNSET else event.refund_reason
+            if page.order.open_dispute is not None and page.order.open_dispute.dispute_id == event.dispute_id:
+                page.order.open_dispute = event
+        case e.Accepted() | e.Declined():
+            _dispute_of(page, event.dispute_id).message = event.message
+        case e.OrderCanceled() if page.canceled is not None:
+            page.canceled["comment"] = event.comment
+
+
+def _dispute_of(page: Page, dispute_id: str) -> Dispute:
+    return next(dispute for dispute in page.disputes if dispute.dispute_id == dispute_id)
 
 
 class OrderPages(ReadModel[Page]):
@@ -146,25 +172,32 @@ class NotAParty(Exception):
 
 
 def look(
-    connection: psycopg.Connection[Any], order_id: str, viewer: str | None, now: datetime
+    connection: psycopg.Connection[Any], masters: MasterKeys, order_id: str, viewer: str | None, now: datetime
 ) -> dict[str, Any] | None:
     """The page as `viewer` (a user id; None: an operator) sees it at the business time `now`.
 
-    None where there is no such order. Raises NotAParty, and psycopg.Error.
+    None where there is no such order. Raises NotAParty, MasterKeyError and psycopg.Error.
     """
     row = connection.execute("SELECT document FROM order_page.orders WHERE order_id = %s", (order_id,)).fetchone()
-    return None if row is None else view(_decode(row[0]), viewer, now)
+    if row is None:
+        return None
+    written = events_with_texts(connection, masters, [order_id])
+    return view(_decode(row[0]), written.get(order_id, []), viewer, now)
 
 
-def view(page: Page, viewer: str | None, now: datetime) -> dict[str, Any]:
-    """See `look`. Applies a deadline that has passed."""
+def view(page: Page, written: Iterable[e.Event], viewer: str | None, now: datetime) -> dict[str, Any]:
+    """See `look`. `written` are the order's events with texts. Applies a deadline that has passed."""
     order = page.order
     role = None if viewer is None else order.find_role(viewer)
     if viewer is not None and role is None:
         raise NotAParty
+    for event in written:
+        if event.originator_version <= order.version:
+            tell(page, event)
     order.settle_if_due(now)
     for event in order.collect_events():
         show(page, event)
+        tell(page, event)
     facts = order.facts
     return {
         "order_id": order.id,
@@ -224,12 +257,15 @@ def _instant(value: datetime | None) -> str | None:
     return None if value is None else format_instant(value)
 
 
-def orders_of(connection: psycopg.Connection[Any], user: str, now: datetime) -> list[dict[str, Any]]:
-    """A user's orders, the ones that something happened to last first, at most 100. Raises psycopg.Error."""
+def orders_of(
+    connection: psycopg.Connection[Any], masters: MasterKeys, user: str, now: datetime
+) -> list[dict[str, Any]]:
+    """A user's orders, the ones that something happened to last first, at most 100. Raises as `look` does."""
     rows = connection.execute(
-        "SELECT document FROM order_page.orders WHERE client_id = %s OR freelancer_id = %s "
+        "SELECT order_id, document FROM order_page.orders WHERE client_id = %s OR freelancer_id = %s "
         "ORDER BY last_event_at DESC LIMIT %s",
         (user, user, _MOST_ORDERS),
-    )
-    pages = (view(_decode(row[0]), user, now) for row in rows)
+    ).fetchall()
+    written = events_with_texts(connection, masters, [order_id for order_id, _ in rows])
+    pages = (view(_decode(document), written.get(order_id, []), user, now) for order_id, document in rows)
     return [{name: page[name] for name in _OF_A_LINE} for page in pages]

@@ -18,9 +18,10 @@ from psycopg.rows import DictRow
 from psycopg.sql import SQL, Identifier
 
 from services.faults import point
-from services.orders.events import Event
 from services.store import OrderStore
 from services.store.changes import Changes
+from services.store.mapper import decode_event
+from services.store.order_keys import WITHOUT_TEXTS
 from services.telemetry import measures
 from services.telemetry.health import progress
 
@@ -70,7 +71,7 @@ class Projector:
         if not notifications:
             return 0
         point("projections.read")
-        events = [cast("Event", self._store.mapper.to_domain_event(notification)) for notification in notifications]
+        events = [decode_event(notification, WITHOUT_TEXTS) for notification in notifications]
         with self.transaction() as cursor:
             self._tracking._insert_tracking(cursor, Tracking(self.schema, notifications[-1].id))
             self.read_model.apply(cursor, events)

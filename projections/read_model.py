@@ -21,8 +21,9 @@ Handler = Callable[[Any, Any], Fact | None]
 class ReadModel(Generic[Document]):
     """A document for each order, made by one handler per event, in a PostgreSQL schema of the read model's name.
 
-    The table `orders` keeps the documents as JSON, with `columns` beside for what is searched. Whatever counts over
-    many orders is returned by handlers as facts, which `tally` adds to further `tables`.
+    Read models hold nothing that an erasure has to take away: what people wrote, and what is confidential, reaches no
+    handler (it reads as erased). The table `orders` keeps the documents as JSON, with `columns` beside for what is
+    searched. Whatever counts over many orders is returned by handlers as facts, which `tally` adds to further `tables`.
     """
 
     name: ClassVar[str]

@@ -24,11 +24,13 @@ from services.checkpoints.role import CheckpointsRole
 from services.clock import Clock
 from services.commands.role import CommandsRole
 from services.kafka.topics import Topics
+from services.master_keys import NO_MASTER
 from services.relay.role import RelayRole
 from services.reminders import ReminderSender
 from services.settings import Settings
 from services.store import OrderStore
 from services.store.changes import Changes
+from services.store.order_keys import check_master_keys
 from services.store.origin import clock_of
 from services.telemetry import logs, traces
 from services.telemetry.endpoint import endpoint
@@ -62,8 +64,13 @@ async def _broker(settings: Settings) -> AsyncIterator[KafkaBroker]:
 
 
 async def _commands(start: Start) -> None:
+    if start.settings.master_keys.newest == NO_MASTER:
+        log.warning(
+            "texts are sealed with keys that lie in the same database as they are, for there is no master key to wrap "
+            "them: RESOLUTION_MASTER_KEY_FILE names one, see docs/erasure.md"
+        )
     async with _broker(start.settings) as broker:
-        role = CommandsRole(broker, start.topics, start.settings.database, start.clock)
+        role = CommandsRole(broker, start.topics, start.settings.database, start.settings.master_keys, start.clock)
         try:
             await broker.start()
             await role.consumer.assigned()
@@ -86,13 +93,14 @@ async def _timer(start: Start) -> None:
 
 
 async def _relay(start: Start) -> None:
-    await RelayRole(start.settings.kafka, start.topics, start.settings.database).run(start.ready)
+    settings = start.settings
+    await RelayRole(settings.kafka, start.topics, settings.database, settings.master_keys).run(start.ready)
 
 
 async def _projections(start: Start) -> None:
     """Each read model by itself, so that one that stands still leaves the others alone; and the reminders."""
     url = start.settings.database
-    stores = [OrderStore(url) for _ in READ_MODELS]
+    stores = [OrderStore(url, start.settings.master_keys) for _ in READ_MODELS]
     projectors = [Projector(store, model()) for store, model in zip(stores, READ_MODELS.values(), strict=True)]
     for projector in projectors:
         await asyncio.to_thread(projector.prepare)
@@ -147,6 +155,7 @@ async def run(name: str, settings: Settings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     clock = await asyncio.to_thread(clock_of, settings)
+    await asyncio.to_thread(check_master_keys, settings)
     start = Start(settings, Topics(settings.topic_prefix), clock, ready)
     async with _seen(start):
         role = asyncio.ensure_future(ROLES[name](start))

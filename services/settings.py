@@ -2,13 +2,16 @@
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from fractions import Fraction
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
 from resolution_contracts import topics
+
+from .master_keys import MasterKeyError, MasterKeys
 
 LogFormat = Literal["json", "text"]
 
@@ -43,6 +46,8 @@ class Settings:
     checkpoint_file: Path | None = None
     checkpoint_events: int = 10_000
     checkpoint_seconds: float = 60.0
+    master_key: str | None = field(default=None, repr=False)
+    master_key_file: Path | None = None
 
     @classmethod
     def from_environment(cls, env: Mapping[str, str] = os.environ) -> "Settings":
@@ -54,7 +59,7 @@ class Settings:
             )
         data_dir = env.get("RESOLUTION_DATA_DIR")
         checkpoint_file = env.get("RESOLUTION_CHECKPOINT_FILE")
-        return cls(
+        settings = cls(
             database_url=database_url,
             kafka_servers=env.get("RESOLUTION_KAFKA_SERVERS") or None,
             topic_prefix=env.get("RESOLUTION_TOPIC_PREFIX", topics.PREFIX),
@@ -76,7 +81,23 @@ class Settings:
             checkpoint_file=Path(checkpoint_file) if checkpoint_file else None,
             checkpoint_events=_checkpoint_events(env.get("RESOLUTION_CHECKPOINT_EVENTS") or "10000"),
             checkpoint_seconds=_checkpoint_seconds(env.get("RESOLUTION_CHECKPOINT_SECONDS") or "60"),
+            master_key=env.get("RESOLUTION_MASTER_KEY") or None,
+            master_key_file=_file(env, "RESOLUTION_MASTER_KEY_FILE"),
         )
+        _ = settings.master_keys
+        return settings
+
+    @cached_property
+    def master_keys(self) -> MasterKeys:
+        """What wraps the orders' keys. Raises SettingsError."""
+        if self.master_key and self.master_key_file:
+            raise SettingsError("RESOLUTION_MASTER_KEY and RESOLUTION_MASTER_KEY_FILE are both given; leave one out.")
+        name = "RESOLUTION_MASTER_KEY_FILE" if self.master_key_file else "RESOLUTION_MASTER_KEY"
+        text = self.master_key_file.read_text(errors="replace") if self.master_key_file else self.master_key
+        try:
+            return MasterKeys() if text is None else MasterKeys.parse(text)
+        except MasterKeyError as error:
+            raise SettingsError(f"{name} cannot be used: {error}.") from None
 
     def as_environment(self) -> dict[str, str]:
         """The variables that give these settings again, for a child process."""
@@ -100,6 +121,8 @@ class Settings:
             "RESOLUTION_CHECKPOINT_KEY_FILE": self.checkpoint_key_file and str(self.checkpoint_key_file),
             "RESOLUTION_CHECKPOINT_NEXT_KEY_FILE": self.checkpoint_next_key_file and str(self.checkpoint_next_key_file),
             "RESOLUTION_CHECKPOINT_FILE": self.checkpoint_file and str(self.checkpoint_file),
+            "RESOLUTION_MASTER_KEY": self.master_key,
+            "RESOLUTION_MASTER_KEY_FILE": self.master_key_file and str(self.master_key_file),
         }
         env |= {name: value for name, value in optional.items() if value}
         if self.database_url:

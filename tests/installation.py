@@ -171,8 +171,8 @@ class Installation:
     def _open_disputes(self) -> int:
         settled = "'Accepted', 'AutoAccepted', 'Declined', 'DisputeClosed', 'Withdrawn'"
         [(count,)] = self.query(
-            f"SELECT count(*) FILTER (WHERE topic = 'DisputeOpened') - count(*) FILTER (WHERE topic IN ({settled})) "
-            "FROM order_events"
+            f"SELECT count(*) FILTER (WHERE name = 'DisputeOpened') - count(*) FILTER (WHERE name IN ({settled})) "
+            "FROM (SELECT split_part(topic, '.', 1) AS name FROM order_events) AS e"
         )
         return int(count)
 
@@ -184,11 +184,11 @@ class Installation:
             return cursor.fetchall() if cursor.description else []
 
     def store(self) -> OrderStore:
-        return OrderStore(self.settings.database)
+        return OrderStore(self.settings.database, self.settings.master_keys)
 
     def page(self, order_id: str, viewer: str | None = None) -> Json | None:
         with psycopg.connect(self.settings.database) as connection:
-            return order_page.look(connection, order_id, viewer, self.clock.now())
+            return order_page.look(connection, self.settings.master_keys, order_id, viewer, self.clock.now())
 
 
 async def until(condition: Callable[[], Any], seconds: float = 30) -> Any:

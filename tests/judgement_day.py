@@ -75,7 +75,7 @@ def _assert_stored(installation: Installation, expected: dict[str, list[Json]]) 
     assert [row[4] for row in rows] == list(range(1, len(rows) + 1)), "notification ids have a gap"
     stored: defaultdict[str, list[tuple[int, str, str]]] = defaultdict(list)
     for order_id, version, topic, state, _ in rows:
-        stored[order_id].append((version, topic, json.loads(bytes(state))["command_id"]))
+        stored[order_id].append((version, topic.removesuffix(".v2"), json.loads(bytes(state))["command_id"]))
     assert dict(stored) == {
         order_id: [(e["sequence"], e["type"].split(".")[2], e["causationid"]) for e in events]
         for order_id, events in expected.items()

@@ -147,6 +147,13 @@ class ExpireDispute(Command):
     dispute_id: Id
 
 
+class EraseOrderTexts(Command):
+    """An operator: what people wrote on this order, and confidential reasons, are never to be read again.
+
+    It fits every state of the order. What happened stays, without its texts; nothing brings them back.
+    """
+
+
 COMMANDS: dict[str, type[Command]] = {command.__name__: command for command in Command.__subclasses__()}
 """Every command by its name on the wire, in its first version."""
 

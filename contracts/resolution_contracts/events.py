@@ -130,6 +130,13 @@ class RefundProcessed(PublicEvent):
     refund_id: str
 
 
+class OrderTextsErased(PublicEvent):
+    """Erase what you keep of this order's `message`, `comment`, `note` and `explanation` up to this event's `sequence`.
+
+    Whoever reads an earlier event from now on may find `[erased]` in their place.
+    """
+
+
 EVENTS: dict[str, type[PublicEvent]] = {
     event.__name__: event for event in PublicEvent.__subclasses__() if event is not RefundDue
 }

@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 import psycopg
-from eventsourcing.persistence import MapperDeserialisationError, StoredEvent
+from eventsourcing.persistence import MapperDeserialisationError
 
 from services.commands.cache import OrderCache
 from services.commands.decode import Received
@@ -23,12 +23,15 @@ from services.commands.judge import Judged, judge, read
 from services.commands.retries import at_first_time, first_offset
 from services.kafka.consumer import Record
 from services.kafka.topics import Topics
+from services.master_keys import MasterKeys
 from services.orders import Order, evolve
 from services.orders.events import Accepted, AutoAccepted, Declined, DisputeClosed, DisputeOpened, Event, Withdrawn
 from services.orders.public import event_envelope
+from services.orders.texts import published_without_texts
 from services.store import OutcomeRow
 from services.store.dead_letters import dead_letters
-from services.store.mapper import decode_event, encode_event
+from services.store.mapper import decode_event, is_stored_as
+from services.store.order_keys import OrderKeys, load_keys
 
 from .findings import Findings
 from .stored import Chunk, StoredOutcome, StoredRow, connect, load_chunk, load_histories
@@ -76,9 +79,16 @@ class History:
     """Verifies the history of `progress.partitions`, and moves `progress` on."""
 
     def __init__(
-        self, url: str, topics: Topics, business_time: Callable[[int], datetime], limits: Limits, progress: Progress
+        self,
+        url: str,
+        masters: MasterKeys,
+        topics: Topics,
+        business_time: Callable[[int], datetime],
+        limits: Limits,
+        progress: Progress,
     ) -> None:
         self._url = url
+        self._masters = masters
         self._topics = topics
         self._business_time = business_time
         self._limits = limits
@@ -142,7 +152,7 @@ class History:
         if last <= after:
             return None
         loading = asyncio.ensure_future(
-            asyncio.to_thread(load_chunk, connection, self._progress.partitions, after, last)
+            asyncio.to_thread(load_chunk, connection, self._masters, self._progress.partitions, after, last)
         )
         return last, loading
 
@@ -166,13 +176,14 @@ class History:
             self._findings.outcomes += 1
             self._findings.events += row.last_event_id - row.before
             events = self._compare_with_store(row, judged.get((row.partition, row.record_offset)), chunk)
-            await self._compare_with_kafka(row, events)
+            await self._compare_with_kafka(row, events, chunk.keys)
 
     def _load_orders(self, chunk: Chunk) -> None:
         orders, missing = self._orders.take(row.order_id for row in chunk.outcomes if row.order_id)
         if missing:
-            for order_id, history in load_histories(self._connection, missing, chunk.outcomes[0].before).items():
-                orders[order_id] = _project(order_id, history)
+            histories = load_histories(self._connection, missing, chunk.outcomes[0].before)
+            keys = load_keys(self._connection, missing, self._masters)
+            orders |= {order_id: _project(order_id, history, keys) for order_id, history in histories.items()}
         self._orders.put(orders)
 
     async def _command(self, row: StoredOutcome) -> Record | None:
@@ -196,7 +207,7 @@ class History:
         readings = []
         for (row, record), reading in zip(rows, read(records, self._business_time), strict=True):
             if row.kind == "dead" and not isinstance(reading[1], str):
-                self._outgrown(row, record)
+                self._outgrown(row, record, chunk.keys)
             else:
                 readings.append(reading)
         ids = {reading.order_id for _, reading in readings if isinstance(reading, Received)}
@@ -212,10 +223,10 @@ class History:
             return record
         return at_first_time(record, next(iter(dead_letters(self._connection, [(record.partition, offset)])), None))
 
-    def _outgrown(self, row: StoredOutcome, record: Record) -> None:
+    def _outgrown(self, row: StoredOutcome, record: Record, keys: OrderKeys) -> None:
         """It became a dead letter, because an operator discarded it or an earlier version could not read it."""
         self._findings.outgrown += 1
-        if (row.key, row.message) != (record.key, record.value):
+        if row.key != record.key or (row.message != record.value and not _is_erased_letter(row, keys)):
             self._findings.differs(f"the dead letter of {_at((row.partition, row.record_offset))} is not its record")
 
     def _follow(self, row: StoredOutcome, chunk: Chunk) -> None:
@@ -230,7 +241,7 @@ class History:
             order = orders.get(stored.originator_id) or Order(id=stored.originator_id)
             try:
                 if isinstance(order, Order):
-                    evolve.evolve(order, _decode(stored))
+                    evolve.evolve(order, decode_event(stored.event(), chunk.keys))
             except (MapperDeserialisationError, ValueError) as error:
                 self._findings.differs(f"event {number} does not follow: {error}")
                 order = error
@@ -246,70 +257,73 @@ class History:
         if isinstance(expected, str):
             self._differs(row, f"the command at {_at((row.partition, row.record_offset))} cannot be judged: {expected}")
         if expected is None or isinstance(expected, str):  # followed without its command, or told already
-            return [self._decoded(event) for event in stored]
+            return [self._decoded(event, chunk.keys) for event in stored]
         outcome, events = expected
-        if names := [name for name in _COMPARED if getattr(outcome, name) != getattr(row, name)]:
+        compared = _COMPARED[:-1] if _is_erased_letter(row, chunk.keys) else _COMPARED
+        if names := [name for name in compared if getattr(outcome, name) != getattr(row, name)]:
             self._differs(row, f"outcome {row.outcome_id} is not what follows from its command: {', '.join(names)}")
         if len(events) != len(stored):
             self._differs(row, f"outcome {row.outcome_id} has {len(stored)} events; {len(events)} follow")
         result: list[Event | None] = []
         for found, should in zip_longest(stored, events):
-            if found is not None and should is not None and _same(found, should):
+            if found is not None and should is not None and is_stored_as(found.event(), should, chunk.keys):
                 result.append(should)
             elif found is not None:
                 self._differs(row, f"event {found.notification_id} is not what follows from its command")
-                result.append(self._decoded(found))
+                result.append(self._decoded(found, chunk.keys))
         return result
 
     def _differs(self, row: StoredOutcome, sentence: str) -> None:
         self._findings.differs(f"order {row.order_id}: {sentence}" if row.order_id else sentence)
 
-    def _decoded(self, stored: StoredRow | None) -> Event | None:
+    def _decoded(self, stored: StoredRow | None, keys: OrderKeys) -> Event | None:
         if stored is None:
             return None  # told already, as a number that is missing
         try:
-            return _decode(stored)
+            return decode_event(stored.event(), keys)
         except MapperDeserialisationError:
             self._findings.differs(f"event {stored.notification_id} cannot be read")
             return None
 
     # --- what is on Kafka ---
 
-    async def _compare_with_kafka(self, row: StoredOutcome, events: Sequence[Event | None]) -> None:
+    async def _compare_with_kafka(self, row: StoredOutcome, events: Sequence[Event | None], keys: OrderKeys) -> None:
         due = row.outcome_id <= self._limits.published
+        erased = keys.erased()
         for event in events:
             if event is None:
                 continue  # told already; that Kafka has it is told as a surplus
             envelope = event_envelope(event)
             stream = self._streams[self._topics.events][row.partition]
-            key = event.originator_id.encode()
-            offset = await self._expect(stream, f"event {envelope['id']}", key, _encode(envelope), due)
+            wanted = _Wanted(event.originator_id.encode(), _encode(envelope), event.originator_id in erased)
+            offset = await self._expect(stream, f"event {envelope['id']}", wanted, due)
             if offset is not None:
                 self._follow_dispute(row.partition, offset, event)
         if row.kind == "dead":
             self._findings.dead_letters += 1
             stream = self._streams[self._topics.dead_letters][row.partition]
-            await self._expect(stream, f"dead letter {row.record_offset}", row.key, row.message, due)
+            wanted = _Wanted(row.key, row.message, _is_erased_letter(row, keys))
+            await self._expect(stream, f"dead letter {row.record_offset}", wanted, due)
         else:
             stream = self._streams[self._topics.outcomes][row.partition]
             what = f"outcome {row.order_id}:{row.command_id}"
-            offset = await self._expect(stream, what, row.order_id.encode(), row.message, due)
+            offset = await self._expect(stream, what, _Wanted(row.order_id.encode(), row.message), due)
             self._findings.unpublished += offset is None and not due
 
-    async def _expect(self, stream: Stream, what: str, key: bytes | None, value: bytes | None, due: bool) -> int | None:
+    async def _expect(self, stream: Stream, what: str, wanted: "_Wanted", due: bool) -> int | None:
         """The offset of what was stored, as it was published; None if it is not there."""
         record = await stream.peek()
         topic = stream.topic
         if record is None:
-            if due and not await self._expired(stream, value):
+            if due and not await self._expired(stream, wanted):
                 self._findings.differs(f"{topic}: {what} is missing")
             return None
-        if (record.key, record.value) != (key, value):
-            if await self._expired(stream, value):
+        if not wanted.is_(record):
+            if await self._expired(stream, wanted):
                 return None
-            identity = _identity(value)
+            identity = _identity(wanted.value)
             surplus = await stream.passed_over(
-                lambda other: other.value == value or (identity is not None and _identity(other.value) == identity)
+                lambda other: wanted.is_(other) or (identity is not None and _identity(other.value) == identity)
             )
             if surplus is None:
                 self._findings.differs(f"{topic}: {what} is missing")
@@ -318,17 +332,17 @@ class History:
                 self._findings.differs(f"{_place(other)} follows from nothing that is stored")
             record = await stream.peek()
             assert record is not None
-            if (record.key, record.value) != (key, value):
+            if not wanted.is_(record):
                 self._findings.differs(f"{_place(record)} is not what is stored: {what}")
         stream.begun = True
         return stream.take().offset
 
-    async def _expired(self, stream: Stream, value: bytes | None) -> bool:
+    async def _expired(self, stream: Stream, wanted: "_Wanted") -> bool:
         """Whether this was published so long ago that it has left its topic."""
         begin = self._limits.begins[stream.topic][stream.partition]
         if stream.begun or begin == 0 or stream.position > begin:
             return False
-        return (record := await stream.peek()) is None or record.value != value
+        return (record := await stream.peek()) is None or not wanted.is_(record)
 
     async def _look_for_surplus(self) -> None:
         for topic, streams in self._streams.items():
@@ -396,6 +410,28 @@ class History:
                 self._waiting[partition, record.offset] = record
 
 
+class _Wanted(msgspec.Struct):
+    """A record that has to be there. `erased`: with its texts or without, for it may be older than their erasure."""
+
+    key: bytes | None
+    value: bytes | None
+    erased: bool = False
+
+    def is_(self, record: Record) -> bool:
+        if record.key != self.key:
+            return False
+        if record.value == self.value or not self.erased:
+            return bool(record.value == self.value)
+        if self.value is None or record.value is None:
+            return True
+        return published_without_texts(record.value) == published_without_texts(self.value)
+
+
+def _is_erased_letter(row: StoredOutcome, keys: OrderKeys) -> bool:
+    """A dead letter that an erased order's key names."""
+    return row.kind == "dead" and row.message is None and (row.key or b"").decode(errors="ignore") in keys.erased()
+
+
 _COMPARED = ("kind", "order_id", "command_id", "digest", "source", "key", "message")
 
 
@@ -409,24 +445,12 @@ def _by_place(judged: Judged) -> dict[tuple[int, int], tuple[OutcomeRow, list[Ev
     return found
 
 
-def _project(order_id: str, history: Iterable[StoredRow]) -> Order | Exception:
+def _project(order_id: str, history: Iterable[StoredRow], keys: OrderKeys) -> Order | Exception:
     try:
-        return Order.project(Order(id=order_id), map(_decode, history)) or Order(id=order_id)
+        events = (decode_event(row.event(), keys) for row in history)
+        return Order.project(Order(id=order_id), events) or Order(id=order_id)
     except Exception as failure:  # a bug of ours, or an event that was tampered with
         return failure
-
-
-def _decode(stored: StoredRow) -> Event:
-    return decode_event(StoredEvent(stored.originator_id, stored.originator_version, stored.topic, stored.state))
-
-
-def _same(stored: StoredRow, event: Event) -> bool:
-    return (
-        stored.originator_id == event.originator_id
-        and stored.originator_version == event.originator_version
-        and stored.topic == type(event).__name__
-        and stored.state == encode_event(event)
-    )
 
 
 def _identity(value: bytes | None) -> Any:

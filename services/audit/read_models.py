@@ -13,6 +13,7 @@ from projections import READ_MODELS
 from projections.read_model import Fact, ReadModel
 from services.store.by_order import histories
 from services.store.mapper import decode_row
+from services.store.order_keys import WITHOUT_TEXTS
 
 from .findings import Findings
 
@@ -88,7 +89,7 @@ class _Replay:
     def _replayed(self, history: Sequence[DictRow], facts: list[Fact]) -> tuple[Any, ...] | None:
         """The order's row, and facts added; None for a history that cannot be followed, so that no row is right."""
         try:
-            documents, new = self._model.fold([decode_row(row) for row in history])
+            documents, new = self._model.fold([decode_row(row, WITHOUT_TEXTS) for row in history])
         except (MapperDeserialisationError, ValueError, AssertionError):
             return None
         facts += new

@@ -5,7 +5,7 @@ For auditors: confidential fields are shown (D16).
 
 from collections.abc import Iterator, Sequence
 from datetime import datetime
-from typing import Any, cast
+from typing import Any
 
 import msgspec
 from resolution_contracts.values import SettledAs, format_instant
@@ -58,8 +58,7 @@ def _events(
     causes = {command.command_id: command for command in judged if command.is_first}
     order = Order(id=order_id)
     before = _state(order)
-    for event in store.events.get(order_id, lte=at):
-        event = cast("e.Event", event)
+    for event in store.history(order_id, at):
         if as_of is not None and event.timestamp > as_of:
             return
         evolve.evolve(order, event)

@@ -5,10 +5,13 @@ from typing import Any
 
 import msgspec
 import psycopg
+from eventsourcing.persistence import StoredEvent
 from psycopg import Connection
 from psycopg.rows import class_row, tuple_row
 
 from services.commands.judge import FirstUses
+from services.master_keys import MasterKeys
+from services.store.order_keys import OrderKeys, load_keys
 
 
 class StoredOutcome(msgspec.Struct, gc=False):
@@ -37,18 +40,28 @@ class StoredRow(msgspec.Struct, gc=False):
     topic: str
     state: bytes
 
+    def event(self) -> StoredEvent:
+        """As the mapper reads it."""
+        return StoredEvent(self.originator_id, self.originator_version, self.topic, self.state)
+
 
 class Chunk(msgspec.Struct):
-    """Outcomes of some partitions, and their events. `missing`: numbers that should be there, in sentences."""
+    """Outcomes of some partitions, and their events. `missing`: numbers that should be there, in sentences.
+
+    `keys` are those of the events' orders, and of orders that a dead letter names.
+    """
 
     outcomes: list[StoredOutcome]
     events: dict[int, StoredRow]
     first_uses: FirstUses
     missing: list[str]
+    keys: OrderKeys
 
 
-def load_chunk(connection: Connection[Any], partitions: Collection[int], after: int, last: int) -> Chunk:
-    """What is stored of the outcomes numbered above `after`, up to `last`. Raises psycopg.Error."""
+def load_chunk(
+    connection: Connection[Any], masters: MasterKeys, partitions: Collection[int], after: int, last: int
+) -> Chunk:
+    """What is stored of the outcomes numbered above `after`, up to `last`. Raises MasterKeyError and psycopg.Error."""
     with connection.cursor(row_factory=class_row(StoredOutcome), binary=True) as cursor:
         cursor.execute(
             "SELECT outcome_id, partition, record_offset, kind, order_id, command_id, digest, source, before, "
@@ -69,7 +82,10 @@ def load_chunk(connection: Connection[Any], partitions: Collection[int], after: 
     missing = [f"order_events has no notification_id {number}" for number in numbers if number not in events]
     if 0 in partitions:  # one of the workers tells
         missing += _missing_outcomes(connection, after, last)
-    return Chunk(outcomes, events, _first_uses(connection, outcomes, after), missing)
+    order_ids = {row.originator_id for row in events.values()}
+    order_ids |= {row.key.decode(errors="ignore") for row in outcomes if row.kind == "dead" and row.key}
+    keys = load_keys(connection, order_ids, masters)
+    return Chunk(outcomes, events, _first_uses(connection, outcomes, after), missing, keys)
 
 
 def _missing_outcomes(connection: Connection[Any], after: int, last: int) -> list[str]:

@@ -139,7 +139,9 @@ def _compare_deadlines(states: Sequence[Progress], timer: TimerState, findings: 
 def _verify_partitions(
     tell: Callable[..., None], settings: Settings, clock: Clock, limits: Limits, state: Progress
 ) -> Findings:
-    history = History(settings.database, Topics(settings.topic_prefix), clock.of_record, limits, state)
+    history = History(
+        settings.database, settings.master_keys, Topics(settings.topic_prefix), clock.of_record, limits, state
+    )
     return asyncio.run(history.run(settings.kafka, lambda progress: tell(progress=msgspec.json.encode(progress))))
 
 

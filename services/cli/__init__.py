@@ -24,6 +24,7 @@ from services.audit.replay import NoHistory
 from services.audit.whole import VerificationFailed
 from services.checkpoints.keys import KeyFileError
 from services.cli import checkpoints, dead, parked, show
+from services.cli.erase import NotErased, erase, rewrap_keys
 from services.cli.export import export
 from services.cli.ledger import ledger
 from services.cli.rebuild import rebuild
@@ -37,6 +38,7 @@ from services.demo import run as run_demo
 from services.export import ExportError
 from services.installation import installation, prepare
 from services.kafka.topics import TopicError
+from services.master_keys import MasterKeyError
 from services.roles import ROLES
 from services.serve import serve as serve_roles
 from services.servers import ServerError
@@ -61,6 +63,8 @@ app.command()(rebuild)
 app.command()(replay)
 app.command()(schema)
 app.command()(export)
+app.command()(erase)
+app.command()(rewrap_keys)
 AsJson = Annotated[bool, typer.Option("--json", help="Print machine-readable JSON lines on stdout.")]
 _USAGE = 2
 _FAILURES = (
@@ -69,7 +73,9 @@ _FAILURES = (
     ExportError,
     HistoryExpired,
     KeyFileError,
+    MasterKeyError,
     NoHistory,
+    NotErased,
     NotParked,
     NotRetried,
     VerificationFailed,
@@ -160,7 +166,7 @@ def order(
     """Show the order page, with the actions available now to whoever looks (to both parties without --as)."""
     with _database() as settings, psycopg.connect(settings.database) as connection:
         try:
-            page = order_page.look(connection, order_id, viewer, clock_of(settings).now())
+            page = order_page.look(connection, settings.master_keys, order_id, viewer, clock_of(settings).now())
         except order_page.NotAParty:
             page = None
         except psycopg.errors.UndefinedTable:

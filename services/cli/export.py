@@ -32,7 +32,7 @@ def export(
     """
     with installation(Settings.from_environment(), kafka=False) as settings:
         migrate(settings.database)
-        with OrderStore(settings.database) as store, _progress() as bar:
+        with OrderStore(settings.database, settings.master_keys) as store, _progress() as bar:
             task = bar.add_task("exporting")
             done = write(store, to, format_, after, lambda done, of: bar.update(task, completed=done, total=of))
     print(

@@ -89,7 +89,7 @@ def _settings() -> Iterator[Settings]:
 
 @contextmanager
 def _orders() -> Iterator[tuple[ParkedOrders, Settings]]:
-    with _settings() as settings, OrderStore(settings.database) as store:
+    with _settings() as settings, OrderStore(settings.database, settings.master_keys) as store:
         topics = Topics(settings.topic_prefix)
         yield ParkedOrders(store, topics.commands, clock_of(settings).of_record), settings
 

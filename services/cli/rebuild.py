@@ -21,7 +21,10 @@ def rebuild(
     as_json: Annotated[bool, typer.Option("--json", help="Print machine-readable JSON lines on stdout.")] = False,
 ) -> None:
     """Build a read model anew beside the live one, compare the two, and switch. Stopped, it goes on where it was."""
-    with installation(Settings.from_environment(), kafka=False) as settings, OrderStore(settings.database) as store:
+    with (
+        installation(Settings.from_environment(), kafka=False) as settings,
+        OrderStore(settings.database, settings.master_keys) as store,
+    ):
         work = Rebuild(store, name)
         if drop_old:
             there = work.drop_old()

@@ -89,7 +89,7 @@ def replay(
 def _show_order(
     settings: Settings, order_id: str, as_of: datetime | None, at: int | None, commands: bool, as_json: bool
 ) -> None:
-    with OrderStore(settings.database) as store:
+    with OrderStore(settings.database, settings.master_keys) as store:
         try:
             steps: list[dict[str, Any]] = list(replay_order(store, order_id, as_of=as_of, at=at, commands=commands))
         except ValueError as error:

@@ -29,6 +29,12 @@ async def retry(
     With `keep_time` they are judged by their first business time. Raises NotRetried, before anything is published,
     where that cannot be; KafkaError and psycopg.Error, and then those noted are published.
     """
+    for letter in letters:
+        if letter.value is None:
+            raise NotRetried(
+                f"The dead letter {letter.partition}/{letter.record_offset} has no value: it came without one, or it "
+                "was erased with the texts of the order that its key names. Discard it."
+            )
     partitions = await count_partitions(bootstrap_servers, topics)
     if keep_time:
         for letter in letters:

@@ -71,7 +71,7 @@ class ParkedOrders:
         stay = {(command.partition, command.record_offset) for command in judged.parked}
         freed = [place for c in commands if (place := (c.partition, c.record_offset)) not in stay]
         batch = Batch({}, given_up + judged.outcomes, version, judged.parked, freed)
-        self._store.events.put(judged.events, batch=batch)
+        self._store.append(judged.events, batch)
         return next((command.why for command in judged.parked), "")
 
     def _record(self, parked: ParkedCommand) -> Record:

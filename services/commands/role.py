@@ -11,6 +11,7 @@ from services.clock import Clock
 from services.faults import point
 from services.kafka.consumer import PositionedConsumer, Positions, Record
 from services.kafka.topics import Topics
+from services.master_keys import MasterKeys
 from services.store import Batch, OrderStore, Parking, ParkingChanged
 from services.store.positions import StoredPositions
 from services.telemetry import measures, traces
@@ -34,9 +35,11 @@ CACHED_ORDERS = 20_000
 class CommandsRole:
     """Judges what is on the commands topic."""
 
-    def __init__(self, broker: KafkaBroker, topics: Topics, database_url: str, clock: Clock) -> None:
+    def __init__(
+        self, broker: KafkaBroker, topics: Topics, database_url: str, masters: MasterKeys, clock: Clock
+    ) -> None:
         self._clock = clock
-        self._store = OrderStore(database_url)
+        self._store = OrderStore(database_url, masters)
         self._cache = OrderCache(CACHED_ORDERS)
         self._parking: Parking | None = None
         self._careful_pieces = 0
@@ -99,7 +102,7 @@ class CommandsRole:
     async def _commit(self, judged: Judged, batch: Batch, committed: Positions, spans: traces.Spans) -> None:
         point("commands.inserting")
         with measures.stage("commit"):
-            await asyncio.to_thread(self._store.events.put, judged.events, batch=batch)
+            await asyncio.to_thread(self._store.append, judged.events, batch)
         point("commands.committed")
         measures.judged(judged.tally.total(), judged.tally)
         spans.end()
@@ -135,6 +138,7 @@ class CommandsRole:
 
     def _forget(self) -> None:
         self._cache.clear()
+        self._store.forget_keys()
         self._parking = None
 
     def close(self) -> None:

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import psycopg
 from eventsourcing.persistence import MapperDeserialisationError
@@ -13,7 +13,7 @@ from resolution_contracts.values import SettledAs
 from projections import order_page
 from services.audit.replay import replay
 from services.kafka.consumer import Record
-from services.orders.events import DisputeOpened, Event
+from services.orders.events import DisputeOpened
 from services.orders.public import event_envelope
 from services.store import OrderStore
 
@@ -73,7 +73,7 @@ async def gather(stage: Stage, orders: Sequence[str]) -> Evidence:
     topics = stage.topics
     names = (topics.commands, topics.events, topics.outcomes, topics.dead_letters)
     records = await read_all(stage.settings.kafka, names, stage.partitions)
-    with OrderStore(stage.settings.database) as store:
+    with OrderStore(stage.settings.database, stage.settings.master_keys) as store:
         return Evidence(
             commands=records[topics.commands],
             events=records[topics.events],
@@ -89,7 +89,7 @@ def _stored(store: OrderStore) -> Stored:
     stored = Stored([], [], [])
     for notification in store.recorder.select_notifications(None, _ALL):
         try:
-            event = cast("Event", store.mapper.to_domain_event(notification))
+            [event] = store.read([notification])
         except MapperDeserialisationError as error:
             stored.unreadable.append(str(error))
             continue
@@ -101,7 +101,10 @@ def _stored(store: OrderStore) -> Stored:
 
 def _pages(stage: Stage, orders: Sequence[str]) -> dict[str, Json | None]:
     with psycopg.connect(stage.settings.database) as connection:
-        found = {order: order_page.look(connection, order, None, stage.clock.now()) for order in orders}
+        found = {
+            order: order_page.look(connection, stage.settings.master_keys, order, None, stage.clock.now())
+            for order in orders
+        }
     return {order: page and _state_on(page) for order, page in found.items()}
 
 

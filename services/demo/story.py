@@ -14,6 +14,7 @@ from resolution_contracts import (
     Code,
     Decline,
     DeliveryExtensionRequest,
+    EraseOrderTexts,
     ExpireDispute,
     Money,
     OfferPartialRefund,
@@ -51,6 +52,7 @@ TOM, AIKO = Person("tom", "Tom"), Person("aiko", "Aiko")
 NOOR, SAM = Person("noor", "Noor"), Person("sam", "Sam")
 SHOP = Person("", "The order service", "/orders-service")
 BANK = Person("", "The payment service", "/payments-service")
+CARE = Person("", "Customer care", "/customer-care")
 NOBODY = Person("", "A broken script", "/broken-script")
 
 DAY_1, DAY_2, RUN_OUT, DAY_3 = Moment.DAY_1, Moment.DAY_2, Moment.RUN_OUT, Moment.DAY_3
@@ -364,6 +366,8 @@ def video(start: datetime) -> Tale:
                  taken(happens("Accepted", by="freelancer", message="Here is the first cut."))),
             Step(DAY_2, BANK, "pays a refund that nobody granted", RecordRefundProcessed(refund_id=news),
                  refused(Code.REFUND_UNKNOWN)),
+            Step(DAY_2, CARE, "erases what was written on the order, as Mia asked", EraseOrderTexts(),
+                 taken(happens("OrderTextsErased"))),
         ),
     )  # fmt: skip
 

@@ -5,17 +5,18 @@ died, and the next one writes the same files again, because the range was noted 
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from itertools import groupby
 from pathlib import Path
 from typing import cast
 
 import msgspec
-from eventsourcing.persistence import StoredEvent
 from eventsourcing.postgres import PostgresFactory
 
-from services.orders.events import Event
+from services.orders.events import Event, OrderTextsErased
 from services.store import OrderStore
+from services.store.mapper import decode_row
+from services.store.order_keys import WITHOUT_TEXTS
 
 from .formats import FORMATS, Format
 from .summary import Summary, summarize
@@ -69,7 +70,8 @@ def export(
         if state.writing == state.position:
             state.writing = min(state.position + _AT_ONCE, last)
             _save(directory, state)
-        _write_events(store, files, directory, range(state.position + 1, state.writing + 1))
+        erased = _write_events(store, files, directory, range(state.position + 1, state.writing + 1))
+        _write_erased_again(store, files, directory, erased)
         state.position = state.writing
         _save(directory, state)
         progress(state.position - began, last - began)
@@ -100,17 +102,41 @@ def _save(directory: Path, state: _State) -> None:
     new.replace(directory / _STATE)
 
 
-def _write_events(store: OrderStore, files: Format, directory: Path, positions: range) -> None:
-    """One file for each event's name and business date (UTC) among these positions."""
+def _write_events(store: OrderStore, files: Format, directory: Path, positions: range) -> dict[str, int]:
+    """One file for each event's name and business date (UTC) among these positions.
+
+    Returns the orders whose texts were erased there, and the position of each erasure.
+    """
     parts: defaultdict[tuple[str, str], list[tuple[int, Event]]] = defaultdict(list)
-    for notification in store.recorder.select_notifications(positions.start, len(positions), stop=positions.stop - 1):
-        event = cast("Event", store.mapper.to_domain_event(notification))
+    erased: dict[str, int] = {}
+    stored = store.recorder.select_notifications(positions.start, len(positions), stop=positions.stop - 1)
+    for notification, event in zip(stored, store.read(stored), strict=True):
         parts[type(event).__name__, event.timestamp.date().isoformat()].append((notification.id, event))
+        if isinstance(event, OrderTextsErased):
+            erased[event.originator_id] = notification.id
     for (name, date), events in parts.items():
         folder = directory / name / f"date={date}"
         folder.mkdir(parents=True, exist_ok=True)
         file = folder / f"part-{positions.start:012}-{positions.stop - 1:012}.{files.suffix}"
         _replace(file, lambda new, events=events: files.write_events(new, events))  # type: ignore[misc]
+    return erased
+
+
+def _write_erased_again(store: OrderStore, files: Format, directory: Path, erased: Mapping[str, int]) -> None:
+    """Writes the files again that have events of these orders from before their erasures."""
+    if not erased:
+        return
+    with cast("PostgresFactory", store.factory).datastore.get_connection() as connection:
+        rows = connection.execute(
+            "SELECT notification_id FROM order_events JOIN unnest(%s::text[], %s::bigint[]) AS e (order_id, up_to) "
+            "ON originator_id = e.order_id AND notification_id < e.up_to",
+            (list(erased), list(erased.values())),
+        )
+        positions = {row["notification_id"] for row in rows}
+    names = (file.stem.split("-") for file in directory.rglob(f"part-*.{files.suffix}"))
+    for first, last in sorted({(int(first), int(last)) for _, first, last in names}):
+        if not positions.isdisjoint(range(first, last + 1)):
+            _write_events(store, files, directory, range(first, last + 1))
 
 
 def _renew_summaries(store: OrderStore, files: Format, directory: Path, state: _State) -> int:
@@ -150,7 +176,7 @@ def _summaries(store: OrderStore, order_ids: list[str], position: int) -> Iterat
             (order_ids, position),
         ).fetchall()
     for order_id, history in groupby(rows, key=lambda row: row["originator_id"]):
-        events = (cast("Event", store.mapper.to_domain_event(StoredEvent(**row))) for row in history)
+        events = (decode_row(row, WITHOUT_TEXTS) for row in history)
         yield summarize(order_id, events)
 
 

@@ -29,8 +29,10 @@ from projections import inbox, metrics, order_page, overview
 from services.clock import Clock
 from services.kafka.relay_position import published
 from services.kafka.topics import Topics
+from services.master_keys import MasterKeys
 from services.orders.public import event_envelope
 from services.store.mapper import decode_event
+from services.store.order_keys import load_keys, sealed_orders
 
 from . import operations
 from .problems import Problem, unknown
@@ -62,6 +64,7 @@ class Desk:
     topics: Topics
     clock: Clock
     pulse: Pulse
+    masters: MasterKeys
 
     async def read(
         self, look: Callable[Concatenate[psycopg.Connection[Any], _P], _T], *a: _P.args, **k: _P.kwargs
@@ -84,7 +87,7 @@ class Desk:
     async def order(self, viewer: Viewer, order_id: str) -> Json:
         """The order page. Raises Problem (404) for a stranger as for an order that does not exist."""
         try:
-            page = await self.read(order_page.look, order_id, viewer.party, self.clock.now())
+            page = await self.read(order_page.look, self.masters, order_id, viewer.party, self.clock.now())
         except order_page.NotAParty:
             page = None
         if page is None:
@@ -92,7 +95,7 @@ class Desk:
         return page
 
     async def orders(self, viewer: Viewer) -> list[Json]:
-        return await self.read(order_page.orders_of, viewer.user, self.clock.now())
+        return await self.read(order_page.orders_of, self.masters, viewer.user, self.clock.now())
 
     async def inbox(self, viewer: Viewer) -> Json:
         return await self.read(inbox.look, viewer.user, self.clock.now())
@@ -106,7 +109,7 @@ class Desk:
     async def history(self, viewer: Viewer, order_id: str, after: int, limit: int) -> list[Json]:
         """An order's public events, from the one numbered `after` + 1 on."""
         await self.order(viewer, order_id)
-        return await self.read(_events, order_id, after, limit)
+        return await self.read(_events, order_id, after, limit, self.masters)
 
     async def outcome(self, viewer: Viewer, order_id: str, command_id: str) -> Json:
         """What became of a command, with the position at which that is so."""
@@ -205,14 +208,18 @@ async def _answered(answer: Awaitable[_T]) -> _T:
         raise Problem(503, "Kafka does not answer; try again soon.", {"Retry-After": "2"}) from None
 
 
-def _events(connection: psycopg.Connection[Any], order_id: str, after: int, limit: int) -> list[Json]:
+def _events(
+    connection: psycopg.Connection[Any], order_id: str, after: int, limit: int, masters: MasterKeys
+) -> list[Json]:
     rows = connection.execute(
         "SELECT originator_id, originator_version, topic, state FROM order_events "
         "WHERE originator_id = %s AND originator_version > %s ORDER BY originator_version LIMIT %s",
         (order_id, after, limit),
         binary=True,
     )
-    return [event_envelope(decode_event(StoredEvent(*row))) for row in rows]
+    stored = [StoredEvent(*row) for row in rows]
+    keys = load_keys(connection, sealed_orders(stored), masters)
+    return [event_envelope(decode_event(event, keys)) for event in stored]
 
 
 def _outcome(connection: psycopg.Connection[Any], order_id: str, command_id: str) -> Json | None:

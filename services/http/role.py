@@ -52,7 +52,7 @@ async def run(settings: Settings, topics: Topics, clock: Clock, ready: Callable[
                 beating = asyncio.create_task(pulse.run())
                 try:
                     ready(url)  # the socket listens already
-                    yield Desk(pool, client, ends, settings.kafka, topics, clock, pulse)
+                    yield Desk(pool, client, ends, settings.kafka, topics, clock, pulse, settings.master_keys)
                 finally:
                     beating.cancel()
                     await ends.stop()

@@ -2,11 +2,11 @@
 
 The classes fit the eventsourcing library's `DomainEventProtocol`; `originator_id` is the order id and
 `originator_version` the event's number in its order, from 1. A field annotated `Confidential` never leaves the
-service: `public.py` drops it (D16).
+service: `public.py` drops it (D16). One annotated `Written` is what a person wrote; both can be erased (`texts.py`).
 """
 
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, get_type_hints
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -21,6 +21,7 @@ from resolution_contracts.values import (
 )
 
 Confidential = msgspec.Meta(extra={"confidential": True})
+Written = msgspec.Meta(extra={"written": True})
 
 
 class Money(msgspec.Struct, frozen=True, gc=False):
@@ -76,13 +77,13 @@ class DisputeOpened(Event, frozen=True, kw_only=True, gc=False):
     kind: DisputeKind
     opened_by: Role
     respond_by: datetime
-    message: str | UnsetType = UNSET
-    comment: str | UnsetType = UNSET
+    message: Annotated[str | UnsetType, Written] = UNSET
+    comment: Annotated[str | UnsetType, Written] = UNSET
     reason: CancellationReason | UnsetType | None = UNSET
     days: int | UnsetType = UNSET
-    note: str | UnsetType = UNSET
+    note: Annotated[str | UnsetType, Written] = UNSET
     amount: Money | UnsetType = UNSET
-    explanation: str | UnsetType = UNSET
+    explanation: Annotated[str | UnsetType, Written] = UNSET
     refund_reason: Annotated[RefundReason | UnsetType, Confidential] = UNSET
 
 
@@ -90,14 +91,14 @@ class Accepted(Event, frozen=True, kw_only=True, gc=False):
     dispute_id: str
     kind: DisputeKind
     by: Role
-    message: str | None
+    message: Annotated[str | None, Written]
 
 
 class Declined(Event, frozen=True, kw_only=True, gc=False):
     dispute_id: str
     kind: DisputeKind
     by: Role
-    message: str | None
+    message: Annotated[str | None, Written]
 
 
 class Withdrawn(Event, frozen=True, kw_only=True, gc=False):
@@ -134,7 +135,7 @@ class OrderCanceled(Event, frozen=True, kw_only=True, gc=False):
     grounds: CancellationGrounds
     affects_metrics: bool
     refund_due: Money | None
-    comment: str | None
+    comment: Annotated[str | None, Written]
 
 
 class PartialRefundGranted(Event, frozen=True, kw_only=True, gc=False):
@@ -146,5 +147,15 @@ class RefundProcessed(Event, frozen=True, kw_only=True, gc=False):
     refund_id: str
 
 
+class OrderTextsErased(Event, frozen=True, kw_only=True, gc=False):
+    """What was written and what is confidential on earlier events cannot be read any more."""
+
+
 EVENTS: dict[str, type[Event]] = {event.__name__: event for event in Event.__subclasses__()}
-"""Every event by its topic in the store, which is its name on the wire too."""
+"""Every event by its name, in the store and on the wire."""
+
+
+def annotated(event_type: type[Event], mark: msgspec.Meta) -> set[str]:
+    """The names of the fields with this annotation."""
+    hints = get_type_hints(event_type, include_extras=True)
+    return {name for name, hint in hints.items() if mark in getattr(hint, "__metadata__", ())}

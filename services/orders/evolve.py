@@ -1,12 +1,13 @@
 """How each event changes an order. No rule is judged here: what happened, happened."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from resolution_contracts.values import SettledAs
 
 from . import events as e
 from .state import Settled, Status
+from .texts import WITH_TEXTS, texts, without_texts
 
 if TYPE_CHECKING:
     from .order import Order
@@ -16,7 +17,10 @@ def evolve(order: "Order", event: e.Event) -> None:
     """Applies the order's next event. Raises ValueError where it is not the next."""
     if event.originator_version != order.version + 1:
         raise ValueError(f"order {order.id} is at {order.version}, event {event.originator_version} is not the next")
-    _EVOLVE[type(event)](order, event)
+    kind = type(event)
+    _EVOLVE[kind](order, event)
+    if kind in WITH_TEXTS and not order.has_texts:
+        order.has_texts = bool(texts(event))
     order.version = event.originator_version
     order.last_event_at = event.timestamp
 
@@ -73,6 +77,12 @@ def _refund_processed(order: "Order", event: e.RefundProcessed) -> None:
     order.refund_processed = True
 
 
+def _texts_erased(order: "Order", event: e.OrderTextsErased) -> None:
+    order.has_texts = False
+    if order.open_dispute is not None:
+        order.open_dispute = cast("e.DisputeOpened", without_texts(order.open_dispute))
+
+
 _EVOLVE: dict[type[e.Event], Callable[["Order", Any], None]] = {
     e.OrderRegistered: _registered,
     e.RequirementsSubmitted: _requirements_submitted,
@@ -89,4 +99,5 @@ _EVOLVE: dict[type[e.Event], Callable[["Order", Any], None]] = {
     e.OrderCanceled: _canceled,
     e.PartialRefundGranted: _refund_granted,
     e.RefundProcessed: _refund_processed,
+    e.OrderTextsErased: _texts_erased,
 }

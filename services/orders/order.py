@@ -16,6 +16,7 @@ from resolution_contracts.commands import (
     Command,
     Decline,
     DeliveryExtensionRequest,
+    EraseOrderTexts,
     ExpireDispute,
     OfferPartialRefund,
     OfferPartialRefundV2,
@@ -54,6 +55,7 @@ from .events import (
     OrderCompleted,
     OrderDelivered,
     OrderRegistered,
+    OrderTextsErased,
     PartialRefundGranted,
     RefundProcessed,
     RequirementsSubmitted,
@@ -75,6 +77,7 @@ class Order(msgspec.Struct, dict=True):
     settled: dict[str, Settled] = {}
     refund: PartialRefundGranted | None = None
     refund_processed: bool = False
+    has_texts: bool = False
     last_event_at: datetime | None = None
 
     def __post_init__(self) -> None:
@@ -168,6 +171,14 @@ class Order(msgspec.Struct, dict=True):
             raise rejections.refund_unknown()
         if not self.refund_processed:
             self._trigger(RefundProcessed, refund_id=command.refund_id)
+
+    # --- for operators ---
+
+    def erase_texts(self, command: EraseOrderTexts) -> None:
+        """Fits every state, also with an open dispute; where there is nothing to erase it changes nothing."""
+        self._must_be_known()
+        if self.has_texts:
+            self._trigger(OrderTextsErased)
 
     # --- requests (R1, R6-R8, R10) ---
 
@@ -473,4 +484,5 @@ _HANDLERS: dict[type[Command], Callable[[Order, Any], None]] = {
     Withdraw: Order.withdraw,
     CancelOrder: Order.cancel,
     ExpireDispute: Order.expire,
+    EraseOrderTexts: Order.erase_texts,
 }

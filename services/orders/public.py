@@ -1,13 +1,13 @@
 """The one door through which an event leaves the service (D16)."""
 
 from datetime import datetime
-from typing import Any, get_type_hints
+from typing import Any
 
 import msgspec
 from msgspec import UNSET
 from resolution_contracts import topics
 
-from .events import EVENTS, Confidential, Event, Money
+from .events import EVENTS, Confidential, Event, Money, annotated
 from .instants import format_instant
 
 _OF_THE_ENVELOPE = {"originator_id", "originator_version", "timestamp", "command_id"}
@@ -15,8 +15,7 @@ _OF_THE_ENVELOPE = {"originator_id", "originator_version", "timestamp", "command
 
 def confidential_fields(event_type: type[Event]) -> set[str]:
     """The fields of an event that never leave the service."""
-    hints = get_type_hints(event_type, include_extras=True)
-    return {name for name, hint in hints.items() if Confidential in getattr(hint, "__metadata__", ())}
+    return annotated(event_type, Confidential)
 
 
 _PUBLIC_FIELDS: dict[type[Event], tuple[str, ...]] = {

@@ -17,12 +17,16 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.producer import sender as aiokafka_sender
 from eventsourcing.persistence import StoredEvent
 from msgspec import structs
-from psycopg.rows import class_row
+from psycopg.rows import class_row, tuple_row
 
 from services.faults import point
 from services.kafka.relay_position import Position, published
 from services.kafka.topics import Topics, partition_of
+from services.master_keys import MasterKeys
+from services.orders.events import Event
 from services.store.changes import Changes
+from services.store.mapper import decode_event
+from services.store.order_keys import SELECT_KEYS, OrderKeys, sealed_orders
 from services.telemetry import measures, traces
 from services.telemetry.health import progress
 
@@ -77,10 +81,11 @@ class _Notification:
 class RelayRole:
     """Publishes events, outcomes and dead letters."""
 
-    def __init__(self, bootstrap_servers: str, topics: Topics, database_url: str) -> None:
+    def __init__(self, bootstrap_servers: str, topics: Topics, database_url: str, masters: MasterKeys) -> None:
         self._servers = bootstrap_servers
         self._topics = topics
         self._url = database_url
+        self._masters = masters
         self._producer = AIOKafkaProducer(
             bootstrap_servers=bootstrap_servers,
             transactional_id=topics.relay,
@@ -139,14 +144,14 @@ class RelayRole:
             after = structs.replace(after, notification_id=notifications[-1].notification_id)
         point("relay.read")
         with measures.stage("relay_read"):
-            events = await _events(connection, position.event_id, after.event_id)
+            events = await self._events(connection, position.event_id, after.event_id)
         with measures.stage("relay_publish"):
             await self._publish(events, outcomes, notifications, position.event_id, after)
         return after, _RUN in (len(outcomes), len(notifications))
 
     async def _publish(
         self,
-        events: Sequence[StoredEvent],
+        events: Sequence[Event],
         outcomes: Sequence[_Outcome],
         notifications: Sequence[_Notification],
         event_id: int,
@@ -176,18 +181,36 @@ class RelayRole:
         )
 
     async def _add(
-        self, batches: Batches, events: Sequence[StoredEvent], outcomes: Sequence[_Outcome], event_id: int
+        self, batches: Batches, events: Sequence[Event], outcomes: Sequence[_Outcome], event_id: int
     ) -> None:
         """Each outcome's events, then the outcome, to the partition that its command came from."""
         following = iter(events)
         for outcome in outcomes:
             for event in islice(following, outcome.last_event_id - event_id):
-                key = str(event.originator_id).encode()
+                key = event.originator_id.encode()
                 await batches.add(
                     self._topics.events, outcome.partition, key, event_message(event), outcome.event_headers
                 )
             event_id = outcome.last_event_id
             await batches.add(*outcome.record(self._topics))
+
+    async def _events(self, connection: psycopg.AsyncConnection, after: int, last: int) -> list[Event]:
+        """Those behind a notification id, up to another. The keys are read behind them: see `order_keys`."""
+        if after == last:
+            return []
+        stored = await _select(
+            connection,
+            StoredEvent,
+            "SELECT originator_id, originator_version, topic, state FROM order_events "
+            "WHERE notification_id > %s AND notification_id <= %s ORDER BY notification_id",
+            (after, last),
+        )
+        keys = OrderKeys()
+        if order_ids := sealed_orders(stored):
+            async with connection.cursor(row_factory=tuple_row, binary=True) as cursor:
+                await cursor.execute(SELECT_KEYS, (list(order_ids),), prepare=True)
+                keys = OrderKeys.of_rows(await cursor.fetchall(), self._masters)
+        return [decode_event(event, keys) for event in stored]
 
     async def _check(self, connection: psycopg.AsyncConnection, position: Position) -> None:
         row = await (await connection.execute("SELECT coalesce(max(outcome_id), 0) FROM outcomes")).fetchone()
@@ -208,18 +231,6 @@ def _traced(outcomes: Sequence[_Outcome]) -> traces.Spans:
             about = {"order_id": outcome.order_id, "outcome_id": outcome.outcome_id}
             outcome.traceparent = spans.begin("publish", outcome.traceparent, "producer", **about)
     return spans
-
-
-async def _events(connection: psycopg.AsyncConnection, after: int, last: int) -> Sequence[StoredEvent]:
-    if after == last:
-        return []
-    return await _select(
-        connection,
-        StoredEvent,
-        "SELECT originator_id, originator_version, topic, state FROM order_events "
-        "WHERE notification_id > %s AND notification_id <= %s ORDER BY notification_id",
-        (after, last),
-    )
 
 
 async def _select(

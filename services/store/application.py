@@ -1,6 +1,6 @@
 """The event-sourced application: the library's, on our recorder and mapper."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from itertools import groupby
 from typing import Any, cast
 
@@ -9,14 +9,18 @@ from eventsourcing.persistence import StoredEvent
 from eventsourcing.postgres import PostgresFactory
 from psycopg.conninfo import conninfo_to_dict
 
+from services.master_keys import MasterKeys
 from services.orders.events import Event
 from services.orders.order import Order
 
 from .dead_letters import DeadLetter, dead_letters
 from .judged import JudgedCommand, judged_commands
+from .mapper import OrderMapper, decode_event
+from .order_keys import CHANGE_KEYS, OrderKey, OrderKeys, Sealing, load_keys, sealed_orders
 from .parking import ParkedCommand, Parking, parked_commands, read_parking
-from .recorder import OrderRecorder
+from .recorder import Batch, OrderRecorder
 
+_REMEMBERED_KEYS = 40_000
 _LIBRARY_PARAMETERS = {"dbname", "host", "port", "user", "password"}
 
 
@@ -25,8 +29,8 @@ class OrderStore(Application[str]):
 
     name = "order"
 
-    def __init__(self, database_url: str) -> None:
-        """Connects when first used. The schema has to be there (`migrate`)."""
+    def __init__(self, database_url: str, masters: MasterKeys) -> None:
+        """Connects when first used. The schema has to be there (`migrate`). `masters` wrap the orders' keys."""
         parameters = conninfo_to_dict(database_url)
         super().__init__(
             {
@@ -44,11 +48,62 @@ class OrderStore(Application[str]):
                 "POSTGRES_MAX_OVERFLOW": "4",
             }
         )
+        self.masters = masters
+        self._newest_keys: dict[str, OrderKey] = {}
+        self._registered = False
+        cast("OrderMapper", self.mapper).keys = self._keys_of
         self._pass_on({name: value for name, value in parameters.items() if name not in _LIBRARY_PARAMETERS})
+
+    def append(self, events: Sequence[Event], batch: Batch | None = None) -> None:
+        """Appends events, their texts sealed, with what belongs to them; what they erase is gone with the commit.
+
+        Raises as `OrderRecorder.insert_events` does, and MasterKeyError. Not for two threads at a time.
+        """
+        sealing = Sealing(self._keys_to_write(events), self.masters)
+        stored = [sealing.stored(event) for event in events]
+        batch = batch or Batch()
+        batch.sealing = sealing
+        try:
+            self._recorder.insert_events(stored, batch=batch)
+        except BaseException:
+            self.forget_keys()
+            raise
+
+    def _keys_to_write(self, events: Sequence[Event]) -> dict[str, OrderKey]:
+        """The newest keys of these events' orders; those used last are remembered."""
+        order_ids = {event.originator_id for event in events if type(event) in CHANGE_KEYS}
+        if order_ids and not self._registered:
+            with self._recorder.datastore.transaction(commit=True) as cursor:
+                self.masters.register(cursor.connection)
+            self._registered = True
+        if len(self._newest_keys) > _REMEMBERED_KEYS:
+            self.forget_keys()
+        if missing := order_ids - self._newest_keys.keys():
+            self._newest_keys |= dict.fromkeys(missing, OrderKey()) | self._keys_of(missing).newest()
+        return self._newest_keys
+
+    def forget_keys(self) -> None:
+        """Others may have changed them."""
+        self._newest_keys = {}
+
+    def _keys_of(self, order_ids: Collection[str]) -> OrderKeys:
+        if not order_ids:
+            return OrderKeys()
+        with self._recorder.datastore.get_connection() as connection:
+            return load_keys(connection, order_ids, self.masters)
+
+    def read(self, stored: Sequence[StoredEvent]) -> list[Event]:
+        """Events with their texts. Raises MapperDeserialisationError for one that this version cannot read."""
+        keys = self._keys_of(sealed_orders(stored))
+        return [decode_event(event, keys) for event in stored]
+
+    def history(self, order_id: str, up_to: int | None = None) -> list[Event]:
+        """An order's events, up to the one numbered `up_to`. Raises as `read` does."""
+        return self.read(self._recorder.select_events(order_id, lte=up_to))
 
     def order(self, order_id: str) -> Order:
         """An order as all its events left it; an order that nobody registered has version 0."""
-        return Order.project(None, cast("Iterable[Event]", self.events.get(order_id))) or Order(id=order_id)
+        return Order.project(None, self.history(order_id)) or Order(id=order_id)
 
     def orders(self, order_ids: Collection[str]) -> dict[str, Order | Exception]:
         """Many at once, in one query; those that nobody registered are there too.
@@ -63,9 +118,11 @@ class OrderStore(Application[str]):
                 (list(order_ids),),
                 prepare=True,
                 binary=True,
-            )
-            for order_id, history in groupby(rows, key=lambda row: row["originator_id"]):
-                found[order_id] = self._project(order_id, history)
+            ).fetchall()
+            stored = [StoredEvent(**row) for row in rows]
+            keys = load_keys(connection, sealed_orders(stored), self.masters)
+        for order_id, history in groupby(stored, key=lambda event: str(event.originator_id)):
+            found[order_id] = _project(order_id, history, keys)
         return found
 
     def parking(self) -> Parking:
@@ -106,17 +163,15 @@ class OrderStore(Application[str]):
     def _recorder(self) -> OrderRecorder:
         return cast("OrderRecorder", self.recorder)
 
-    def _project(self, order_id: str, history: Iterable[dict[str, Any]]) -> Order | Exception:
-        try:
-            return Order.project(Order(id=order_id), (self._event(row) for row in history)) or Order(id=order_id)
-        except Exception as failure:  # a bug of ours, or a later version's event: this order's trouble alone
-            return failure
-
-    def _event(self, row: dict[str, Any]) -> Event:
-        return cast("Event", self.mapper.to_domain_event(StoredEvent(**row)))
-
     def _pass_on(self, parameters: dict[str, Any]) -> None:
         # The library's factory knows five parameters of a connection; the URL may have more (sslmode, options, ...).
         datastore = cast("PostgresFactory", self.factory).datastore
         assert isinstance(datastore.pool.kwargs, dict)
         datastore.pool.kwargs.update(parameters)
+
+
+def _project(order_id: str, history: Iterable[StoredEvent], keys: OrderKeys) -> Order | Exception:
+    try:
+        return Order.project(Order(id=order_id), (decode_event(event, keys) for event in history)) or Order(id=order_id)
+    except Exception as failure:  # a bug of ours, or a later version's event: this order's trouble alone
+        return failure

@@ -1,13 +1,25 @@
 """All of history, order by order."""
 
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Collection, Iterator
 from itertools import groupby
 from operator import itemgetter
+from typing import Any
 
+import psycopg
 from psycopg import Cursor
-from psycopg.rows import DictRow
+from psycopg.rows import DictRow, dict_row
+
+from services.master_keys import MasterKeys
+from services.orders.events import Event
+from services.orders.texts import WITH_TEXTS
+
+from .mapper import decode_row
+from .order_keys import load_keys
+from .sealing import VERSION_2
 
 _ORDERS_AT_ONCE = 1000
+_WITH_TEXTS = [name for kind in WITH_TEXTS for name in (kind.__name__, kind.__name__ + VERSION_2)]
 
 
 def histories(cursor: Cursor[DictRow], up_to: int) -> Iterator[dict[str, list[DictRow]]]:
@@ -33,3 +45,23 @@ def histories(cursor: Cursor[DictRow], up_to: int) -> Iterator[dict[str, list[Di
             binary=True,
         )
         yield {order_id: list(rows) for order_id, rows in groupby(cursor.fetchall(), itemgetter("originator_id"))}
+
+
+def events_with_texts(
+    connection: psycopg.Connection[Any], masters: MasterKeys, order_ids: Collection[str]
+) -> dict[str, list[Event]]:
+    """By order, in their sequence, the events that have texts, as they read now.
+
+    Raises MasterKeyError, MapperDeserialisationError and psycopg.Error.
+    """
+    found: defaultdict[str, list[Event]] = defaultdict(list)
+    with connection.cursor(row_factory=dict_row, binary=True) as cursor:
+        rows = cursor.execute(
+            "SELECT originator_id, originator_version, topic, state FROM order_events "
+            "WHERE originator_id = ANY(%s) AND topic = ANY(%s) ORDER BY originator_id, originator_version",
+            (list(order_ids), _WITH_TEXTS),
+        ).fetchall()
+    keys = load_keys(connection, {row["originator_id"] for row in rows}, masters)
+    for row in rows:
+        found[row["originator_id"]].append(decode_row(row, keys))
+    return found

@@ -12,6 +12,7 @@ from psycopg.rows import DictRow
 
 from services.faults import point
 
+from .order_keys import Sealing
 from .parking import ParkedCommand, ParkingChanged, change_parking
 
 _EVENT_COLUMNS = ("originator_id", "originator_version", "topic", "state", "notification_id")
@@ -51,6 +52,7 @@ class Batch:
 
     `positions`: by partition, the offset expected in the table and the one to put there. `parking_version`: that of
     the parking which the batch was judged with. `freed`: partition and offset of parked commands that were judged.
+    `sealing`: what sealed the events; the keys that it made and erased are recorded with them.
     """
 
     positions: dict[int, tuple[int, int]] = field(default_factory=dict)
@@ -58,6 +60,7 @@ class Batch:
     parking_version: int | None = None
     parked: list[ParkedCommand] = field(default_factory=list)
     freed: list[tuple[int, int]] = field(default_factory=list)
+    sealing: Sealing | None = None
 
 
 class OrderRecorder(PostgresApplicationRecorder):
@@ -80,6 +83,8 @@ class OrderRecorder(PostgresApplicationRecorder):
             last_event_id, last_outcome_id = _begin(cursor, batch.parking_version)
             change_parking(cursor, batch.parked, batch.freed)
             self._copy_events(cursor, stored_events, last_event_id)
+            if batch.sealing is not None:
+                _change_keys(cursor, batch.sealing)
             _copy_outcomes(cursor, batch.outcomes, last_event_id, last_outcome_id)
             point("commands.inserted")
         return range(last_event_id + 1, last_event_id + 1 + len(stored_events))
@@ -111,6 +116,20 @@ def _begin(cursor: Cursor[DictRow], parking_version: int | None) -> tuple[int, i
     if parking_version not in (None, row["parking_version"]):
         raise ParkingChanged
     return row["last_event_id"], row["last_outcome_id"]
+
+
+def _change_keys(cursor: Cursor[DictRow], sealing: Sealing) -> None:
+    if made := sealing.made():
+        with cursor.copy("COPY order_keys (order_id, number, master, wrapped) FROM STDIN (FORMAT BINARY)") as copy:
+            copy.set_types(("text", "int4", "text", "bytea"))
+            for row in made:
+                copy.write_row(row)
+    if sealing.erased:
+        cursor.executemany(
+            "UPDATE order_keys SET wrapped = NULL, master = '', erased_at = now() WHERE order_id = %s AND number = %s",
+            sealing.erased,
+        )
+        cursor.execute("SELECT erase_plain_texts(%s)", ([order_id for order_id, _ in sealing.erased],))
 
 
 def _copy_outcomes(cursor: Cursor[DictRow], rows: list[OutcomeRow], last_event_id: int, last_outcome_id: int) -> None:

@@ -149,6 +149,8 @@ def test_secrets_are_named_and_never_rendered(full: list[Json]):
     for pod in pods(full).values():
         [password] = [v for v in pod["containers"][0]["env"] if v["name"] == "PGPASSWORD"]
         assert password["valueFrom"]["secretKeyRef"] == {"name": "resolution-database", "key": "password"}
+        [master] = [v for v in pod["containers"][0]["env"] if v["name"] == "RESOLUTION_MASTER_KEY"]
+        assert master["valueFrom"]["secretKeyRef"] == {"name": "resolution-master-key", "key": "master-key"}
 
 
 def test_files_for_all_pods_and_for_one_role_are_mounted(full: list[Json]):

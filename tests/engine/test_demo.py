@@ -109,7 +109,7 @@ async def test_the_demos_verification_notices_a_changed_event_and_a_story_that_w
 def _pay_back_more(connection: psycopg.Connection[Any]) -> None:
     cursor = connection.execute(
         "UPDATE order_events SET state = convert_to(replace(convert_from(state, 'UTF8'), ':8000,', ':9000,'), "
-        "'UTF8') WHERE originator_id = 'logo' AND topic = 'OrderCanceled'"
+        "'UTF8') WHERE originator_id = 'logo' AND topic = 'OrderCanceled.v2'"
     )
     assert cursor.rowcount == 1
 

@@ -62,8 +62,8 @@ async def test_D3_the_page_changes_at_the_deadline_before_the_event_is_stored(in
     deadline = installation.clock.now() + timedelta(hours=48)
     with installation.store() as store, store.factory.datastore.get_connection() as connection:  # type: ignore[attr-defined]
         row = connection.execute("SELECT document FROM order_page.orders").fetchone()["document"]
-    before = order_page.view(order_page._decode(row), FREELANCER, deadline - timedelta(minutes=5))
-    after = order_page.view(order_page._decode(row), FREELANCER, deadline)
+    before = order_page.view(order_page._decode(row), [], FREELANCER, deadline - timedelta(minutes=5))
+    after = order_page.view(order_page._decode(row), [], FREELANCER, deadline)
     assert before["open_dispute"]["dispute_id"] == dispute_id
     assert after["open_dispute"] is None
     assert after["status"] == "canceled"
@@ -88,5 +88,5 @@ async def test_a_page_follows_an_append_within_the_same_second(installation: Ins
         for number in range(5):
             order = Order(id=f"order-{number}")
             order.handle(register(), "c", installation.clock.now())
-            store.events.put(order.collect_events(), batch=Batch())
+            store.append(order.collect_events(), Batch())
             await until(lambda number=number: installation.page(f"order-{number}"), 0.9)

@@ -293,7 +293,7 @@ def remember(installation: Installation, stories: Stories, up_to: datetime | Non
                     judge(order, command, command_id(number), T + after)
             if up_to is not None and order.open_dispute and order.open_dispute.respond_by <= up_to:
                 judge(order, expire(order.open_dispute.dispute_id), command_id(99), up_to)
-            store.events.put(order.collect_events())
+            store.append(order.collect_events())
 
 
 def judge(order: Order, command: Command, id_: str, now: datetime) -> None:
@@ -509,12 +509,8 @@ async def test_D16_files_have_every_row_and_nothing_confidential(installation: I
     assert {str(file.relative_to(to)) for file in to.rglob("*.*")} == {
         *(f"{table.replace('.', '/')}.jsonl" for table in expected), "replay.json",
     }  # fmt: skip
-    assert (
-        b"minor_dissatisfaction"
-        in installation.query(
-            "SELECT document FROM then_order_page.orders WHERE order_id = 'refunded-by-the-deadline'"
-        )[0][0]
-    )
+    for (document,) in installation.query("SELECT document FROM then_order_page.orders"):
+        assert b"minor_dissatisfaction" not in document
     for file in to.rglob("*.*"):
         assert not re.search(rb"refund_reason|minor_dissatisfaction", file.read_bytes()), file
     assert installation.query("SELECT nspname FROM pg_namespace WHERE nspname ~ 'files'") == []

@@ -42,7 +42,7 @@ def order_with_two_events() -> Order:
 async def test_the_librarys_own_readers_read_what_the_recorder_wrote(installation: Installation, store: OrderStore):
     order = order_with_two_events()
     events = order.collect_events()
-    store.events.put(events)
+    store.append(events)
     assert list(store.events.get("o")) == events
     assert store.order("o") == order
     assert store.repository.get("o", projector_func=Order.project) == order
@@ -54,10 +54,10 @@ async def test_the_librarys_own_readers_read_what_the_recorder_wrote(installatio
 async def test_a_process_that_lost_its_partition_writes_nothing(installation: Installation, store: OrderStore):
     positions = StoredPositions(installation.settings.database, "commands")
     assert await positions.positions({0: 5, 1: 0}) == {0: 5, 1: 0}
-    store.events.put([], batch=Batch({0: (5, 7)}, [row(5), row(6, "d")]))
+    store.append([], Batch({0: (5, 7)}, [row(5), row(6, "d")]))
     events = order_with_two_events().collect_events()
     with pytest.raises(PersistenceError, match="another process"):
-        store.events.put(events, batch=Batch({0: (5, 8), 1: (0, 3)}, [row(7, "e", events=2)]))
+        store.append(events, Batch({0: (5, 8), 1: (0, 3)}, [row(7, "e", events=2)]))
     assert await positions.positions({0: 0, 1: 0}) == {0: 7, 1: 0}
     assert installation.query("SELECT count(*) FROM outcomes") == [(2,)]
     assert installation.query("SELECT count(*) FROM order_events") == [(0,)]
@@ -65,25 +65,25 @@ async def test_a_process_that_lost_its_partition_writes_nothing(installation: In
 
 async def test_two_writers_of_one_order_cannot_both_win(installation: Installation, store: OrderStore):
     first, second = order_with_two_events(), order_with_two_events()
-    store.events.put(first.collect_events())
+    store.append(first.collect_events())
     with pytest.raises(IntegrityError):
-        store.events.put(second.collect_events(), batch=Batch({}, [row(0, events=2)]))
+        store.append(second.collect_events(), Batch({}, [row(0, events=2)]))
     assert installation.query("SELECT count(*) FROM outcomes") == [(0,)]
 
 
 async def test_a_command_id_is_used_first_once(installation: Installation, store: OrderStore):
-    store.events.put([], batch=Batch({}, [row(0)]))
-    store.events.put([], batch=Batch({}, [row(1, kind="repeated"), row(2, kind="reused"), row(3, kind="repeated")]))
+    store.append([], Batch({}, [row(0)]))
+    store.append([], Batch({}, [row(1, kind="repeated"), row(2, kind="reused"), row(3, kind="repeated")]))
     with pytest.raises(IntegrityError):
-        store.events.put([], batch=Batch({}, [row(4)]))
+        store.append([], Batch({}, [row(4)]))
     assert store.first_uses({("o", "c"), ("o", "x"), ("p", "c")}) == {("o", "c"): (b"", b"{}")}
 
 
 async def test_ids_have_no_gap_after_a_transaction_that_failed(installation: Installation, store: OrderStore):
-    store.events.put(order_with_two_events().collect_events(), batch=Batch({}, [row(0, "a", events=2)]))
+    store.append(order_with_two_events().collect_events(), Batch({}, [row(0, "a", events=2)]))
     with pytest.raises(IntegrityError):
-        store.events.put(order_with_two_events().collect_events(), batch=Batch({}, [row(1, "b", events=2)]))
-    store.events.put([], batch=Batch({}, [row(1, "b")]))
+        store.append(order_with_two_events().collect_events(), Batch({}, [row(1, "b", events=2)]))
+    store.append([], Batch({}, [row(1, "b")]))
     assert installation.query("SELECT outcome_id, last_event_id FROM outcomes ORDER BY 1") == [(1, 2), (2, 2)]
 
 

@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from eventsourcing.persistence import JSONTranscoder, StoredEvent
 from resolution_contracts import Command, OfferPartialRefund, OfferPartialRefundV2, OpenDispute
 from resolution_contracts.values import format_instant
 
@@ -23,8 +22,8 @@ from services.commands.decode import decode
 from services.orders import Order, Rejected
 from services.orders.events import Event
 from services.orders.public import public_data
-from services.store.mapper import OrderMapper
 from tests.controls import COMMENT, DUE, FIRST, HOURS, ORDER, T, as_record, command_id, untyped
+from tests.in_memory import StoredInMemory
 
 Step = Command | Rejected | tuple[datetime, Command | Rejected]
 Outcome = tuple[str, dict[str, Any]] | None
@@ -213,15 +212,13 @@ def _usd(amount: int) -> dict[str, Any]:
 
 # --- how it is played ---
 
-_mapper = OrderMapper(JSONTranscoder())  # which the mapper does not use
-
 
 @dataclass
 class Story:
     """One order, and what became of the last command."""
 
     order: Order = field(default_factory=lambda: Order(id=ORDER))
-    stored: list[StoredEvent] = field(default_factory=list)
+    stored: StoredInMemory = field(default_factory=StoredInMemory)
     now: datetime = T
     cause: str = ""
     new: list[Event] = field(default_factory=list)
@@ -238,17 +235,17 @@ class Story:
         self.new, self.outcome, self.message = _judge(self.order, command, self.cause, self.now)
         assert (self.new, self.outcome, self.message) == _judge(anew, command, self.cause, self.now)
         assert self.order == anew, "an order loaded anew stands elsewhere"
-        self.stored += [_mapper.to_stored_event(event) for event in self.new]
+        self.stored.append(self.new)
         self.checked = False
 
     @property
     def history(self) -> list[Event]:
         """All events so far, as they come back from the store."""
-        return [_mapper.to_domain_event(stored) for stored in self.stored]
+        return self.stored.history(ORDER)
 
     def expect(self, events: list[Expected]) -> list[Any]:
         time, told = self.now, []
-        for number, event in enumerate(events, len(self.stored) - len(self.new) + 1):
+        for number, event in enumerate(events, len(self.history) - len(self.new) + 1):
             time = event.at or time
             told.append((number, event.name, time, event.data, self.cause))
         return told

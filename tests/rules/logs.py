@@ -7,7 +7,6 @@ from itertools import islice
 from typing import Any
 
 import msgspec
-from eventsourcing.persistence import JSONTranscoder, StoredEvent
 from resolution_contracts import Command
 
 from projections.order_page import Page, show, view
@@ -18,20 +17,20 @@ from services.commands.judge import FirstUses, Judged, judge, read
 from services.orders import Order, evolve
 from services.orders.events import Event
 from services.orders.public import event_envelope
+from services.orders.texts import without_texts
 from services.store import OutcomeRow
-from services.store.mapper import OrderMapper
 from tests.controls import ORDER, Record, T, as_record, in_envelope
+from tests.in_memory import StoredInMemory
 
 Json = dict[str, Any]
 CLOCK = Clock(origin=datetime(2026, 1, 1, tzinfo=UTC))
-MAPPER = OrderMapper(JSONTranscoder())  # which the mapper does not use
 
 
 class Service:
     """The commands role, with lists for the database: loads what its cache does not hold, judges, and stores."""
 
     def __init__(self, cached_orders: int = 20_000) -> None:
-        self.stored: dict[str, list[StoredEvent]] = {}
+        self.stored = StoredInMemory()
         self.events: list[Event] = []
         self.outcomes: list[OutcomeRow] = []
         self._first_uses: FirstUses = {}
@@ -57,12 +56,10 @@ class Service:
         return names(judged.events), outcome_of(judged.outcomes[0])
 
     def load(self, order_id: str) -> Order:
-        history = (MAPPER.to_domain_event(stored) for stored in self.stored.get(order_id, []))
-        return Order.project(None, history) or Order(id=order_id)
+        return Order.project(None, self.stored.history(order_id)) or Order(id=order_id)
 
     def _store(self, judged: Judged) -> None:
-        for event in judged.events:
-            self.stored.setdefault(event.originator_id, []).append(MAPPER.to_stored_event(event))
+        self.stored.append(judged.events)
         self.events += judged.events
         self.outcomes += judged.outcomes
         self._first_uses |= judged.first_uses
@@ -125,4 +122,5 @@ def page_after(events: Iterable[Event]) -> Page:
 
 def page_of(events: Iterable[Event], viewer: str | None, now: datetime) -> Json:
     """The order page as `viewer` sees it."""
-    return view(page_after(events), viewer, now)
+    history = list(events)
+    return view(page_after(map(without_texts, history)), history, viewer, now)

@@ -157,7 +157,15 @@ class Oracle:
         happens = into(events, order, command_id, now)
         state, opened = order["state"], order["open"]
 
-        # -- the timer and the payment service: in every state
+        # -- an operator, the timer and the payment service: in every state
+
+        if name == "EraseOrderTexts":
+            if order["texts"]:
+                happens("OrderTextsErased")
+                order["texts"] = False
+                if opened is not None:
+                    opened["asked"] |= {name: "[erased]" for name in TEXTS if name in opened["asked"]}
+            return
 
         if name == "ExpireDispute":
             dispute = order["disputes"].get(data["dispute_id"])
@@ -309,6 +317,8 @@ class Oracle:
         )
 
 
+TEXTS = ("message", "comment", "note", "explanation")
+
 # -- what happens to an order --------------------------------------------------------------------------------
 
 
@@ -324,6 +334,7 @@ def new_order(order_id: str, facts: Data) -> Data:
         "disputes": {},  # every dispute ever, by id
         "open": None,  # the one of them that is open (R11)
         "refund": None,  # the only one ever granted (R9)
+        "texts": False,  # whether anybody wrote anything since they were last erased
         "sequence": 0,
         "last": 0,  # the time of the last event (D1)
     }
@@ -335,6 +346,7 @@ def into(events: list[Data], order: Data, command_id: str, at: int) -> Happens:
     def happens(type: str, /, **data: Any) -> None:
         order["sequence"] += 1
         order["last"] = at
+        order["texts"] |= any(data.get(name) is not None for name in TEXTS)
         events.append(
             {
                 "type": type,
@@ -577,6 +589,7 @@ COMMANDS: dict[str, Reader] = {
     "Withdraw": fields(actor=identifier, dispute_id=identifier),
     "CancelOrder": fields(actor=identifier, comment=text),
     "ExpireDispute": fields(dispute_id=identifier),
+    "EraseOrderTexts": NOTHING,
 }
 
 # -- the envelope, and JSON in and out -----------------------------------------------------------------------

@@ -133,7 +133,7 @@ class History:
         name, data = event["type"].split(".")[2], event["data"]
         assert event["sequence"] == len(self.events) + 1, "a gap"
         assert not self.events or event["time"] >= self.events[-1]["time"], "back in time"
-        assert not self.over or name == "RefundProcessed", f"{name} after the close"
+        assert not self.over or name in ("RefundProcessed", "OrderTextsErased"), f"{name} after the close"
         if name == "OrderRegistered":
             self.limit = data["price"]["amount"] * 60 // 100
         elif name == "DisputeOpened":
@@ -303,6 +303,10 @@ class SameLogSameStory(RuleBasedStateMachine):
         comment = {} if name == "RecordCompletion" else {"comment": "Enough."}
         user = {"actor": CLIENT} if name == "CancelOrder" else {}
         self.send(self.order(which), name, comment | user, moment)
+
+    @rule(which=ORDERS, moment=NOW)
+    def erase(self, which: str, moment: str) -> None:
+        self.send(self.order(which), "EraseOrderTexts", {}, moment)
 
     # - steps that may lead nowhere -
 

@@ -61,7 +61,7 @@ def play(installation: Installation, stories: dict[str, list[Step]], skip: int =
                     order.handle(command, command_id(number), T + after)
                 except Exception:  # a rejection; an auto-acceptance that was due counts all the same
                     assert order_id == "open"
-            store.events.put(order.collect_events())
+            store.append(order.collect_events())
 
 
 def export(installation: Installation, to: Path, *options: str, code: int = 0) -> str:
@@ -146,7 +146,7 @@ async def test_an_export_that_dies_anywhere_is_finished_by_the_next_one(
             whole(*arguments)
 
         monkeypatch.setattr(incremental, "_replace", dies)
-        with OrderStore(installation.settings.database) as store:
+        with OrderStore(installation.settings.database, installation.settings.master_keys) as store:
             try:
                 incremental.export(store, tmp_path / str(survived % 2), "parquet", 0, lambda done, of: None)
             except OSError:

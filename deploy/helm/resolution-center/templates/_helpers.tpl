@@ -28,6 +28,13 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
     secretKeyRef:
       name: {{ required "database.existingSecret has to be given: the name of a Secret with the password" .Values.database.existingSecret }}
       key: {{ .Values.database.passwordKey }}
+{{- with .Values.masterKey.existingSecret }}
+- name: RESOLUTION_MASTER_KEY
+  valueFrom:
+    secretKeyRef:
+      name: {{ . }}
+      key: {{ $.Values.masterKey.key }}
+{{- end }}
 - {name: RESOLUTION_METRICS_PORT, value: {{ .Values.metrics.port | quote }}}
 - {name: RESOLUTION_METRICS_HOST, value: "0.0.0.0"}
 {{- with .Values.extraEnv }}

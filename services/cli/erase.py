@@ -1,0 +1,78 @@
+"""`resolution erase`: texts of an order that are never to be read again; `resolution rewrap-keys`: a new master key."""
+
+import asyncio
+import json
+from typing import Annotated
+
+import psycopg
+import typer
+from resolution_contracts import CommandRejected, EraseOrderTexts
+from resolution_contracts.client import Client, OutcomePending
+
+from services.installation import installation
+from services.settings import Settings
+from services.store import migrate
+from services.store.order_keys import rewrap
+
+
+class NotErased(Exception):
+    """An erasure that did not happen: a sentence that says why and what to do."""
+
+
+def erase(
+    order_id: Annotated[str, typer.Argument(metavar="ORDER", help="The order's id.")],
+    timeout: Annotated[float, typer.Option(help="Seconds to wait for the outcome.")] = 30.0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print machine-readable JSON on stdout.")] = False,
+) -> None:
+    """Erase what people wrote on an order and its confidential reasons, for good. Nothing brings them back.
+
+    The history still replays and verifies. What lies on Kafka and in backups goes with their retention:
+    docs/erasure.md says how long that is, and how to set it.
+    """
+    with installation(Settings.from_environment()) as settings:
+        _refuse_if_parked(settings, order_id)
+        events = asyncio.run(_send(settings, order_id, timeout))
+    if as_json:
+        print(json.dumps({"order_id": order_id, "erased": bool(events), "events": events}))
+    elif events:
+        print(f"{order_id}: the texts are erased, as of event {events[0]}. On Kafka they go with its retention.")
+    else:
+        print(f"{order_id}: there are no texts to erase.")
+
+
+def _refuse_if_parked(settings: Settings, order_id: str) -> None:
+    migrate(settings.database)
+    with psycopg.connect(settings.database) as connection:
+        parked = connection.execute("SELECT 1 FROM parked_commands WHERE order_id = %s LIMIT 1", (order_id,)).fetchone()
+    if parked:
+        raise NotErased(
+            f"{order_id} is parked: its commands wait with what was written in them. First `resolution parked retry "
+            f"{order_id}`, or `discard`."
+        )
+
+
+async def _send(settings: Settings, order_id: str, timeout: float) -> list[int]:
+    """The sequence numbers of the events that follow. Raises NotErased and KafkaError."""
+    async with Client(settings.kafka, source="/resolution-cli", prefix=settings.topic_prefix) as client:
+        try:
+            outcome = await client.send(order_id, EraseOrderTexts(), timeout=timeout)
+        except OutcomePending:
+            raise NotErased(
+                f"{order_id}: no outcome within {timeout:g} s. Is the service running (resolution serve)? The command "
+                "waits for it; to erase again does no harm."
+            ) from None
+    if isinstance(outcome, CommandRejected):
+        raise NotErased(f"{order_id}: {outcome.message}")
+    return [event.sequence for event in outcome.events if event.type.endswith("OrderTextsErased.v1")]
+
+
+def rewrap_keys() -> None:
+    """Wrap every order's key with the newest master key; then the older ones can go. The roles may run meanwhile.
+
+    Restart the roles with the new master key first, so that no new key is wrapped by an older one.
+    """
+    with installation(Settings.from_environment(), kafka=False) as settings:
+        migrate(settings.database)
+        with psycopg.connect(settings.database, autocommit=True) as connection:
+            count = rewrap(connection, settings.master_keys)
+    print(f"{count:,} keys are wrapped anew. Older master keys can go, once backups that need them are gone.")

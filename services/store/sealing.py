@@ -1,0 +1,62 @@
+"""Texts of events, sealed with their order's key: AES-256-GCM, bound to the event they belong to.
+
+A sealed event is stored under its name with `.v2`: the JSON of the event as it reads without its texts, and behind
+that one member more, `sealed`, with the number of the key and what it seals.
+"""
+
+import os
+from base64 import b64decode, b64encode
+from binascii import Error as Base64Error
+
+import msgspec
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from services.orders.events import Event
+from services.orders.texts import texts, without_texts
+
+KEY_BYTES = 32
+VERSION_2 = ".v2"
+_NONCE = 12
+_MEMBER = b',"sealed":"'
+
+encode_event = msgspec.json.Encoder().encode
+
+
+class Broken(Exception):
+    """What is sealed is not what was sealed."""
+
+
+def seal(event: Event, number: int, key: bytes) -> bytes:
+    """The state to store of an event that has texts."""
+    nonce = os.urandom(_NONCE)
+    content = nonce + AESGCM(key).encrypt(nonce, encode_event(texts(event)), _about(event))
+    head = encode_event(without_texts(event))
+    return b'%b%b%d:%b"}' % (head[:-1], _MEMBER, number, b64encode(content))
+
+
+def split(state: bytes) -> tuple[bytes, int, bytes]:
+    """The event without its texts, the number of their key, and what is sealed; number 0 where nothing is.
+
+    Raises Broken. Nothing before the member can look like it, since there a quote has a backslash before it.
+    """
+    head, member, sealed = state.rpartition(_MEMBER)
+    if not member:
+        return state, 0, b""
+    try:
+        number, content = sealed.removesuffix(b'"}').split(b":")
+        return head + b"}", int(number), b64decode(content, validate=True)
+    except (ValueError, Base64Error):
+        raise Broken("what is sealed is not as this version seals it") from None
+
+
+def unseal(bare: Event, content: bytes, key: bytes) -> bytes:
+    """The texts, as a JSON object by the fields' names. Raises Broken."""
+    try:
+        return AESGCM(key).decrypt(content[:_NONCE], content[_NONCE:], _about(bare))
+    except (InvalidTag, ValueError):
+        raise Broken("what is sealed was changed by somebody, or is another event's") from None
+
+
+def _about(event: Event) -> bytes:
+    return f"{event.originator_id}:{event.originator_version}:{type(event).__name__}".encode()
