@@ -12,10 +12,11 @@ import psycopg
 from aiokafka.errors import KafkaError
 
 from services.checkpoints.keys import own_key
-from services.kafka.topics import Topics, ensure_topics
+from services.kafka.topics import TopicError, Topics, ensure_topics, id_of_topic
 from services.servers import default_data_dir, embedded
 from services.settings import Settings
 from services.store import migrate
+from services.store.positions import known_topics, other_topic
 
 _T = TypeVar("_T")
 
@@ -59,6 +60,16 @@ def prepare(settings: Settings) -> list[str]:
     ran = _patiently("PostgreSQL", lambda: migrate(settings.database))
     _patiently("Kafka", lambda: asyncio.run(ensure_topics(settings.kafka, Topics(settings.topic_prefix))))
     return ran
+
+
+def require_known_topics(settings: Settings) -> None:
+    """Raises TopicError where the database has read other topics than these."""
+    topics = Topics(settings.topic_prefix)
+    with psycopg.connect(settings.database) as connection:
+        known = known_topics(connection)
+    for consumer, topic in (("commands", topics.commands), ("timer", topics.events)):
+        if known.get(consumer, set()) - {asyncio.run(id_of_topic(settings.kafka, topic))}:
+            raise TopicError(other_topic(consumer))
 
 
 def _patiently(server: str, attempt: Callable[[], _T]) -> _T:

@@ -22,6 +22,7 @@ from services.commands.decode import Received
 from services.commands.judge import Judged, judge, read
 from services.commands.retries import at_first_time, first_offset
 from services.kafka.consumer import Record
+from services.kafka.streams import Ends, Stream, open_streams
 from services.kafka.topics import Topics
 from services.master_keys import MasterKeys
 from services.orders import Order, evolve
@@ -35,7 +36,6 @@ from services.store.order_keys import OrderKeys, load_keys
 
 from .findings import Findings
 from .stored import Chunk, StoredOutcome, StoredRow, connect, load_chunk, load_histories
-from .streams import Ends, Stream, open_streams
 
 _CHUNK = 10_000
 _SAVE_EVERY_SECONDS = 2.0
@@ -48,7 +48,7 @@ Key = tuple[str, str]
 
 class Limits(msgspec.Struct):
     """What was measured at the start. `published`: the last outcome that Kafka has to have. `timer`: what the timer had
-    read of the events."""
+    read of the events. `bases`: by partition, what the store adds to the commands topic's offsets, as is done here."""
 
     outcome_id: int
     event_id: int
@@ -57,6 +57,7 @@ class Limits(msgspec.Struct):
     ends: Ends
     timer: dict[int, int]
     parked: set[tuple[int, int]]
+    bases: dict[int, int]
 
 
 class Progress(msgspec.Struct):
@@ -109,8 +110,9 @@ class History:
         """
         async with AsyncExitStack() as stack:
             for topic in self._limits.ends:
+                bases = self._limits.bases if topic == self._topics.commands else {}
                 consumer, streams = await open_streams(
-                    bootstrap_servers, topic, self._starts(topic), self._limits.ends[topic]
+                    bootstrap_servers, topic, self._starts(topic), self._limits.ends[topic], bases
                 )
                 stack.push_async_callback(consumer.stop)
                 self._streams[topic] = streams

@@ -14,12 +14,13 @@ from typing import Any
 import psycopg
 from aiokafka import TopicPartition
 
+from services.kafka.streams import Stream, open_consumer
 from services.kafka.topics import Topics, count_partitions
 from services.store.fates import Fate, fates, judged_up_to, snapshot
+from services.store.positions import commands_bases
 
 from .checkpoints import CannotVerify
 from .findings import Differences
-from .streams import Stream, open_consumer
 
 _AT_ONCE = 20_000
 _PROGRESS_EVERY = 10_000
@@ -131,13 +132,14 @@ async def balance(
     with snapshot(database_url) as connection:
         try:
             positions = await asyncio.to_thread(judged_up_to, connection)
+            bases = await asyncio.to_thread(commands_bases, connection)
         except psycopg.errors.UndefinedTable as error:
             raise CannotVerify(
                 f"This is not the service's database ({error}). Check RESOLUTION_DATABASE_URL."
             ) from None
         source = _Fates(connection)
         try:
-            return await _balance(bootstrap_servers, topics.commands, count, positions, source, progress)
+            return await _balance(bootstrap_servers, topics.commands, count, positions, bases, source, progress)
         finally:
             await source.close()
 
@@ -147,6 +149,7 @@ async def _balance(
     topic: str,
     partitions: int,
     positions: dict[int, int],
+    bases: dict[int, int],
     source: _Fates,
     progress: Callable[[int, int], None],
 ) -> Ledger:
@@ -160,9 +163,10 @@ async def _balance(
         for where in everywhere:
             consumer.assign([where])
             # Measured again, since a large topic may lose records while it is read.
-            begin = (await consumer.beginning_offsets([where]))[where]
+            base = bases.get(where.partition, 0)
+            begin = base + (await consumer.beginning_offsets([where]))[where]
             book = _Book(where.partition, positions.get(where.partition, 0), begin, ledger)
-            async for offset in _merge(Stream(consumer, where, begin, ends[where]), source, book):
+            async for offset in _merge(Stream(consumer, where, begin, base + ends[where], base), source, book):
                 if offset % _PROGRESS_EVERY == 0:
                     progress(done + offset - begin, of)
             done += ends[where] - begins[where]

@@ -19,14 +19,15 @@ import msgspec
 from projections import READ_MODELS
 from services.clock import Clock
 from services.kafka.relay_position import published
+from services.kafka.streams import extents
 from services.kafka.topics import Topics, count_partitions
 from services.settings import Settings
+from services.store.positions import commands_bases
 
 from .findings import Findings
 from .history import History, Limits, Progress
 from .read_models import verify_read_models
 from .stored import TimerState, connect, store_end, timer_state
-from .streams import extents
 
 _WORKERS = 2
 _READ_MODELS = [["order_page"], ["inbox", "metrics", "overview", "reminders"]]
@@ -95,10 +96,12 @@ async def _measure(settings: Settings, topics: Topics) -> tuple[Limits, TimerSta
         begins, ends = await extents(
             settings.kafka, (topics.commands, topics.events, topics.outcomes, topics.dead_letters), partitions
         )
-        end = store_end(connection)
+        end, bases = store_end(connection), commands_bases(connection)
+    begins[topics.commands] = {n: first + bases.get(n, 0) for n, first in begins[topics.commands].items()}
     # Those behind are not judged yet.
     ends[topics.commands] = {n: max(end.judged.get(n, 0), first) for n, first in begins[topics.commands].items()}
-    return Limits(end.outcome_id, end.event_id, position.outcome_id, begins, ends, timer.positions, end.parked), timer
+    limits = Limits(end.outcome_id, end.event_id, position.outcome_id, begins, ends, timer.positions, end.parked, bases)
+    return limits, timer
 
 
 def _states(resume: Path | None, partitions: int) -> list[Progress]:

@@ -52,6 +52,7 @@ class CheckpointsRole:
             last = None if value is None else parse(value)
             with await asyncio.to_thread(connect, self._settings.database) as connection:
                 signer = await asyncio.to_thread(self._signer, connection, last)
+                await self._check_unknown(connection, signer, last)
                 await self._note(connection, last)
                 ready.set()
                 while True:
@@ -112,6 +113,26 @@ class CheckpointsRole:
             )
         return signer
 
+    async def _check_unknown(
+        self, connection: psycopg.Connection[Any], signer: Signer, last: Checkpoint | None
+    ) -> None:
+        """Checkpoints that the database does not know to be published: it may have been restored, and its events have
+        other numbers by now. Raises RuntimeError where one does not fit."""
+        notes = await asyncio.to_thread(checkpoint_notes, connection)
+        if last is None or notes is None or last.number <= notes.published:
+            return
+        await asyncio.to_thread(_uncovered, connection, last.last)
+        async for value in all_values(self._settings.kafka, self._topic):
+            checkpoint = parse(value)
+            if checkpoint.number > notes.published and not await asyncio.to_thread(
+                _fits, connection, signer, checkpoint
+            ):
+                raise RuntimeError(
+                    f"checkpoint {checkpoint.number} does not fit events {checkpoint.first} to {checkpoint.last}: the "
+                    "database was restored and has numbered them anew, or they were changed. Nothing is signed. "
+                    "docs/backup.md says how to begin another chain."
+                )
+
     async def _note(self, connection: psycopg.Connection[Any], last: Checkpoint | None) -> None:
         """Leaves word of the last checkpoint in the database and in the file."""
         if last is None:
@@ -139,13 +160,18 @@ def _sign(connection: psycopg.Connection[Any], signer: Signer, last: Checkpoint 
         return signer.sign(last, rows, datetime.now(UTC))
 
 
+def _fits(connection: psycopg.Connection[Any], signer: Signer, checkpoint: Checkpoint) -> bool:
+    with closing(event_rows(connection, checkpoint.first, checkpoint.last)) as rows:
+        return signer.hashes.of_rows(rows) == checkpoint.events
+
+
 def _uncovered(connection: psycopg.Connection[Any], covered: int) -> int:
     """How many events no checkpoint covers. Raises RuntimeError where the store ends before that."""
     newest = newest_event(connection)
     if newest < covered:
         raise RuntimeError(
-            f"a checkpoint covers event {covered}, but the store ends at {newest}: events were deleted, or it is an "
-            "earlier state of the database. Restore it, or use another RESOLUTION_TOPIC_PREFIX."
+            f"a checkpoint covers event {covered}, but the store ends at {newest}: events were deleted, or the "
+            "database was restored to an earlier state; then this goes on by itself once the commands role has read on."
         )
     return newest - covered
 

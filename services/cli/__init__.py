@@ -28,6 +28,7 @@ from services.cli.erase import NotErased, erase, rewrap_keys
 from services.cli.export import export
 from services.cli.ledger import ledger
 from services.cli.rebuild import rebuild
+from services.cli.renew_topics import renew_topics
 from services.cli.replay import replay
 from services.cli.schema import schema
 from services.cli.send import CommandsFileError, read_commands, send_all
@@ -36,9 +37,10 @@ from services.commands.dead import NotRetried
 from services.commands.parked import NotParked
 from services.demo import run as run_demo
 from services.export import ExportError
-from services.installation import installation, prepare
+from services.installation import installation, prepare, require_known_topics
 from services.kafka.topics import TopicError
 from services.master_keys import MasterKeyError
+from services.renewal import NotRenewed
 from services.roles import ROLES
 from services.serve import serve as serve_roles
 from services.servers import ServerError
@@ -65,6 +67,7 @@ app.command()(schema)
 app.command()(export)
 app.command()(erase)
 app.command()(rewrap_keys)
+app.command()(renew_topics)
 AsJson = Annotated[bool, typer.Option("--json", help="Print machine-readable JSON lines on stdout.")]
 _USAGE = 2
 _FAILURES = (
@@ -77,6 +80,7 @@ _FAILURES = (
     NoHistory,
     NotErased,
     NotParked,
+    NotRenewed,
     NotRetried,
     VerificationFailed,
     RebuildError,
@@ -124,6 +128,7 @@ def serve(
     logs.configure(given.log_format, "serve")
     with installation(given) as settings:
         prepare(settings)
+        require_known_topics(settings)
         asyncio.run(serve_roles(settings, wanted, list(ROLES)))
 
 

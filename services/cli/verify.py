@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from services.audit.findings import Differences, Findings
 from services.audit.from_commands import Findings as FromCommands
-from services.audit.from_commands import verify_from_commands
+from services.audit.from_commands import HistoryExpired, verify_from_commands
 from services.audit.whole import verify_history
 from services.cli.checkpoints import CheckpointsFile, PublicKeys, verify_against
 from services.cli.differences import tell_differences
@@ -24,6 +24,7 @@ from services.kafka.topics import Topics
 from services.settings import Settings
 from services.store import migrate
 from services.store.origin import clock_of
+from services.store.positions import commands_bases
 from services.store.verifications import record_verification
 
 
@@ -71,6 +72,11 @@ def verify(
 def _from_commands(settings: Settings, progress: Callable[[str, int, int], None]) -> FromCommands:
     with psycopg.connect(settings.database) as connection:
         parked = set(connection.execute("SELECT partition, record_offset FROM parked_commands").fetchall())
+        if commands_bases(connection):
+            raise HistoryExpired(
+                "Kafka has lost the first commands (the topics were renewed), so history cannot be judged again from "
+                "its beginning. `resolution verify` compares what is stored."
+            )
     return asyncio.run(
         verify_from_commands(
             settings.kafka,

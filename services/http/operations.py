@@ -41,7 +41,7 @@ def look(connection: psycopg.Connection[Any], now: datetime) -> dict[str, Any]:
 
 def positions(connection: psycopg.Connection[Any]) -> dict[int, int]:
     """The next offset of each partition that the commands role reads."""
-    rows = connection.execute("SELECT partition, next_offset FROM positions WHERE consumer = 'commands'")
+    rows = connection.execute("SELECT partition, next_offset - base FROM positions WHERE consumer = 'commands'")
     return dict(rows.fetchall())
 
 

@@ -9,8 +9,10 @@ from there. Offsets committed to Kafka only let monitoring see the lag.
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from itertools import chain
 from typing import Any, Protocol
+from uuid import UUID
 
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, ConsumerRecord, TopicPartition
 from aiokafka.errors import KafkaError
@@ -21,26 +23,33 @@ from faststream.kafka.message import KafkaMessage
 from services.faults import point
 from services.telemetry.health import progress
 
+from .topic_ids import topic_id
+
 log = logging.getLogger(__name__)
 
 Record = ConsumerRecord[bytes | None, bytes | None]
 Positions = dict[int, int]
 
 _LAG_SECONDS = 5.0
+_CAUGHT_UP_SECONDS = 0.05
 _LONGEST_PAUSE_SECONDS = 5.0
 
 
 class PositionStore(Protocol):
     """Where the positions are kept."""
 
-    async def positions(self, beginnings: Positions) -> Positions:
-        """The next offset of each partition; partitions never read before start at their beginning."""
+    async def positions(self, topic_id: UUID, beginnings: Positions) -> tuple[Positions, Positions]:
+        """The next offset of each partition, and what was added to the topic's offsets to get it.
+
+        Partitions never read before start at their beginning. Raises where they were read of another topic.
+        """
         ...
 
 
 class PositionedConsumer:
     """Reads one topic as a member of a consumer group.
 
+    Offsets are the topic's, plus what the store adds to them where an earlier topic of this name was lost.
     `handle(records, positions)` gets a batch, in order within each partition, and the next offset expected of each; it
     returns when everything is committed. `forget()` drops whatever was remembered of partitions. `gather_ms` is how
     long the broker may wait for more records before it answers; 0 takes what is there at once.
@@ -64,6 +73,8 @@ class PositionedConsumer:
         self._forget = forget
         self._max_records = max_records
         self._positions: Positions = {}
+        self._bases: Positions = {}
+        self._ends: dict[TopicPartition, int] = {}
         self._taken = 0
         self._due = 0
         self._pause = 0.0
@@ -93,12 +104,22 @@ class PositionedConsumer:
         """Returns once partitions (perhaps none) were assigned for the first time."""
         await self._assigned.wait()
 
+    async def caught_up(self) -> None:
+        """Returns once all was read that was on the topic when its partitions were assigned."""
+        consumer = self._subscriber.consumer
+        assert consumer is not None
+        while any([await consumer.position(tp) < end for tp, end in self._ends.items() if tp in consumer.assignment()]):
+            progress(self._topic)
+            await asyncio.sleep(_CAUGHT_UP_SECONDS)
+
     async def report_lag(self) -> None:
         """Commits the positions to Kafka from time to time, for ever; only monitoring reads them."""
         while True:
             await asyncio.sleep(_LAG_SECONDS)
             consumer = self._subscriber.consumer
-            offsets = {TopicPartition(self._topic, p): offset for p, offset in self._positions.items()}
+            offsets = {
+                TopicPartition(self._topic, p): offset - self._bases.get(p, 0) for p, offset in self._positions.items()
+            }
             if consumer is not None and offsets:
                 point("commands.reporting")
                 try:
@@ -124,6 +145,8 @@ class PositionedConsumer:
         async with self._busy:
             if not self._positions or self._taken < self._due:
                 return  # Read before a rebalance or from where Kafka's own offsets stood: it is read again.
+            if any(self._bases.values()):
+                batch = [replace(record, offset=record.offset + self._bases[record.partition]) for record in batch]
             try:
                 if self._taken > self._due:
                     raise RuntimeError("a batch was read, but not handled")
@@ -161,19 +184,21 @@ class PositionedConsumer:
                 log.warning("positions cannot be read, trying again in %.1f s: %s", self._pause, error)
 
     async def _seek(self, consumer: AIOKafkaConsumer, partitions: Sequence[TopicPartition]) -> Positions:
+        id_ = await topic_id(consumer._client, self._topic)
         beginnings = await consumer.beginning_offsets(partitions)
         ends = await consumer.end_offsets(partitions)
-        positions = await self._store.positions({tp.partition: offset for tp, offset in beginnings.items()})
+        positions, bases = await self._store.positions(id_, {tp.partition: first for tp, first in beginnings.items()})
         for tp in partitions:
-            position = positions[tp.partition]
+            position = positions[tp.partition] - bases[tp.partition]
             if position > ends[tp]:
                 raise RuntimeError(
-                    f"{tp.topic}/{tp.partition} ends at {ends[tp]}, but {position} was read before: it is not the "
-                    "topic that this database belongs to. Restore it, or take another database or topic prefix."
+                    f"{tp.topic}/{tp.partition} ends at {ends[tp]}, but {position} was read before: Kafka has lost "
+                    "what it acknowledged. Restore the topic, or see docs/backup.md."
                 )
             if position < beginnings[tp]:
                 log.error("%s: records %d to %d expired unread", tp, position, beginnings[tp] - 1)
             consumer.seek(tp, position)
+        self._bases, self._ends = bases, ends
         return positions
 
     async def lost(self) -> None:

@@ -7,11 +7,15 @@ from .topics import Topics
 
 
 class Position(msgspec.Struct, frozen=True):
-    """The last outcome published, the last event before it, and the last notification."""
+    """The last outcome published, the last event before it, and the last notification, by the store's numbers.
+
+    `timeline` names the history in which those numbers hold: a database that was restored numbers anew.
+    """
 
     outcome_id: int = 0
     event_id: int = 0
     notification_id: int = 0
+    timeline: str = ""
 
 
 async def published(bootstrap_servers: str, topics: Topics) -> Position:

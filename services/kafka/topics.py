@@ -5,10 +5,13 @@ from collections.abc import Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
+from uuid import UUID
 
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.partitioner import murmur2
+
+from .topic_ids import topic_id
 
 DEFAULT_PARTITIONS = 8
 _PATIENCE = 300  # tenths of a second
@@ -122,6 +125,12 @@ async def require_topic(bootstrap_servers: str, name: str) -> None:
             raise TopicError(
                 f"There is no topic {name}. Check RESOLUTION_TOPIC_PREFIX; `resolution serve` creates missing topics."
             )
+
+
+async def id_of_topic(bootstrap_servers: str, name: str) -> UUID:
+    """What tells the topic from another of its name. Raises KafkaError."""
+    async with _admin(bootstrap_servers) as admin:
+        return await topic_id(admin._client, name)
 
 
 @asynccontextmanager

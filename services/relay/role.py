@@ -2,80 +2,46 @@
 
 Each Kafka transaction holds a run of outcomes and dead letters, the events that precede them, and the relay's own
 position on a topic of its own. The fixed transactional id fences a second relay: the newest one publishes.
+
+Before each transaction the store has a note of what is to be on Kafka after it. A relay that starts and finds more
+there than was noted has a store before it that was restored to an earlier state (`restored.py`).
 """
 
 import asyncio
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import islice
-from typing import LiteralString, TypeVar
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from time import monotonic
+from typing import Any
 
 import msgspec
 import psycopg
-from aiokafka import AIOKafkaProducer
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.producer import sender as aiokafka_sender
-from eventsourcing.persistence import StoredEvent
 from msgspec import structs
-from psycopg.rows import class_row, tuple_row
 
 from services.faults import point
 from services.kafka.relay_position import Position, published
+from services.kafka.streams import Ends
 from services.kafka.topics import Topics, partition_of
 from services.master_keys import MasterKeys
-from services.orders.events import Event
 from services.store.changes import Changes
-from services.store.mapper import decode_event
-from services.store.order_keys import SELECT_KEYS, OrderKeys, sealed_orders
+from services.store.publishing import Notes, note_intent, note_published, read_notes
 from services.telemetry import measures, traces
 from services.telemetry.health import progress
 
-from .batches import Batches, Headers
+from .batches import Batches
 from .messages import CONTENT_TYPE, event_message
+from .restored import Restored
+from .stored import RUN, Decided, Notification, next_notifications, next_outcomes, with_events
 
 log = logging.getLogger(__name__)
-
-_Row = TypeVar("_Row")
 
 # While the broker still writes the markers of the last transaction, it refuses the next one's first partition, and
 # aiokafka tries again after 20 ms. Transactions follow one another here, and markers take a millisecond or two.
 aiokafka_sender.BACKOFF_OVERRIDE = 0.001
 
-_RUN = 2000
-"""Outcomes per Kafka transaction, at most."""
-
-
-@dataclass
-class _Outcome:
-    outcome_id: int
-    partition: int
-    last_event_id: int
-    order_id: str
-    message: bytes | None
-    key: bytes | None
-    headers: bytes | None
-    traceparent: str | None
-
-    def record(self, topics: Topics) -> tuple[str, int, bytes | None, bytes | None, Headers]:
-        """What to send of it, and where to: topic, partition, key, value, headers."""
-        if self.headers is None:
-            return topics.outcomes, self.partition, self.order_id.encode(), self.message, self.event_headers
-        headers = msgspec.json.decode(self.headers, type=list[tuple[str, bytes | None]])
-        return topics.dead_letters, self.partition, self.key, self.message, headers
-
-    @property
-    def event_headers(self) -> Headers:
-        """Of its events, and of the outcome itself."""
-        if self.traceparent is None:
-            return CONTENT_TYPE
-        return [*CONTENT_TYPE, (traces.TRACEPARENT, self.traceparent.encode())]
-
-
-@dataclass
-class _Notification:
-    notification_id: int
-    order_id: str
-    message: bytes
+_NOTE_EVERY_SECONDS = 1.0
 
 
 class RelayRole:
@@ -86,6 +52,8 @@ class RelayRole:
         self._topics = topics
         self._url = database_url
         self._masters = masters
+        self._noted = Position()
+        self._note_at = 0.0
         self._producer = AIOKafkaProducer(
             bootstrap_servers=bootstrap_servers,
             transactional_id=topics.relay,
@@ -95,46 +63,65 @@ class RelayRole:
             linger_ms=0,
             retry_backoff_ms=20,
         )
+        self._ends = AIOKafkaConsumer(bootstrap_servers=bootstrap_servers, isolation_level="read_uncommitted")
 
     async def run(self, ready: asyncio.Event) -> None:
         """Publishes for ever. Raises what went wrong; a new start goes on where the last transaction ended."""
         await self._producer.start()  # fences any relay before this one, and ends what it left open
         try:
             position = await published(self._servers, self._topics)
-            log.info("publishing goes on behind outcome %d", position.outcome_id)
-            async with await psycopg.AsyncConnection.connect(self._url, autocommit=True) as connection:
-                changes = await Changes.listen(self._url)
-                try:
-                    await self._check(connection, position)
-                    ready.set()
-                    while True:
-                        progress("relay")
-                        seen = changes.seen()
-                        position, more = await self._publish_next(connection, position)
-                        if not more:
-                            await changes.after(seen)
-                finally:
-                    await changes.close()
+            async with self._opened() as (connection, changes):
+                position = await self._checked(connection, changes, position)
+                log.info("publishing goes on behind outcome %d", position.outcome_id)
+                # A note that a crash of the server takes away makes the next relay compare what needs no comparison.
+                await connection.execute("SET synchronous_commit = off")
+                ready.set()
+                while True:
+                    progress("relay")
+                    seen = changes.seen()
+                    position, more = await self._publish_next(connection, position)
+                    await self._note(connection, position)
+                    if not more:
+                        await changes.after(seen)
         finally:
             await self._producer.stop()
 
-    async def _publish_next(self, connection: psycopg.AsyncConnection, position: Position) -> tuple[Position, bool]:
+    @asynccontextmanager
+    async def _opened(self) -> AsyncIterator[tuple[psycopg.AsyncConnection[Any], Changes]]:
+        await self._ends.start()
+        try:
+            async with await psycopg.AsyncConnection.connect(self._url, autocommit=True) as connection:
+                changes = await Changes.listen(self._url)
+                try:
+                    yield connection, changes
+                finally:
+                    await changes.close()
+        finally:
+            await self._ends.stop()
+
+    async def _checked(
+        self, connection: psycopg.AsyncConnection[Any], changes: Changes, position: Position
+    ) -> Position:
+        """Where to go on, once store and topics are known to belong together. Raises RuntimeError where they do not."""
+        notes = await _notes(connection, position)
+        if notes.exceed(position):
+            raise RuntimeError(
+                f"outcome {notes.published.outcome_id} was published, but {self._topics.relay} ends at outcome "
+                f"{position.outcome_id}: Kafka has lost what it had, or these are other topics. Nothing is published. "
+                "docs/backup.md says how to go on (resolution renew-topics)."
+            )
+        if notes.lack(position):
+            restored = Restored(self._servers, self._topics, connection, self._masters, changes)
+            position = await restored.bring_together(notes, position, self._publish)
+        await note_intent(connection, position)
+        return position
+
+    async def _publish_next(
+        self, connection: psycopg.AsyncConnection[Any], position: Position
+    ) -> tuple[Position, bool]:
         """Publishes one run; returns the position behind it, and whether more may be there already."""
-        outcomes = await _select(
-            connection,
-            _Outcome,
-            "SELECT outcome_id, partition, last_event_id, order_id, message, key, headers, "
-            "traceparent FROM outcomes "
-            "WHERE outcome_id > %s ORDER BY outcome_id LIMIT %s",
-            (position.outcome_id, _RUN),
-        )
-        notifications = await _select(
-            connection,
-            _Notification,
-            "SELECT notification_id, order_id, message FROM notifications WHERE notification_id > %s "
-            "ORDER BY notification_id LIMIT %s",
-            (position.notification_id, _RUN),
-        )
+        outcomes = await next_outcomes(connection, position)
+        notifications = await next_notifications(connection, position)
         if not outcomes and not notifications:
             return position, False
         after = position
@@ -144,98 +131,74 @@ class RelayRole:
             after = structs.replace(after, notification_id=notifications[-1].notification_id)
         point("relay.read")
         with measures.stage("relay_read"):
-            events = await self._events(connection, position.event_id, after.event_id)
+            decided = await with_events(connection, self._masters, outcomes, position.event_id)
+            await note_intent(connection, after)
         with measures.stage("relay_publish"):
-            await self._publish(events, outcomes, notifications, position.event_id, after)
-        return after, _RUN in (len(outcomes), len(notifications))
+            await self._publish(decided, notifications, after)
+        return after, RUN in (len(outcomes), len(notifications))
 
     async def _publish(
-        self,
-        events: Sequence[Event],
-        outcomes: Sequence[_Outcome],
-        notifications: Sequence[_Notification],
-        event_id: int,
-        after: Position,
+        self, decided: Sequence[Decided], notifications: Sequence[Notification], after: Position | None
     ) -> None:
-        """One Kafka transaction: what is behind event `event_id`, and the position `after` it."""
-        spans = _traced(outcomes)
+        """One Kafka transaction, with the position `after` it if that moves on."""
+        spans = _traced(decided)
         async with self._producer.transaction():
             point("relay.begun")
             batches = Batches(self._producer)
-            await self._add(batches, events, outcomes, event_id)
+            for outcome, events in decided:  # each outcome's events first, to the partition that its command came from
+                for event in events:
+                    key = str(event.originator_id).encode()
+                    headers = outcome.event_headers
+                    await batches.add(self._topics.events, outcome.partition, key, event_message(event), headers)
+                await batches.add(*outcome.record(self._topics))
             for notification in notifications:
                 key = notification.order_id.encode()
                 partition = partition_of(key, len(await self._producer.partitions_for(self._topics.notifications)))
                 await batches.add(self._topics.notifications, partition, key, notification.message, CONTENT_TYPE)
-            await batches.add(self._topics.relay, 0, b"position", msgspec.json.encode(after), [])
+            if after is not None:
+                await batches.add(self._topics.relay, 0, b"position", msgspec.json.encode(after), [])
             point("relay.added")
             await batches.delivered()
             point("relay.delivered")
         point("relay.committed")
         spans.end()
         measures.published(
-            event=len(events),
-            outcome=sum(outcome.headers is None for outcome in outcomes),
-            dead_letter=sum(outcome.headers is not None for outcome in outcomes),
+            event=sum(len(events) for _, events in decided),
+            outcome=sum(outcome.headers is None for outcome, _ in decided),
+            dead_letter=sum(outcome.headers is not None for outcome, _ in decided),
             notification=len(notifications),
         )
 
-    async def _add(
-        self, batches: Batches, events: Sequence[Event], outcomes: Sequence[_Outcome], event_id: int
-    ) -> None:
-        """Each outcome's events, then the outcome, to the partition that its command came from."""
-        following = iter(events)
-        for outcome in outcomes:
-            for event in islice(following, outcome.last_event_id - event_id):
-                key = event.originator_id.encode()
-                await batches.add(
-                    self._topics.events, outcome.partition, key, event_message(event), outcome.event_headers
-                )
-            event_id = outcome.last_event_id
-            await batches.add(*outcome.record(self._topics))
-
-    async def _events(self, connection: psycopg.AsyncConnection, after: int, last: int) -> list[Event]:
-        """Those behind a notification id, up to another. The keys are read behind them: see `order_keys`."""
-        if after == last:
-            return []
-        stored = await _select(
-            connection,
-            StoredEvent,
-            "SELECT originator_id, originator_version, topic, state FROM order_events "
-            "WHERE notification_id > %s AND notification_id <= %s ORDER BY notification_id",
-            (after, last),
-        )
-        keys = OrderKeys()
-        if order_ids := sealed_orders(stored):
-            async with connection.cursor(row_factory=tuple_row, binary=True) as cursor:
-                await cursor.execute(SELECT_KEYS, (list(order_ids),), prepare=True)
-                keys = OrderKeys.of_rows(await cursor.fetchall(), self._masters)
-        return [decode_event(event, keys) for event in stored]
-
-    async def _check(self, connection: psycopg.AsyncConnection, position: Position) -> None:
-        row = await (await connection.execute("SELECT coalesce(max(outcome_id), 0) FROM outcomes")).fetchone()
-        assert row is not None
-        if row[0] < position.outcome_id:
-            raise RuntimeError(
-                f"outcome {position.outcome_id} is published, but the store ends at {row[0]}: it is not the database "
-                "that these topics belong to, or an earlier state of it. Restore it, or use another "
-                "RESOLUTION_TOPIC_PREFIX."
-            )
+    async def _note(self, connection: psycopg.AsyncConnection[Any], position: Position) -> None:
+        """From time to time: how far the topics reach. Nobody else writes to them."""
+        if position == self._noted or monotonic() < self._note_at:
+            return
+        topics = (self._topics.events, self._topics.outcomes, self._topics.dead_letters, self._topics.notifications)
+        everywhere = [
+            TopicPartition(topic, number) for topic in topics for number in await self._producer.partitions_for(topic)
+        ]
+        ends: Ends = {topic: {} for topic in topics}
+        for where, end in (await self._ends.end_offsets(everywhere)).items():
+            ends[where.topic][where.partition] = end
+        await note_published(connection, position, ends)
+        self._noted, self._note_at = position, monotonic() + _NOTE_EVERY_SECONDS
 
 
-def _traced(outcomes: Sequence[_Outcome]) -> traces.Spans:
+async def _notes(connection: psycopg.AsyncConnection[Any], position: Position) -> Notes:
+    """Where an earlier version has published, the store's end has to do for a note."""
+    notes = await read_notes(connection)
+    if notes.intended is not None:
+        return notes
+    row = await (await connection.execute("SELECT coalesce(max(outcome_id), 0) FROM outcomes")).fetchone()
+    assert row is not None
+    return structs.replace(notes, intended=(row[0], position.notification_id))
+
+
+def _traced(decided: Sequence[Decided]) -> traces.Spans:
     """A span for each outcome whose command is traced; what is published names it."""
     spans = traces.Spans()
-    for outcome in outcomes:
+    for outcome, _ in decided:
         if outcome.traceparent is not None:
             about = {"order_id": outcome.order_id, "outcome_id": outcome.outcome_id}
             outcome.traceparent = spans.begin("publish", outcome.traceparent, "producer", **about)
     return spans
-
-
-async def _select(
-    connection: psycopg.AsyncConnection, row_type: type[_Row], sql: LiteralString, parameters: tuple[int, int]
-) -> list[_Row]:
-    async with connection.cursor(row_factory=class_row(row_type), binary=True) as cursor:
-        await cursor.execute(sql, parameters, prepare=True)
-        return await cursor.fetchall()

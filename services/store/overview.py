@@ -9,11 +9,13 @@ from psycopg.rows import dict_row
 
 
 class Overview(msgspec.Struct):
-    """`positions`: by consumer and partition, the next offset. `most_overdue`: business time. Each read model's number
-    is that of the last event it has. `verifications`: the last of each check, with its differences and its end."""
+    """`positions`: by consumer and partition, the next offset on the topic. `most_overdue`: business time. Each read
+    model's number is that of the last event it has. `verifications`: the last of each check, with its differences and
+    its end. `intended`: the last outcome that may be on Kafka, None before a relay has noted one."""
 
     last_event: int
     last_outcome: int
+    intended: int | None
     deadlines: int
     overdue: int
     most_overdue: datetime | None
@@ -31,6 +33,7 @@ def overview(connection: psycopg.Connection[Any], now: datetime) -> Overview:
         cursor.execute(
             "SELECT (SELECT coalesce(max(notification_id), 0) FROM order_events) AS last_event, "
             "(SELECT coalesce(max(outcome_id), 0) FROM outcomes) AS last_outcome, "
+            "(SELECT intended_outcome_id FROM publishing) AS intended, "
             "(SELECT count(*) FROM deadlines) AS deadlines, "
             "(SELECT count(*) FROM deadlines WHERE due_at < %(now)s) AS overdue, "
             "(SELECT min(due_at) FROM deadlines WHERE due_at < %(now)s) AS most_overdue, "
@@ -63,6 +66,8 @@ def _read_models(connection: psycopg.Connection[Any]) -> dict[str, int]:
 
 def _positions(connection: psycopg.Connection[Any]) -> dict[str, dict[int, int]]:
     found: dict[str, dict[int, int]] = {}
-    for consumer, partition, offset in connection.execute("SELECT consumer, partition, next_offset FROM positions"):
+    for consumer, partition, offset in connection.execute(
+        "SELECT consumer, partition, next_offset - base FROM positions"
+    ):
         found.setdefault(consumer, {})[partition] = offset
     return found

@@ -1,8 +1,14 @@
 """How far each consumer has read each partition."""
 
 import asyncio
+from typing import Any
+from uuid import UUID
 
 import psycopg
+
+
+class OtherTopic(Exception):
+    """A topic is not the one that was read before: a sentence that says which, and what to do."""
 
 
 class StoredPositions:
@@ -12,22 +18,55 @@ class StoredPositions:
         self._url = database_url
         self._consumer = consumer
 
-    async def positions(self, beginnings: dict[int, int]) -> dict[int, int]:
-        """The next offset of each partition asked for; one never read before starts at its beginning.
+    async def positions(self, topic_id: UUID, beginnings: dict[int, int]) -> tuple[dict[int, int], dict[int, int]]:
+        """The next offset of each partition asked for, and what was added to the topic's offsets to get it.
 
-        Raises psycopg.Error.
+        One never read before starts at its beginning. Raises OtherTopic where it was read of a topic with another id,
+        and psycopg.Error.
         """
-        return await asyncio.to_thread(self._positions, beginnings)
+        return await asyncio.to_thread(self._positions, topic_id, beginnings)
 
-    def _positions(self, beginnings: dict[int, int]) -> dict[int, int]:
+    def _positions(self, topic_id: UUID, beginnings: dict[int, int]) -> tuple[dict[int, int], dict[int, int]]:
         partitions = list(beginnings)
         with psycopg.connect(self._url) as connection:
             connection.execute(
-                "INSERT INTO positions SELECT %s, * FROM unnest(%s::int[], %s::bigint[]) ON CONFLICT DO NOTHING",
+                "INSERT INTO positions (consumer, partition, next_offset) "
+                "SELECT %s, * FROM unnest(%s::int[], %s::bigint[]) ON CONFLICT DO NOTHING",
                 (self._consumer, partitions, list(beginnings.values())),
             )
-            rows = connection.execute(
-                "SELECT partition, next_offset FROM positions WHERE consumer = %s AND partition = ANY(%s)",
-                (self._consumer, partitions),
+            connection.execute(
+                "UPDATE positions SET topic_id = %s WHERE consumer = %s AND partition = ANY(%s) AND topic_id IS NULL",
+                (topic_id, self._consumer, partitions),
             )
-            return dict(rows.fetchall())
+            rows = connection.execute(
+                "SELECT partition, next_offset, base, topic_id FROM positions "
+                "WHERE consumer = %s AND partition = ANY(%s)",
+                (self._consumer, partitions),
+            ).fetchall()
+        if any(known != topic_id for *_, known in rows):
+            raise OtherTopic(other_topic(self._consumer))
+        return {row[0]: row[1] for row in rows}, {row[0]: row[2] for row in rows}
+
+
+def other_topic(consumer: str) -> str:
+    """The sentence of OtherTopic."""
+    return (
+        f"The topic that the role {consumer} reads is not the one that this database has read: it was deleted and "
+        "created anew, or is another installation's. Nothing of it is read. Check RESOLUTION_KAFKA_SERVERS, "
+        "RESOLUTION_TOPIC_PREFIX and RESOLUTION_DATABASE_URL; where Kafka has lost its data, docs/backup.md says how "
+        "to go on (resolution renew-topics)."
+    )
+
+
+def known_topics(connection: psycopg.Connection[Any]) -> dict[str, set[UUID]]:
+    """By consumer, the ids of the topics that it has read: one, or none yet. Raises psycopg.Error."""
+    found: dict[str, set[UUID]] = {}
+    for consumer, topic_id in connection.execute("SELECT consumer, topic_id FROM positions WHERE topic_id IS NOT NULL"):
+        found.setdefault(consumer, set()).add(topic_id)
+    return found
+
+
+def commands_bases(connection: psycopg.Connection[Any]) -> dict[int, int]:
+    """By partition, what is added to the commands topic's offsets. Raises psycopg.Error."""
+    rows = connection.execute("SELECT partition, base FROM positions WHERE consumer = 'commands' AND base <> 0")
+    return dict(rows.fetchall())

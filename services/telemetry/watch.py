@@ -36,6 +36,9 @@ _lag_seconds = Gauge(
 )
 _relay = Gauge("resolution_relay_lag_outcomes", "Outcomes and dead letters stored, but not on Kafka.")
 _relay_seconds = Gauge("resolution_relay_lag_seconds", "For how long at least the oldest of them is stored.")
+_ahead = Gauge(
+    "resolution_published_ahead_outcomes", "Outcomes on Kafka that the store does not know to be: it was restored."
+)
 _model = Gauge("resolution_projection_lag_events", "Events stored that a read model lacks.", ["read_model"])
 _model_seconds = Gauge(
     "resolution_projection_lag_seconds", "For how long at least the oldest of them is stored.", ["read_model"]
@@ -59,6 +62,7 @@ class Watch:
         self._database, self._kafka, self._topics, self._clock, self._health = database, kafka, topics, clock, health
         self._models = read_models
         self._ages: dict[str, _Ages] = {}
+        self._relayed = 0
         self._consumer: AIOKafkaConsumer | None = None
 
     async def run(self) -> None:
@@ -121,6 +125,8 @@ class Watch:
         _parked.set(found.parked_orders)
         _parked_commands.set(found.parked_commands)
         _dead.set(found.dead_letters)
+        # What was published when this looked last: the relay notes first and publishes then.
+        _ahead.set(0 if found.intended is None else max(0, self._relayed - found.intended))
         for model in self._models:
             read = found.read_models.get(model, 0)
             _model.labels(model).set(max(0, found.last_event - read))
@@ -143,7 +149,7 @@ class Watch:
 
     async def _compare(self, consumer: AIOKafkaConsumer, found: Overview) -> None:
         """What is stored with what is on Kafka. Raises KafkaError."""
-        relayed = (await published(self._kafka, self._topics)).outcome_id
+        relayed = self._relayed = (await published(self._kafka, self._topics)).outcome_id
         _relay.set(max(0, found.last_outcome - relayed))
         _relay_seconds.set(self._age("relay", found.last_outcome, relayed))
         for role, topic in (("commands", self._topics.commands), ("timer", self._topics.events)):

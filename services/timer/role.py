@@ -64,7 +64,11 @@ class TimerRole:
         )
 
     async def run(self) -> None:
-        """Asks about due deadlines for ever. Raises what went wrong; a new start loses nothing."""
+        """Asks about due deadlines for ever. Raises what went wrong; a new start loses nothing.
+
+        First all events that are there are read, since most disputes that they open are settled further on.
+        """
+        await self.consumer.caught_up()
         await self._producer.start()
         try:
             async with await psycopg.AsyncConnection.connect(self._url, autocommit=True) as connection:

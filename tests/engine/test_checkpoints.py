@@ -458,6 +458,20 @@ async def test_another_database_or_an_earlier_state_of_it_is_refused(
         await CheckpointsRole(installation.settings, installation.topics).run(asyncio.Event())
 
 
+async def test_checkpoints_that_a_restored_database_does_not_know_have_to_fit(covered: tuple[Installation, Path, Path]):
+    """After a restore the same events come out again, but where partitions mix otherwise, under other numbers."""
+    installation, _, public = covered
+    installation.query("UPDATE checkpoints SET published = 2")
+    store_events(installation, 3)
+    await cover(installation)
+    await assert_chain_holds(installation, public)
+    installation.query("UPDATE checkpoints SET published = 2")
+    for number, other in ((17, -1), (18, 17), (-1, 18)):
+        installation.query("UPDATE order_events SET notification_id = %s WHERE notification_id = %s", (other, number))
+    with pytest.raises(RuntimeError, match="checkpoint 4 does not fit events 16 to 20"):
+        await CheckpointsRole(installation.settings, installation.topics).run(asyncio.Event())
+
+
 async def test_without_a_key_the_role_says_so_and_is_ready(installation: Installation):
     await installation.run("checkpoints")
     store_events(installation, 5)

@@ -1,7 +1,9 @@
 """A dispute that nobody answers is auto-accepted when its 48 hours are over, whatever was down."""
 
 import asyncio
+import json
 from datetime import UTC, datetime, timedelta
+from typing import Any
 from uuid import uuid4
 
 from resolution_contracts import Decline, ExpireDispute, Withdraw
@@ -12,6 +14,8 @@ from tests.judgement_day import assert_as_the_oracle_says
 
 _IN_5_SECONDS = 34_560
 """The scale at which 48 hours pass in 5 s."""
+
+ORDER, DISPUTE = "order-1", str(uuid4())
 
 
 async def auto_accepted(installation: Installation, order_id: str) -> Json | None:
@@ -48,6 +52,41 @@ async def test_a_restarted_timer_has_lost_no_deadline(installation: Installation
         await until(lambda number=number: auto_accepted(installation, f"order-{number}"))
     await installation.until_quiet()
     await assert_as_the_oracle_says(installation)
+
+
+async def test_it_reads_all_events_that_are_there_before_it_asks(installation: Installation):
+    """A stream that was published anew: disputes of long ago, settled further on than a batch reaches."""
+    events, long_ago = installation.topics.events, datetime.now(UTC) - timedelta(days=3)
+    opened = event("DisputeOpened", 1, kind="order_update", opened_by="client", message="?", respond_by=long_ago)
+    await installation.publish_raw(ORDER.encode(), opened, events)
+    filler = event("OrderDelivered", 2)
+    for _ in range(30):
+        await asyncio.gather(*(installation.publish_raw(ORDER.encode(), filler, events) for _ in range(200)))
+    settled = event("Declined", 3, kind="order_update", by="freelancer", message=None)
+    last = await installation.publish_raw(ORDER.encode(), settled, events)
+    await installation.run("timer")
+    await until(
+        lambda: installation.query(
+            "SELECT true FROM positions WHERE consumer = 'timer' AND next_offset > %s", (last.offset,)
+        )
+    )
+    assert installation.query("SELECT count(*) FROM deadlines") == [(0,)]
+    assert await installation.read(installation.topics.commands) == []
+
+
+def event(name: str, sequence: int, **data: Any) -> bytes:
+    envelope = {
+        "specversion": "1.0",
+        "id": f"{ORDER}:{sequence}",
+        "type": f"resolution.event.{name}.v1",
+        "source": "/resolution-center",
+        "subject": ORDER,
+        "time": "2026-01-01T00:00:00.000000Z",
+        "sequence": sequence,
+        "causationid": DISPUTE,
+        "data": {"dispute_id": DISPUTE} | data if data else {},
+    }
+    return json.dumps(envelope, default=lambda instant: instant.isoformat().replace("+00:00", "Z")).encode()
 
 
 async def test_case_02_the_timer_is_down_past_the_deadline_and_a_late_decline_finds_it_auto_accepted(

@@ -59,6 +59,7 @@ async def test_each_alert_fires_when_its_fault_is_made(
         await one_that_dies_again_and_again(installation, watching)
         await a_deadline_without_a_timer(installation)
         await installation.stop("projections", "relay")
+        installation.query("UPDATE publishing SET intended_outcome_id = 0")  # as in a backup from the beginning
         await installation.publish("order-0", ask_update())
         await until(lambda: installation.query("SELECT count(*) FROM outcomes WHERE order_id = 'order-0'") == [(2,)])
         await installation.stop("commands")

@@ -1,12 +1,14 @@
 """Topics, read partition by partition beside a list of what should be there."""
 
+import asyncio
 from collections import deque
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
-from services.kafka.consumer import Record
+from .consumer import Record
 
 _AT_ONCE = 2000
 _LOOK_AHEAD = 200
@@ -17,17 +19,21 @@ Ends = dict[str, dict[int, int]]
 
 
 class Stream:
-    """One partition's committed records up to an end that was measured before. `begun` is the reader's own mark."""
+    """One partition's committed records up to an end that was measured before. `begun` is the reader's own mark.
 
-    def __init__(self, consumer: AIOKafkaConsumer, where: TopicPartition, start: int, end: int) -> None:
+    All offsets are the topic's plus `base`.
+    """
+
+    def __init__(self, consumer: AIOKafkaConsumer, where: TopicPartition, start: int, end: int, base: int = 0) -> None:
         self._consumer = consumer
         self._where = where
         self._end = end
+        self._base = base
         self._read: deque[Record] = deque()
         self.topic, self.partition = where.topic, where.partition
         self.position = start
         self.begun = False
-        consumer.seek(where, start)
+        consumer.seek(where, start - base)
 
     async def peek(self) -> Record | None:
         """The next record; None behind the last. Waits for transactions under way before the end."""
@@ -56,31 +62,39 @@ class Stream:
         """Records that were taken before; the stream stays where it is."""
         found: list[Record] = []
         if offsets:
-            before = Stream(self._consumer, self._where, min(offsets), self.position)
+            before = Stream(self._consumer, self._where, min(offsets), self.position, self._base)
             while await before.peek() is not None:
                 if (record := before.take()).offset in offsets:
                     found.append(record)
-            self._consumer.seek(self._where, self.position)
+            self._consumer.seek(self._where, self.position - self._base)
         return found
 
     async def _fetch(self) -> bool:
-        while await self._consumer.position(self._where) < self._end:  # perhaps a transaction is under way
-            found = await self._consumer.getmany(self._where, timeout_ms=1000, max_records=_AT_ONCE)
+        end = self._end - self._base
+        while await self._consumer.position(self._where) < end:  # perhaps a transaction is under way
+            found = await self._consumer.getmany(self._where, timeout_ms=100, max_records=_AT_ONCE)
             records: Iterable[Record] = found.get(self._where, [])
-            if wanted := [record for record in records if record.offset < self._end]:
+            if wanted := [record for record in records if record.offset < end]:
+                if self._base:
+                    wanted = [replace(record, offset=record.offset + self._base) for record in wanted]
                 self._read.extend(wanted)
                 return True
         return False
 
 
 async def open_streams(
-    bootstrap_servers: str, topic: str, starts: dict[int, int], ends: dict[int, int]
+    bootstrap_servers: str,
+    topic: str,
+    starts: Mapping[int, int],
+    ends: Mapping[int, int],
+    bases: Mapping[int, int] | None = None,
 ) -> tuple[AIOKafkaConsumer, dict[int, Stream]]:
     """A consumer, to be stopped, and its partitions' streams. Raises KafkaError."""
+    bases = bases or {}
     consumer = await open_consumer(bootstrap_servers)
     consumer.assign([TopicPartition(topic, partition) for partition in starts])
     return consumer, {
-        partition: Stream(consumer, TopicPartition(topic, partition), start, ends[partition])
+        partition: Stream(consumer, TopicPartition(topic, partition), start, ends[partition], bases.get(partition, 0))
         for partition, start in starts.items()
     }
 
@@ -96,6 +110,7 @@ async def open_consumer(bootstrap_servers: str) -> AIOKafkaConsumer:
         fetch_max_bytes=4 * _LARGEST_FETCH,
     )
     await consumer.start()
+    await asyncio.sleep(0)  # its tasks begin: `stop` raises CancelledError for one that never has
     return consumer
 
 

@@ -1,0 +1,24 @@
+"""`resolution renew-topics`: what to do when Kafka has lost its data."""
+
+import asyncio
+
+from services.installation import installation, prepare
+from services.kafka.topics import Topics
+from services.renewal import renew_topics as renew
+from services.settings import Settings
+
+
+def renew_topics() -> None:
+    """Go on with new, empty topics after Kafka has lost its data; missing ones are created. No role may run.
+
+    All of history is published to them again. Commands that had no outcome are lost: have them sent again, with the
+    same ids. docs/backup.md has the whole procedure.
+    """
+    with installation(Settings.from_environment()) as settings:
+        prepare(settings)
+        topics = Topics(settings.topic_prefix)
+        outcomes = asyncio.run(renew(settings.kafka, topics, settings.database))
+    print(
+        f"The database goes on with {topics.commands}. Start the relay alone; once it has published {outcomes:,} "
+        "outcomes again, start the other roles."
+    )

@@ -1,0 +1,249 @@
+"""A store that was restored to an earlier state than Kafka: it and the topics are brought together again.
+
+The commands role reads on from the restored positions, and what it judges again comes out as it did before. Its numbers
+may differ, since partitions mix differently; so what comes out is compared with what is on the topics, order by order,
+from where they ended when the store noted it. Nothing is published until all that is there has come out again. What
+differs from it is a contradiction, and ends the role. So does what cannot come out any more.
+"""
+
+import hashlib
+import logging
+from collections import defaultdict, deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+from uuid import uuid4
+
+import msgspec
+import psycopg
+from msgspec import structs
+
+from services.kafka.relay_position import Position
+from services.kafka.streams import Ends, Stream, extents, open_streams
+from services.kafka.topics import Topics, count_partitions
+from services.master_keys import MasterKeys
+from services.orders.texts import published_without_texts
+from services.store.changes import Changes
+from services.store.publishing import Notes, note_intent
+from services.telemetry.health import progress
+
+from .messages import event_message
+from .stored import RUN, Decided, Notification, next_outcomes, one_with_events, with_events
+
+log = logging.getLogger(__name__)
+
+Publish = Callable[[Sequence[Decided], Sequence[Notification], Position | None], Awaitable[None]]
+
+
+class Contradiction(Exception):
+    """What is on Kafka does not come out of the store: a sentence that says where, without values, and what to do."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(
+            f"{what}. Nothing is published. docs/backup.md says what may have happened to the restored database, and "
+            "what to do."
+        )
+
+
+class Ahead:
+    """What is on the topics behind a place. For each key it has to come out in its order."""
+
+    def __init__(self, topics: Topics, streams: dict[str, dict[int, Stream]]) -> None:
+        self._topics = topics
+        self._streams = streams
+        self._waiting: defaultdict[tuple[str, int, bytes | None], deque[tuple[int, bytes]]] = defaultdict(deque)
+
+    @classmethod
+    @asynccontextmanager
+    async def behind(cls, bootstrap_servers: str, topics: Topics, starts: Ends) -> AsyncIterator["Ahead"]:
+        """`starts` names no topic where the place is the very beginning. Raises Contradiction and KafkaError."""
+        names = (topics.events, topics.outcomes, topics.dead_letters, topics.notifications)
+        begins, ends = await extents(bootstrap_servers, names, await count_partitions(bootstrap_servers, topics))
+        starts = {topic: starts.get(topic) or dict.fromkeys(begins[topic], 0) for topic in names}
+        _check_begins(begins, starts)
+        streams = {}
+        async with AsyncExitStack() as stack:
+            for topic in names:
+                consumer, streams[topic] = await open_streams(bootstrap_servers, topic, starts[topic], ends[topic])
+                stack.push_async_callback(consumer.stop)
+            yield cls(topics, streams)
+
+    async def has(self, decided: Decided) -> bool:
+        """Whether an outcome and its events are there; they were published together. Raises Contradiction."""
+        outcome, events = decided
+        records = [
+            (self._topics.events, outcome.partition, event.originator_id.encode(), event_message(event))
+            for event in events
+        ]
+        found = [await self._is_next(*record) for record in (*records, outcome.record(self._topics)[:4])]
+        if any(found) is not all(found):
+            raise Contradiction(
+                f"order {outcome.order_id}: of outcome {outcome.outcome_id} and its events only some are on Kafka"
+            )
+        return all(found)
+
+    async def notifications(self) -> list[bytes]:
+        """All of them."""
+        found: list[bytes] = []
+        for stream in self._streams.pop(self._topics.notifications).values():
+            while await stream.peek() is not None:
+                value = stream.take().value
+                assert value is not None
+                found.append(value)
+        return found
+
+    async def left(self) -> str:
+        """The place of something that has not come out yet; empty where all has."""
+        for (topic, partition, _), queue in self._waiting.items():
+            if queue:
+                return f"{topic}/{partition} offset {queue[0][0]}"
+        for streams in self._streams.values():
+            for stream in streams.values():
+                if (record := await stream.peek()) is not None:
+                    return f"{stream.topic}/{stream.partition} offset {record.offset}"
+        return ""
+
+    async def _is_next(self, topic: str, partition: int, key: bytes | None, value: bytes | None) -> bool:
+        queue = self._waiting[topic, partition, key]
+        stream = self._streams[topic][partition]
+        while not queue and await stream.peek() is not None:
+            record = stream.take()
+            self._waiting[topic, partition, record.key].append((record.offset, self._digest(topic, record.value)))
+        if not queue:
+            del self._waiting[topic, partition, key]
+            return False
+        offset, digest = queue.popleft()
+        erased_letter = value is None and topic == self._topics.dead_letters
+        if digest != self._digest(topic, value) and not erased_letter:
+            raise Contradiction(f"{topic}/{partition} offset {offset} is not what the restored store brings out for it")
+        return True
+
+    def _digest(self, topic: str, value: bytes | None) -> bytes:
+        """Of an event without its texts, which may have been erased since it was published."""
+        if value is not None and topic == self._topics.events:
+            value = published_without_texts(value)
+        return b"" if value is None else hashlib.sha256(value).digest()
+
+
+class Restored:
+    """Brings a restored store and the topics together."""
+
+    def __init__(
+        self,
+        bootstrap_servers: str,
+        topics: Topics,
+        connection: psycopg.AsyncConnection[Any],
+        masters: MasterKeys,
+        changes: Changes,
+    ) -> None:
+        self._servers = bootstrap_servers
+        self._topics = topics
+        self._connection = connection
+        self._masters = masters
+        self._changes = changes
+
+    async def bring_together(self, notes: Notes, position: Position, publish: Publish) -> Position:
+        """Returns the position from which to go on, once the store has brought out all that is on Kafka.
+
+        Whatever interrupts it, the next one begins where this one did. Raises Contradiction, KafkaError, psycopg.Error.
+        """
+        log.warning(
+            "the store does not know that outcome %d is published: it was restored to an earlier state. Nothing is "
+            "published until what is on Kafka has come out again, behind outcome %d",
+            position.outcome_id,
+            notes.published.outcome_id,
+        )
+        async with Ahead.behind(self._servers, self._topics, notes.ends) as ahead:
+            reminded = await self._adopt(notes.published.notification_id, await ahead.notifications())
+            end, new = await self._compare(ahead, notes.published)
+        log.info("all that is on Kafka has come out again; %d outcomes are new", len(new))
+        for start in range(0, len(new), RUN):
+            decided = [await one_with_events(self._connection, self._masters, *place) for place in new[start : start + RUN]]
+            await publish(decided, [], None)
+        # The numbers up to here are another timeline's than those that were published.
+        position = structs.replace(end, notification_id=reminded, timeline=uuid4().hex)
+        await note_intent(self._connection, position)
+        await publish([], [], position)
+        return position
+
+    async def _compare(self, ahead: Ahead, at: Position) -> tuple[Position, list[tuple[int, int]]]:
+        """Up to where the store was compared, and what is not on Kafka of it: outcomes, and the event before each."""
+        new: list[tuple[int, int]] = []
+        commands = await self._commands_ends()
+        idle = False
+        while True:
+            progress("relay")
+            seen = self._changes.seen()
+            nothing_to_come = idle and await self._all_judged(commands)
+            outcomes = await next_outcomes(self._connection, at)
+            for decided in await with_events(self._connection, self._masters, outcomes, at.event_id):
+                if not await ahead.has(decided):
+                    new.append((decided[0].outcome_id, at.event_id))
+                at = structs.replace(at, outcome_id=decided[0].outcome_id, event_id=decided[0].last_event_id)
+            idle = not outcomes
+            if not (left := await ahead.left()):
+                return at, new
+            if idle and nothing_to_come:
+                raise Contradiction(f"{left} follows from none of the commands that are on {self._topics.commands}")
+            if idle:
+                await self._changes.after(seen)
+
+    async def _commands_ends(self) -> dict[int, int]:
+        _, ends = await extents(
+            self._servers, [self._topics.commands], await count_partitions(self._servers, self._topics)
+        )
+        return ends[self._topics.commands]
+
+    async def _all_judged(self, ends: dict[int, int]) -> bool:
+        """Whether nothing comes out any more of the commands before these ends: all are judged, and none is parked."""
+        cursor = await self._connection.execute("SELECT EXISTS (SELECT FROM parked_commands)")
+        if await cursor.fetchone() == (True,):
+            log.warning("what is on Kafka has to come out of parked orders, too: retry them (resolution parked retry)")
+            return False
+        cursor = await self._connection.execute(
+            "SELECT partition, next_offset - base FROM positions WHERE consumer = 'commands'"
+        )
+        read = dict(await cursor.fetchall())
+        if not all(number in read for number in ends):
+            return False
+        consumer, streams = await open_streams(self._servers, self._topics.commands, read, ends)
+        try:
+            return all([await stream.peek() is None for stream in streams.values()])
+        finally:
+            await consumer.stop()
+
+    async def _adopt(self, after: int, published: Sequence[bytes]) -> int:
+        """Enters the reminders that are on Kafka behind number `after`, as those that follow it, so that none is sent
+        again; what was decided anew comes behind them. Returns the number of the last one that is on Kafka."""
+        told = {_reminder(message): message for message in published}
+        async with self._connection.transaction():
+            await self._connection.execute("SELECT pg_advisory_xact_lock(hashtextextended('order_events', 0))")
+            cursor = await self._connection.execute(
+                "WITH moved AS (DELETE FROM notifications WHERE notification_id > %s RETURNING *) "
+                "SELECT order_id, dispute_id, hours, message FROM moved ORDER BY notification_id",
+                (after,),
+            )
+            known = {(order_id, dispute_id, hours): message async for order_id, dispute_id, hours, message in cursor}
+            rows = [*told.items(), *((key, message) for key, message in known.items() if key not in told)]
+            async with self._connection.cursor() as insert:
+                await insert.executemany(
+                    "INSERT INTO notifications (notification_id, order_id, dispute_id, hours, message) "
+                    "VALUES (%s, %s, %s, %s, %s) ON CONFLICT (order_id, dispute_id, hours) DO NOTHING",
+                    [(number, *key, message) for number, (key, message) in enumerate(rows, after + 1)],
+                )
+        return after + len(told)
+
+
+def _check_begins(begins: Ends, starts: Ends) -> None:
+    for topic, first in begins.items():
+        for number, offset in first.items():
+            if offset > starts[topic][number]:
+                raise Contradiction(
+                    f"{topic}/{number} begins at {offset}, but the restored store knows it up to "
+                    f"{starts[topic][number]}: what was published in between has expired and cannot be compared"
+                )
+
+
+def _reminder(message: bytes) -> tuple[str, str, int]:
+    envelope = msgspec.json.decode(message)
+    return envelope["subject"], envelope["data"]["dispute_id"], envelope["data"]["hours_before"]

@@ -1,0 +1,142 @@
+"""What is to be published, as it is stored."""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, LiteralString, TypeVar
+
+import msgspec
+import psycopg
+from eventsourcing.persistence import StoredEvent
+from psycopg.rows import class_row, tuple_row
+
+from services.kafka.relay_position import Position
+from services.kafka.topics import Topics
+from services.master_keys import MasterKeys
+from services.orders.events import Event
+from services.store.mapper import decode_event
+from services.store.order_keys import SELECT_KEYS, OrderKeys, sealed_orders
+from services.telemetry import traces
+
+from .batches import Headers
+from .messages import CONTENT_TYPE
+
+_Row = TypeVar("_Row")
+
+RUN = 2000
+"""Outcomes per Kafka transaction, at most."""
+
+
+@dataclass
+class Outcome:
+    """A row of `outcomes`: an outcome, or a dead letter."""
+
+    outcome_id: int
+    partition: int
+    last_event_id: int
+    order_id: str
+    message: bytes | None
+    key: bytes | None
+    headers: bytes | None
+    traceparent: str | None
+
+    def record(self, topics: Topics) -> tuple[str, int, bytes | None, bytes | None, Headers]:
+        """What to send of it, and where to: topic, partition, key, value, headers."""
+        if self.headers is None:
+            return topics.outcomes, self.partition, self.order_id.encode(), self.message, self.event_headers
+        headers = msgspec.json.decode(self.headers, type=list[tuple[str, bytes | None]])
+        return topics.dead_letters, self.partition, self.key, self.message, headers
+
+    @property
+    def event_headers(self) -> Headers:
+        """Of its events, and of the outcome itself."""
+        if self.traceparent is None:
+            return CONTENT_TYPE
+        return [*CONTENT_TYPE, (traces.TRACEPARENT, self.traceparent.encode())]
+
+
+@dataclass
+class Notification:
+    """A row of `notifications`."""
+
+    notification_id: int
+    order_id: str
+    message: bytes
+
+
+Decided = tuple[Outcome, list[Event]]
+"""An outcome with the events that precede it."""
+
+_OUTCOME = (
+    "SELECT outcome_id, partition, last_event_id, order_id, message, key, headers, traceparent FROM outcomes WHERE "
+)
+
+
+async def next_outcomes(connection: psycopg.AsyncConnection[Any], position: Position) -> list[Outcome]:
+    """A run of those behind a position. Raises psycopg.Error."""
+    where = "outcome_id > %s ORDER BY outcome_id LIMIT %s"
+    return await _select(connection, Outcome, _OUTCOME + where, (position.outcome_id, RUN))
+
+
+async def next_notifications(connection: psycopg.AsyncConnection[Any], position: Position) -> list[Notification]:
+    """The same of notifications."""
+    return await _select(
+        connection,
+        Notification,
+        "SELECT notification_id, order_id, message FROM notifications WHERE notification_id > %s "
+        "ORDER BY notification_id LIMIT %s",
+        (position.notification_id, RUN),
+    )
+
+
+async def with_events(
+    connection: psycopg.AsyncConnection[Any], masters: MasterKeys, outcomes: Sequence[Outcome], event_id: int
+) -> list[Decided]:
+    """Outcomes that follow one another, each with its events; the first of these is behind event `event_id`.
+
+    Raises MasterKeyError, MapperDeserialisationError and psycopg.Error.
+    """
+    if not outcomes or outcomes[-1].last_event_id == event_id:
+        return [(outcome, []) for outcome in outcomes]
+    stored = await _select(
+        connection,
+        StoredEvent,
+        "SELECT originator_id, originator_version, topic, state FROM order_events "
+        "WHERE notification_id > %s AND notification_id <= %s ORDER BY notification_id",
+        (event_id, outcomes[-1].last_event_id),
+    )
+    keys = await _keys(connection, masters, sealed_orders(stored))
+    events = (decode_event(event, keys) for event in stored)
+    decided: list[Decided] = []
+    for outcome in outcomes:
+        decided.append((outcome, list(islice(events, outcome.last_event_id - event_id))))
+        event_id = outcome.last_event_id
+    return decided
+
+
+async def _keys(
+    connection: psycopg.AsyncConnection[Any], masters: MasterKeys, order_ids: Collection[str]
+) -> OrderKeys:
+    """Read behind the events: see `order_keys`."""
+    if not order_ids:
+        return OrderKeys()
+    async with connection.cursor(row_factory=tuple_row, binary=True) as cursor:
+        await cursor.execute(SELECT_KEYS, (list(order_ids),), prepare=True)
+        return OrderKeys.of_rows(await cursor.fetchall(), masters)
+
+
+async def one_with_events(
+    connection: psycopg.AsyncConnection[Any], masters: MasterKeys, outcome_id: int, event_id: int
+) -> Decided:
+    """A single outcome, and its events, which are behind event `event_id`."""
+    found = await _select(connection, Outcome, _OUTCOME + "outcome_id = %s", (outcome_id,))
+    [decided] = await with_events(connection, masters, found, event_id)
+    return decided
+
+
+async def _select(
+    connection: psycopg.AsyncConnection[Any], row_type: type[_Row], sql: LiteralString, parameters: tuple[int, ...]
+) -> list[_Row]:
+    async with connection.cursor(row_factory=class_row(row_type), binary=True) as cursor:
+        await cursor.execute(sql, parameters, prepare=True)
+        return await cursor.fetchall()

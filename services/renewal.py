@@ -1,0 +1,129 @@
+"""Kafka has lost its data: the database goes on with topics that are new and empty.
+
+Offsets of the new commands topic are counted on from where the old one was read up to, so that no record of it has the
+name of an old one. The relay publishes all of history again; senders send again what had no outcome, with the same ids.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+import msgspec
+import psycopg
+from aiokafka import AIOKafkaProducer
+
+from services.kafka.relay_position import Position, published
+from services.kafka.single import last_value
+from services.kafka.streams import extents
+from services.kafka.topics import Topics, count_partitions, id_of_topic
+
+
+class NotRenewed(Exception):
+    """Why the database cannot go on with these topics: a sentence that says what to do."""
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What there is on Kafka. `begins`: of the commands topic."""
+
+    partitions: int
+    begins: dict[int, int]
+    commands_id: UUID
+    events_id: UUID
+    has_checkpoints: bool
+
+
+async def renew_topics(bootstrap_servers: str, topics: Topics, database_url: str) -> int:
+    """Makes the database go on with these topics, which have to be there; returns how many outcomes are stored.
+
+    All of them are to be published again. No role may run. Safe to run again where it was interrupted.
+    Raises NotRenewed, KafkaError and psycopg.Error.
+    """
+    found = await _look(bootstrap_servers, topics)
+    with psycopg.connect(database_url) as connection:
+        connection.execute("LOCK TABLE positions IN EXCLUSIVE MODE")
+        _check(connection, topics, found)
+        await _begin(bootstrap_servers, topics, Position(notification_id=_reminded(connection)))
+        return _renew(connection, found)
+
+
+async def _look(bootstrap_servers: str, topics: Topics) -> _Found:
+    partitions = await count_partitions(bootstrap_servers, topics)
+    outputs = (topics.events, topics.outcomes, topics.dead_letters, topics.notifications)
+    begins, ends = await extents(bootstrap_servers, (topics.commands, *outputs), partitions)
+    full = [topic for topic in outputs if any(ends[topic].values())]
+    if (await published(bootstrap_servers, topics)).outcome_id:
+        full.append(topics.relay)
+    if full:
+        raise NotRenewed(
+            f"There are records on {', '.join(full)}: all of history is published again, and they would be there "
+            "twice. Delete these topics, or name another RESOLUTION_TOPIC_PREFIX, and run this again."
+        )
+    return _Found(
+        partitions,
+        begins[topics.commands],
+        await id_of_topic(bootstrap_servers, topics.commands),
+        await id_of_topic(bootstrap_servers, topics.events),
+        await last_value(bootstrap_servers, topics.checkpoints) is not None,
+    )
+
+
+def _check(connection: psycopg.Connection[Any], topics: Topics, found: _Found) -> None:
+    rows = connection.execute("SELECT partition, topic_id FROM positions WHERE consumer = 'commands'").fetchall()
+    if not rows:
+        raise NotRenewed(
+            "This database has never read a commands topic: there is nothing to go on with. Start the roles."
+        )
+    if (partitions := max(number for number, _ in rows) + 1) != found.partitions:
+        raise NotRenewed(
+            f"{topics.commands} has {found.partitions} partitions, and the one that was lost had {partitions}: orders "
+            f"would change partitions. Delete the new topics, create {topics.commands} with {partitions} partitions "
+            "and message.timestamp.type=LogAppendTime, and run this again; the others follow it."
+        )
+    if any(topic_id == found.commands_id for _, topic_id in rows):
+        raise NotRenewed(
+            f"{topics.commands} is the topic that this database has read: it is not lost. Start the roles."
+        )
+
+
+def _reminded(connection: psycopg.Connection[Any]) -> int:
+    """The last reminder that may have gone out."""
+    row = connection.execute(
+        "SELECT coalesce((SELECT intended_notification_id FROM publishing), "
+        "(SELECT max(notification_id) FROM notifications), 0)"
+    ).fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+async def _begin(bootstrap_servers: str, topics: Topics, position: Position) -> None:
+    """The relay is to publish everything but the reminders that went out."""
+    producer = AIOKafkaProducer(bootstrap_servers=bootstrap_servers, transactional_id=topics.relay)
+    await producer.start()
+    try:
+        async with producer.transaction():
+            await producer.send_and_wait(topics.relay, msgspec.json.encode(position), b"position", partition=0)
+    finally:
+        await producer.stop()
+
+
+def _renew(connection: psycopg.Connection[Any], found: _Found) -> int:
+    connection.execute(
+        "UPDATE positions AS p SET base = p.next_offset - b.begin, topic_id = %s "
+        "FROM unnest(%s::int[], %s::bigint[]) AS b (partition, begin) "
+        "WHERE p.consumer = 'commands' AND p.partition = b.partition",
+        (found.commands_id, list(found.begins), list(found.begins.values())),
+    )
+    connection.execute(
+        "UPDATE positions SET next_offset = 0, topic_id = %s WHERE consumer = 'timer'", (found.events_id,)
+    )
+    connection.execute(
+        "UPDATE publishing SET timeline = '', intended_outcome_id = 0, intended_notification_id = %s, "
+        "published = NULL, ends = NULL",
+        (_reminded(connection),),
+    )
+    if not found.has_checkpoints:
+        connection.execute("UPDATE checkpoints SET published = 0")
+    row = connection.execute("SELECT coalesce(max(outcome_id), 0) FROM outcomes").fetchone()
+    assert row is not None
+    return int(row[0])
