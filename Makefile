@@ -14,11 +14,12 @@ demo: $(READY)  ## a marketplace's day, through real Kafka and PostgreSQL
 test: check  ## lint, types, all tests
 	$(BIN)/python -m pytest
 
-check: $(READY)  ## lint, types, who imports whom
+check: $(READY)  ## lint, types, who imports whom, whether migrations only add
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
+	$(BIN)/squawk --reporter gcc services/store/migrations/*.sql
 
 unit: $(READY)  ## the tests that need no server
 	$(BIN)/python -m pytest tests/rules tests/contract

@@ -7,4 +7,6 @@ CREATE TABLE handled_dead_letters (
     handled_at    timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (partition, record_offset)
 );
+-- Made when tables were small.
+-- squawk-ignore require-concurrent-index-creation
 CREATE INDEX outcomes_dead_idx ON outcomes (partition, record_offset) WHERE kind = 'dead';
