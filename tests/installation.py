@@ -16,6 +16,7 @@ from resolution_contracts import Command, CommandEnvelope
 from resolution_contracts.client import Client
 
 from projections import order_page
+from services import roles
 from services.clock import Clock
 from services.kafka.consumer import Record
 from services.kafka.topics import Topics, ensure_topics
@@ -64,17 +65,32 @@ class Installation:
 
     # --- roles ---
 
-    async def run(self, *roles: str, scale: int | None = None) -> None:
+    async def run(self, *names: str, scale: int | None = None) -> None:
         """Starts roles (all by default) and returns when they work. `scale`: business seconds per real second."""
         if scale is not None:
             self.settings = replace(self.settings, time_scale=Fraction(scale))
             self.supervisor = Supervisor(self.settings, self.metrics_ports)
-        self.supervisor.start(*(roles or ROLES))
+        self.supervisor.start(*(names or ROLES))
         async with asyncio.timeout(60):
             await self.supervisor.ready()
 
-    async def stop(self, *roles: str) -> None:
-        await self.supervisor.stop(*roles)
+    @asynccontextmanager
+    async def here(self, *names: str) -> AsyncIterator[None]:
+        """Roles in this process, where a test can change what they do. They start at once, and end as if killed."""
+        starts = {name: roles.Start(self.settings, self.topics, self.clock, asyncio.Event()) for name in names}
+        running = [asyncio.ensure_future(roles.ROLES[name](start)) for name, start in starts.items()]
+        try:
+            async with asyncio.timeout(60):
+                for start in starts.values():
+                    await start.ready.wait()
+            yield
+        finally:
+            for role in running:
+                role.cancel()
+            await asyncio.wait(running)
+
+    async def stop(self, *names: str) -> None:
+        await self.supervisor.stop(*names)
 
     @property
     def url(self) -> str:

@@ -24,7 +24,7 @@ from services.kafka.topics import Topics, count_partitions
 from services.master_keys import MasterKeys
 from services.orders.texts import published_without_texts
 from services.store.changes import Changes
-from services.store.publishing import Notes, note_intent
+from services.store.publishing import Notes, begin_timeline
 from services.telemetry.health import progress
 
 from .messages import event_message
@@ -158,11 +158,13 @@ class Restored:
             end, new = await self._compare(ahead, notes.published)
         log.info("all that is on Kafka has come out again; %d outcomes are new", len(new))
         for start in range(0, len(new), RUN):
-            decided = [await one_with_events(self._connection, self._masters, *place) for place in new[start : start + RUN]]
+            decided = [
+                await one_with_events(self._connection, self._masters, *place) for place in new[start : start + RUN]
+            ]
             await publish(decided, [], None)
         # The numbers up to here are another timeline's than those that were published.
         position = structs.replace(end, notification_id=reminded, timeline=uuid4().hex)
-        await note_intent(self._connection, position)
+        await begin_timeline(self._connection, position)
         await publish([], [], position)
         return position
 

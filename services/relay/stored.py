@@ -114,9 +114,7 @@ async def with_events(
     return decided
 
 
-async def _keys(
-    connection: psycopg.AsyncConnection[Any], masters: MasterKeys, order_ids: Collection[str]
-) -> OrderKeys:
+async def _keys(connection: psycopg.AsyncConnection[Any], masters: MasterKeys, order_ids: Collection[str]) -> OrderKeys:
     """Read behind the events: see `order_keys`."""
     if not order_ids:
         return OrderKeys()

@@ -58,11 +58,25 @@ async def read_notes(connection: psycopg.AsyncConnection[Any]) -> Notes:
 
 
 async def note_intent(connection: psycopg.AsyncConnection[Any], position: Position) -> None:
-    """Everything up to `position` is about to be published, in its timeline. Raises psycopg.Error."""
+    """Everything up to `position` is about to be published, in its timeline.
+
+    Raises RuntimeError where another relay has begun another timeline, and psycopg.Error.
+    """
+    cursor = await connection.execute(
+        "UPDATE publishing SET intended_outcome_id = greatest(intended_outcome_id, %s), "
+        "intended_notification_id = greatest(intended_notification_id, %s) WHERE timeline = %s",
+        (position.outcome_id, position.notification_id, position.timeline),
+        prepare=True,
+    )
+    if cursor.rowcount == 0:
+        raise RuntimeError("another relay has taken over, on a database that was restored")
+
+
+async def begin_timeline(connection: psycopg.AsyncConnection[Any], position: Position) -> None:
+    """The same for a position in a timeline of its own, which is about to begin. Raises psycopg.Error."""
     await connection.execute(
         "UPDATE publishing SET timeline = %s, intended_outcome_id = %s, intended_notification_id = %s",
         (position.timeline, position.outcome_id, position.notification_id),
-        prepare=True,
     )
 
 

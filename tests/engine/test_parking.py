@@ -10,9 +10,8 @@ from uuid import uuid4
 import pytest
 from typer.testing import CliRunner
 
-from services import cli, roles
+from services import cli
 from services.commands import judge as judging
-from services.kafka.topics import Topics
 from services.orders import Order
 from services.store.parking import parked_orders
 from tests.engine.commands import CLIENT, ask_update, offer_refund, register
@@ -26,16 +25,8 @@ HIT, OTHER = "order-1", "order-2"
 async def judging_here(installation: Installation) -> AsyncIterator[None]:
     """The commands role in this process, where a test can plant a bug; the other roles in processes of their own."""
     await installation.run("relay", "timer", "projections")
-    start = roles.Start(
-        installation.settings, Topics(installation.settings.topic_prefix), installation.clock, asyncio.Event()
-    )
-    role = asyncio.create_task(roles.ROLES["commands"](start))
-    try:
-        await asyncio.wait_for(start.ready.wait(), 30)
+    async with installation.here("commands"):
         yield
-    finally:
-        role.cancel()
-        await asyncio.wait([role])
 
 
 @pytest.fixture

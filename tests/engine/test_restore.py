@@ -25,7 +25,7 @@ from tests.engine.commands import ask_cancellation, ask_update, register
 from tests.engine.test_ledger import ledger
 from tests.engine.test_verify import caught_up, findings
 from tests.faults.load import FAST, assert_nothing_lost_and_nothing_twice, under_load
-from tests.installation import Installation, until
+from tests.installation import ROLES, Installation, until
 from tests.judgement_day import assert_as_the_oracle_says
 
 Json = dict[str, Any]
@@ -62,13 +62,12 @@ async def test_a_database_restored_to_an_earlier_moment_repeats_nothing_and_cont
 
 
 async def test_an_empty_database_is_filled_from_the_topics_and_publishes_nothing_again(installation: Installation):
-    await installation.run("commands", "relay")
-    await a_few(installation)
-    await installation.stop()
+    async with installation.here("commands", "relay"):
+        await a_few(installation)
     empty(installation)
     migrate(installation.settings.database)
-    await installation.run("commands", "relay")
-    await installation.send(ORDER, ask_cancellation())
+    async with installation.here("commands", "relay"):
+        await installation.send(ORDER, ask_cancellation())
     assert await assert_as_the_oracle_says(installation) == 5
 
 
@@ -76,16 +75,13 @@ async def test_a_relay_that_is_killed_while_it_compares_begins_again(
     installation: Installation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     """After what is new was published, and before the position in the new timeline was."""
-    await installation.run("commands", "relay")
-    await a_few(installation)
-    await back_up(installation, tmp_path / "backup")
-    await installation.publish(ORDER, ask_cancellation())
-    await installation.until_published()
-    await installation.stop()
+    async with installation.here("commands", "relay"):
+        await a_few(installation)
+        await back_up(installation, tmp_path / "backup")
+        await installation.publish(ORDER, ask_cancellation())
+        await installation.until_published()
     await restore(installation, tmp_path / "backup")
     await installation.publish("order-3", register())
-    await installation.run("commands")
-    await until(lambda: judged(installation) == 6)
     publish = RelayRole._publish
 
     async def dying(role: RelayRole, decided: Any, notifications: Any, after: Any) -> None:
@@ -93,95 +89,94 @@ async def test_a_relay_that_is_killed_while_it_compares_begins_again(
             raise SystemError("killed")
         await publish(role, decided, notifications, after)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(RelayRole, "_publish", dying)
-        with pytest.raises(SystemError):
-            await relay(installation)
-    await installation.until_published()
-    await installation.run("relay")
-    await installation.send(ORDER, ask_cancellation())
+    async with installation.here("commands"):
+        await until(lambda: judged(installation) == 6)
+        with monkeypatch.context() as patch:
+            patch.setattr(RelayRole, "_publish", dying)
+            with pytest.raises(SystemError):
+                await relay(installation)
+        await installation.until_published()
+        async with installation.here("relay"):
+            await installation.send(ORDER, ask_cancellation())
     await assert_as_the_oracle_says(installation)
 
 
 async def test_commands_that_were_lost_meanwhile_are_noticed(installation: Installation, tmp_path: Path):
     """What was published of them can come out no more; what comes out instead of it contradicts it."""
-    await installation.run("commands", "relay")
-    await a_few(installation)
-    await back_up(installation, tmp_path / "backup")
-    await installation.send("order-2", ask_update())
-    await installation.stop()
+    async with installation.here("commands", "relay"):
+        await a_few(installation)
+        await back_up(installation, tmp_path / "backup")
+        await installation.send("order-2", ask_update())
     await restore(installation, tmp_path / "backup")
     await lose_commands(installation, "order-2")
-    await installation.run("commands")
     ends = await installation.events(), await installation.outcomes()
-    with pytest.raises(Contradiction, match=r"events/\d offset \d+ follows from none of the commands"):
-        await relay(installation)
-    await installation.publish("order-2", ask_cancellation())
-    await until(lambda: judged(installation) == 5)
-    with pytest.raises(Contradiction, match="is not what the restored store brings out for it"):
-        await relay(installation)
+    async with installation.here("commands"):
+        with pytest.raises(Contradiction, match=r"events/\d offset \d+ follows from none of the commands"):
+            await relay(installation)
+        await installation.publish("order-2", ask_cancellation())
+        await until(lambda: judged(installation) == 5)
+        with pytest.raises(Contradiction, match="is not what the restored store brings out for it"):
+            await relay(installation)
     assert (await installation.events(), await installation.outcomes()) == ends
 
 
 async def test_a_store_whose_published_records_have_expired_cannot_be_compared(
     installation: Installation, tmp_path: Path
 ):
-    await installation.run("commands", "relay")
-    await a_few(installation)
-    await back_up(installation, tmp_path / "backup")
-    await installation.send(ORDER, ask_update())
-    await installation.send(ORDER, ask_update())
-    await installation.stop()
+    async with installation.here("commands", "relay"):
+        await a_few(installation)
+        await back_up(installation, tmp_path / "backup")
+        await installation.send(ORDER, ask_update())
+        await installation.send(ORDER, ask_update())
     await restore(installation, tmp_path / "backup")
     await delete_records(installation, installation.topics.outcomes, ORDER)
     with pytest.raises(Contradiction, match="has expired and cannot be compared"):
         await relay(installation)
 
 
-async def test_what_is_to_come_out_of_a_parked_order_is_waited_for(installation: Installation, tmp_path: Path):
-    await installation.run("commands", "relay")
-    await a_few(installation)
-    await back_up(installation, tmp_path / "backup")
-    await installation.send("order-2", ask_update())
-    await installation.stop()
+async def test_what_is_to_come_out_of_a_parked_order_is_waited_for(
+    installation: Installation, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    async with installation.here("commands", "relay"):
+        await a_few(installation)
+        await back_up(installation, tmp_path / "backup")
+        await installation.send("order-2", ask_update())
     await restore(installation, tmp_path / "backup")
     installation.query("UPDATE order_events SET topic = 'FromALaterVersion' WHERE originator_id = 'order-2'")
-    await installation.run("commands")
-    await until(lambda: installation.query("SELECT count(*) FROM parked_commands") == [(1,)])
-    await installation.publish(ORDER, ask_cancellation())
-    await until(lambda: judged(installation) == 5)
-    comparing = asyncio.create_task(relay(installation))
-    try:
-        await asyncio.wait([comparing], timeout=2)
-        assert not comparing.done()
-        assert len(await installation.outcomes()) == 5  # the order's that is parked is not new, and nothing else is out
-        installation.query("UPDATE order_events SET topic = 'OrderRegistered' WHERE originator_id = 'order-2'")
-        result = await asyncio.to_thread(invoke, installation, "parked", "retry", "order-2")
-        assert "goes on" in result.output
-        await installation.until_published()
-    finally:
-        comparing.cancel()
-        await asyncio.wait([comparing])
+    async with installation.here("commands"):
+        await until(lambda: installation.query("SELECT count(*) FROM parked_commands") == [(1,)])
+        await installation.publish(ORDER, ask_cancellation())
+        await until(lambda: judged(installation) == 5)
+        comparing = asyncio.create_task(relay(installation))
+        try:
+            await until(lambda: "retry them (resolution parked retry)" in caplog.text)
+            assert len(await installation.outcomes()) == 5  # nothing is out that was not before
+            installation.query("UPDATE order_events SET topic = 'OrderRegistered' WHERE originator_id = 'order-2'")
+            result = await asyncio.to_thread(invoke, installation, "parked", "retry", "order-2")
+            assert "goes on" in result.output
+            await installation.until_published()
+        finally:
+            comparing.cancel()
+            await asyncio.wait([comparing])
     await assert_as_the_oracle_says(installation)
 
 
 async def test_a_reminder_that_went_out_does_not_go_out_again(installation: Installation, tmp_path: Path):
     """Two went out, one of them since the backup; a third is decided anew after it was restored."""
-    await installation.run("commands", "relay")
-    await a_few(installation)
-    decide_reminder(installation, 1, "one")
-    await until(lambda: reminders(installation, 1))
-    await until(lambda: installation.query("SELECT published IS NOT NULL FROM publishing") == [(True,)])
-    await back_up(installation, tmp_path / "backup")
-    decide_reminder(installation, 2, "two")
-    await until(lambda: reminders(installation, 2))
-    await installation.stop()
+    async with installation.here("commands", "relay"):
+        await a_few(installation)
+        decide_reminder(installation, 1, "one")
+        await until(lambda: reminders(installation, 1))
+        await until(lambda: installation.query("SELECT published IS NOT NULL FROM publishing") == [(True,)])
+        await back_up(installation, tmp_path / "backup")
+        decide_reminder(installation, 2, "two")
+        await until(lambda: reminders(installation, 2))
     await restore(installation, tmp_path / "backup")
     decide_reminder(installation, 2, "three")
     decide_reminder(installation, 3, "two")
-    await installation.run("commands", "relay")
-    await until(lambda: reminders(installation, 3))
-    await installation.send(ORDER, ask_update())
+    async with installation.here("commands", "relay"):
+        await until(lambda: reminders(installation, 3))
+        await installation.send(ORDER, ask_update())
     told = [json.loads(record.value or b"") for record in await installation.read(installation.topics.notifications)]
     assert [reminder["data"]["dispute_id"] for reminder in told] == ["one", "two", "three"]
     assert installation.query("SELECT dispute_id FROM notifications ORDER BY notification_id") == [
@@ -193,17 +188,16 @@ async def test_a_reminder_that_went_out_does_not_go_out_again(installation: Inst
 
 
 async def test_a_database_goes_on_with_new_topics_when_kafka_is_lost(installation: Installation):
-    await installation.run()
-    await a_few(installation)
-    known = await installation.publish(ORDER, ask_update())
-    await installation.until_published()
-    await caught_up(installation)
-    decide_reminder(installation, 1, "one")
-    await until(lambda: reminders(installation, 1))
+    async with installation.here(*ROLES):
+        await a_few(installation)
+        known = await installation.publish(ORDER, ask_update())
+        await installation.until_published()
+        decide_reminder(installation, 1, "one")
+        await until(lambda: reminders(installation, 1))
+        await until(lambda: timer_has_read_something(installation))
+        refused = await asyncio.to_thread(invoke, installation, "renew-topics")
+        assert isinstance(refused.exception, NotRenewed)
     events, outcomes = await installation.events(), await installation.outcomes()
-    refused = await asyncio.to_thread(invoke, installation, "renew-topics")
-    assert isinstance(refused.exception, NotRenewed)
-    await installation.stop()
     await lose_topics(installation)
 
     refused = await asyncio.to_thread(invoke, installation, "serve", "commands")
@@ -220,16 +214,16 @@ async def test_a_database_goes_on_with_new_topics_when_kafka_is_lost(installatio
     assert renewed.exit_code == 0, renewed.exception
     again = await asyncio.to_thread(invoke, installation, "renew-topics")
     assert isinstance(again.exception, NotRenewed)
-    await installation.run("relay")
-    await until(lambda: published_again(installation, len(outcomes)))
-    await installation.run("commands", "timer", "projections")
-    await until(lambda: judged(installation) == len(outcomes) + 10)
-    await until(lambda: published_again(installation, len(outcomes) + 10))
+    async with installation.here("relay"):
+        await until(lambda: published_again(installation, len(outcomes)))
+        async with installation.here("commands", "timer", "projections"):
+            await until(lambda: published_again(installation, len(outcomes) + 10))
+            await caught_up(installation)
+            await until(lambda: timer_has_read_something(installation))
     assert await installation.events(ORDER) == [event for event in events if event["subject"] == ORDER]
     repeats = [o for o in await installation.outcomes() if o["data"].get("duplicate")]
     assert [o["data"]["command_id"] for o in repeats] == [known] * 9
     assert len(await installation.events("order-4")) == 1
-    await caught_up(installation)
     assert await installation.read(installation.topics.notifications) == []
     assert (await findings(installation))["differences"] == []
     accounts = await ledger(installation)
@@ -240,9 +234,8 @@ async def test_a_database_goes_on_with_new_topics_when_kafka_is_lost(installatio
 
 
 async def test_new_topics_with_another_number_of_partitions_are_refused(installation: Installation):
-    await installation.run("commands", "relay")
-    await a_few(installation)
-    await installation.stop()
+    async with installation.here("commands", "relay"):
+        await a_few(installation)
     installation.query("UPDATE positions SET partition = 11, topic_id = gen_random_uuid() WHERE partition = 7")
     await lose_topics(installation)
     refused = await asyncio.to_thread(invoke, installation, "renew-topics")
@@ -268,15 +261,19 @@ def noted(installation: Installation) -> int:
     return json.loads(position)["outcome_id"] if position else 0
 
 
+def timer_has_read_something(installation: Installation) -> bool:
+    [(offsets,)] = installation.query("SELECT sum(next_offset) FROM positions WHERE consumer = 'timer'")
+    return bool(offsets)
+
+
 def judged(installation: Installation) -> int:
     return int(installation.query("SELECT count(*) FROM outcomes")[0][0])
 
 
 async def relay(installation: Installation) -> None:
     """The relay, here, until it fails."""
-    await RelayRole(installation.settings.kafka, installation.topics, installation.settings.database).run(
-        asyncio.Event()
-    )
+    settings = installation.settings
+    await RelayRole(settings.kafka, installation.topics, settings.database, settings.master_keys).run(asyncio.Event())
 
 
 def invoke(installation: Installation, *arguments: str) -> Any:

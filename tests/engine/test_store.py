@@ -1,13 +1,14 @@
 """What a transaction of the commands role does, and what it refuses."""
 
 from datetime import UTC, datetime
+from uuid import uuid4
 
 import pytest
 from eventsourcing.persistence import IntegrityError, PersistenceError
 
 from services.orders import Order
 from services.store import Batch, OrderStore, OutcomeRow, migrate
-from services.store.positions import StoredPositions
+from services.store.positions import OtherTopic, StoredPositions
 from tests.engine.commands import ask_update, register
 from tests.installation import Installation
 
@@ -52,15 +53,23 @@ async def test_the_librarys_own_readers_read_what_the_recorder_wrote(installatio
 
 
 async def test_a_process_that_lost_its_partition_writes_nothing(installation: Installation, store: OrderStore):
-    positions = StoredPositions(installation.settings.database, "commands")
-    assert await positions.positions({0: 5, 1: 0}) == {0: 5, 1: 0}
+    positions, topic = StoredPositions(installation.settings.database, "commands"), uuid4()
+    assert await positions.positions(topic, {0: 5, 1: 0}) == ({0: 5, 1: 0}, {0: 0, 1: 0})
     store.append([], Batch({0: (5, 7)}, [row(5), row(6, "d")]))
     events = order_with_two_events().collect_events()
     with pytest.raises(PersistenceError, match="another process"):
         store.append(events, Batch({0: (5, 8), 1: (0, 3)}, [row(7, "e", events=2)]))
-    assert await positions.positions({0: 0, 1: 0}) == {0: 7, 1: 0}
+    assert await positions.positions(topic, {0: 0, 1: 0}) == ({0: 7, 1: 0}, {0: 0, 1: 0})
     assert installation.query("SELECT count(*) FROM outcomes") == [(2,)]
     assert installation.query("SELECT count(*) FROM order_events") == [(0,)]
+
+
+async def test_positions_are_those_of_one_topic(installation: Installation):
+    """One of the same name that was created anew has other records."""
+    positions = StoredPositions(installation.settings.database, "commands")
+    await positions.positions(uuid4(), {0: 0, 1: 0})
+    with pytest.raises(OtherTopic, match="renew-topics"):
+        await positions.positions(uuid4(), {1: 0})
 
 
 async def test_two_writers_of_one_order_cannot_both_win(installation: Installation, store: OrderStore):
