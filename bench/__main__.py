@@ -44,13 +44,13 @@ class Bench:
         self.commands = 0
 
     async def prepare(self) -> None:
-        await ensure_topics(self.kafka, Topics(self.base.topic_prefix))
+        await ensure_topics(self.base.cluster, Topics(self.base.topic_prefix))
         self.commands = await load.publish(self.kafka, Topics(self.base.topic_prefix).commands, self.orders)
 
     async def fresh(self) -> Settings:
         """Topics and a database of its own."""
         settings = replace(self.base, topic_prefix=f"bench_{uuid4().hex[:8]}.", database_url=self.empty_database())
-        await ensure_topics(self.kafka, Topics(settings.topic_prefix))
+        await ensure_topics(self.base.cluster, Topics(settings.topic_prefix))
         return settings
 
     def on_the_backlog(self) -> Settings:

@@ -58,7 +58,7 @@ def prepare(settings: Settings) -> list[str]:
     Raises TopicError for topics that the service cannot work with.
     """
     ran = _patiently("PostgreSQL", lambda: migrate(settings.database))
-    _patiently("Kafka", lambda: asyncio.run(ensure_topics(settings.kafka, Topics(settings.topic_prefix))))
+    _patiently("Kafka", lambda: asyncio.run(ensure_topics(settings.cluster, Topics(settings.topic_prefix))))
     return ran
 
 
@@ -68,7 +68,7 @@ def require_known_topics(settings: Settings) -> None:
     with psycopg.connect(settings.database) as connection:
         known = known_topics(connection)
     for consumer, topic in (("commands", topics.commands), ("timer", topics.events)):
-        if known.get(consumer, set()) - {asyncio.run(id_of_topic(settings.kafka, topic))}:
+        if known.get(consumer, set()) - {asyncio.run(id_of_topic(settings.cluster, topic))}:
             raise TopicError(other_topic(consumer))
 
 

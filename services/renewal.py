@@ -12,6 +12,7 @@ import msgspec
 import psycopg
 from aiokafka import AIOKafkaProducer
 
+from services.kafka.cluster import Cluster
 from services.kafka.relay_position import Position, published
 from services.kafka.single import last_value
 from services.kafka.streams import extents
@@ -33,26 +34,26 @@ class _Found:
     has_checkpoints: bool
 
 
-async def renew_topics(bootstrap_servers: str, topics: Topics, database_url: str) -> int:
+async def renew_topics(cluster: Cluster, topics: Topics, database_url: str) -> int:
     """Makes the database go on with these topics, which have to be there; returns how many outcomes are stored.
 
     All of them are to be published again. No role may run. Safe to run again where it was interrupted.
     Raises NotRenewed, KafkaError and psycopg.Error.
     """
-    found = await _look(bootstrap_servers, topics)
+    found = await _look(cluster, topics)
     with psycopg.connect(database_url) as connection:
         connection.execute("LOCK TABLE positions IN EXCLUSIVE MODE")
         _check(connection, topics, found)
-        await _begin(bootstrap_servers, topics, Position(notification_id=_reminded(connection)))
+        await _begin(cluster, topics, Position(notification_id=_reminded(connection)))
         return _renew(connection, found)
 
 
-async def _look(bootstrap_servers: str, topics: Topics) -> _Found:
-    partitions = await count_partitions(bootstrap_servers, topics)
+async def _look(cluster: Cluster, topics: Topics) -> _Found:
+    partitions = await count_partitions(cluster, topics)
     outputs = (topics.events, topics.outcomes, topics.dead_letters, topics.notifications)
-    begins, ends = await extents(bootstrap_servers, (topics.commands, *outputs), partitions)
+    begins, ends = await extents(cluster, (topics.commands, *outputs), partitions)
     full = [topic for topic in outputs if any(ends[topic].values())]
-    if (await published(bootstrap_servers, topics)).outcome_id:
+    if (await published(cluster, topics)).outcome_id:
         full.append(topics.relay)
     if full:
         raise NotRenewed(
@@ -62,9 +63,9 @@ async def _look(bootstrap_servers: str, topics: Topics) -> _Found:
     return _Found(
         partitions,
         begins[topics.commands],
-        await id_of_topic(bootstrap_servers, topics.commands),
-        await id_of_topic(bootstrap_servers, topics.events),
-        await last_value(bootstrap_servers, topics.checkpoints) is not None,
+        await id_of_topic(cluster, topics.commands),
+        await id_of_topic(cluster, topics.events),
+        await last_value(cluster, topics.checkpoints) is not None,
     )
 
 
@@ -96,9 +97,9 @@ def _reminded(connection: psycopg.Connection[Any]) -> int:
     return int(row[0])
 
 
-async def _begin(bootstrap_servers: str, topics: Topics, position: Position) -> None:
+async def _begin(cluster: Cluster, topics: Topics, position: Position) -> None:
     """The relay is to publish everything but the reminders that went out."""
-    producer = AIOKafkaProducer(bootstrap_servers=bootstrap_servers, transactional_id=topics.relay)
+    producer = AIOKafkaProducer(**cluster.options, transactional_id=topics.relay)
     await producer.start()
     try:
         async with producer.transaction():

@@ -23,6 +23,7 @@ from projections.projector import Projector
 from services.checkpoints.role import CheckpointsRole
 from services.clock import Clock
 from services.commands.role import CommandsRole
+from services.kafka.broker import broker_of
 from services.kafka.topics import Topics
 from services.master_keys import NO_MASTER
 from services.relay.role import RelayRole
@@ -54,9 +55,7 @@ class Start:
 
 @asynccontextmanager
 async def _broker(settings: Settings) -> AsyncIterator[KafkaBroker]:
-    broker = KafkaBroker(
-        settings.kafka.split(","), client_id="resolution", consumer_only=True, apply_types=False, logger=None
-    )
+    broker = broker_of(settings.cluster)
     try:
         yield broker
     finally:
@@ -83,7 +82,7 @@ async def _commands(start: Start) -> None:
 
 async def _timer(start: Start) -> None:
     async with _broker(start.settings) as broker:
-        role = TimerRole(broker, start.settings.kafka, start.topics, start.settings.database, start.clock)
+        role = TimerRole(broker, start.settings.cluster, start.topics, start.settings.database, start.clock)
         await broker.start()
         await role.consumer.assigned()
         start.ready.set()
@@ -94,7 +93,7 @@ async def _timer(start: Start) -> None:
 
 async def _relay(start: Start) -> None:
     settings = start.settings
-    await RelayRole(settings.kafka, start.topics, settings.database, settings.master_keys).run(start.ready)
+    await RelayRole(settings.cluster, start.topics, settings.database, settings.master_keys).run(start.ready)
 
 
 async def _projections(start: Start) -> None:
@@ -175,7 +174,7 @@ async def _seen(start: Start) -> AsyncIterator[None]:
         yield
         return
     health = Health()
-    watch = Watch(settings.database, settings.kafka, start.topics, start.clock, health, list(READ_MODELS))
+    watch = Watch(settings.database, settings.cluster, start.topics, start.clock, health, list(READ_MODELS))
     with endpoint(settings.metrics_host, settings.metrics_port, health):
         tasks = [asyncio.ensure_future(task) for task in (health.beat(), watch.run(), _started(start, health))]
         try:

@@ -11,21 +11,24 @@ from typing import Literal
 
 from resolution_contracts import topics
 
+from services.environment import SettingsError, readable_file
+from services.kafka.cluster import Cluster
+from services.kafka.security import PLAINTEXT, KafkaSecurity
+
 from .master_keys import MasterKeyError, MasterKeys
 
+__all__ = ["LogFormat", "Settings", "SettingsError"]
+
 LogFormat = Literal["json", "text"]
-
-
-class SettingsError(Exception):
-    """A variable that cannot be used: a sentence that names it and says what it should be."""
 
 
 @dataclass(frozen=True)
 class Settings:
     """The environment of contract.md, checked. `None` for a server means the embedded one."""
 
-    database_url: str | None = None
+    database_url: str | None = field(default=None, repr=False)  # it may hold a password
     kafka_servers: str | None = None
+    kafka_security: KafkaSecurity = PLAINTEXT
     topic_prefix: str = topics.PREFIX
     time_scale: Fraction = Fraction(1)
     time_origin: datetime | None = None
@@ -62,6 +65,7 @@ class Settings:
         settings = cls(
             database_url=database_url,
             kafka_servers=env.get("RESOLUTION_KAFKA_SERVERS") or None,
+            kafka_security=KafkaSecurity.from_environment(env),
             topic_prefix=env.get("RESOLUTION_TOPIC_PREFIX", topics.PREFIX),
             time_scale=_time_scale(env.get("RESOLUTION_TIME_SCALE") or "1"),
             time_origin=_time_origin(env.get("RESOLUTION_TIME_ORIGIN")),
@@ -69,20 +73,20 @@ class Settings:
             http_host=env.get("RESOLUTION_HTTP_HOST") or "127.0.0.1",
             http_development_login_anywhere=_anywhere(env.get("RESOLUTION_HTTP_DEVELOPMENT_LOGIN")),
             jwt_jwks_url=env.get("RESOLUTION_JWT_JWKS_URL") or None,
-            jwt_key_file=_file(env, "RESOLUTION_JWT_KEY_FILE"),
+            jwt_key_file=readable_file(env, "RESOLUTION_JWT_KEY_FILE"),
             jwt_issuer=env.get("RESOLUTION_JWT_ISSUER") or None,
             jwt_audience=env.get("RESOLUTION_JWT_AUDIENCE") or None,
             data_dir=Path(data_dir) if data_dir else None,
             metrics_port=_metrics_port(env.get("RESOLUTION_METRICS_PORT")),
             metrics_host=env.get("RESOLUTION_METRICS_HOST") or "127.0.0.1",
             log_format=_log_format(env.get("RESOLUTION_LOG_FORMAT")),
-            checkpoint_key_file=_file(env, "RESOLUTION_CHECKPOINT_KEY_FILE"),
-            checkpoint_next_key_file=_file(env, "RESOLUTION_CHECKPOINT_NEXT_KEY_FILE"),
+            checkpoint_key_file=readable_file(env, "RESOLUTION_CHECKPOINT_KEY_FILE"),
+            checkpoint_next_key_file=readable_file(env, "RESOLUTION_CHECKPOINT_NEXT_KEY_FILE"),
             checkpoint_file=Path(checkpoint_file) if checkpoint_file else None,
             checkpoint_events=_checkpoint_events(env.get("RESOLUTION_CHECKPOINT_EVENTS") or "10000"),
             checkpoint_seconds=_checkpoint_seconds(env.get("RESOLUTION_CHECKPOINT_SECONDS") or "60"),
             master_key=env.get("RESOLUTION_MASTER_KEY") or None,
-            master_key_file=_file(env, "RESOLUTION_MASTER_KEY_FILE"),
+            master_key_file=readable_file(env, "RESOLUTION_MASTER_KEY_FILE"),
         )
         _ = settings.master_keys
         return settings
@@ -129,6 +133,7 @@ class Settings:
             env["RESOLUTION_DATABASE_URL"] = self.database_url
         if self.kafka_servers:
             env["RESOLUTION_KAFKA_SERVERS"] = self.kafka_servers
+        env |= self.kafka_security.as_environment()
         if self.time_origin:
             env["RESOLUTION_TIME_ORIGIN"] = self.time_origin.isoformat()
         if self.data_dir:
@@ -147,12 +152,10 @@ class Settings:
         assert self.kafka_servers is not None
         return self.kafka_servers
 
-
-def _file(env: Mapping[str, str], name: str) -> Path | None:
-    text = env.get(name)
-    if text and not Path(text).is_file():
-        raise SettingsError(f"{name} is {text}, which is no file that can be read.")
-    return Path(text) if text else None
+    @property
+    def cluster(self) -> Cluster:
+        """What clients of Kafka are made with, once the servers are known."""
+        return Cluster(self.kafka, self.kafka_security)
 
 
 def _time_scale(text: str) -> Fraction:

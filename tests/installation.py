@@ -54,7 +54,7 @@ class Installation:
         base = Settings(database_url=url, kafka_servers=servers.kafka, topic_prefix=f"{name}.", http_port=0, **settings)
         installation = cls(base)
         migrate(url)
-        await ensure_topics(base.kafka, installation.topics)
+        await ensure_topics(base.cluster, installation.topics)
         try:
             yield installation
         finally:
@@ -105,7 +105,9 @@ class Installation:
 
     async def client(self) -> Client:
         if self._client is None:
-            self._client = await self._stack.enter_async_context(Client(self.settings.kafka, prefix=self.topics.prefix))
+            self._client = await self._stack.enter_async_context(
+                Client(**self.settings.cluster.options, prefix=self.topics.prefix)
+            )
         return self._client
 
     async def send(self, order_id: str, command: Command, *, id: str | None = None) -> Json:
@@ -128,7 +130,7 @@ class Installation:
     ) -> Any:
         if self._producer is None:
             self._producer = AIOKafkaProducer(
-                bootstrap_servers=self.settings.kafka, max_request_size=4 * 1024 * 1024, linger_ms=0
+                **self.settings.cluster.options, max_request_size=4 * 1024 * 1024, linger_ms=0
             )
             await self._producer.start()
             self._stack.push_async_callback(self._producer.stop)
@@ -137,7 +139,7 @@ class Installation:
     async def read(self, topic: str) -> list[Record]:
         """All records of a topic, committed ones only, partition by partition."""
         consumer = AIOKafkaConsumer(
-            bootstrap_servers=self.settings.kafka, isolation_level="read_committed", enable_auto_commit=False
+            **self.settings.cluster.options, isolation_level="read_committed", enable_auto_commit=False
         )
         await consumer.start()
         try:

@@ -19,6 +19,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from services.commands.judge import FirstUses, judge, read
 from services.commands.retries import at_first_time, first_offset
+from services.kafka.cluster import Cluster
 from services.kafka.consumer import Record
 from services.kafka.topics import Topics, count_partitions
 from services.orders import Order
@@ -120,7 +121,7 @@ class _Judge:
 
 
 async def verify_from_commands(
-    bootstrap_servers: str,
+    cluster: Cluster,
     topics: Topics,
     business_time: Callable[[int], datetime],
     parked: set[tuple[int, int]],
@@ -131,13 +132,11 @@ async def verify_from_commands(
     Raises HistoryExpired, TopicError, KafkaError, and what our own code fails with on a command that is not parked.
     """
     findings = Findings(parked=len(parked))
-    partitions = await count_partitions(bootstrap_servers, topics)
-    consumer = AIOKafkaConsumer(
-        bootstrap_servers=bootstrap_servers, isolation_level="read_committed", enable_auto_commit=False
-    )
+    partitions = await count_partitions(cluster, topics)
+    consumer = AIOKafkaConsumer(**cluster.options, isolation_level="read_committed", enable_auto_commit=False)
     await consumer.start()
     try:
-        outputs = await _outputs(bootstrap_servers, topics, partitions)
+        outputs = await _outputs(cluster, topics, partitions)
         commands = await _extent(consumer, topics.commands, partitions)
         total = sum(map(len, commands.values()))
         for partition in range(partitions):
@@ -261,10 +260,10 @@ def _source_offset(record: Record) -> int:
     return int(dict(record.headers)["source-offset"])
 
 
-async def _outputs(bootstrap_servers: str, topics: Topics, partitions: int) -> _Outputs:
+async def _outputs(cluster: Cluster, topics: Topics, partitions: int) -> _Outputs:
     extents: list[dict[str, Extent]] = []
     for isolation in ("read_committed", "read_uncommitted"):
-        consumer = AIOKafkaConsumer(bootstrap_servers=bootstrap_servers, isolation_level=isolation)
+        consumer = AIOKafkaConsumer(**cluster.options, isolation_level=isolation)
         await consumer.start()
         try:
             extents.append(

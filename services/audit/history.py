@@ -21,6 +21,7 @@ from services.commands.cache import OrderCache
 from services.commands.decode import Received
 from services.commands.judge import Judged, judge, read
 from services.commands.retries import at_first_time, first_offset
+from services.kafka.cluster import Cluster
 from services.kafka.consumer import Record
 from services.kafka.streams import Ends, Stream, open_streams
 from services.kafka.topics import Topics
@@ -103,7 +104,7 @@ class History:
         self._streams: dict[str, dict[int, Stream]] = {}
         self._connection: psycopg.Connection[Any]
 
-    async def run(self, bootstrap_servers: str, saved: Callable[[Progress], None]) -> Findings:
+    async def run(self, cluster: Cluster, saved: Callable[[Progress], None]) -> Findings:
         """Goes through to the limits; calls `saved` from time to time, last where all is published.
 
         Raises KafkaError and psycopg.Error.
@@ -112,7 +113,7 @@ class History:
             for topic in self._limits.ends:
                 bases = self._limits.bases if topic == self._topics.commands else {}
                 consumer, streams = await open_streams(
-                    bootstrap_servers, topic, self._starts(topic), self._limits.ends[topic], bases
+                    cluster, topic, self._starts(topic), self._limits.ends[topic], bases
                 )
                 stack.push_async_callback(consumer.stop)
                 self._streams[topic] = streams

@@ -14,6 +14,7 @@ from typing import Any
 import psycopg
 from aiokafka import TopicPartition
 
+from services.kafka.cluster import Cluster
 from services.kafka.streams import Stream, open_consumer
 from services.kafka.topics import Topics, count_partitions
 from services.store.fates import Fate, fates, judged_up_to, snapshot
@@ -121,14 +122,12 @@ class _Book:
         self._ledger.differs(f"{self._partition}/{offset}: {what}")
 
 
-async def balance(
-    database_url: str, bootstrap_servers: str, topics: Topics, progress: Callable[[int, int], None]
-) -> Ledger:
+async def balance(database_url: str, cluster: Cluster, topics: Topics, progress: Callable[[int, int], None]) -> Ledger:
     """The whole topic, as of now; the service may run meanwhile. `progress(done, of)` counts offsets.
 
     Raises TopicError, KafkaError, CannotVerify, psycopg.Error.
     """
-    count = await count_partitions(bootstrap_servers, topics)
+    count = await count_partitions(cluster, topics)
     with snapshot(database_url) as connection:
         try:
             positions = await asyncio.to_thread(judged_up_to, connection)
@@ -139,13 +138,13 @@ async def balance(
             ) from None
         source = _Fates(connection)
         try:
-            return await _balance(bootstrap_servers, topics.commands, count, positions, bases, source, progress)
+            return await _balance(cluster, topics.commands, count, positions, bases, source, progress)
         finally:
             await source.close()
 
 
 async def _balance(
-    bootstrap_servers: str,
+    cluster: Cluster,
     topic: str,
     partitions: int,
     positions: dict[int, int],
@@ -155,7 +154,7 @@ async def _balance(
 ) -> Ledger:
     ledger, done = Ledger(), 0
     everywhere = [TopicPartition(topic, number) for number in range(partitions)]
-    consumer = await open_consumer(bootstrap_servers)
+    consumer = await open_consumer(cluster)
     try:
         begins, ends = await consumer.beginning_offsets(everywhere), await consumer.end_offsets(everywhere)
         of = sum(ends[where] - begins[where] for where in everywhere)

@@ -89,12 +89,12 @@ def verify_history(
 
 
 async def _measure(settings: Settings, topics: Topics) -> tuple[Limits, TimerState]:
-    partitions = await count_partitions(settings.kafka, topics)
+    partitions = await count_partitions(settings.cluster, topics)
     with connect(settings.database) as connection:
         timer = timer_state(connection)
-        position = await published(settings.kafka, topics)
+        position = await published(settings.cluster, topics)
         begins, ends = await extents(
-            settings.kafka, (topics.commands, topics.events, topics.outcomes, topics.dead_letters), partitions
+            settings.cluster, (topics.commands, topics.events, topics.outcomes, topics.dead_letters), partitions
         )
         end, bases = store_end(connection), commands_bases(connection)
     begins[topics.commands] = {n: first + bases.get(n, 0) for n, first in begins[topics.commands].items()}
@@ -145,7 +145,7 @@ def _verify_partitions(
     history = History(
         settings.database, settings.master_keys, Topics(settings.topic_prefix), clock.of_record, limits, state
     )
-    return asyncio.run(history.run(settings.kafka, lambda progress: tell(progress=msgspec.json.encode(progress))))
+    return asyncio.run(history.run(settings.cluster, lambda progress: tell(progress=msgspec.json.encode(progress))))
 
 
 def _verify_read_models(tell: Callable[..., None], settings: Settings, names: Sequence[str]) -> Findings:

@@ -41,14 +41,14 @@ class CheckpointsRole:
         self._file = CheckpointFile(settings.checkpoint_file) if settings.checkpoint_file else None
         self._due = 0.0
         self._producer = AIOKafkaProducer(
-            bootstrap_servers=settings.kafka, transactional_id=topics.checkpoints, transaction_timeout_ms=60_000
+            **settings.cluster.options, transactional_id=topics.checkpoints, transaction_timeout_ms=60_000
         )
 
     async def run(self, ready: asyncio.Event) -> None:
         """Writes checkpoints for ever. Raises what went wrong; a new start goes on behind the last one published."""
         await self._producer.start()  # fences any other before this one, and ends what it left open
         try:
-            value = await last_value(self._settings.kafka, self._topic)
+            value = await last_value(self._settings.cluster, self._topic)
             last = None if value is None else parse(value)
             with await asyncio.to_thread(connect, self._settings.database) as connection:
                 signer = await asyncio.to_thread(self._signer, connection, last)
@@ -122,7 +122,7 @@ class CheckpointsRole:
         if last is None or notes is None or last.number <= notes.published:
             return
         await asyncio.to_thread(_uncovered, connection, last.last)
-        async for value in all_values(self._settings.kafka, self._topic):
+        async for value in all_values(self._settings.cluster, self._topic):
             checkpoint = parse(value)
             if checkpoint.number > notes.published and not await asyncio.to_thread(
                 _fits, connection, signer, checkpoint
@@ -150,7 +150,7 @@ class CheckpointsRole:
         try:
             await asyncio.to_thread(self._file.append, last)
         except LinesMissing:
-            async for value in all_values(self._settings.kafka, self._topic):
+            async for value in all_values(self._settings.cluster, self._topic):
                 await asyncio.to_thread(self._file.append, value)
 
 

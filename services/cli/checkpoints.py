@@ -50,12 +50,12 @@ def export(file: Annotated[Path, typer.Argument(help="Is replaced if it exists."
 
 async def _export(settings: Settings, file: Path) -> int:
     topic = Topics(settings.topic_prefix).checkpoints
-    await require_topic(settings.kafka, topic)
+    await require_topic(settings.cluster, topic)
     count = 0
     new = file.with_name(f".{file.name}-{os.getpid()}")
     try:
         with new.open("wb") as stream:
-            async for value in all_values(settings.kafka, topic):
+            async for value in all_values(settings.cluster, topic):
                 stream.write(value + b"\n")
                 count += 1
         new.replace(file)

@@ -81,7 +81,7 @@ def retry(
     """
     with _settings() as (settings, connection):
         letters = _chosen(connection, places, key, error)
-        asyncio.run(send_again(settings.kafka, Topics(settings.topic_prefix), connection, letters, keep_time))
+        asyncio.run(send_again(settings.cluster, Topics(settings.topic_prefix), connection, letters, keep_time))
     print(f"{len(letters):,} published again.")
 
 

@@ -53,7 +53,7 @@ def _refuse_if_parked(settings: Settings, order_id: str) -> None:
 
 async def _send(settings: Settings, order_id: str, timeout: float) -> list[int]:
     """The sequence numbers of the events that follow. Raises NotErased and KafkaError."""
-    async with Client(settings.kafka, source="/resolution-cli", prefix=settings.topic_prefix) as client:
+    async with Client(**settings.cluster.options, source="/resolution-cli", prefix=settings.topic_prefix) as client:
         try:
             outcome = await client.send(order_id, EraseOrderTexts(), timeout=timeout)
         except OutcomePending:

@@ -25,7 +25,7 @@ def ledger(
     Reads only; the service may run meanwhile. Exit code 1 if anything is wrong.
     """
     with installation(Settings.from_environment()) as settings, events_progress(False, "offsets") as progress:
-        found = asyncio.run(balance(settings.database, settings.kafka, Topics(settings.topic_prefix), progress))
+        found = asyncio.run(balance(settings.database, settings.cluster, Topics(settings.topic_prefix), progress))
     print(json.dumps(found.as_dict())) if as_json else _show(found)
     raise typer.Exit(1 if found.differences else 0)
 

@@ -17,7 +17,7 @@ def renew_topics() -> None:
     with installation(Settings.from_environment()) as settings:
         prepare(settings)
         topics = Topics(settings.topic_prefix)
-        outcomes = asyncio.run(renew(settings.kafka, topics, settings.database))
+        outcomes = asyncio.run(renew(settings.cluster, topics, settings.database))
     print(
         f"The database goes on with {topics.commands}. Start the relay alone; once it has published {outcomes:,} "
         "outcomes again, start the other roles."

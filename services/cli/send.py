@@ -40,7 +40,7 @@ async def send_all(
     settings: Settings, commands: Sequence[dict[str, Any]], timeout: float, tell: Callable[[str], None]
 ) -> bool:
     """Publishes the commands and tells their outcomes in the order sent; whether all came within the timeout."""
-    async with Client(settings.kafka, prefix=settings.topic_prefix) as client:
+    async with Client(**settings.cluster.options, prefix=settings.topic_prefix) as client:
         outcomes = [await client.publish(command["subject"], json.dumps(command).encode()) for command in commands]
         try:
             async with asyncio.timeout(timeout):

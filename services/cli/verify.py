@@ -79,7 +79,7 @@ def _from_commands(settings: Settings, progress: Callable[[str, int, int], None]
             )
     return asyncio.run(
         verify_from_commands(
-            settings.kafka,
+            settings.cluster,
             Topics(settings.topic_prefix),
             clock_of(settings).of_record,
             parked,

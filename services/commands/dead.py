@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import psycopg
 from aiokafka import AIOKafkaProducer
 
+from services.kafka.cluster import Cluster
 from services.kafka.topics import LARGEST_RECORD, Topics, count_partitions, partition_of
 from services.store.dead_letters import DeadLetter, handle_dead_letter
 
@@ -18,7 +19,7 @@ class NotRetried(Exception):
 
 
 async def retry(
-    bootstrap_servers: str,
+    cluster: Cluster,
     topics: Topics,
     connection: psycopg.Connection,
     letters: Sequence[DeadLetter],
@@ -35,13 +36,11 @@ async def retry(
                 f"The dead letter {letter.partition}/{letter.record_offset} has no value: it came without one, or it "
                 "was erased with the texts of the order that its key names. Discard it."
             )
-    partitions = await count_partitions(bootstrap_servers, topics)
+    partitions = await count_partitions(cluster, topics)
     if keep_time:
         for letter in letters:
             _check_time_can_be_kept(letter, _partition(letter, partitions))
-    producer = AIOKafkaProducer(
-        bootstrap_servers=bootstrap_servers, enable_idempotence=True, max_request_size=LARGEST_RECORD
-    )
+    producer = AIOKafkaProducer(**cluster.options, enable_idempotence=True, max_request_size=LARGEST_RECORD)
     await producer.start()
     try:
         for letter in letters:

@@ -72,7 +72,7 @@ async def gather(stage: Stage, orders: Sequence[str]) -> Evidence:
     """Reads everything anew, from the beginning. The roles have to be at rest."""
     topics = stage.topics
     names = (topics.commands, topics.events, topics.outcomes, topics.dead_letters)
-    records = await read_all(stage.settings.kafka, names, stage.partitions)
+    records = await read_all(stage.settings.cluster, names, stage.partitions)
     with OrderStore(stage.settings.database, stage.settings.master_keys) as store:
         return Evidence(
             commands=records[topics.commands],

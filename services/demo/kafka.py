@@ -11,6 +11,7 @@ from typing import Self, TypeVar
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
+from services.kafka.cluster import Cluster
 from services.kafka.consumer import Record
 from services.kafka.topics import Topics
 
@@ -30,10 +31,10 @@ class Sighting:
 class Watch:
     """Follows the events, from their beginning, and counts what became of commands. An async context manager."""
 
-    def __init__(self, servers: str, topics: Topics, partitions: int) -> None:
+    def __init__(self, cluster: Cluster, topics: Topics, partitions: int) -> None:
         self._topics = topics
         self._partitions = partitions
-        self._consumer = _consumer(servers)
+        self._consumer = _consumer(cluster)
         self._events: defaultdict[str, list[Sighting]] = defaultdict(list)
         self._answers = 0
         self._news = asyncio.Condition()
@@ -104,9 +105,9 @@ class Watch:
             self._answers += 1
 
 
-async def read_all(servers: str, topics: Sequence[str], partitions: int) -> dict[str, list[Record]]:
+async def read_all(cluster: Cluster, topics: Sequence[str], partitions: int) -> dict[str, list[Record]]:
     """All records of topics that nobody writes to any more, committed ones only, partition by partition."""
-    consumer = _consumer(servers)
+    consumer = _consumer(cluster)
     await consumer.start()
     try:
         everywhere = [part for topic in topics for part in _partitions_of(topic, partitions)]
@@ -122,8 +123,8 @@ async def read_all(servers: str, topics: Sequence[str], partitions: int) -> dict
         await consumer.stop()
 
 
-def _consumer(servers: str) -> AIOKafkaConsumer:
-    return AIOKafkaConsumer(bootstrap_servers=servers, isolation_level="read_committed", enable_auto_commit=False)
+def _consumer(cluster: Cluster) -> AIOKafkaConsumer:
+    return AIOKafkaConsumer(**cluster.options, isolation_level="read_committed", enable_auto_commit=False)
 
 
 def _partitions_of(topic: str, partitions: int) -> list[TopicPartition]:

@@ -77,7 +77,10 @@ async def open_stage(settings: Settings, say: Callable[[str], None], *, keep: bo
         async with _topics(own, keep=keep) as partitions, _roles(own, say, log_file) as roles:
             topics = Topics(own.topic_prefix)
             clock = clock_of(own)
-            async with Client(own.kafka, prefix=topics.prefix) as client, Watch(own.kafka, topics, partitions) as watch:
+            async with (
+                Client(**own.cluster.options, prefix=topics.prefix) as client,
+                Watch(own.cluster, topics, partitions) as watch,
+            ):
                 yield Stage(own, topics, partitions, clock, roles, client, watch)
     if keep:
         say(f"Kept on the servers: the database {name} and the topics {own.topic_prefix}*")
@@ -135,7 +138,7 @@ def _url_of(server_url: str, database: str) -> str:
 @asynccontextmanager
 async def _topics(settings: Settings, *, keep: bool) -> AsyncIterator[int]:
     try:
-        yield await ensure_topics(settings.kafka, Topics(settings.topic_prefix))
+        yield await ensure_topics(settings.cluster, Topics(settings.topic_prefix))
     finally:
         if not keep:
             try:
@@ -145,7 +148,7 @@ async def _topics(settings: Settings, *, keep: bool) -> AsyncIterator[int]:
 
 
 async def _delete_topics(settings: Settings) -> None:
-    admin = AIOKafkaAdminClient(bootstrap_servers=settings.kafka)
+    admin = AIOKafkaAdminClient(**settings.cluster.options)
     try:
         await admin.start()
         topics = Topics(settings.topic_prefix)

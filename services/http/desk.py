@@ -27,6 +27,7 @@ from resolution_contracts.topics import command_type
 
 from projections import inbox, metrics, order_page, overview
 from services.clock import Clock
+from services.kafka.cluster import Cluster
 from services.kafka.relay_position import published
 from services.kafka.topics import Topics
 from services.master_keys import MasterKeys
@@ -59,8 +60,7 @@ class Desk:
     client: Client
     ends: AIOKafkaConsumer
     """Asks where topics end; reads nothing."""
-    kafka: str
-    """Bootstrap servers."""
+    kafka: Cluster
     topics: Topics
     clock: Clock
     pulse: Pulse

@@ -46,13 +46,13 @@ async def run(settings: Settings, topics: Topics, clock: Clock, ready: Callable[
     async def desk() -> AsyncIterator[Desk]:
         pulse = Pulse(settings.database)
         with ConnectionPool(settings.database, min_size=1, max_size=8, kwargs={"autocommit": True}, open=True) as pool:
-            async with Client(settings.kafka, prefix=topics.prefix) as client:
-                ends = AIOKafkaConsumer(bootstrap_servers=settings.kafka, enable_auto_commit=False)
+            async with Client(**settings.cluster.options, prefix=topics.prefix) as client:
+                ends = AIOKafkaConsumer(**settings.cluster.options, enable_auto_commit=False)
                 await ends.start()
                 beating = asyncio.create_task(pulse.run())
                 try:
                     ready(url)  # the socket listens already
-                    yield Desk(pool, client, ends, settings.kafka, topics, clock, pulse, settings.master_keys)
+                    yield Desk(pool, client, ends, settings.cluster, topics, clock, pulse, settings.master_keys)
                 finally:
                     beating.cancel()
                     await ends.stop()

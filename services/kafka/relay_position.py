@@ -2,6 +2,7 @@
 
 import msgspec
 
+from .cluster import Cluster
 from .single import last_value
 from .topics import Topics
 
@@ -18,7 +19,7 @@ class Position(msgspec.Struct, frozen=True):
     timeline: str = ""
 
 
-async def published(bootstrap_servers: str, topics: Topics) -> Position:
+async def published(cluster: Cluster, topics: Topics) -> Position:
     """The position of the last committed transaction. Raises KafkaError."""
-    value = await last_value(bootstrap_servers, topics.relay)
+    value = await last_value(cluster, topics.relay)
     return Position() if value is None else msgspec.json.decode(value, type=Position)

@@ -4,11 +4,13 @@ from collections.abc import AsyncIterator
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
+from .cluster import Cluster
 
-async def last_value(bootstrap_servers: str, topic: str) -> bytes | None:
+
+async def last_value(cluster: Cluster, topic: str) -> bytes | None:
     """The value of the last committed record; None where there is none. Raises KafkaError."""
     partition = TopicPartition(topic, 0)
-    consumer = await _consumer(bootstrap_servers, partition)
+    consumer = await _consumer(cluster, partition)
     try:
         beginning = (await consumer.beginning_offsets([partition]))[partition]
         end = (await consumer.end_offsets([partition]))[partition]
@@ -25,10 +27,10 @@ async def last_value(bootstrap_servers: str, topic: str) -> bytes | None:
         await consumer.stop()
 
 
-async def all_values(bootstrap_servers: str, topic: str) -> AsyncIterator[bytes]:
+async def all_values(cluster: Cluster, topic: str) -> AsyncIterator[bytes]:
     """The values of all records that were committed when this began, in their order. Raises KafkaError."""
     partition = TopicPartition(topic, 0)
-    consumer = await _consumer(bootstrap_servers, partition)
+    consumer = await _consumer(cluster, partition)
     try:
         beginning = (await consumer.beginning_offsets([partition]))[partition]
         end = (await consumer.end_offsets([partition]))[partition]
@@ -38,10 +40,8 @@ async def all_values(bootstrap_servers: str, topic: str) -> AsyncIterator[bytes]
         await consumer.stop()
 
 
-async def _consumer(bootstrap_servers: str, partition: TopicPartition) -> AIOKafkaConsumer:
-    consumer = AIOKafkaConsumer(
-        bootstrap_servers=bootstrap_servers, isolation_level="read_committed", enable_auto_commit=False
-    )
+async def _consumer(cluster: Cluster, partition: TopicPartition) -> AIOKafkaConsumer:
+    consumer = AIOKafkaConsumer(**cluster.options, isolation_level="read_committed", enable_auto_commit=False)
     await consumer.start()
     consumer.assign([partition])
     return consumer

@@ -8,6 +8,7 @@ from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
+from .cluster import Cluster
 from .consumer import Record
 
 _AT_ONCE = 2000
@@ -83,7 +84,7 @@ class Stream:
 
 
 async def open_streams(
-    bootstrap_servers: str,
+    cluster: Cluster,
     topic: str,
     starts: Mapping[int, int],
     ends: Mapping[int, int],
@@ -91,7 +92,7 @@ async def open_streams(
 ) -> tuple[AIOKafkaConsumer, dict[int, Stream]]:
     """A consumer, to be stopped, and its partitions' streams. Raises KafkaError."""
     bases = bases or {}
-    consumer = await open_consumer(bootstrap_servers)
+    consumer = await open_consumer(cluster)
     consumer.assign([TopicPartition(topic, partition) for partition in starts])
     return consumer, {
         partition: Stream(consumer, TopicPartition(topic, partition), start, ends[partition], bases.get(partition, 0))
@@ -99,10 +100,10 @@ async def open_streams(
     }
 
 
-async def open_consumer(bootstrap_servers: str) -> AIOKafkaConsumer:
+async def open_consumer(cluster: Cluster) -> AIOKafkaConsumer:
     """A consumer for streams, to be stopped. Raises KafkaError."""
     consumer = AIOKafkaConsumer(
-        bootstrap_servers=bootstrap_servers,
+        **cluster.options,
         isolation_level="read_committed",
         enable_auto_commit=False,
         auto_offset_reset="earliest",  # where what was to be read has expired meanwhile
@@ -114,9 +115,9 @@ async def open_consumer(bootstrap_servers: str) -> AIOKafkaConsumer:
     return consumer
 
 
-async def extents(bootstrap_servers: str, topics: Collection[str], partitions: int) -> tuple[Ends, Ends]:
+async def extents(cluster: Cluster, topics: Collection[str], partitions: int) -> tuple[Ends, Ends]:
     """Where these topics begin, and where what was written to them ends, committed or not. Raises KafkaError."""
-    consumer = AIOKafkaConsumer(bootstrap_servers=bootstrap_servers, isolation_level="read_uncommitted")
+    consumer = AIOKafkaConsumer(**cluster.options, isolation_level="read_uncommitted")
     await consumer.start()
     try:
         everywhere = [TopicPartition(topic, n) for topic in topics for n in range(partitions)]

@@ -11,10 +11,12 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.partitioner import murmur2
 
+from .cluster import Cluster
 from .topic_ids import topic_id
 
 DEFAULT_PARTITIONS = 8
 _PATIENCE = 300  # tenths of a second
+_UNAUTHORIZED = 29
 _DAY_MS = 24 * 60 * 60 * 1000
 LARGEST_RECORD = 4 * 1024 * 1024
 """In bytes: what the broker takes on the commands topic, so that what is too large for a command can be buried."""
@@ -84,14 +86,14 @@ def partition_of(key: bytes, partitions: int) -> int:
     return int((murmur2(key) & 0x7FFFFFFF) % partitions)
 
 
-async def ensure_topics(bootstrap_servers: str, topics: Topics) -> int:
+async def ensure_topics(cluster: Cluster, topics: Topics) -> int:
     """Creates the topics that are missing and checks all; returns the number of partitions.
 
     Raises TopicError where one has other timestamps or another partition count than the service needs, and aiokafka's
     KafkaError where the cluster does not answer.
     """
     settings = dict(topics.settings())
-    async with _admin(bootstrap_servers) as admin:
+    async with _admin(cluster) as admin:
         existing = await _partition_counts(admin, set(settings))
         if topics.commands not in existing:
             count = next(iter(existing.values()), DEFAULT_PARTITIONS)
@@ -99,17 +101,15 @@ async def ensure_topics(bootstrap_servers: str, topics: Topics) -> int:
             existing |= await _visible(admin, {topics.commands})
         partitions = existing[topics.commands]
         await _create(admin, {name: settings[name] for name in settings if name not in existing}, partitions)
-        own_settings = dict(topics.own_settings())
-        await _create(admin, own_settings, 1)
-        await _visible(admin, set(own_settings))
+        await _ensure_own(admin, dict(topics.own_settings()))
         _check_partitions(await _visible(admin, set(settings)))
         await _check_timestamps(admin, topics.commands)
         return partitions
 
 
-async def count_partitions(bootstrap_servers: str, topics: Topics) -> int:
+async def count_partitions(cluster: Cluster, topics: Topics) -> int:
     """The number of partitions of topics that exist. Raises TopicError where one is missing, and KafkaError."""
-    async with _admin(bootstrap_servers) as admin:
+    async with _admin(cluster) as admin:
         names = {name for name, _ in topics.settings()}
         counts = await _partition_counts(admin, names)
     if missing := names - counts.keys():
@@ -118,24 +118,24 @@ async def count_partitions(bootstrap_servers: str, topics: Topics) -> int:
     return counts[topics.commands]
 
 
-async def require_topic(bootstrap_servers: str, name: str) -> None:
+async def require_topic(cluster: Cluster, name: str) -> None:
     """Raises TopicError where it is missing, and KafkaError."""
-    async with _admin(bootstrap_servers) as admin:
+    async with _admin(cluster) as admin:
         if not await _partition_counts(admin, {name}):
             raise TopicError(
                 f"There is no topic {name}. Check RESOLUTION_TOPIC_PREFIX; `resolution serve` creates missing topics."
             )
 
 
-async def id_of_topic(bootstrap_servers: str, name: str) -> UUID:
+async def id_of_topic(cluster: Cluster, name: str) -> UUID:
     """What tells the topic from another of its name. Raises KafkaError."""
-    async with _admin(bootstrap_servers) as admin:
+    async with _admin(cluster) as admin:
         return await topic_id(admin._client, name)
 
 
 @asynccontextmanager
-async def _admin(bootstrap_servers: str) -> Any:
-    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap_servers)
+async def _admin(cluster: Cluster) -> Any:
+    admin = AIOKafkaAdminClient(**cluster.options)
     await admin.start()
     try:
         yield admin
@@ -148,6 +148,13 @@ async def _partition_counts(admin: AIOKafkaAdminClient, names: set[str]) -> dict
     known = names & set(await admin.list_topics())
     descriptions = await admin.describe_topics(sorted(known)) if known else []
     return {topic["topic"]: len(topic["partitions"]) for topic in descriptions if topic["partitions"]}
+
+
+async def _ensure_own(admin: AIOKafkaAdminClient, settings: dict[str, dict[str, str]]) -> None:
+    # Only what is missing is asked for: a role need not have the right to create topics.
+    existing = await _partition_counts(admin, set(settings))
+    await _create(admin, {name: settings[name] for name in settings if name not in existing}, 1)
+    await _visible(admin, set(settings))
 
 
 async def _visible(admin: AIOKafkaAdminClient, names: set[str]) -> dict[str, int]:
@@ -182,7 +189,9 @@ def _check_partitions(counts: dict[str, int]) -> None:
 async def _check_timestamps(admin: AIOKafkaAdminClient, topic: str) -> None:
     for _ in range(_PATIENCE):
         responses: list[Any] = await admin.describe_configs([ConfigResource(ConfigResourceType.TOPIC, topic)])
-        [(_, _, _, _, entries)] = responses[0].resources
+        [(code, _, _, _, entries)] = responses[0].resources
+        if code == _UNAUTHORIZED:
+            raise TopicError(f"How {topic} is set may not be seen: grant DescribeConfigs on it (deploy/kafka/acls).")
         values = {entry[0]: entry[1] for entry in entries}
         if values:
             break

@@ -18,6 +18,7 @@ import msgspec
 import psycopg
 from msgspec import structs
 
+from services.kafka.cluster import Cluster
 from services.kafka.relay_position import Position
 from services.kafka.streams import Ends, Stream, extents, open_streams
 from services.kafka.topics import Topics, count_partitions
@@ -55,16 +56,16 @@ class Ahead:
 
     @classmethod
     @asynccontextmanager
-    async def behind(cls, bootstrap_servers: str, topics: Topics, starts: Ends) -> AsyncIterator["Ahead"]:
+    async def behind(cls, cluster: Cluster, topics: Topics, starts: Ends) -> AsyncIterator["Ahead"]:
         """`starts` names no topic where the place is the very beginning. Raises Contradiction and KafkaError."""
         names = (topics.events, topics.outcomes, topics.dead_letters, topics.notifications)
-        begins, ends = await extents(bootstrap_servers, names, await count_partitions(bootstrap_servers, topics))
+        begins, ends = await extents(cluster, names, await count_partitions(cluster, topics))
         starts = {topic: starts.get(topic) or dict.fromkeys(begins[topic], 0) for topic in names}
         _check_begins(begins, starts)
         streams = {}
         async with AsyncExitStack() as stack:
             for topic in names:
-                consumer, streams[topic] = await open_streams(bootstrap_servers, topic, starts[topic], ends[topic])
+                consumer, streams[topic] = await open_streams(cluster, topic, starts[topic], ends[topic])
                 stack.push_async_callback(consumer.stop)
             yield cls(topics, streams)
 
@@ -130,13 +131,13 @@ class Restored:
 
     def __init__(
         self,
-        bootstrap_servers: str,
+        cluster: Cluster,
         topics: Topics,
         connection: psycopg.AsyncConnection[Any],
         masters: MasterKeys,
         changes: Changes,
     ) -> None:
-        self._servers = bootstrap_servers
+        self._cluster = cluster
         self._topics = topics
         self._connection = connection
         self._masters = masters
@@ -153,7 +154,7 @@ class Restored:
             position.outcome_id,
             notes.published.outcome_id,
         )
-        async with Ahead.behind(self._servers, self._topics, notes.ends) as ahead:
+        async with Ahead.behind(self._cluster, self._topics, notes.ends) as ahead:
             reminded = await self._adopt(notes.published.notification_id, await ahead.notifications())
             end, new = await self._compare(ahead, notes.published)
         log.info("all that is on Kafka has come out again; %d outcomes are new", len(new))
@@ -192,7 +193,7 @@ class Restored:
 
     async def _commands_ends(self) -> dict[int, int]:
         _, ends = await extents(
-            self._servers, [self._topics.commands], await count_partitions(self._servers, self._topics)
+            self._cluster, [self._topics.commands], await count_partitions(self._cluster, self._topics)
         )
         return ends[self._topics.commands]
 
@@ -208,7 +209,7 @@ class Restored:
         read = dict(await cursor.fetchall())
         if not all(number in read for number in ends):
             return False
-        consumer, streams = await open_streams(self._servers, self._topics.commands, read, ends)
+        consumer, streams = await open_streams(self._cluster, self._topics.commands, read, ends)
         try:
             return all([await stream.peek() is None for stream in streams.values()])
         finally:

@@ -21,6 +21,7 @@ from aiokafka.producer import sender as aiokafka_sender
 from msgspec import structs
 
 from services.faults import point
+from services.kafka.cluster import Cluster
 from services.kafka.relay_position import Position, published
 from services.kafka.streams import Ends
 from services.kafka.topics import Topics, partition_of
@@ -47,15 +48,15 @@ _NOTE_EVERY_SECONDS = 1.0
 class RelayRole:
     """Publishes events, outcomes and dead letters."""
 
-    def __init__(self, bootstrap_servers: str, topics: Topics, database_url: str, masters: MasterKeys) -> None:
-        self._servers = bootstrap_servers
+    def __init__(self, cluster: Cluster, topics: Topics, database_url: str, masters: MasterKeys) -> None:
+        self._cluster = cluster
         self._topics = topics
         self._url = database_url
         self._masters = masters
         self._noted = Position()
         self._note_at = 0.0
         self._producer = AIOKafkaProducer(
-            bootstrap_servers=bootstrap_servers,
+            **cluster.options,
             transactional_id=topics.relay,
             transaction_timeout_ms=60_000,
             max_request_size=4 * 1024 * 1024,
@@ -63,13 +64,13 @@ class RelayRole:
             linger_ms=0,
             retry_backoff_ms=20,
         )
-        self._ends = AIOKafkaConsumer(bootstrap_servers=bootstrap_servers, isolation_level="read_uncommitted")
+        self._ends = AIOKafkaConsumer(**cluster.options, isolation_level="read_uncommitted")
 
     async def run(self, ready: asyncio.Event) -> None:
         """Publishes for ever. Raises what went wrong; a new start goes on where the last transaction ended."""
         await self._producer.start()  # fences any relay before this one, and ends what it left open
         try:
-            position = await published(self._servers, self._topics)
+            position = await published(self._cluster, self._topics)
             async with self._opened() as (connection, changes):
                 position = await self._checked(connection, changes, position)
                 log.info("publishing goes on behind outcome %d", position.outcome_id)
@@ -111,7 +112,7 @@ class RelayRole:
                 "docs/backup.md says how to go on (resolution renew-topics)."
             )
         if notes.lack(position):
-            restored = Restored(self._servers, self._topics, connection, self._masters, changes)
+            restored = Restored(self._cluster, self._topics, connection, self._masters, changes)
             position = await restored.bring_together(notes, position, self._publish)
         await note_intent(connection, position)
         return position

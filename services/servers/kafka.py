@@ -81,6 +81,14 @@ class Kafka:
         except OSError as error:
             raise ServerError(f"Apache Kafka cannot be started in {self.folder}: {error}.") from error
 
+    def properties(self, port: int, controller: int, data: Path) -> str:
+        """The broker's configuration. Another kind of broker has another one."""
+        return _PROPERTIES.format(port=port, controller=controller, data=data.as_posix())
+
+    def format_arguments(self) -> tuple[str, ...]:
+        """What its storage is set up with, beside the configuration."""
+        return ()
+
     def stop(self) -> None:
         if (process := self._process()) is None:
             return
@@ -120,8 +128,9 @@ class Kafka:
         shutil.rmtree(new, ignore_errors=True)
         self._configure(self.folder, new, 1, 2)
         properties = str(self.folder / "server.properties")
+        arguments = ("format", "-t", _cluster_id(), "-c", properties, *self.format_arguments())
         done = subprocess.run(
-            self._command(class_path, "kafka.tools.StorageTool", "format", "-t", _cluster_id(), "-c", properties),
+            self._command(class_path, "kafka.tools.StorageTool", *arguments),
             capture_output=True,
             text=True,
             check=False,
@@ -131,8 +140,7 @@ class Kafka:
         new.rename(self._data)
 
     def _configure(self, folder: Path, data: Path, port: int, controller: int) -> None:
-        text = _PROPERTIES.format(port=port, controller=controller, data=data.as_posix())
-        (folder / "server.properties").write_text(text)
+        (folder / "server.properties").write_text(self.properties(port, controller, data))
         (folder / "log4j2.properties").write_text(_LOGGING.format(log=self._log.as_posix()))
 
     def _command(self, class_path: list[Path], main: str, *arguments: str) -> list[str]:

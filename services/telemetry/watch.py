@@ -18,6 +18,7 @@ from aiokafka.errors import KafkaError
 from prometheus_client import Gauge
 
 from services.clock import Clock
+from services.kafka.cluster import Cluster
 from services.kafka.relay_position import published
 from services.kafka.topics import Topics
 from services.store.overview import Overview, overview
@@ -57,7 +58,7 @@ class Watch:
     """Looks from time to time, for ever, and tells `health` which servers answered. `read_models`: their names."""
 
     def __init__(
-        self, database: str, kafka: str, topics: Topics, clock: Clock, health: Health, read_models: Sequence[str]
+        self, database: str, kafka: Cluster, topics: Topics, clock: Clock, health: Health, read_models: Sequence[str]
     ) -> None:
         self._database, self._kafka, self._topics, self._clock, self._health = database, kafka, topics, clock, health
         self._models = read_models
@@ -94,7 +95,7 @@ class Watch:
         """Raises KafkaError."""
         if self._consumer is None:
             self._consumer = AIOKafkaConsumer(
-                bootstrap_servers=self._kafka,
+                **self._kafka.options,
                 isolation_level="read_committed",
                 enable_auto_commit=False,
                 max_partition_fetch_bytes=1,  # one batch comes all the same

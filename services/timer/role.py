@@ -25,6 +25,7 @@ from resolution_contracts.events import (
 
 from services.clock import Clock
 from services.faults import point
+from services.kafka.cluster import Cluster
 from services.kafka.consumer import PositionedConsumer, Positions, Record
 from services.kafka.topics import Topics
 from services.store.positions import StoredPositions
@@ -45,12 +46,12 @@ _SETTLED = (Accepted, AutoAccepted, Declined, DisputeClosed, Withdrawn)
 class TimerRole:
     """Keeps the deadlines and nudges the orders."""
 
-    def __init__(self, broker: KafkaBroker, bootstrap_servers: str, topics: Topics, url: str, clock: Clock) -> None:
+    def __init__(self, broker: KafkaBroker, cluster: Cluster, topics: Topics, url: str, clock: Clock) -> None:
         self._url = url
         self._clock = clock
         self._commands = topics.commands
         self._producer = AIOKafkaProducer(
-            bootstrap_servers=bootstrap_servers, enable_idempotence=True, linger_ms=0, max_batch_size=256 * 1024
+            **cluster.options, enable_idempotence=True, linger_ms=0, max_batch_size=256 * 1024
         )
         self._sooner = asyncio.Event()
         self._connection: psycopg.AsyncConnection | None = None  # of `_record`, which is never called twice at once

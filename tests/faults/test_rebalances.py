@@ -98,7 +98,10 @@ async def test_offsets_that_another_database_left_in_kafka_mean_nothing(installa
 
 async def _commit_ends(installation: Installation) -> None:
     kafka, topic = installation.settings.kafka, installation.topics.commands
-    partitions = [TopicPartition(topic, n) for n in range(await count_partitions(kafka, installation.topics))]
+    partitions = [
+        TopicPartition(topic, n)
+        for n in range(await count_partitions(installation.settings.cluster, installation.topics))
+    ]
     group = installation.settings.topic_prefix + "commands"
     consumer = AIOKafkaConsumer(bootstrap_servers=kafka, group_id=group, enable_auto_commit=False)
     await consumer.start()
