@@ -58,7 +58,6 @@ class Projector:
             cursor.execute("SELECT code FROM read_models WHERE name = %s", (self.schema,))
             if (row := cursor.fetchone()) and row["code"] != code:
                 log.warning("%s was built by other code; `resolution rebuild %s` builds it anew", *[self.schema] * 2)
-        self._tracking.create_table()
 
     def position(self) -> int:
         """The notification id of the last event applied; 0 before the first."""

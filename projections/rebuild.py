@@ -141,9 +141,7 @@ class Rebuild:
     def _forget(self, cursor: Cursor[DictRow], schema: str) -> None:
         cursor.execute(SQL("DROP SCHEMA IF EXISTS {} CASCADE").format(Identifier(schema)))
         cursor.execute("DELETE FROM read_models WHERE name = %s", (schema,))
-        cursor.execute("SELECT to_regclass('projection_tracking') IS NOT NULL AS there")
-        if (cursor.fetchone() or {})["there"]:
-            cursor.execute("DELETE FROM projection_tracking WHERE application_name = %s", (schema,))
+        cursor.execute("DELETE FROM projection_tracking WHERE application_name = %s", (schema,))
 
 
 def _exists(cursor: Cursor[DictRow], schema: str) -> bool:

@@ -16,6 +16,7 @@ from services.kafka.topics import TopicError, Topics, ensure_topics, id_of_topic
 from services.servers import default_data_dir, embedded
 from services.settings import Settings
 from services.store import migrate
+from services.store.origin import clock_of
 from services.store.positions import known_topics, other_topic
 
 _T = TypeVar("_T")
@@ -55,9 +56,11 @@ def installation(
 def prepare(settings: Settings) -> list[str]:
     """Brings schema and topics up to date; returns the migrations that ran. Waits for servers that are not up yet.
 
-    Raises TopicError for topics that the service cannot work with.
+    Raises TopicError for topics that the service cannot work with, and SchemaOutdated where the schema lacks migrations
+    and this user may not run them.
     """
     ran = _patiently("PostgreSQL", lambda: migrate(settings.database))
+    _patiently("PostgreSQL", lambda: clock_of(settings))  # the first start; a role need not have the right to note it
     _patiently("Kafka", lambda: asyncio.run(ensure_topics(settings.cluster, Topics(settings.topic_prefix))))
     return ran
 

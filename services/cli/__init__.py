@@ -45,6 +45,7 @@ from services.roles import ROLES
 from services.serve import serve as serve_roles
 from services.servers import ServerError
 from services.settings import Settings, SettingsError
+from services.store.migrate import SchemaOutdated
 from services.store.origin import clock_of
 from services.supervisor import known_roles
 from services.telemetry import logs
@@ -84,6 +85,7 @@ _FAILURES = (
     NotRetried,
     VerificationFailed,
     RebuildError,
+    SchemaOutdated,
     ServerError,
     TopicError,
     psycopg.Error,

@@ -5,8 +5,9 @@ from itertools import groupby
 from typing import Any, cast
 
 from eventsourcing.application import Application
-from eventsourcing.persistence import StoredEvent
+from eventsourcing.persistence import InfrastructureFactory, StoredEvent
 from eventsourcing.postgres import PostgresFactory
+from eventsourcing.utils import Environment
 from psycopg.conninfo import conninfo_to_dict
 
 from services.master_keys import MasterKeys
@@ -30,8 +31,9 @@ class OrderStore(Application[str]):
     name = "order"
 
     def __init__(self, database_url: str, masters: MasterKeys) -> None:
-        """Connects when first used. The schema has to be there (`migrate`). `masters` wrap the orders' keys."""
+        """Connects. The schema has to be there (`migrate`). `masters` wrap the orders' keys."""
         parameters = conninfo_to_dict(database_url)
+        self._parameters = {name: value for name, value in parameters.items() if name not in _LIBRARY_PARAMETERS}
         super().__init__(
             {
                 "PERSISTENCE_MODULE": "eventsourcing.postgres",
@@ -52,7 +54,6 @@ class OrderStore(Application[str]):
         self._newest_keys: dict[str, OrderKey] = {}
         self._registered = False
         cast("OrderMapper", self.mapper).keys = self._keys_of
-        self._pass_on({name: value for name, value in parameters.items() if name not in _LIBRARY_PARAMETERS})
 
     def append(self, events: Sequence[Event], batch: Batch | None = None) -> None:
         """Appends events, their texts sealed, with what belongs to them; what they erase is gone with the commit.
@@ -163,11 +164,14 @@ class OrderStore(Application[str]):
     def _recorder(self) -> OrderRecorder:
         return cast("OrderRecorder", self.recorder)
 
-    def _pass_on(self, parameters: dict[str, Any]) -> None:
+    def construct_factory(self, env: Environment) -> InfrastructureFactory[Any]:
         # The library's factory knows five parameters of a connection; the URL may have more (sslmode, options, ...).
-        datastore = cast("PostgresFactory", self.factory).datastore
+        # They have to be there before the recorder is made, which connects.
+        factory = super().construct_factory(env)
+        datastore = cast("PostgresFactory", factory).datastore
         assert isinstance(datastore.pool.kwargs, dict)
-        datastore.pool.kwargs.update(parameters)
+        datastore.pool.kwargs.update(self._parameters)
+        return factory
 
 
 def _project(order_id: str, history: Iterable[StoredEvent], keys: OrderKeys) -> Order | Exception:

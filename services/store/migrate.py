@@ -4,6 +4,8 @@ The release before goes on working meanwhile and afterwards: a migration only ad
 """
 
 from importlib.resources import files
+from importlib.resources.abc import Traversable
+from typing import Any
 
 import psycopg
 
@@ -11,25 +13,54 @@ _LOCK = 7_283_640_114  # any number that nobody else uses for an advisory lock
 _LOCK_TIMEOUT = "5s"
 
 
-def migrate(database_url: str) -> list[str]:
-    """Runs the migrations that this database has not seen, in order; returns their names.
+class SchemaOutdated(Exception):
+    """The schema lacks migrations, and this user may not run them: a sentence that says who has to."""
 
-    Raises psycopg.Error where the database cannot be reached or refuses, and psycopg.errors.LockNotAvailable (an
+
+def migrate(database_url: str) -> list[str]:
+    """Runs the migrations that this database has not seen, in order, and grants what roles need; returns their names.
+
+    A user who does not own the schema only looks whether it is up to date. Raises SchemaOutdated where it is not,
+    psycopg.Error where the database cannot be reached or refuses, and psycopg.errors.LockNotAvailable (an
     OperationalError) where a table is in use for long: then run it again.
     """
     with psycopg.connect(database_url, autocommit=True) as connection:
+        if not _may_migrate(connection):
+            _require_all(connection)
+            return []
         connection.execute("SELECT pg_advisory_lock(%s)", (_LOCK,))
         # Whoever comes after a statement that waits for a table waits as well.
         connection.execute("SELECT set_config('lock_timeout', %s, false)", (_LOCK_TIMEOUT,))
         connection.execute("CREATE TABLE IF NOT EXISTS schema_migrations (name text PRIMARY KEY)")
-        done = {name for (name,) in connection.execute("SELECT name FROM schema_migrations")}
-        missing = sorted(
-            (path for path in files(__package__).joinpath("migrations").iterdir() if path.name.endswith(".sql")),
-            key=lambda path: path.name,
-        )
-        new = [path for path in missing if path.name not in done]
+        new = _missing(connection)
         for path in new:
             with connection.transaction():
                 connection.execute(path.read_bytes())
                 connection.execute("INSERT INTO schema_migrations VALUES (%s)", (path.name,))
+        connection.execute(files(__package__).joinpath("grants.sql").read_bytes())
         return [path.name for path in new]
+
+
+def _may_migrate(connection: psycopg.Connection[Any]) -> bool:
+    """Whether this user owns what is to be changed; anybody may begin who may create tables."""
+    row = connection.execute(
+        "SELECT coalesce((SELECT pg_has_role(relowner, 'USAGE') FROM pg_class "
+        "WHERE oid = to_regclass('schema_migrations')), has_schema_privilege(current_schema(), 'CREATE'))"
+    ).fetchone()
+    return row is not None and bool(row[0])
+
+
+def _require_all(connection: psycopg.Connection[Any]) -> None:
+    there = connection.execute("SELECT to_regclass('schema_migrations') IS NOT NULL").fetchone() == (True,)
+    if not there or (missing := _missing(connection)):
+        which = f"lacks {', '.join(path.name for path in missing)}" if there else "is not there yet"
+        raise SchemaOutdated(
+            f"The database's schema {which}, and user {connection.info.user} may not change it: run `resolution "
+            "migrate` as its owner (resolution_owner) first."
+        )
+
+
+def _missing(connection: psycopg.Connection[Any]) -> list[Traversable]:
+    done = {name for (name,) in connection.execute("SELECT name FROM schema_migrations")}
+    paths = (path for path in files(__package__).joinpath("migrations").iterdir() if path.name.endswith(".sql"))
+    return sorted((path for path in paths if path.name not in done), key=lambda path: path.name)

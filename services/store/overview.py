@@ -57,9 +57,6 @@ def overview(connection: psycopg.Connection[Any], now: datetime) -> Overview:
 
 
 def _read_models(connection: psycopg.Connection[Any]) -> dict[str, int]:
-    # The library makes the table when the first read model starts.
-    if connection.execute("SELECT to_regclass('projection_tracking') IS NULL").fetchone() == (True,):
-        return {}
     rows = connection.execute("SELECT application_name, max(notification_id) FROM projection_tracking GROUP BY 1")
     return dict(rows.fetchall())
 

@@ -1,0 +1,29 @@
+-- What the database roles of deploy/postgres/roles.sql may do with the tables of the schema public. It runs after the
+-- migrations, each time, where the roles exist; a migration that adds a table says here who may do what with it.
+-- Nobody but the owner may change or delete an event or an outcome. Read models belong to resolution_projections.
+DO $$ BEGIN
+IF to_regrole('resolution_service') IS NULL THEN
+    RETURN;
+END IF;
+
+-- Each looks whether the schema is up to date, asks for the time, and shows metrics of the whole installation.
+GRANT SELECT ON schema_migrations, clock, order_events, outcomes, positions, deadlines, parked_commands,
+        handled_dead_letters, projection_tracking, verifications
+    TO resolution_service, resolution_projections, resolution_http, resolution_auditor;
+
+-- commands, relay, timer, checkpoints, and operators: parked and dead.
+GRANT SELECT ON parking, notifications, checkpoints TO resolution_service;
+GRANT INSERT ON order_events, outcomes TO resolution_service;
+GRANT INSERT, UPDATE ON positions, handled_dead_letters TO resolution_service;
+GRANT INSERT, UPDATE, DELETE ON deadlines, parked_commands TO resolution_service;
+GRANT UPDATE ON parking TO resolution_service;
+GRANT UPDATE (published) ON checkpoints TO resolution_service;
+
+-- Projections, reminders, `resolution rebuild`.
+GRANT SELECT, INSERT, UPDATE, DELETE ON read_models, projection_tracking TO resolution_projections;
+GRANT SELECT, INSERT ON notifications TO resolution_projections;
+
+-- Auditors read everything; `resolution verify` notes what it found.
+GRANT SELECT ON parking, notifications, checkpoints, read_models TO resolution_auditor;
+GRANT INSERT ON verifications TO resolution_auditor;
+END $$;

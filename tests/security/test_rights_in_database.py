@@ -1,0 +1,166 @@
+"""deploy/postgres/roles.sql and services/store/grants.sql on a real PostgreSQL that asks for TLS and passwords."""
+
+import asyncio
+import json
+from collections.abc import Sequence
+
+import psycopg
+import pytest
+from eventsourcing.persistence import OperationalError as StoreOperationalError
+from psycopg.errors import InsufficientPrivilege
+
+from projections import READ_MODELS
+from projections.projector import Projector
+from services.store import OrderStore, migrate
+from services.store.migrate import SchemaOutdated
+
+from .conftest import Guarded, Told
+
+pytestmark = pytest.mark.timeout(400)  # the first of them starts the servers and the service
+
+READ = {
+    *("schema_migrations", "clock", "order_events", "outcomes", "positions", "deadlines", "parked_commands"),
+    *("handled_dead_letters", "projection_tracking", "verifications"),
+}
+"""By everybody."""
+MORE = {
+    "service": {
+        "SELECT": {"parking", "notifications", "checkpoints"},
+        "INSERT": {"order_events", "outcomes", "positions", "handled_dead_letters", "deadlines", "parked_commands"},
+        "UPDATE": {"positions", "handled_dead_letters", "deadlines", "parked_commands", "parking"},
+        "DELETE": {"deadlines", "parked_commands"},
+    },
+    "projections": {
+        "SELECT": {"read_models", "notifications"},
+        "INSERT": {"read_models", "projection_tracking", "notifications"},
+        "UPDATE": {"read_models", "projection_tracking"},
+        "DELETE": {"read_models", "projection_tracking"},
+    },
+    "http": {},
+    "auditor": {"SELECT": {"parking", "notifications", "checkpoints", "read_models"}, "INSERT": {"verifications"}},
+}
+PRIVILEGES = ("SELECT", "INSERT", "UPDATE", "DELETE", "TRUNCATE", "REFERENCES", "TRIGGER")
+CHANGES = (
+    "UPDATE {} SET {} = {}",
+    "DELETE FROM {}",
+    "TRUNCATE {}",
+    "DROP TABLE {}",
+    "ALTER TABLE {} DISABLE TRIGGER ALL",
+    "CREATE RULE nothing AS ON INSERT TO {} DO INSTEAD NOTHING",
+)
+STORED = (("order_events", "state"), ("outcomes", "message"))
+
+
+def execute(guarded: Guarded, role: str, sql: str, parameters: Sequence[object] = ()) -> list[tuple[object, ...]]:
+    with psycopg.connect(guarded.postgres.url(role)) as connection:
+        cursor = connection.execute(sql, parameters)
+        return cursor.fetchall() if cursor.description else []
+
+
+@pytest.mark.parametrize("role", ["service", "projections", "http", "auditor"])
+@pytest.mark.parametrize("change", CHANGES)
+def test_no_role_changes_or_deletes_what_is_stored(told: Told, guarded: Guarded, role: str, change: str):
+    for table, column in STORED:
+        with pytest.raises(InsufficientPrivilege):
+            execute(guarded, role, change.format(table, column, column))
+    assert execute(guarded, role, "SELECT count(*) > 0 FROM order_events") == [(True,)]
+
+
+@pytest.mark.parametrize("role", MORE)
+def test_each_role_has_the_rights_that_are_listed_here_and_no_other(told: Told, guarded: Guarded, role: str):
+    asked = "SELECT tablename FROM pg_tables WHERE schemaname = 'public' AND has_table_privilege(tablename, %s)"
+    for privilege in PRIVILEGES:
+        held = {table for (table,) in execute(guarded, role, asked, (privilege,))}
+        assert held == MORE[role].get(privilege, set()) | (READ if privilege == "SELECT" else set()), privilege
+
+
+@pytest.mark.parametrize("role", ["service", "http", "auditor"])
+def test_only_owner_and_projections_make_anything(told: Told, guarded: Guarded, role: str):
+    for sql in ("CREATE TABLE public.mine ()", "CREATE SCHEMA mine", "CREATE TABLE order_page.mine ()"):
+        with pytest.raises(InsufficientPrivilege):
+            execute(guarded, role, sql)
+    with pytest.raises(InsufficientPrivilege):
+        execute(guarded, "projections", "CREATE TABLE public.mine ()")
+
+
+def test_the_service_moves_the_mark_of_checkpoints_and_not_their_salt(told: Told, guarded: Guarded):
+    execute(guarded, "service", "UPDATE checkpoints SET published = published")
+    with pytest.raises(InsufficientPrivilege):
+        execute(guarded, "service", "UPDATE checkpoints SET salt = ''")
+
+
+@pytest.mark.parametrize("role", ["http", "auditor"])
+def test_read_models_are_read_and_not_written(told: Told, guarded: Guarded, role: str):
+    assert execute(guarded, role, "SELECT count(*) FROM order_page.orders") == [(2,)]
+    with pytest.raises(InsufficientPrivilege):
+        execute(guarded, role, "DELETE FROM order_page.orders")
+
+
+async def test_auditors_verify_and_projections_rebuild_as_who_they_are(told: Told, guarded: Guarded):
+    auditor, projections = guarded.as_user("auditor", "auditor"), guarded.as_user("projections", "resolution")
+    verified, balanced, replayed, rebuilt = await asyncio.gather(
+        guarded.run(auditor, "verify", "--json"),
+        guarded.run(auditor, "ledger", "--json"),
+        guarded.run(auditor, "replay", "order-1", "--json"),
+        guarded.run(projections, "rebuild", "order_page"),
+    )
+    for code, out, err in (verified, balanced, replayed, rebuilt):
+        assert code == 0, out + err
+    assert json.loads(verified[1])["differences"] == []
+    assert execute(guarded, "http", "SELECT count(*) FROM order_page.orders") == [(2,)]  # the new one is read as well
+    code, _, err = await guarded.run(auditor, "rebuild", "order_page")
+    assert code == 1
+    assert "permission denied" in err
+
+
+def test_whoever_may_not_migrate_is_told_who_does(guarded: Guarded):
+    with psycopg.connect(guarded.admin, dbname="postgres", autocommit=True) as connection:
+        connection.execute("CREATE DATABASE empty")
+    guarded.postgres.add_roles(guarded.admin, "empty")
+    with pytest.raises(SchemaOutdated, match="resolution migrate"):
+        migrate(guarded.postgres.url("service", database="empty"))
+    assert migrate(guarded.postgres.url("owner", database="empty"))
+    assert migrate(guarded.postgres.url("service", database="empty")) == []
+    with psycopg.connect(guarded.admin, dbname="empty", autocommit=True) as connection:
+        connection.execute("DELETE FROM schema_migrations WHERE name LIKE '0010%'")
+    with pytest.raises(SchemaOutdated, match="lacks 0010_"):
+        migrate(guarded.postgres.url("http", database="empty"))
+
+
+def test_a_database_that_one_user_had_is_taken_over_with_what_is_in_it(guarded: Guarded):
+    with psycopg.connect(guarded.admin, dbname="postgres", autocommit=True) as connection:
+        connection.execute("CREATE DATABASE used")
+    administrator = f"{guarded.admin} dbname=used"
+    migrate(administrator)
+    with OrderStore(administrator) as store:
+        for model in READ_MODELS.values():
+            Projector(store, model()).prepare()
+    guarded.postgres.add_roles(guarded.admin, "used")
+    assert migrate(guarded.postgres.url("owner", database="used")) == []
+    with OrderStore(guarded.postgres.url("projections", database="used")) as store:
+        for model in READ_MODELS.values():
+            Projector(store, model()).prepare()
+            Projector(store, model()).catch_up()
+    with psycopg.connect(guarded.postgres.url("http", database="used")) as connection:
+        assert connection.execute("SELECT count(*) FROM order_page.orders").fetchone() == (0,)
+
+
+def test_a_server_with_another_certificate_is_refused_by_every_way_in(
+    told: Told, guarded: Guarded, monkeypatch: pytest.MonkeyPatch
+):
+    url = guarded.postgres.url("service", authority=guarded.postgres.stranger.file)
+    with pytest.raises(psycopg.OperationalError, match="certificate verify failed"):
+        psycopg.connect(url)
+    monkeypatch.setenv("POSTGRES_CONNECT_TIMEOUT", "1")
+    with pytest.raises(StoreOperationalError), OrderStore(url):
+        pass
+    with OrderStore(guarded.postgres.url("service")) as store:
+        assert store.order("order-1").version > 0
+    with pytest.raises(psycopg.OperationalError, match="certificate verify failed"):
+        asyncio.run(psycopg.AsyncConnection.connect(url))
+
+
+def test_a_connection_in_clear_is_refused(guarded: Guarded):
+    url = guarded.postgres.url("service").replace("sslmode=verify-full", "sslmode=disable")
+    with pytest.raises(psycopg.OperationalError, match="no pg_hba"):
+        psycopg.connect(url)
