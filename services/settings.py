@@ -9,6 +9,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
+import psycopg
+from psycopg.conninfo import conninfo_to_dict
 from resolution_contracts import topics
 
 from services.environment import SettingsError, readable_file
@@ -60,6 +62,8 @@ class Settings:
             raise SettingsError(
                 "RESOLUTION_DATABASE_URL names several databases; shards are not supported yet: name one."
             )
+        if database_url:
+            _check_database_url(database_url)
         data_dir = env.get("RESOLUTION_DATA_DIR")
         checkpoint_file = env.get("RESOLUTION_CHECKPOINT_FILE")
         settings = cls(
@@ -156,6 +160,21 @@ class Settings:
     def cluster(self) -> Cluster:
         """What clients of Kafka are made with, once the servers are known."""
         return Cluster(self.kafka, self.kafka_security)
+
+
+def _check_database_url(url: str) -> None:
+    """Raises SettingsError, without the URL: it may hold a password, which libpq's own errors would quote parts of."""
+    try:
+        found = conninfo_to_dict(url) if url.startswith(("postgresql://", "postgres://")) else None
+    except psycopg.Error:
+        found = None
+    hosts, ports = (str((found or {}).get(name) or "").split(",") for name in ("host", "port"))
+    misread = any("@" in host and not host.startswith("/") for host in hosts)  # the rest of a password
+    if found is None or misread or not all(port.isdigit() for port in ports if port):
+        raise SettingsError(
+            "RESOLUTION_DATABASE_URL is no URL of a database, such as postgresql://user@host:5432/resolution. In a "
+            "password, write %40 for @, %2F for /, %3A for : and %25 for %."
+        )
 
 
 def _time_scale(text: str) -> Fraction:

@@ -8,7 +8,7 @@ END IF;
 
 -- Each looks whether the schema is up to date, asks for the time, and shows metrics of the whole installation.
 GRANT SELECT ON schema_migrations, clock, order_events, outcomes, positions, deadlines, parked_commands,
-        handled_dead_letters, projection_tracking, verifications
+        handled_dead_letters, projection_tracking, verifications, master_keys, publishing
     TO resolution_service, resolution_projections, resolution_http, resolution_auditor;
 
 -- commands, relay, timer, checkpoints, and operators: parked and dead.
@@ -18,6 +18,17 @@ GRANT INSERT, UPDATE ON positions, handled_dead_letters TO resolution_service;
 GRANT INSERT, UPDATE, DELETE ON deadlines, parked_commands TO resolution_service;
 GRANT UPDATE ON parking TO resolution_service;
 GRANT UPDATE (published) ON checkpoints TO resolution_service;
+
+-- Texts: made and erased by whoever appends, read by whoever shows or publishes them. Projections have no part in it.
+GRANT SELECT ON order_keys TO resolution_service, resolution_http, resolution_auditor;
+GRANT INSERT, UPDATE (master, wrapped, erased_at) ON order_keys TO resolution_service;
+GRANT INSERT ON master_keys TO resolution_service;
+REVOKE EXECUTE ON FUNCTION erase_plain_texts(text[]) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION erase_plain_texts(text[]) TO resolution_service;
+
+-- The relay notes what it publishes, and adopts reminders that went out before the database was restored.
+GRANT UPDATE ON publishing TO resolution_service;
+GRANT INSERT, DELETE ON notifications TO resolution_service;
 
 -- Projections, reminders, `resolution rebuild`.
 GRANT SELECT, INSERT, UPDATE, DELETE ON read_models, projection_tracking TO resolution_projections;

@@ -144,13 +144,39 @@ def test_roles_are_probed_where_they_serve_metrics(least: list[Json]):
         assert {path["port"] for path in paths} == {"metrics"}
 
 
-def test_secrets_are_named_and_never_rendered(full: list[Json]):
+def secrets(pod: Json) -> dict[str, tuple[str, str]]:
+    """By variable, the name and the key of the Secret that it comes from."""
+    references = {v["name"]: v["valueFrom"]["secretKeyRef"] for v in pod["containers"][0]["env"] if "valueFrom" in v}
+    return {name: (reference["name"], reference["key"]) for name, reference in references.items()}
+
+
+def test_secrets_are_named_and_never_rendered(full: list[Json], least: list[Json]):
     assert not of_kind(full, "Secret")
+    for pod in pods(least).values():
+        assert secrets(pod)["PGPASSWORD"] == ("resolution-database", "password")
+        assert "RESOLUTION_KAFKA_SECURITY_PROTOCOL" not in environment(pod)
+
+
+def test_each_role_logs_in_as_the_user_that_is_its_own(full: list[Json]):
+    found = {
+        role: (
+            environment(pod)["RESOLUTION_KAFKA_SASL_USERNAME"],
+            secrets(pod)["RESOLUTION_KAFKA_SASL_PASSWORD"],
+            environment(pod)["RESOLUTION_DATABASE_URL"].partition("@")[0].removeprefix("postgresql://"),
+            secrets(pod)["PGPASSWORD"],
+        )
+        for role, pod in pods(full).items()
+    }
+    service = ("resolution", ("kafka-service", "password"), "resolution_service", ("database-service", "password"))
+    assert found == dict.fromkeys(ROLES, service) | {
+        "projections": (*service[:2], "resolution_projections", ("database-projections", "password")),
+        "http": ("resolution-http", ("kafka-http", "password"), "resolution_http", ("database-http", "password")),
+        "migrate": ("resolution-owner", ("kafka-owner", "password"), "resolution_owner", ("database-owner", "owner")),
+    }
     for pod in pods(full).values():
-        [password] = [v for v in pod["containers"][0]["env"] if v["name"] == "PGPASSWORD"]
-        assert password["valueFrom"]["secretKeyRef"] == {"name": "resolution-database", "key": "password"}
-        [master] = [v for v in pod["containers"][0]["env"] if v["name"] == "RESOLUTION_MASTER_KEY"]
-        assert master["valueFrom"]["secretKeyRef"] == {"name": "resolution-master-key", "key": "master-key"}
+        assert environment(pod)["RESOLUTION_KAFKA_SECURITY_PROTOCOL"] == "SASL_SSL"
+        assert environment(pod)["RESOLUTION_KAFKA_TLS_CA_FILE"] == "/etc/resolution/tls/kafka.crt"
+        assert secrets(pod)["RESOLUTION_MASTER_KEY"] == ("resolution-master-key", "master-key")
 
 
 def test_files_for_all_pods_and_for_one_role_are_mounted(full: list[Json]):
@@ -220,6 +246,9 @@ def test_the_chart_has_the_alerts_and_dashboards_of_the_compose_file(full: list[
         (("database.existingSecret=",), "database.existingSecret has to be given"),
         (("http.jwt.key.configMap=",), "anybody could log in as anybody"),
         (("database.url=postgresql://resolution:secret@postgres/resolution",), "database/url"),
+        (("kafka.security.protocol=SASL_SSL",), "kafka.security.username has to be given"),
+        (("kafka.security.protocol=TLS",), "kafka/security/protocol"),
+        (("database.users.http.url=postgresql://resolution:secret@postgres/resolution",), "database/users/http/url"),
         (("roles.relay.replicas=2",), "roles/relay/replicas"),
         (("roles.commands.replica=2",), "replica"),
         (("metrics.port=0",), "metrics/port"),

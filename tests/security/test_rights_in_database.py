@@ -68,7 +68,10 @@ def test_no_role_changes_or_deletes_what_is_stored(told: Told, guarded: Guarded,
 
 @pytest.mark.parametrize("role", MORE)
 def test_each_role_has_the_rights_that_are_listed_here_and_no_other(told: Told, guarded: Guarded, role: str):
-    asked = "SELECT tablename FROM pg_tables WHERE schemaname = 'public' AND has_table_privilege(tablename, %s)"
+    asked = (
+        "SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind = 'r' "
+        "AND has_table_privilege(oid, %s)"
+    )
     for privilege in PRIVILEGES:
         held = {table for (table,) in execute(guarded, role, asked, (privilege,))}
         assert held == MORE[role].get(privilege, set()) | (READ if privilege == "SELECT" else set()), privilege

@@ -18,27 +18,53 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- if .Values.image.digest }}{{ .Values.image.repository }}@{{ .Values.image.digest }}{{ else }}{{ .Values.image.repository }}:{{ .Values.image.tag | default .Chart.AppVersion }}{{ end }}
 {{- end }}
 
-{{/* What every process is told. The password comes by libpq's own variable, so that no URL in a log has it. */}}
+{{/*
+What every process is told: a dict of `root`, and `who` it is (a role, or migrate). The password comes by libpq's own
+variable, so that no URL in a log has it.
+*/}}
 {{- define "rc.env" -}}
+{{- with .root }}
+{{- $database := mergeOverwrite (deepCopy .Values.database) (get .Values.database.users $.who | default dict) }}
 - {name: RESOLUTION_KAFKA_SERVERS, value: {{ required "kafka.servers has to be given: Kafka's bootstrap servers" .Values.kafka.servers | quote }}}
 - {name: RESOLUTION_TOPIC_PREFIX, value: {{ .Values.kafka.topicPrefix | quote }}}
-- {name: RESOLUTION_DATABASE_URL, value: {{ required "database.url has to be given: postgresql://user@host/database, without a password" .Values.database.url | quote }}}
+{{- include "rc.env.kafka" (mergeOverwrite (deepCopy .Values.kafka.security) (get .Values.kafka.users $.who | default dict)) }}
+- {name: RESOLUTION_DATABASE_URL, value: {{ required "database.url has to be given: postgresql://user@host/database, without a password" $database.url | quote }}}
 - name: PGPASSWORD
   valueFrom:
     secretKeyRef:
-      name: {{ required "database.existingSecret has to be given: the name of a Secret with the password" .Values.database.existingSecret }}
-      key: {{ .Values.database.passwordKey }}
+      name: {{ required "database.existingSecret has to be given: the name of a Secret with the password" $database.existingSecret }}
+      key: {{ $database.passwordKey }}
 {{- with .Values.masterKey.existingSecret }}
 - name: RESOLUTION_MASTER_KEY
   valueFrom:
     secretKeyRef:
       name: {{ . }}
-      key: {{ $.Values.masterKey.key }}
+      key: {{ $.root.Values.masterKey.key }}
 {{- end }}
 - {name: RESOLUTION_METRICS_PORT, value: {{ .Values.metrics.port | quote }}}
 - {name: RESOLUTION_METRICS_HOST, value: "0.0.0.0"}
 {{- with .Values.extraEnv }}
 {{ toYaml . }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{/* How to speak to Kafka, and as whom. */}}
+{{- define "rc.env.kafka" -}}
+{{- if .protocol }}
+- {name: RESOLUTION_KAFKA_SECURITY_PROTOCOL, value: {{ .protocol | quote }}}
+{{- with .caFile }}
+- {name: RESOLUTION_KAFKA_TLS_CA_FILE, value: {{ . | quote }}}
+{{- end }}
+{{- if hasPrefix "SASL_" .protocol }}
+- {name: RESOLUTION_KAFKA_SASL_MECHANISM, value: {{ .mechanism | quote }}}
+- {name: RESOLUTION_KAFKA_SASL_USERNAME, value: {{ required "kafka.security.username has to be given with SASL" .username | quote }}}
+- name: RESOLUTION_KAFKA_SASL_PASSWORD
+  valueFrom:
+    secretKeyRef:
+      name: {{ required "kafka.security.existingSecret has to be given with SASL: the name of a Secret with the password" .existingSecret }}
+      key: {{ .passwordKey }}
+{{- end }}
 {{- end }}
 {{- end }}
 
