@@ -40,6 +40,7 @@ from tests.engine.checkpoints import (
     writing,
 )
 from tests.engine.commands import offer_refund, register
+from tests.engine.test_erasure import as_stored_before_there_were_keys
 from tests.faults.test_processes_die import fail_at
 from tests.installation import Installation, until
 
@@ -103,6 +104,7 @@ async def test_D16_hashes_of_an_event_with_a_confidential_field_do_not_give_it_a
     await installation.publish("order-1", register())
     await installation.publish("order-1", offer_refund())
     await until(lambda: installation.query("SELECT count(*) FROM order_events") == [(2,)])
+    as_stored_before_there_were_keys(installation, "order-1")  # when the reason was not sealed
     published = b"".join(map(line, await cover(installation)))
     with connect(installation.settings.database) as connection:
         [_, offer] = map(bytes, event_rows(connection, 1, 2))

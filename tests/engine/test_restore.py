@@ -45,7 +45,7 @@ async def test_a_database_restored_to_an_earlier_moment_repeats_nothing_and_cont
         await back_up(installation, tmp_path / "backup")
         await asyncio.sleep(2)
     await installation.until_published()
-    before = await published(installation.settings.kafka, installation.topics)
+    before = await published(installation.settings.cluster, installation.topics)
     await installation.stop()
     await restore(installation, tmp_path / "backup")
     assert installation.query("SELECT max(outcome_id) FROM outcomes")[0][0] < before.outcome_id
@@ -54,7 +54,7 @@ async def test_a_database_restored_to_an_earlier_moment_repeats_nothing_and_cont
         await asyncio.sleep(1)
     await assert_nothing_lost_and_nothing_twice(installation)
     await caught_up(installation)
-    after = await published(installation.settings.kafka, installation.topics)
+    after = await published(installation.settings.cluster, installation.topics)
     assert after.timeline != before.timeline
     assert after.outcome_id > before.outcome_id
     assert (await findings(installation))["differences"] == []
@@ -273,7 +273,7 @@ def judged(installation: Installation) -> int:
 async def relay(installation: Installation) -> None:
     """The relay, here, until it fails."""
     settings = installation.settings
-    await RelayRole(settings.kafka, installation.topics, settings.database, settings.master_keys).run(asyncio.Event())
+    await RelayRole(settings.cluster, installation.topics, settings.database, settings.master_keys).run(asyncio.Event())
 
 
 def invoke(installation: Installation, *arguments: str) -> Any:
@@ -302,7 +302,7 @@ async def lose_topics(installation: Installation) -> None:
             return not set(names) & set(await client.list_topics())
 
         await until(gone)
-    await ensure_topics(installation.settings.kafka, topics)
+    await ensure_topics(installation.settings.cluster, topics)
 
 
 @asynccontextmanager

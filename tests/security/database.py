@@ -93,7 +93,7 @@ class GuardedPostgres:
     def url(
         self, role: str, *, password: str | None = None, database: str = DATABASE, authority: Path | None = None
     ) -> str:
-        secret = quote(password_of(role) if password is None else password)
+        secret = quote(password_of(role) if password is None else password, safe="")
         trusted = authority or self.authority.file
         return (
             f"postgresql://resolution_{role}:{secret}@127.0.0.1:{self.port}/{database}"

@@ -11,6 +11,7 @@ from psycopg.errors import InsufficientPrivilege
 
 from projections import READ_MODELS
 from projections.projector import Projector
+from services.master_keys import MasterKeys
 from services.store import OrderStore, migrate
 from services.store.migrate import SchemaOutdated
 
@@ -21,14 +22,18 @@ pytestmark = pytest.mark.timeout(400)  # the first of them starts the servers an
 READ = {
     *("schema_migrations", "clock", "order_events", "outcomes", "positions", "deadlines", "parked_commands"),
     *("handled_dead_letters", "projection_tracking", "verifications"),
+    *("master_keys", "publishing"),
 }
 """By everybody."""
 MORE = {
     "service": {
-        "SELECT": {"parking", "notifications", "checkpoints"},
-        "INSERT": {"order_events", "outcomes", "positions", "handled_dead_letters", "deadlines", "parked_commands"},
-        "UPDATE": {"positions", "handled_dead_letters", "deadlines", "parked_commands", "parking"},
-        "DELETE": {"deadlines", "parked_commands"},
+        "SELECT": {"parking", "notifications", "checkpoints", "order_keys"},
+        "INSERT": {
+            *("order_events", "outcomes", "positions", "handled_dead_letters", "deadlines", "parked_commands"),
+            *("order_keys", "master_keys", "notifications"),
+        },
+        "UPDATE": {"positions", "handled_dead_letters", "deadlines", "parked_commands", "parking", "publishing"},
+        "DELETE": {"deadlines", "parked_commands", "notifications"},
     },
     "projections": {
         "SELECT": {"read_models", "notifications"},
@@ -36,8 +41,11 @@ MORE = {
         "UPDATE": {"read_models", "projection_tracking"},
         "DELETE": {"read_models", "projection_tracking"},
     },
-    "http": {},
-    "auditor": {"SELECT": {"parking", "notifications", "checkpoints", "read_models"}, "INSERT": {"verifications"}},
+    "http": {"SELECT": {"order_keys"}},
+    "auditor": {
+        "SELECT": {"parking", "notifications", "checkpoints", "read_models", "order_keys"},
+        "INSERT": {"verifications"},
+    },
 }
 PRIVILEGES = ("SELECT", "INSERT", "UPDATE", "DELETE", "TRUNCATE", "REFERENCES", "TRIGGER")
 CHANGES = (
@@ -75,6 +83,15 @@ def test_each_role_has_the_rights_that_are_listed_here_and_no_other(told: Told, 
     for privilege in PRIVILEGES:
         held = {table for (table,) in execute(guarded, role, asked, (privilege,))}
         assert held == MORE[role].get(privilege, set()) | (READ if privilege == "SELECT" else set()), privilege
+
+
+def test_the_service_erases_plain_texts_of_erased_orders_and_no_others(told: Told, guarded: Guarded):
+    before = execute(guarded, "auditor", "SELECT state FROM order_events ORDER BY notification_id")
+    execute(guarded, "service", "SELECT erase_plain_texts(ARRAY['order-1'])")
+    assert execute(guarded, "auditor", "SELECT state FROM order_events ORDER BY notification_id") == before
+    for role in ("projections", "http", "auditor"):
+        with pytest.raises(InsufficientPrivilege):
+            execute(guarded, role, "SELECT erase_plain_texts(ARRAY['order-1'])")
 
 
 @pytest.mark.parametrize("role", ["service", "http", "auditor"])
@@ -135,12 +152,12 @@ def test_a_database_that_one_user_had_is_taken_over_with_what_is_in_it(guarded: 
         connection.execute("CREATE DATABASE used")
     administrator = f"{guarded.admin} dbname=used"
     migrate(administrator)
-    with OrderStore(administrator) as store:
+    with OrderStore(administrator, MasterKeys()) as store:
         for model in READ_MODELS.values():
             Projector(store, model()).prepare()
     guarded.postgres.add_roles(guarded.admin, "used")
     assert migrate(guarded.postgres.url("owner", database="used")) == []
-    with OrderStore(guarded.postgres.url("projections", database="used")) as store:
+    with OrderStore(guarded.postgres.url("projections", database="used"), MasterKeys()) as store:
         for model in READ_MODELS.values():
             Projector(store, model()).prepare()
             Projector(store, model()).catch_up()
@@ -155,9 +172,9 @@ def test_a_server_with_another_certificate_is_refused_by_every_way_in(
     with pytest.raises(psycopg.OperationalError, match="certificate verify failed"):
         psycopg.connect(url)
     monkeypatch.setenv("POSTGRES_CONNECT_TIMEOUT", "1")
-    with pytest.raises(StoreOperationalError), OrderStore(url):
+    with pytest.raises(StoreOperationalError), OrderStore(url, MasterKeys()):
         pass
-    with OrderStore(guarded.postgres.url("service")) as store:
+    with OrderStore(guarded.postgres.url("service"), MasterKeys()) as store:
         assert store.order("order-1").version > 0
     with pytest.raises(psycopg.OperationalError, match="certificate verify failed"):
         asyncio.run(psycopg.AsyncConnection.connect(url))
