@@ -18,9 +18,10 @@ import psycopg
 from rich.console import Console
 from rich.table import Table
 
-from bench import audit, ceiling, deadlines, engine, growth, library, load, read_side, stages
+from bench import audit, ceiling, costs, deadlines, engine, growth, library, load, read_side, stages
 from bench.peers import kafka_streams
-from services.kafka.topics import Topics, ensure_topics
+from services.installation import claim_shards
+from services.kafka.topics import DEFAULT_PARTITIONS, Topics, ensure_topics
 from services.roles import tune_interpreter
 from services.servers import embedded
 from services.settings import Settings
@@ -53,9 +54,12 @@ class Bench:
         await ensure_topics(self.base.cluster, Topics(settings.topic_prefix))
         return settings
 
-    def on_the_backlog(self) -> Settings:
-        """The shared commands topic, read into a database of its own."""
-        return replace(self.base, database_url=self.empty_database())
+    def on_the_backlog(self, shards: int = 1) -> Settings:
+        """The shared commands topic, read into a database of its own, or several."""
+        urls = [self.empty_database() for _ in range(shards)]
+        settings = replace(self.base, database_url=" ".join(urls))
+        claim_shards(settings, DEFAULT_PARTITIONS)
+        return settings
 
     def empty_database(self) -> str:
         name = f"bench_{uuid4().hex[:8]}"
@@ -84,6 +88,31 @@ class Bench:
         for name in ("library", "ceiling"):
             result[f"x_{name}"] = statistics.median(r["one"] / r[name] for r in rounds)
         return result | {"x_two": statistics.median(r["two"] / r["one"] for r in rounds), "rounds": rounds}
+
+    async def shards(self) -> Result:
+        """Two shards with a process each, beside one shard with one process and with two; in turns."""
+        rounds: list[Result] = []
+        for _ in range(_ROUNDS):
+            one = await engine.backlog(self.on_the_backlog(), self.commands)
+            two = await engine.backlog(self.on_the_backlog(), self.commands, processes=2)
+            shards = await engine.backlog(self.on_the_backlog(2), self.commands)
+            rounds.append({"one": one["per_second"], "two": two["per_second"], "shards": shards["per_second"]})
+        result: Result = {name: statistics.median(r[name] for r in rounds) for name in rounds[0]}
+        result["x_one"] = statistics.median(r["shards"] / r["one"] for r in rounds)
+        result["x_two"] = statistics.median(r["shards"] / r["two"] for r in rounds)
+        return result | {"rounds": rounds}
+
+    async def costs(self) -> Result:
+        """Processor time, WAL, tables and topics, per command."""
+        settings = await self.fresh()
+        commands = await load.publish(self.kafka, Topics(settings.topic_prefix).commands, self.orders)
+        result = await costs.per_command(settings, commands)
+        for events in (0, 500 * self.orders):
+            settings = await self.fresh()
+            topic = Topics(settings.topic_prefix).commands
+            commands = await load.publish(self.kafka, topic, self.orders, load.scattered)
+            result.setdefault("scattered", []).append(await costs.wal_of_large_store(settings, commands, events))
+        return result
 
     async def stages(self) -> Result:
         topic = Topics(self.base.topic_prefix).commands
@@ -173,6 +202,8 @@ class Bench:
 
 MEASURES: dict[str, Callable[[Bench], Awaitable[Result]]] = {
     "backlog": Bench.backlog,
+    "shards": Bench.shards,
+    "costs": Bench.costs,
     "stages": Bench.stages,
     "relay": Bench.relay,
     "latency": Bench.latency,
@@ -199,6 +230,10 @@ def table(result: Result) -> list[tuple[str, str, str]]:
             ("two commands processes", f"{backlog['x_two']:.2f} x of one", "1.5 x"),
             ("  cores in use, with one and two", f"{backlog['busy_one']:.0%}, {backlog['busy_two']:.0%}", ""),
         ]
+    if shards := result.get("shards"):
+        rows.append(("two shards, a commands process each", f"{shards['x_one']:.2f} x of one with one", ""))
+        rows.append(("  beside one shard with two", f"{shards['x_two']:.2f} x of {shards['two']:,.0f}/s", ""))
+    rows += _costs(result.get("costs"))
     for stage, spent in result.get("stages", {}).get("per_command_us", {}).items():
         rows.append((f"  {stage}, alone", f"{spent['wall']:.1f} us, {spent['cpu']:.1f} of them computing", ""))
     if relay := result.get("relay"):
@@ -219,6 +254,22 @@ def table(result: Result) -> list[tuple[str, str, str]]:
         rows.append((f"per command, {large['events']:,} events stored against 1 %", f"{large['x']:.2f} x", "1.3 x"))
     peaks = ", ".join(f"{role} {megabytes:.0f}" for role, megabytes in result["memory_mb"].items())
     return [*rows, ("most memory, MB", peaks, "300")]
+
+
+def _costs(costs: Result | None) -> list[tuple[str, str, str]]:
+    if costs is None:
+        return []
+    rows = [
+        (f"a command's processor time, {role}", ", ".join(f"{name} {us:.0f}" for name, us in spent.items()) + " us", "")
+        for role, spent in costs["cpu_us"].items()
+    ]
+    for what, name in (("tables", "table_bytes"), ("topics", "topic_bytes"), ("WAL", "wal_bytes")):
+        sizes = ", ".join(f"{part} {size:,.0f}" for part, size in costs[name].items())
+        rows.append((f"a command's bytes, {what}", sizes, ""))
+    for large in costs["scattered"]:
+        what = f"a command's WAL, scattered order ids, {large['events']:,} events stored"
+        rows.append((what, f"{large['wal_bytes']:,.0f} bytes", ""))
+    return rows
 
 
 def _of_the_read_side(result: Result) -> list[tuple[str, str, str]]:

@@ -17,7 +17,7 @@ from resolution_contracts.client import Client
 from bench.load import life
 from services.kafka.topics import DEFAULT_PARTITIONS, Topics
 from services.settings import Settings
-from services.supervisor import Supervisor
+from services.supervisor import Supervisor, processes_of
 
 
 @asynccontextmanager
@@ -29,8 +29,9 @@ async def running(settings: Settings, *roles: str) -> AsyncIterator[Supervisor]:
         yield supervisor
     finally:
         for role in roles:
-            if (pid := supervisor.pid(role)) is not None:
-                PEAKS[role] = max(PEAKS.get(role, 0), _peak_mb(pid))
+            for name in processes_of(settings, role):
+                if (pid := supervisor.pid(name)) is not None:
+                    PEAKS[role] = max(PEAKS.get(role, 0), _peak_mb(pid))
         await supervisor.stop()
 
 
@@ -47,17 +48,17 @@ def _peak_mb(pid: int) -> float:
 async def backlog(settings: Settings, commands: int, *, processes: int = 1, already: int = 0) -> dict[str, float]:
     """Commands processes on a topic that is full; from the first outcome committed to the last one.
 
-    `already`: how many outcomes the store has before. `busy` is the share of all cores that was in use meanwhile, by
-    all processes of the machine.
+    `processes`: for each shard. `already`: how many outcomes the store has before. `busy` is the share of all cores
+    that was in use meanwhile, by all processes of the machine.
     """
     async with AsyncExitStack() as stack:
         for _ in range(processes):
             await stack.enter_async_context(running(settings, "commands"))
-        with psycopg.connect(settings.database, autocommit=True) as connection:
-            first, started = await _count(connection, already + 1)
-            psutil.cpu_percent()
-            last, ended = await _count(connection, already + commands)
-            busy = psutil.cpu_percent() / 100
+        shards = [stack.enter_context(psycopg.connect(one.database, autocommit=True)) for one in settings.shards]
+        first, started = await _count(shards, already + 1)
+        psutil.cpu_percent()
+        last, ended = await _count(shards, already + commands)
+        busy = psutil.cpu_percent() / 100
     return {"per_second": (last - first) / (ended - started), "busy": busy}
 
 
@@ -151,10 +152,10 @@ async def _time(client: Client, envelope: CommandEnvelope) -> float:
     return (time.perf_counter() - started) * 1000
 
 
-async def _count(connection: psycopg.Connection, wanted: int) -> tuple[int, float]:
+async def _count(shards: Sequence[psycopg.Connection], wanted: int) -> tuple[int, float]:
+    query = "SELECT coalesce(max(outcome_id), 0) FROM outcomes"
     while True:
-        row = connection.execute("SELECT coalesce(max(outcome_id), 0) FROM outcomes").fetchone()
-        assert row is not None
-        if row[0] >= wanted:
-            return row[0], time.perf_counter()
+        stored = sum(number for shard in shards for (number,) in shard.execute(query).fetchall())
+        if stored >= wanted:
+            return stored, time.perf_counter()
         await asyncio.sleep(0.01)

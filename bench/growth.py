@@ -39,17 +39,20 @@ def _long_life(order_id: str, commands: int) -> Iterator[CommandEnvelope]:
         yield CommandEnvelope.of(order_id, answer, source="/bench")
 
 
-def fill(database: str, events: int) -> None:
-    """Puts old orders into the store, ten events each, with an outcome for each event, all indexes in place."""
+def fill(database: str, events: int, order_id: str = "'old-' || (n - 1) / 10") -> None:
+    """Puts old orders into the store, ten events each, with an outcome for each event, all indexes in place.
+
+    `order_id`: SQL that makes it of the event's number `n`.
+    """
     with psycopg.connect(database, autocommit=True) as connection:
         connection.execute(
-            "INSERT INTO order_events SELECT 'old-' || (n - 1) / 10, (n - 1) %% 10 + 1, 'DisputeOpened', "
+            f"INSERT INTO order_events SELECT {order_id}, (n - 1) %% 10 + 1, 'DisputeOpened', "
             "convert_to(repeat('x', 330), 'UTF8'), n FROM generate_series(1, %s::int) AS n",
             (events,),
         )
         connection.execute(
             "INSERT INTO outcomes (outcome_id, partition, record_offset, kind, order_id, command_id, digest, source, "
-            "last_event_id, message) SELECT n, 0, n, 'accepted', 'old-' || (n - 1) / 10, gen_random_uuid()::text, "
+            f"last_event_id, message) SELECT n, 0, n, 'accepted', {order_id}, gen_random_uuid()::text, "
             "'\\x00112233445566778899aabbccddeeff', '/bench', n, convert_to(repeat('y', 430), 'UTF8') "
             "FROM generate_series(1, %s::int) AS n",
             (events,),

@@ -1,7 +1,8 @@
 """The commands that all benchmarks use: lives of orders, ten commands each, interleaved as they would arrive."""
 
 import asyncio
-from collections.abc import Iterator
+import hashlib
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid5
 
@@ -62,24 +63,33 @@ def life(order_id: str) -> list[CommandEnvelope]:
     ]
 
 
-def records(orders: int, name: str = "order") -> Iterator[tuple[bytes, bytes]]:
+def numbered(number: int) -> str:
+    return f"order-{number}"
+
+
+def scattered(number: int) -> str:
+    """An id that has nothing to do with those before and after, as a UUID would: indexes have it anywhere."""
+    return hashlib.md5(f"order-{number}".encode()).hexdigest()
+
+
+def records(orders: int, named: Callable[[int], str] = numbered) -> Iterator[tuple[bytes, bytes]]:
     """Key and value of each command; in waves of orders, all their first commands, then the second ones, and so on."""
     wave = max(1, orders // 100)
     for start in range(0, orders, wave):
-        lives = [life(f"{name}-{number}") for number in range(start, min(start + wave, orders))]
+        lives = [life(named(number)) for number in range(start, min(start + wave, orders))]
         for step in range(COMMANDS_PER_ORDER):
             for commands in lives:
                 yield commands[step].key, commands[step].to_json()
 
 
-async def publish(bootstrap_servers: str, topic: str, orders: int) -> int:
+async def publish(bootstrap_servers: str, topic: str, orders: int, named: Callable[[int], str] = numbered) -> int:
     """Puts the backlog on the commands topic; returns how many commands it has."""
     producer = AIOKafkaProducer(
         bootstrap_servers=bootstrap_servers, enable_idempotence=True, linger_ms=5, max_batch_size=256 * 1024
     )
     await producer.start()
     try:
-        pending = [await producer.send(topic, key=key, value=value) for key, value in records(orders)]
+        pending = [await producer.send(topic, key=key, value=value) for key, value in records(orders, named)]
         await asyncio.gather(*pending)
     finally:
         await producer.stop()

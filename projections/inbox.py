@@ -1,7 +1,8 @@
 """The inbox of a party: what waits for its answer, soonest deadline first, and what it waits for itself."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
+from itertools import chain
 from typing import Any, ClassVar
 
 import msgspec
@@ -47,6 +48,15 @@ def look(connection: psycopg.Connection[Any], user: str, now: datetime) -> dict[
         "to_answer": _waiting(connection, "answerer", user, now),
         "awaiting_answer": _waiting(connection, "asker", user, now),
     }
+
+
+def merged(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """One inbox from those that the shards have of a user."""
+    lists = {
+        name: sorted(chain.from_iterable(part[name] for part in parts), key=lambda line: line["respond_by"])[:_MOST]
+        for name in ("to_answer", "awaiting_answer")
+    }
+    return parts[0] | lists
 
 
 def _waiting(connection: psycopg.Connection[Any], column: str, user: str, now: datetime) -> list[dict[str, Any]]:

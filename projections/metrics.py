@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
+from itertools import chain
 from typing import Any, ClassVar
 
 import msgspec
@@ -142,8 +143,21 @@ _encode = msgspec.json.Encoder(order="deterministic").encode
 
 def look(connection: psycopg.Connection[Any], user: str) -> dict[str, Any]:
     """A user's metrics as client and as freelancer; null where the user never was one. Raises psycopg.Error."""
+    return view(user, [counts_of(connection, user)])
+
+
+def counts_of(connection: psycopg.Connection[Any], user: str) -> dict[str, _Tally]:
+    """What a shard has counted of a user, by role. Raises psycopg.Error."""
     rows = connection.execute("SELECT role, counts FROM metrics.parties WHERE user_id = %s", (user,))
-    found = {row[0]: _view(_decode(row[1])) for row in rows}
+    return {role: _decode(counts) for role, counts in rows}
+
+
+def view(user: str, parts: Sequence[dict[str, _Tally]]) -> dict[str, Any]:
+    """See `look`; `parts`: what each shard has counted."""
+    sums: dict[str, _Tally] = {}
+    for role, counts in chain.from_iterable(part.items() for part in parts):
+        sums.setdefault(role, _Tally()).add(counts)
+    found = {role: _view(counts) for role, counts in sums.items()}
     return {"user": user, **{str(role): found.get(str(role)) for role in Role}}
 
 

@@ -5,8 +5,9 @@ events, and read there when somebody looks, so that an erasure has one place to 
 a deadline that has passed changes the page even before its event is stored (D3).
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
+from itertools import chain
 from typing import Any, cast
 
 import msgspec
@@ -259,13 +260,22 @@ def _instant(value: datetime | None) -> str | None:
 
 def orders_of(
     connection: psycopg.Connection[Any], masters: MasterKeys, user: str, now: datetime
-) -> list[dict[str, Any]]:
-    """A user's orders, the ones that something happened to last first, at most 100. Raises as `look` does."""
+) -> list[tuple[datetime, dict[str, Any]]]:
+    """A user's orders, with when something happened to them last; the latest first, at most 100.
+
+    Raises as `look` does.
+    """
     rows = connection.execute(
-        "SELECT order_id, document FROM order_page.orders WHERE client_id = %s OR freelancer_id = %s "
+        "SELECT last_event_at, order_id, document FROM order_page.orders WHERE client_id = %s OR freelancer_id = %s "
         "ORDER BY last_event_at DESC LIMIT %s",
         (user, user, _MOST_ORDERS),
     ).fetchall()
-    written = events_with_texts(connection, masters, [order_id for order_id, _ in rows])
-    pages = (view(_decode(document), written.get(order_id, []), user, now) for order_id, document in rows)
-    return [{name: page[name] for name in _OF_A_LINE} for page in pages]
+    written = events_with_texts(connection, masters, [order_id for _, order_id, _ in rows])
+    pages = [(at, view(_decode(document), written.get(order_id, []), user, now)) for at, order_id, document in rows]
+    return [(at, {name: page[name] for name in _OF_A_LINE}) for at, page in pages]
+
+
+def merged(parts: Sequence[list[tuple[datetime, dict[str, Any]]]]) -> list[dict[str, Any]]:
+    """One list of a user's orders from those of the shards."""
+    lines = sorted(chain.from_iterable(parts), key=lambda line: line[0], reverse=True)
+    return [line for _, line in lines[:_MOST_ORDERS]]

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
+from itertools import chain
 from typing import Any, ClassVar
 
 import psycopg
@@ -84,6 +85,23 @@ def look(connection: psycopg.Connection[Any], now: datetime) -> dict[str, Any]:
     }
 
 
+def merged(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """One overview from those of the shards."""
+    by_day: dict[str, Counter[str]] = {}
+    for day in chain.from_iterable(part["days"] for part in parts):
+        by_day.setdefault(day["day"], Counter()).update(day["settled"])
+    return parts[0] | {
+        "open_by_kind": _sums([part["open_by_kind"] for part in parts]),
+        "due_within_hours": _sums([part["due_within_hours"] for part in parts]),
+        "overdue": sum(part["overdue"] for part in parts),
+        "days": [_day(day, dict(settled)) for day, settled in sorted(by_day.items(), reverse=True)[:_DAYS]],
+    }
+
+
+def _sums(parts: Sequence[dict[str, int]]) -> dict[str, int]:
+    return {name: sum(part[name] for part in parts) for name in parts[0]}
+
+
 def _due(connection: psycopg.Connection[Any], after: datetime, within: timedelta) -> int:
     row = connection.execute(
         "SELECT count(*) FROM overview.orders WHERE respond_by > %s AND respond_by <= %s", (after, after + within)
@@ -95,12 +113,14 @@ def _due(connection: psycopg.Connection[Any], after: datetime, within: timedelta
 def _days(connection: psycopg.Connection[Any]) -> list[dict[str, Any]]:
     """The last days on which disputes ended, the newest first."""
     rows = connection.execute(
-        "SELECT day, jsonb_object_agg(settled_as, n), coalesce(sum(n) FILTER (WHERE settled_as = %s), 0), sum(n) "
+        "SELECT day, jsonb_object_agg(settled_as, n) "
         "FROM (SELECT day, settled_as, sum(disputes) AS n FROM overview.days GROUP BY 1, 2) AS by_day "
         "GROUP BY day ORDER BY day DESC LIMIT %s",
-        (SettledAs.AUTO_ACCEPTED, _DAYS),
+        (_DAYS,),
     )
-    return [
-        {"day": day.isoformat(), "settled": settled, "auto_accept_rate": float(auto / total)}
-        for day, settled, auto, total in rows
-    ]
+    return [_day(day.isoformat(), settled) for day, settled in rows]
+
+
+def _day(day: str, settled: dict[str, int]) -> dict[str, Any]:
+    rate = settled.get(SettledAs.AUTO_ACCEPTED, 0) / sum(settled.values())
+    return {"day": day, "settled": settled, "auto_accept_rate": rate}

@@ -6,17 +6,19 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import TypeVar
 
 import psycopg
 from aiokafka.errors import KafkaError
 
 from services.checkpoints.keys import own_key
-from services.kafka.topics import TopicError, Topics, ensure_topics, id_of_topic
+from services.kafka.topics import TopicError, Topics, ensure_topics, id_of_topic, partition_of
 from services.servers import default_data_dir, embedded
 from services.settings import Settings
 from services.store import migrate
 from services.store.origin import clock_of
+from services.store.place import claim_shard, require_shard
 from services.store.positions import known_topics, other_topic
 
 _T = TypeVar("_T")
@@ -56,23 +58,66 @@ def installation(
 def prepare(settings: Settings) -> list[str]:
     """Brings schema and topics up to date; returns the migrations that ran. Waits for servers that are not up yet.
 
-    Raises TopicError for topics that the service cannot work with, and SchemaOutdated where the schema lacks migrations
-    and this user may not run them.
+    Raises TopicError for topics that the service cannot work with, WrongShard for such databases, and SchemaOutdated
+    where a schema lacks migrations and this user may not run them.
     """
-    ran = _patiently("PostgreSQL", lambda: migrate(settings.database))
-    _patiently("PostgreSQL", lambda: clock_of(settings))  # the first start; a role need not have the right to note it
-    _patiently("Kafka", lambda: asyncio.run(ensure_topics(settings.cluster, Topics(settings.topic_prefix))))
+    shards, topics = settings.shards, Topics(settings.topic_prefix)
+    ran = [f"{_of(one)}{name}" for one in shards for name in _patiently("PostgreSQL", partial(migrate, one.database))]
+    partitions = _patiently("Kafka", lambda: asyncio.run(ensure_topics(settings.cluster, topics, len(shards))))
+    claim_shards(settings, partitions)
+    for one in shards:
+        clock_of(one)  # the first start; a role need not have the right to note it
     return ran
 
 
 def require_known_topics(settings: Settings) -> None:
-    """Raises TopicError where the database has read other topics than these."""
+    """Raises TopicError where a database has read other topics than these."""
     topics = Topics(settings.topic_prefix)
-    with psycopg.connect(settings.database) as connection:
-        known = known_topics(connection)
-    for consumer, topic in (("commands", topics.commands), ("timer", topics.events)):
-        if known.get(consumer, set()) - {asyncio.run(id_of_topic(settings.cluster, topic))}:
-            raise TopicError(other_topic(consumer))
+    for one in settings.shards:
+        with psycopg.connect(one.database) as connection:
+            known = known_topics(connection)
+        for consumer, topic in (("commands", topics.commands), ("timer", topics.events)):
+            if known.get(consumer, set()) - {asyncio.run(id_of_topic(settings.cluster, topic))}:
+                raise TopicError(other_topic(consumer))
+
+
+def claim_shards(settings: Settings, partitions: int) -> None:
+    """Makes empty databases the shards that the settings say, with one clock.
+
+    Raises WrongShard where one has something of another, and psycopg.Error.
+    """
+    for one in settings.shards:
+        claim_shard(one.database, one.shard, partitions)
+        if not one.shard.alone:
+            clock_of(replace(one, time_origin=clock_of(settings.shards[0]).origin))
+
+
+def up_to_date(settings: Settings) -> list[Settings]:
+    """The settings of each shard, its schema up to date.
+
+    Raises WrongShard where a database is not what the settings say, and psycopg.Error.
+    """
+    for one in settings.shards:
+        migrate(one.database)
+        require_shard(one.database, one.shard)
+    return settings.shards
+
+
+def shard_of(settings: Settings, order_id: str) -> Settings:
+    """The settings of the shard that has an order. Only reads.
+
+    Raises WrongShard where a database is not what the settings say, and psycopg.Error.
+    """
+    shards = settings.shards
+    places = [require_shard(one.database, one.shard) for one in shards]
+    if len(shards) == 1:
+        return shards[0]
+    assert places[0].partitions is not None
+    return shards[partition_of(order_id.encode(), places[0].partitions) % len(shards)]
+
+
+def _of(one: Settings) -> str:
+    return "" if one.shard.alone else f"{one.shard}: "
 
 
 def _patiently(server: str, attempt: Callable[[], _T]) -> _T:

@@ -101,7 +101,8 @@ def _put(connection: psycopg.Connection[Any], rows: Sequence[Any], now: datetime
     columns = [(row.order_id, row.dispute_id, row.hours, _message(row, now)) for row in rows]
     added = connection.execute(
         "INSERT INTO notifications (notification_id, order_id, dispute_id, hours, message) "
-        "SELECT (SELECT coalesce(max(notification_id), 0) FROM notifications) + row_number() OVER (), new.* "
+        "SELECT greatest(0, (SELECT max(notification_id) FROM notifications), "
+        "(SELECT max(notification_id) FROM splits)) + row_number() OVER (), new.* "
         "FROM unnest(%s::text[], %s::text[], %s::int[], %s::bytea[]) AS new "
         "ON CONFLICT (order_id, dispute_id, hours) DO NOTHING",
         [list(column) for column in zip(*columns, strict=True)],

@@ -33,6 +33,8 @@ from services.store import OrderStore
 from services.store.changes import Changes
 from services.store.order_keys import check_master_keys
 from services.store.origin import clock_of
+from services.store.place import require_shard
+from services.supervisor import OF_ALL_SHARDS
 from services.telemetry import logs, traces
 from services.telemetry.endpoint import endpoint
 from services.telemetry.health import Health
@@ -47,6 +49,7 @@ class Start:
     """What a role is started with. It sets `ready` once it works, and notes in `about` what others should know."""
 
     settings: Settings
+    """With the database of one shard; the role `http` has all of them."""
     topics: Topics
     clock: Clock
     ready: asyncio.Event
@@ -148,14 +151,19 @@ ROLES: dict[str, Callable[[Start], Awaitable[None]]] = {
 
 
 async def run(name: str, settings: Settings) -> None:
-    """Runs a role until it is told to stop. Raises what the role cannot go on with."""
+    """Runs a role until it is told to stop. Raises what the role cannot go on with.
+
+    `settings` have one database, or all of them for a role of all shards.
+    """
     ready, stop = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    clock = await asyncio.to_thread(clock_of, settings)
-    await asyncio.to_thread(check_master_keys, settings)
-    start = Start(settings, Topics(settings.topic_prefix), clock, ready)
+    for one in settings.shards:
+        await asyncio.to_thread(require_shard, one.database, one.shard)
+        await asyncio.to_thread(check_master_keys, one)
+    clock = await asyncio.to_thread(clock_of, settings.shards[0])
+    start = Start(settings, Topics(settings.topic_prefix, settings.shard), clock, ready)
     async with _seen(start):
         role = asyncio.ensure_future(ROLES[name](start))
         watchers = [asyncio.ensure_future(w) for w in (_say_ready(start, name), _parent_gone(stop), stop.wait())]
@@ -174,15 +182,21 @@ async def _seen(start: Start) -> AsyncIterator[None]:
         yield
         return
     health = Health()
-    watch = Watch(settings.database, settings.cluster, start.topics, start.clock, health, list(READ_MODELS))
-    with endpoint(settings.metrics_host, settings.metrics_port, health):
-        tasks = [asyncio.ensure_future(task) for task in (health.beat(), watch.run(), _started(start, health))]
+    watches = [_watch(start, one, health, one_of_several=len(settings.shards) > 1) for one in settings.shards]
+    with endpoint(settings.metrics_host, settings.metrics_port, health, settings.shard):
+        watching = [health.beat(), _started(start, health), *(watch.run() for watch in watches)]
+        tasks = [asyncio.ensure_future(task) for task in watching]
         try:
             yield
         finally:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _watch(start: Start, one: Settings, health: Health, *, one_of_several: bool) -> Watch:
+    topics, models = Topics(one.topic_prefix, one.shard), list(READ_MODELS)
+    return Watch(one.database, one.cluster, topics, start.clock, health, models, one_of_several=one_of_several)
 
 
 async def _started(start: Start, health: Health) -> None:
@@ -214,6 +228,8 @@ def tune_interpreter() -> None:
 def main() -> None:
     name = sys.argv[1]
     settings = Settings.from_environment()
+    if name not in OF_ALL_SHARDS:
+        [settings] = settings.own_shards
     logs.configure(settings.log_format, name)
     tune_interpreter()
     with traces.exported(name):

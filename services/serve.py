@@ -6,7 +6,7 @@ import signal
 from collections.abc import Sequence
 
 from .settings import Settings
-from .supervisor import Supervisor
+from .supervisor import Supervisor, processes_of
 
 
 async def serve(settings: Settings, roles: Sequence[str], all_roles: Sequence[str]) -> None:
@@ -24,7 +24,7 @@ async def serve(settings: Settings, roles: Sequence[str], all_roles: Sequence[st
     try:
         await asyncio.wait([stopped, ready], return_when=asyncio.FIRST_COMPLETED)
         if ready.done():
-            where = {"kafka": settings.kafka, "database": settings.database} | supervisor.said
+            where = {"kafka": settings.kafka, "database": settings.database_url} | supervisor.said
             print("ready " + json.dumps(where), flush=True)
         await stopped
     finally:
@@ -33,8 +33,15 @@ async def serve(settings: Settings, roles: Sequence[str], all_roles: Sequence[st
 
 
 def metrics_ports(settings: Settings, roles: Sequence[str], all_roles: Sequence[str]) -> dict[str, int]:
-    """By role: a role alone has the port that the settings name, of several each has its own, counted from there."""
+    """By process: a role alone has the port that the settings name, of several each has its own, counted from there.
+
+    The second shard's processes have those behind the last one of the first, and so on.
+    """
     if settings.metrics_port is None:
         return {}
-    first = all_roles.index(roles[0]) if len(roles) == 1 else 0
-    return {role: settings.metrics_port + all_roles.index(role) - first for role in roles}
+    first, width = (all_roles.index(roles[0]), 1) if len(roles) == 1 else (0, len(all_roles))
+    return {
+        name: settings.metrics_port + all_roles.index(role) - first + width * number
+        for role in roles
+        for number, name in enumerate(processes_of(settings, role))
+    }

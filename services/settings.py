@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from fractions import Fraction
 from functools import cached_property
@@ -16,6 +16,7 @@ from resolution_contracts import topics
 from services.environment import SettingsError, readable_file
 from services.kafka.cluster import Cluster
 from services.kafka.security import PLAINTEXT, KafkaSecurity
+from services.shards import ALONE, Shard
 
 from .master_keys import MasterKeyError, MasterKeys
 
@@ -29,6 +30,11 @@ class Settings:
     """The environment of contract.md, checked. `None` for a server means the embedded one."""
 
     database_url: str | None = field(default=None, repr=False)  # it may hold a password
+    """One URL, or several with spaces between: the shards, in their order."""
+    shard: Shard = ALONE
+    """Which of them `database_url` is, where it is one of several; see `shards`."""
+    only_shard: int | None = None
+    """The one that the roles of this process work on; all of them by default."""
     kafka_servers: str | None = None
     kafka_security: KafkaSecurity = PLAINTEXT
     topic_prefix: str = topics.PREFIX
@@ -57,17 +63,12 @@ class Settings:
     @classmethod
     def from_environment(cls, env: Mapping[str, str] = os.environ) -> "Settings":
         """Raises SettingsError."""
-        database_url = env.get("RESOLUTION_DATABASE_URL") or None
-        if database_url and len(database_url.split()) > 1:
-            raise SettingsError(
-                "RESOLUTION_DATABASE_URL names several databases; shards are not supported yet: name one."
-            )
-        if database_url:
-            _check_database_url(database_url)
+        database_url = _database_url(env.get("RESOLUTION_DATABASE_URL"))
         data_dir = env.get("RESOLUTION_DATA_DIR")
         checkpoint_file = env.get("RESOLUTION_CHECKPOINT_FILE")
         settings = cls(
             database_url=database_url,
+            only_shard=_only_shard(env.get("RESOLUTION_SHARD"), database_url),
             kafka_servers=env.get("RESOLUTION_KAFKA_SERVERS") or None,
             kafka_security=KafkaSecurity.from_environment(env),
             topic_prefix=env.get("RESOLUTION_TOPIC_PREFIX", topics.PREFIX),
@@ -117,6 +118,7 @@ class Settings:
             "RESOLUTION_CHECKPOINT_SECONDS": str(self.checkpoint_seconds),
         }
         optional = {
+            "RESOLUTION_SHARD": None if self.only_shard is None else str(self.only_shard),
             "RESOLUTION_HTTP_HOST": self.http_host,
             "RESOLUTION_HTTP_DEVELOPMENT_LOGIN": "anywhere" if self.http_development_login_anywhere else None,
             "RESOLUTION_JWT_JWKS_URL": self.jwt_jwks_url,
@@ -146,9 +148,23 @@ class Settings:
 
     @property
     def database(self) -> str:
-        """The database's URL, once it is known which."""
+        """The database's URL, once it is known which; of several, those of `shards` have one each."""
         assert self.database_url is not None
+        assert len(self.database_url.split()) == 1
         return self.database_url
+
+    @property
+    def shards(self) -> "list[Settings]":
+        """For each database these settings with that one alone."""
+        urls = (self.database_url or "").split()
+        if len(urls) < 2:
+            return [self]
+        return [replace(self, database_url=url, shard=Shard(n, len(urls))) for n, url in enumerate(urls)]
+
+    @property
+    def own_shards(self) -> "list[Settings]":
+        """Those of `shards` that this process's roles work on."""
+        return [one for one in self.shards if self.only_shard in (None, one.shard.number)]
 
     @property
     def kafka(self) -> str:
@@ -175,6 +191,27 @@ def _check_database_url(url: str) -> None:
             "RESOLUTION_DATABASE_URL is no URL of a database, such as postgresql://user@host:5432/resolution. In a "
             "password, write %40 for @, %2F for /, %3A for : and %25 for %."
         )
+
+
+def _database_url(text: str | None) -> str | None:
+    urls = (text or "").split()
+    if len(set(urls)) < len(urls):
+        raise SettingsError("RESOLUTION_DATABASE_URL names the same database twice; each shard has one of its own.")
+    for url in urls:
+        _check_database_url(url)
+    return " ".join(urls) or None
+
+
+def _only_shard(text: str | None, database_url: str | None) -> int | None:
+    if not text:
+        return None
+    count = len((database_url or "one").split())
+    if not text.isdigit() or int(text) >= count:
+        raise SettingsError(
+            f"RESOLUTION_SHARD is {text!r}; give the place of one of the databases in RESOLUTION_DATABASE_URL, from 0 "
+            f"to {count - 1}, or leave it out for all."
+        )
+    return int(text)
 
 
 def _time_scale(text: str) -> Fraction:

@@ -16,11 +16,19 @@ _LONGEST_PAUSE_SECONDS = 10.0
 _STOP_SECONDS = 20.0
 
 
+OF_ALL_SHARDS = ("http",)
+"""The roles of which one process works for all shards. Of the others each has a process for each shard."""
+
+
 class Supervisor:
-    """Keeps roles running. Each is a child process that ends when this process does, even when that is killed."""
+    """Keeps roles running. Each is a child process that ends when this process does, even when that is killed.
+
+    A role's process is known by its name or, where there are several shards, by its name and theirs: `commands.1`.
+    """
 
     def __init__(self, settings: Settings, metrics_ports: Mapping[str, int] | None = None) -> None:
         self._metrics_ports = metrics_ports or {}
+        self._settings = settings
         self.environment = os.environ | settings.as_environment()
         """What the next processes are started with."""
         self._keepers: dict[str, asyncio.Task[None]] = {}
@@ -31,10 +39,10 @@ class Supervisor:
 
     def start(self, *roles: str) -> None:
         """Starts roles that are not running yet."""
-        for role in roles:
-            if role not in self._keepers:
-                self._ready[role] = asyncio.Event()
-                self._keepers[role] = asyncio.create_task(self._keep(role))
+        for name in self._processes_of(roles):
+            if name not in self._keepers:
+                self._ready[name] = asyncio.Event()
+                self._keepers[name] = asyncio.create_task(self._keep(name))
 
     async def ready(self) -> None:
         """Returns when all started roles work."""
@@ -42,18 +50,22 @@ class Supervisor:
 
     async def stop(self, *roles: str) -> None:
         """Ends roles (all by default) and waits for them to finish what they have in hand."""
-        await asyncio.gather(*(self._stop(role) for role in roles or tuple(self._keepers)))
+        await asyncio.gather(*(self._stop(name) for name in self._processes_of(roles) or tuple(self._keepers)))
 
-    def pid(self, role: str) -> int | None:
+    def pid(self, name: str) -> int | None:
         """The process of a role, if it runs at this moment."""
-        process = self._processes.get(role)
+        process = self._processes.get(name)
         return process.pid if process and process.returncode is None else None
 
-    async def _keep(self, role: str) -> None:
+    def _processes_of(self, roles: Sequence[str]) -> list[str]:
+        return [name for role in roles for name in processes_of(self._settings, role)]
+
+    async def _keep(self, name: str) -> None:
+        role = name.partition(".")[0]
         pause = _FIRST_PAUSE_SECONDS
         while True:
-            process = await self._spawn(role)
-            self._processes[role] = process
+            process = await self._spawn(name)
+            self._processes[name] = process
             assert process.stdout is not None
             async for line in process.stdout:
                 said = json.loads(line)
@@ -61,49 +73,60 @@ class Supervisor:
                     self.said |= said
                     if url := said.get("http"):  # a free port stays the same when the role starts again
                         self.environment["RESOLUTION_HTTP_PORT"] = url.rpartition(":")[2]
-                    self._ready[role].set()
+                    self._ready[name].set()
                     pause = _FIRST_PAUSE_SECONDS
             code = await process.wait()
-            self._ready[role].clear()
+            self._ready[name].clear()
             log.warning(
-                "role %s ended with %d; starting it again in %.1f s", role, code, pause, extra={"ended_role": role}
+                "role %s ended with %d; starting it again in %.1f s", name, code, pause, extra={"ended_role": name}
             )
             await asyncio.sleep(pause)
             pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)
 
-    async def _spawn(self, role: str) -> asyncio.subprocess.Process:
+    async def _spawn(self, name: str) -> asyncio.subprocess.Process:
         # A session of its own, so that Ctrl-C in a terminal reaches this process alone, which then ends the roles. Its
         # stdin is a pipe from here: when this process is gone, the pipe ends, and so does the role.
         return await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
             "services.roles",
-            role,
-            env=self._environment_of(role),
+            name.partition(".")[0],
+            env=self._environment_of(name),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             start_new_session=True,
         )
 
-    def _environment_of(self, role: str) -> dict[str, str]:
-        port = self._metrics_ports.get(role)
-        return self.environment | ({} if port is None else {"RESOLUTION_METRICS_PORT": str(port)})
+    def _environment_of(self, name: str) -> dict[str, str]:
+        own = {}
+        if port := self._metrics_ports.get(name):
+            own["RESOLUTION_METRICS_PORT"] = str(port)
+        if shard := name.partition(".")[2]:
+            own["RESOLUTION_SHARD"] = shard
+        return self.environment | own
 
-    async def _stop(self, role: str) -> None:
-        keeper = self._keepers.pop(role)
+    async def _stop(self, name: str) -> None:
+        keeper = self._keepers.pop(name)
         keeper.cancel()
         await asyncio.wait([keeper])
-        self._ready.pop(role, None)
-        process = self._processes.pop(role, None)
+        self._ready.pop(name, None)
+        process = self._processes.pop(name, None)
         if process is None or process.returncode is not None:
             return
         process.terminate()
         try:
             await asyncio.wait_for(process.wait(), _STOP_SECONDS)
         except TimeoutError:
-            log.warning("role %s does not stop; killing it", role)
+            log.warning("role %s does not stop; killing it", name)
             process.kill()
             await process.wait()
+
+
+def processes_of(settings: Settings, role: str) -> list[str]:
+    """The names of a role's processes."""
+    if role in OF_ALL_SHARDS or len(settings.shards) == 1:
+        return [role]
+    return [f"{role}.{one.shard.number}" for one in settings.own_shards]
 
 
 def known_roles(asked: Sequence[str], existing: Sequence[str]) -> list[str]:

@@ -18,8 +18,9 @@ from resolution_contracts.client import Client
 from projections import order_page
 from services import roles
 from services.clock import Clock
+from services.installation import claim_shards
 from services.kafka.consumer import Record
-from services.kafka.topics import Topics, ensure_topics
+from services.kafka.topics import DEFAULT_PARTITIONS, Topics, ensure_topics
 from services.servers import Servers
 from services.settings import Settings
 from services.store import OrderStore, migrate
@@ -45,23 +46,30 @@ class Installation:
 
     @classmethod
     @asynccontextmanager
-    async def fresh(cls, servers: Servers, **settings: Any) -> AsyncIterator["Installation"]:
+    async def fresh(cls, servers: Servers, shards: int = 1, **settings: Any) -> AsyncIterator["Installation"]:
         name = f"test_{uuid4().hex[:12]}"
         assert servers.database is not None
+        names = [name, *(f"{name}_{number}" for number in range(1, shards))]
+        urls = [urlsplit(servers.database)._replace(path=f"/{name}").geturl() for name in names]
         with psycopg.connect(servers.database, autocommit=True) as connection:
-            connection.execute(f"CREATE DATABASE {name}")
-        url = urlsplit(servers.database)._replace(path=f"/{name}").geturl()
-        base = Settings(database_url=url, kafka_servers=servers.kafka, topic_prefix=f"{name}.", http_port=0, **settings)
+            for each in names:
+                connection.execute(f"CREATE DATABASE {each}")
+        base = Settings(
+            database_url=" ".join(urls), kafka_servers=servers.kafka, topic_prefix=f"{name}.", http_port=0, **settings
+        )
         installation = cls(base)
-        migrate(url)
-        await ensure_topics(base.cluster, installation.topics)
+        for one in base.shards:
+            migrate(one.database)
+        claim_shards(base, DEFAULT_PARTITIONS)
+        await ensure_topics(base.cluster, installation.topics, shards)
         try:
             yield installation
         finally:
             await installation.supervisor.stop()
             await installation._stack.aclose()
             with psycopg.connect(servers.database, autocommit=True) as connection:
-                connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+                for each in names:
+                    connection.execute(f"DROP DATABASE {each} WITH (FORCE)")
 
     # --- roles ---
 
@@ -99,7 +107,7 @@ class Installation:
 
     @property
     def clock(self) -> Clock:
-        return clock_of(self.settings)
+        return clock_of(self.settings.shards[0])
 
     # --- Kafka ---
 
@@ -178,7 +186,7 @@ class Installation:
         async with asyncio.timeout(seconds):
             await self.until_published(seconds)
             await until(
-                lambda: self._open_disputes() == 0 and self.query("SELECT count(*) FROM deadlines") == [(0,)], seconds
+                lambda: self._open_disputes() == 0 and not self.query_all("SELECT 1 FROM deadlines LIMIT 1"), seconds
             )
             commands = -1
             while (now := len(await self.read(self.topics.commands))) != commands:
@@ -188,18 +196,22 @@ class Installation:
 
     def _open_disputes(self) -> int:
         settled = "'Accepted', 'AutoAccepted', 'Declined', 'DisputeClosed', 'Withdrawn'"
-        [(count,)] = self.query(
+        counts = self.query_all(
             f"SELECT count(*) FILTER (WHERE name = 'DisputeOpened') - count(*) FILTER (WHERE name IN ({settled})) "
             "FROM (SELECT split_part(topic, '.', 1) AS name FROM order_events) AS e"
         )
-        return int(count)
+        return sum(count for (count,) in counts)
 
     # --- PostgreSQL ---
 
-    def query(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
-        with psycopg.connect(self.settings.database, autocommit=True) as connection:
+    def query(self, sql: str, parameters: Sequence[Any] = (), shard: int = 0) -> list[tuple[Any, ...]]:
+        with psycopg.connect(self.settings.shards[shard].database, autocommit=True) as connection:
             cursor = connection.execute(sql, parameters)
             return cursor.fetchall() if cursor.description else []
+
+    def query_all(self, sql: str) -> list[tuple[Any, ...]]:
+        """The rows of all shards."""
+        return [row for number in range(len(self.settings.shards)) for row in self.query(sql, shard=number)]
 
     def store(self) -> OrderStore:
         return OrderStore(self.settings.database, self.settings.master_keys)

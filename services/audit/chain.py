@@ -11,14 +11,18 @@ from .tampering import Tampering
 
 
 class Chain:
-    """Follows a file from its first line. `covered` is the last event that the checkpoints so far are about."""
+    """Follows a file from its first line. `covered` is the last event that the checkpoints so far are about.
 
-    def __init__(self, trusted: Iterable[Ed25519PublicKey], found: Tampering) -> None:
+    `split`: the last event before the database was split; a chain that was begun after that begins behind it.
+    """
+
+    def __init__(self, trusted: Iterable[Ed25519PublicKey], found: Tampering, split: int = 0) -> None:
         self._keys = {key_id(key): key for key in trusted}
         self._replaced: dict[str, int] = {}
         self._found = found
         self._last: Checkpoint | None = None
         self._last_hash = NOTHING_BEFORE
+        self._split = split
         self.covered = 0
 
     def follow(self, lines: Iterable[bytes]) -> Iterator[Checkpoint]:
@@ -57,6 +61,8 @@ class Chain:
 
     def _follows(self, checkpoint: Checkpoint) -> bool:
         number, expected = checkpoint.number, 1 if self._last is None else self._last.number + 1
+        if number == 1 == expected and checkpoint.first == self._split + 1:
+            self.covered = self._split
         if number < expected:
             self._found.differs(f"checkpoint {number} comes again, or too late: {expected} is due")
             return False

@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor, Future, ProcessPoolExecutor
 from contextlib import ExitStack
+from heapq import merge
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from services.checkpoints.chain import Checkpoint, Hashes, salt_hash
 from services.store.checkpoints import CheckpointNotes, checkpoint_notes
 from services.store.copied import Row
 from services.store.event_rows import connect, event_rows, newest_event, notification_id
+from services.store.place import place
 
 from .chain import Chain
 from .sentences import ranges
@@ -35,20 +37,26 @@ class CannotVerify(Exception):
 
 
 def verify_checkpoints(
-    url: str, file: Path, keys: Sequence[Ed25519PublicKey], processes: int, progress: Callable[[int, int], None]
+    shards: Sequence[str],
+    number: int,
+    file: Path,
+    keys: Sequence[Ed25519PublicKey],
+    processes: int,
+    progress: Callable[[int, int], None],
 ) -> Tampering:
-    """Compares everything. `keys`: those trusted from the beginning; `progress(done, of)` counts events.
+    """Compares everything. `shards`: the URLs of all databases; the file is of the one with this `number`, from 0.
 
-    Raises CannotVerify and psycopg.Error.
+    `keys`: those trusted from the beginning; `progress(done, of)` counts events. Raises CannotVerify and psycopg.Error.
     """
     found = Tampering()
-    notes, newest = _measure(url, found)
-    chain = Chain(keys, found)
+    notes, newest = _measure(shards[number], found)
+    sources = _Sources(shards, number)
+    chain = Chain(keys, found, sources.last_split)
     mismatches: list[Mismatch] = []
     try:
         with file.open("rb") as lines:
             signed = _of_this_database(chain.follow(lines), notes, found)
-            for run, results in _compared(url, notes, _runs(signed), processes):
+            for run, results in _compared(sources, notes, _runs(signed, sources), processes):
                 mismatches += results
                 for other in mismatches[max(_TOLD_APART, len(mismatches) - len(results)) :]:
                     other.lost, other.strange = {}, []
@@ -102,14 +110,35 @@ def _of_this_database(
         )
 
 
-def _runs(checkpoints: Iterable[Checkpoint]) -> Iterator[list[Checkpoint]]:
-    """Checkpoints that follow one another, for one query."""
+class _Sources:
+    """Which databases have events: those before a split are in several, each in one of them."""
+
+    def __init__(self, shards: Sequence[str], number: int) -> None:
+        self._shards, self._number = shards, number
+        with connect(shards[number]) as connection:
+            self._splits = place(connection).splits
+
+    @property
+    def last_split(self) -> int:
+        return self._splits[-1].event_id if self._splits else 0
+
+    def of(self, event_id: int) -> list[str]:
+        """The URLs of those that may have the events up to this one, from the split before on."""
+        for split in self._splits:
+            if event_id <= split.event_id:
+                return list(self._shards[self._number % split.count :: split.count])
+        return [self._shards[self._number]]
+
+
+def _runs(checkpoints: Iterable[Checkpoint], sources: _Sources) -> Iterator[list[Checkpoint]]:
+    """Checkpoints that follow one another, for one query of the same databases."""
     run: list[Checkpoint] = []
     for checkpoint in checkpoints:
         if run and (
             len(run) >= _RUN_CHECKPOINTS
             or checkpoint.last - run[0].first >= _RUN_EVENTS
             or checkpoint.first != run[-1].last + 1
+            or sources.of(checkpoint.last) != sources.of(run[0].last)
         ):
             yield run
             run = []
@@ -119,7 +148,7 @@ def _runs(checkpoints: Iterable[Checkpoint]) -> Iterator[list[Checkpoint]]:
 
 
 def _compared(
-    url: str, notes: CheckpointNotes | None, runs: Iterator[list[Checkpoint]], processes: int
+    sources: _Sources, notes: CheckpointNotes | None, runs: Iterator[list[Checkpoint]], processes: int
 ) -> Iterator[tuple[list[Checkpoint], list[Mismatch]]]:
     """Each run with what does not fit, in their order. A few runs are under way at a time."""
     if notes is None:
@@ -130,13 +159,13 @@ def _compared(
         first = next(runs, None)
         if first is None:
             return
-        yield first, compare(url, notes.salt, first)
+        yield first, compare(sources.of(first[0].last), notes.salt, first)
         pool: ProcessPoolExecutor | None = None
         for run in runs:
             if pool is None:  # not for a short file
                 context = multiprocessing.get_context("spawn")
                 pool = stack.enter_context(ProcessPoolExecutor(processes, context))
-            waiting.append((run, pool.submit(compare, url, notes.salt, run)))
+            waiting.append((run, pool.submit(compare, sources.of(run[0].last), notes.salt, run)))
             if len(waiting) > 2 * processes:
                 done, results = waiting.popleft()
                 yield done, results.result()
@@ -144,13 +173,19 @@ def _compared(
             yield done, results.result()
 
 
-def compare(url: str, salt: bytes, run: Sequence[Checkpoint]) -> list[Mismatch]:
-    """Which checkpoints of a run do not fit their events. Raises psycopg.Error."""
+def compare(urls: Sequence[str], salt: bytes, run: Sequence[Checkpoint]) -> list[Mismatch]:
+    """Which checkpoints of a run do not fit their events in these databases together. Raises psycopg.Error."""
     hashes = Hashes(salt)
-    with connect(url) as connection:
-        rows = _Rows(event_rows(connection, run[0].first, run[-1].last))
+    with ExitStack() as stack:
+        connections = [stack.enter_context(connect(url)) for url in urls]
+        rows = _Rows(_in_order(connections, run[0].first, run[-1].last))
         wrong = [checkpoint for checkpoint in run if hashes.of_rows(rows.up_to(checkpoint.last)) != checkpoint.events]
-        return [_mismatch(connection, hashes, checkpoint) for checkpoint in wrong]
+        return [_mismatch(connections, hashes, checkpoint) for checkpoint in wrong]
+
+
+def _in_order(connections: Sequence[psycopg.Connection[Any]], first: int, last: int) -> Iterator[Row]:
+    rows = [event_rows(connection, first, last) for connection in connections]
+    return rows[0] if len(rows) == 1 else merge(*rows, key=notification_id)
 
 
 class _Rows:
@@ -166,10 +201,10 @@ class _Rows:
             self._next = next(self._rows, None)
 
 
-def _mismatch(connection: psycopg.Connection[Any], hashes: Hashes, checkpoint: Checkpoint) -> Mismatch:
+def _mismatch(connections: Sequence[psycopg.Connection[Any]], hashes: Hashes, checkpoint: Checkpoint) -> Mismatch:
     lost, strange = checkpoint.tag_of_each(), []
     can_tell = bool(lost)
-    for row in event_rows(connection, checkpoint.first, checkpoint.last):
+    for row in _in_order(connections, checkpoint.first, checkpoint.last):
         number, tag = notification_id(row), hashes.tag(row)
         if lost.get(number) == tag:
             del lost[number]

@@ -3,6 +3,8 @@
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from services.shards import Shard
+
 _MOST = 10_000
 
 
@@ -18,6 +20,11 @@ class Differences:
         self.different += 1
         if len(self.differences) < _MOST:
             self.differences.append(what)
+
+    def in_shard(self, shard: Shard) -> None:
+        """Where there are several, says of what differs in which it is."""
+        if not shard.alone:
+            self.differences = [f"{shard}: {difference}" for difference in self.differences]
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)

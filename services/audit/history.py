@@ -34,6 +34,7 @@ from services.store import OutcomeRow
 from services.store.dead_letters import dead_letters
 from services.store.mapper import decode_event, is_stored_as
 from services.store.order_keys import OrderKeys, load_keys
+from services.store.place import Split
 
 from .findings import Findings
 from .stored import Chunk, StoredOutcome, StoredRow, connect, load_chunk, load_histories
@@ -59,6 +60,7 @@ class Limits(msgspec.Struct):
     timer: dict[int, int]
     parked: set[tuple[int, int]]
     bases: dict[int, int]
+    split: Split
 
 
 class Progress(msgspec.Struct):
@@ -154,10 +156,11 @@ class History:
         last = min(after + _CHUNK, end)
         if last <= after:
             return None
-        loading = asyncio.ensure_future(
-            asyncio.to_thread(load_chunk, connection, self._masters, self._progress.partitions, after, last)
+        partitions, tells_gaps = self._progress.partitions, self._topics.shard.number in self._progress.partitions
+        limits = after, last, self._limits.split, tells_gaps
+        return last, asyncio.ensure_future(
+            asyncio.to_thread(load_chunk, connection, self._masters, partitions, *limits)
         )
-        return last, loading
 
     # --- a chunk ---
 
@@ -177,7 +180,7 @@ class History:
         judged = self._judge(to_judge, chunk)
         for row in chunk.outcomes:
             self._findings.outcomes += 1
-            self._findings.events += row.last_event_id - row.before
+            self._findings.events += len(chunk.of(row))
             events = self._compare_with_store(row, judged.get((row.partition, row.record_offset)), chunk)
             await self._compare_with_kafka(row, events, chunk.keys)
 
@@ -236,8 +239,7 @@ class History:
         """Takes a stored outcome and its events as they are; events must follow one another all the same."""
         if row.kind in ("accepted", "rejected") and row.message is not None:
             chunk.first_uses[row.order_id, row.command_id] = (row.digest, row.message)
-        for number in range(row.before + 1, row.last_event_id + 1):
-            stored = chunk.events.get(number)
+        for stored in chunk.of(row):
             if stored is None:
                 continue  # told already
             orders, _ = self._orders.take([stored.originator_id])
@@ -246,7 +248,7 @@ class History:
                 if isinstance(order, Order):
                     evolve.evolve(order, decode_event(stored.event(), chunk.keys))
             except (MapperDeserialisationError, ValueError) as error:
-                self._findings.differs(f"event {number} does not follow: {error}")
+                self._findings.differs(f"event {stored.notification_id} does not follow: {error}")
                 order = error
             self._orders.put({stored.originator_id: order})
 
@@ -256,7 +258,7 @@ class History:
         self, row: StoredOutcome, expected: tuple[OutcomeRow, list[Event]] | str | None, chunk: Chunk
     ) -> list[Event | None]:
         """Tells what differs; returns the stored events, None for one that cannot be read."""
-        stored = [chunk.events.get(number) for number in range(row.before + 1, row.last_event_id + 1)]
+        stored = chunk.of(row)
         if isinstance(expected, str):
             self._differs(row, f"the command at {_at((row.partition, row.record_offset))} cannot be judged: {expected}")
         if expected is None or isinstance(expected, str):  # followed without its command, or told already

@@ -6,7 +6,7 @@ parked commands, both in the order of the topic. Neither is kept in memory.
 
 import asyncio
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
@@ -17,6 +17,7 @@ from aiokafka import TopicPartition
 from services.kafka.cluster import Cluster
 from services.kafka.streams import Stream, open_consumer
 from services.kafka.topics import Topics, count_partitions
+from services.shards import Shard
 from services.store.fates import Fate, fates, judged_up_to, snapshot
 from services.store.positions import commands_bases
 
@@ -51,6 +52,13 @@ class Ledger(Differences):
     """An account for each partition. Differences name partition and offset."""
 
     partitions: list[Account] = field(default_factory=list)
+
+    def add(self, other: "Ledger", shard: Shard) -> None:
+        """Adds that of a shard."""
+        other.in_shard(shard)
+        self.partitions += other.partitions
+        self.different += other.different
+        self.differences += other.differences
 
 
 class _Fates:
@@ -123,7 +131,7 @@ class _Book:
 
 
 async def balance(database_url: str, cluster: Cluster, topics: Topics, progress: Callable[[int, int], None]) -> Ledger:
-    """The whole topic, as of now; the service may run meanwhile. `progress(done, of)` counts offsets.
+    """The topic's partitions of the shard, as of now; the service may run meanwhile. `progress(done, of)`: offsets.
 
     Raises TopicError, KafkaError, CannotVerify, psycopg.Error.
     """
@@ -138,7 +146,8 @@ async def balance(database_url: str, cluster: Cluster, topics: Topics, progress:
             ) from None
         source = _Fates(connection)
         try:
-            return await _balance(cluster, topics.commands, count, positions, bases, source, progress)
+            partitions = topics.shard.partitions(count)
+            return await _balance(cluster, topics.commands, partitions, positions, bases, source, progress)
         finally:
             await source.close()
 
@@ -146,20 +155,20 @@ async def balance(database_url: str, cluster: Cluster, topics: Topics, progress:
 async def _balance(
     cluster: Cluster,
     topic: str,
-    partitions: int,
+    partitions: Sequence[int],
     positions: dict[int, int],
     bases: dict[int, int],
     source: _Fates,
     progress: Callable[[int, int], None],
 ) -> Ledger:
     ledger, done = Ledger(), 0
-    everywhere = [TopicPartition(topic, number) for number in range(partitions)]
+    everywhere = [TopicPartition(topic, number) for number in partitions]
     consumer = await open_consumer(cluster)
     try:
         begins, ends = await consumer.beginning_offsets(everywhere), await consumer.end_offsets(everywhere)
         of = sum(ends[where] - begins[where] for where in everywhere)
-        await _pass_over(source, ledger, 0)
         for where in everywhere:
+            await _pass_over(source, ledger, where.partition)
             consumer.assign([where])
             # Measured again, since a large topic may lose records while it is read.
             base = bases.get(where.partition, 0)
@@ -192,7 +201,7 @@ async def _merge(stream: Stream, source: _Fates, book: _Book) -> AsyncIterator[i
 
 
 async def _pass_over(source: _Fates, ledger: Ledger, partition: int | None) -> None:
-    """What is of partitions before this one, or of any where it is None: the topic has none of them."""
+    """What is of partitions before this one, or of any where it is None: they are not the shard's, or not there."""
     while (fate := await source.peek()) is not None and (partition is None or fate[0] < partition):
         source.take()
-        ledger.differs(f"{fate[0]}/{fate[1]}: {fate[2]}, but the topic has no such partition")
+        ledger.differs(f"{fate[0]}/{fate[1]}: {fate[2]}, but this database has no such partition")

@@ -12,6 +12,7 @@ from psycopg.rows import class_row, tuple_row
 from services.commands.judge import FirstUses
 from services.master_keys import MasterKeys
 from services.store.order_keys import OrderKeys, load_keys
+from services.store.place import Split
 
 
 class StoredOutcome(msgspec.Struct, gc=False):
@@ -55,18 +56,34 @@ class Chunk(msgspec.Struct):
     events: dict[int, StoredRow]
     first_uses: FirstUses
     missing: list[str]
+    elsewhere: int
     keys: OrderKeys
+
+    def of(self, outcome: StoredOutcome) -> list[StoredRow | None]:
+        """An outcome's events, None for one that is missing. Up to `elsewhere` other shards have what is not here."""
+        numbers = range(outcome.before + 1, outcome.last_event_id + 1)
+        return [self.events.get(number) for number in numbers if number in self.events or number > self.elsewhere]
 
 
 def load_chunk(
-    connection: Connection[Any], masters: MasterKeys, partitions: Collection[int], after: int, last: int
+    connection: Connection[Any],
+    masters: MasterKeys,
+    partitions: Collection[int],
+    after: int,
+    last: int,
+    split: Split,
+    tells_gaps: bool,
 ) -> Chunk:
-    """What is stored of the outcomes numbered above `after`, up to `last`. Raises MasterKeyError and psycopg.Error."""
+    """What is stored of the outcomes numbered above `after`, up to `last`. Raises MasterKeyError and psycopg.Error.
+
+    Up to the numbers of `split` some may be missing. `tells_gaps`: whether outcomes are looked for that nobody has.
+    """
     with connection.cursor(row_factory=class_row(StoredOutcome), binary=True) as cursor:
         cursor.execute(
             "SELECT outcome_id, partition, record_offset, kind, order_id, command_id, digest, source, before, "
-            "last_event_id, key, message FROM (SELECT *, coalesce(lag(last_event_id) OVER "
-            "(ORDER BY outcome_id), 0) AS before FROM outcomes WHERE outcome_id BETWEEN %(after)s AND %(last)s) AS o "
+            "last_event_id, key, message FROM (SELECT *, coalesce(lag(last_event_id) OVER (ORDER BY outcome_id), "
+            "(SELECT last_event_id FROM outcomes WHERE outcome_id <= %(after)s ORDER BY outcome_id DESC LIMIT 1), 0) "
+            "AS before FROM outcomes WHERE outcome_id BETWEEN %(after)s AND %(last)s) AS o "
             "WHERE partition = ANY(%(partitions)s) AND outcome_id > %(after)s ORDER BY outcome_id",
             {"after": after, "last": last, "partitions": list(partitions)},
         )
@@ -79,13 +96,17 @@ def load_chunk(
             (numbers,),
         )
         events = {row.notification_id: row for row in rows}
-    missing = [f"order_events has no notification_id {number}" for number in numbers if number not in events]
-    if 0 in partitions:  # one of the workers tells
-        missing += _missing_outcomes(connection, after, last)
+    missing = [
+        f"order_events has no notification_id {number}"
+        for number in numbers
+        if number not in events and number > split.event_id
+    ]
+    if tells_gaps:
+        missing += _missing_outcomes(connection, max(after, split.outcome_id), last)
     order_ids = {row.originator_id for row in events.values()}
     order_ids |= {row.key.decode(errors="ignore") for row in outcomes if row.kind == "dead" and row.key}
     keys = load_keys(connection, order_ids, masters)
-    return Chunk(outcomes, events, _first_uses(connection, outcomes, after), missing, keys)
+    return Chunk(outcomes, events, _first_uses(connection, outcomes, after), missing, split.event_id, keys)
 
 
 def _missing_outcomes(connection: Connection[Any], after: int, last: int) -> list[str]:

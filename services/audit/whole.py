@@ -22,6 +22,7 @@ from services.kafka.relay_position import published
 from services.kafka.streams import extents
 from services.kafka.topics import Topics, count_partitions
 from services.settings import Settings
+from services.store.place import place
 from services.store.positions import commands_bases
 
 from .findings import Findings
@@ -54,13 +55,13 @@ class _Message(msgspec.Struct):
 def verify_history(
     settings: Settings, clock: Clock, resume: Path | None, progress: Callable[[str, int, int], None]
 ) -> Findings:
-    """Verifies everything. `resume`: a file that says how far an earlier verification came; it is kept up to date.
+    """Verifies a shard. `resume`: a file that says how far an earlier verification came; it is kept up to date.
 
     `progress(what, done, of)`. Raises VerificationFailed, TopicError, KafkaError and psycopg.Error.
     """
-    topics = Topics(settings.topic_prefix)
+    topics = Topics(settings.topic_prefix, settings.shard)
     limits, timer = asyncio.run(_measure(settings, topics))
-    states = _states(resume, len(limits.ends[topics.commands]))
+    states = _states(resume, settings.shard.partitions(len(limits.ends[topics.commands])))
     findings = Findings()
 
     def note(message: _Message) -> None:
@@ -96,16 +97,18 @@ async def _measure(settings: Settings, topics: Topics) -> tuple[Limits, TimerSta
         begins, ends = await extents(
             settings.cluster, (topics.commands, topics.events, topics.outcomes, topics.dead_letters), partitions
         )
-        end, bases = store_end(connection), commands_bases(connection)
+        end, bases, split = store_end(connection), commands_bases(connection), place(connection).last_split
     begins[topics.commands] = {n: first + bases.get(n, 0) for n, first in begins[topics.commands].items()}
     # Those behind are not judged yet.
     ends[topics.commands] = {n: max(end.judged.get(n, 0), first) for n, first in begins[topics.commands].items()}
-    limits = Limits(end.outcome_id, end.event_id, position.outcome_id, begins, ends, timer.positions, end.parked, bases)
+    limits = Limits(
+        end.outcome_id, end.event_id, position.outcome_id, begins, ends, timer.positions, end.parked, bases, split
+    )
     return limits, timer
 
 
-def _states(resume: Path | None, partitions: int) -> list[Progress]:
-    fresh = [Progress(list(range(worker, partitions, _WORKERS))) for worker in range(min(_WORKERS, partitions))]
+def _states(resume: Path | None, partitions: Sequence[int]) -> list[Progress]:
+    fresh = [Progress(list(partitions[worker::_WORKERS])) for worker in range(min(_WORKERS, len(partitions)))]
     if resume is None or not resume.exists():
         return fresh
     try:
@@ -142,9 +145,8 @@ def _compare_deadlines(states: Sequence[Progress], timer: TimerState, findings: 
 def _verify_partitions(
     tell: Callable[..., None], settings: Settings, clock: Clock, limits: Limits, state: Progress
 ) -> Findings:
-    history = History(
-        settings.database, settings.master_keys, Topics(settings.topic_prefix), clock.of_record, limits, state
-    )
+    topics = Topics(settings.topic_prefix, settings.shard)
+    history = History(settings.database, settings.master_keys, topics, clock.of_record, limits, state)
     return asyncio.run(history.run(settings.cluster, lambda progress: tell(progress=msgspec.json.encode(progress))))
 
 

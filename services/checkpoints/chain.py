@@ -122,19 +122,27 @@ class Hashes:
 
 
 class Signer:
-    """Writes checkpoints of one database. `announced`: the key to sign with next, if that is known."""
+    """Writes checkpoints of one database. `announced`: the key to sign with next, if that is known.
 
-    def __init__(self, key: Ed25519PrivateKey, announced: Ed25519PublicKey | None, salt: bytes) -> None:
+    `first`: the first event that the database has to have: of those before a split others have some.
+    """
+
+    def __init__(self, key: Ed25519PrivateKey, announced: Ed25519PublicKey | None, salt: bytes, first: int = 1) -> None:
         self._key = key
+        self._first = first
         self._salt_hash = salt_hash(salt)
         self.hashes = Hashes(salt)
         self.key_id = key_id(key.public_key())
         self.public_key = key.public_key().public_bytes_raw().hex()
         self.announced = None if announced is None else announced.public_bytes_raw().hex()
 
+    def covered(self, last: Checkpoint | None) -> int:
+        """The event up to which the checkpoints go, or that the first one comes behind."""
+        return self._first - 1 if last is None else last.last
+
     def sign(self, before: Checkpoint | None, rows: Iterable[Row], at: datetime) -> Checkpoint:
         """The checkpoint of these events, which follow those of the one before. Raises StoreHasGap."""
-        first = 1 if before is None else before.last + 1
+        first = self.covered(before) + 1
         events, tags, last = self.hashes.of_all(rows, first)
         statement = Statement(
             number=1 if before is None else before.number + 1,

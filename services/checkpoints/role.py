@@ -21,6 +21,7 @@ from services.kafka.topics import Topics
 from services.settings import Settings
 from services.store.checkpoints import checkpoint_notes, note_published
 from services.store.event_rows import connect, event_rows, newest_event
+from services.store.place import place
 from services.telemetry.health import progress
 
 from .chain import Checkpoint, Signer, line, parse, salt_hash
@@ -38,7 +39,8 @@ class CheckpointsRole:
     def __init__(self, settings: Settings, topics: Topics) -> None:
         self._settings = settings
         self._topic = topics.checkpoints
-        self._file = CheckpointFile(settings.checkpoint_file) if settings.checkpoint_file else None
+        file = settings.checkpoint_file
+        self._file = CheckpointFile(file.with_name(file.name + settings.shard.suffix)) if file else None
         self._due = 0.0
         self._producer = AIOKafkaProducer(
             **settings.cluster.options, transactional_id=topics.checkpoints, transaction_timeout_ms=60_000
@@ -65,7 +67,7 @@ class CheckpointsRole:
         self, connection: psycopg.Connection[Any], signer: Signer, last: Checkpoint | None
     ) -> Checkpoint | None:
         """The next checkpoint, once it is published; after a while without one, the last one again."""
-        covered = 0 if last is None else last.last
+        covered = signer.covered(last)
         waiting = await asyncio.to_thread(_uncovered, connection, covered)
         announces = last is not None and last.next_key != signer.announced and signer.announced is not None
         if not (
@@ -102,7 +104,8 @@ class CheckpointsRole:
                 f"checkpoint {notes.published} was published, but {self._topic} no longer has it: going on would make "
                 "a second chain. Restore the topic, or see docs/auditors.md for how to begin anew on purpose."
             )
-        signer = Signer(key, read_public_key(next_file) if next_file else None, notes.salt)
+        first = place(connection).last_split.event_id + 1
+        signer = Signer(key, read_public_key(next_file) if next_file else None, notes.salt, first)
         if last is not None and last.key != signer.key_id and not _announces(last, signer):
             log.warning(
                 "checkpoint %d is signed by key %s and does not announce key %s, which signs from here on: auditors "
@@ -155,8 +158,7 @@ class CheckpointsRole:
 
 
 def _sign(connection: psycopg.Connection[Any], signer: Signer, last: Checkpoint | None, up_to: int) -> Checkpoint:
-    covered = 0 if last is None else last.last
-    with closing(event_rows(connection, covered + 1, up_to)) as rows:
+    with closing(event_rows(connection, signer.covered(last) + 1, up_to)) as rows:
         return signer.sign(last, rows, datetime.now(UTC))
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import os
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -32,12 +33,13 @@ from services.cli.renew_topics import renew_topics
 from services.cli.replay import replay
 from services.cli.schema import schema
 from services.cli.send import CommandsFileError, read_commands, send_all
+from services.cli.split import split
 from services.cli.verify import verify
 from services.commands.dead import NotRetried
 from services.commands.parked import NotParked
 from services.demo import run as run_demo
 from services.export import ExportError
-from services.installation import installation, prepare, require_known_topics
+from services.installation import installation, prepare, require_known_topics, shard_of
 from services.kafka.topics import TopicError
 from services.master_keys import MasterKeyError
 from services.renewal import NotRenewed
@@ -47,6 +49,8 @@ from services.servers import ServerError
 from services.settings import Settings, SettingsError
 from services.store.migrate import SchemaOutdated
 from services.store.origin import clock_of
+from services.store.place import WrongShard
+from services.store.split import CannotSplit
 from services.supervisor import known_roles
 from services.telemetry import logs
 
@@ -69,10 +73,12 @@ app.command()(export)
 app.command()(erase)
 app.command()(rewrap_keys)
 app.command()(renew_topics)
+app.command()(split)
 AsJson = Annotated[bool, typer.Option("--json", help="Print machine-readable JSON lines on stdout.")]
 _USAGE = 2
 _FAILURES = (
     AsOfError,
+    CannotSplit,
     CannotVerify,
     ExportError,
     HistoryExpired,
@@ -100,7 +106,7 @@ def main() -> None:
     logging.getLogger("aiokafka").setLevel(logging.WARNING)
     try:
         app()
-    except (SettingsError, CommandsFileError) as error:
+    except (SettingsError, CommandsFileError, WrongShard) as error:
         _fail(error, _USAGE)
     except _FAILURES as error:
         _fail(error, 1)
@@ -120,13 +126,19 @@ def demo(
 @app.command()
 def serve(
     roles: Annotated[list[str] | None, typer.Argument(help=f"Any of: {', '.join(ROLES)}. All by default.")] = None,
+    shard: Annotated[
+        str | None,
+        typer.Option(
+            envvar="RESOLUTION_SHARD", help="Of several databases: work for this one only, from 0.", metavar="N"
+        ),
+    ] = None,
 ) -> None:
     """Run roles until SIGTERM, each in a process of its own. Prints `ready {json}` once all work."""
     try:
         wanted = known_roles(roles or [], list(ROLES))
     except ValueError as error:
         _fail(error, _USAGE)
-    given = Settings.from_environment()
+    given = Settings.from_environment(os.environ | ({"RESOLUTION_SHARD": shard} if shard else {}))
     logs.configure(given.log_format, "serve")
     with installation(given) as settings:
         prepare(settings)
@@ -171,9 +183,9 @@ def order(
     as_json: AsJson = False,
 ) -> None:
     """Show the order page, with the actions available now to whoever looks (to both parties without --as)."""
-    with _database() as settings, psycopg.connect(settings.database) as connection:
+    with _database() as settings, psycopg.connect((one := shard_of(settings, order_id)).database) as connection:
         try:
-            page = order_page.look(connection, settings.master_keys, order_id, viewer, clock_of(settings).now())
+            page = order_page.look(connection, one.master_keys, order_id, viewer, clock_of(one).now())
         except order_page.NotAParty:
             page = None
         except psycopg.errors.UndefinedTable:

@@ -19,6 +19,7 @@ from services.installation import installation
 from services.kafka.single import all_values
 from services.kafka.topics import Topics, require_topic
 from services.settings import Settings
+from services.store.place import require_shard
 
 app = typer.Typer(help="Signed hashes of the event store, for auditors.", no_args_is_help=True)
 CheckpointsFile = Annotated[
@@ -28,6 +29,10 @@ CheckpointsFile = Annotated[
 PublicKeys = Annotated[
     list[Path] | None,
     typer.Option("--public-key", help="With --checkpoints: a key that you trust; may be given several times."),
+]
+ShardNumber = Annotated[
+    int | None,
+    typer.Option("--shard", envvar="RESOLUTION_SHARD", help="Of several databases the one whose chain it is, from 0."),
 ]
 _MOST_PROCESSES = 4
 
@@ -41,15 +46,15 @@ def key(directory: Annotated[Path, typer.Argument(help="Where to put the two fil
 
 
 @app.command()
-def export(file: Annotated[Path, typer.Argument(help="Is replaced if it exists.")]) -> None:
+def export(file: Annotated[Path, typer.Argument(help="Is replaced if it exists.")], shard: ShardNumber = None) -> None:
     """Write the chain, as it was published, to a file for auditors: a checkpoint in each line."""
     with installation(Settings.from_environment(), database=False) as settings:
-        count = asyncio.run(_export(settings, file))
+        count = asyncio.run(_export(_one_of(settings, shard), file))
     print(f"Checkpoints in {file}: {count:,}.")
 
 
 async def _export(settings: Settings, file: Path) -> int:
-    topic = Topics(settings.topic_prefix).checkpoints
+    topic = Topics(settings.topic_prefix, settings.shard).checkpoints
     await require_topic(settings.cluster, topic)
     count = 0
     new = file.with_name(f".{file.name}-{os.getpid()}")
@@ -66,14 +71,27 @@ async def _export(settings: Settings, file: Path) -> int:
     return count
 
 
-def verify_against(file: Path, public_keys: Sequence[Path], as_json: bool) -> NoReturn:
+def _one_of(settings: Settings, number: int | None) -> Settings:
+    """The settings of one shard."""
+    count = len(settings.shards)
+    if number is None and count > 1:
+        raise typer.BadParameter(f"there are {count} databases, and each has a chain of its own; say --shard NUMBER")
+    if not 0 <= (number or 0) < count:
+        raise typer.BadParameter(f"--shard is a number from 0 to {count - 1}")
+    return settings.shards[number or 0]
+
+
+def verify_against(file: Path, public_keys: Sequence[Path], shard: int | None, as_json: bool) -> NoReturn:
     """What `verify --checkpoints` does. Exits with 1 if anything differs."""
     if not public_keys:
         raise typer.BadParameter("name the public keys that you trust, each with --public-key")
     keys = [read_public_key(public) for public in public_keys]
     processes = min(_MOST_PROCESSES, os.cpu_count() or 1)
     with installation(Settings.from_environment(), kafka=False) as settings, events_progress(False) as progress:
-        found = verify_checkpoints(settings.database, file, keys, processes, progress)
+        urls, number = [one.database for one in settings.shards], _one_of(settings, shard).shard.number
+        for one in settings.shards:
+            require_shard(one.database, one.shard)
+        found = verify_checkpoints(urls, number, file, keys, processes, progress)
     print(json.dumps(found.as_dict())) if as_json else _show(found)
     raise typer.Exit(1 if found.differences else 0)
 

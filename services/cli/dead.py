@@ -3,9 +3,10 @@
 import asyncio
 import json
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from typing import Annotated, Any
 
 import psycopg
@@ -15,10 +16,10 @@ from rich.table import Table
 
 from services.commands.dead import retry as send_again
 from services.commands.retries import RECORDED
-from services.installation import installation
+from services.installation import installation, up_to_date
 from services.kafka.topics import Topics
 from services.settings import Settings
-from services.store import migrate
+from services.shards import Shard
 from services.store.dead_letters import DeadLetter, dead_letters, handle_dead_letter
 
 app = typer.Typer(help="Records of the commands topic that are no command.", no_args_is_help=True)
@@ -37,8 +38,8 @@ def list_(
     as_json: AsJson = False,
 ) -> None:
     """The dead letters that nobody has done anything about yet, the oldest first."""
-    with _settings(kafka=False) as (_, connection):
-        letters = [_describe(letter) for letter in dead_letters(connection, key=key, error=error, handled=every)]
+    with _letters(kafka=False) as (_, store):
+        letters = [_describe(letter) for letter in store.find(key=key, error=error, handled=every)]
     if as_json:
         for letter in letters:
             print(json.dumps(letter))
@@ -54,8 +55,8 @@ def list_(
 @app.command()
 def show(place: Annotated[str, typer.Argument(help="PARTITION/OFFSET.")], as_json: AsJson = False) -> None:
     """One dead letter with its headers and its value as it was. The value may have what a sender meant to be secret."""
-    with _settings(kafka=False) as (_, connection):
-        [letter] = _at(connection, [place])
+    with _letters(kafka=False) as (_, store):
+        [letter] = _at(store, [place])
     headers = {name: value.decode(errors="backslashreplace") for name, value in letter.headers}
     value = None if letter.value is None else letter.value.decode(errors="backslashreplace")
     told = _describe(letter) | {"headers": headers, "value": value}
@@ -79,9 +80,9 @@ def retry(
 
     For when the service reads by now what it could not read then. One that was handled already has to be named.
     """
-    with _settings() as (settings, connection):
-        letters = _chosen(connection, places, key, error)
-        asyncio.run(send_again(settings.cluster, Topics(settings.topic_prefix), connection, letters, keep_time))
+    with _letters() as (settings, store):
+        letters, topics = _chosen(store, places, key, error), Topics(settings.topic_prefix)
+        asyncio.run(send_again(settings.cluster, topics, letters, keep_time, partial(store.handle, how="retried")))
     print(f"{len(letters):,} published again.")
 
 
@@ -93,32 +94,51 @@ def discard(
     error: Error = None,
 ) -> None:
     """Note that nothing is to be done about dead letters: those named, or all that match. They stay on their topic."""
-    with _settings(kafka=False) as (_, connection):
-        letters = _chosen(connection, places, key, error)
+    with _letters(kafka=False) as (_, store):
+        letters = _chosen(store, places, key, error)
         for letter in letters:
-            handle_dead_letter(connection, letter, "discarded", reason)
+            store.handle(letter, how="discarded", why=reason)
     print(f"{len(letters):,} discarded.")
 
 
-def _chosen(
-    connection: psycopg.Connection, places: list[str] | None, key: str | None, error: str | None
-) -> list[DeadLetter]:
+class _Letters:
+    """The dead letters of all shards. `connections`: to each."""
+
+    def __init__(self, connections: Sequence[psycopg.Connection]) -> None:
+        self._connections = connections
+
+    def find(self, places: Sequence[tuple[int, int]] | None = None, **which: Any) -> list[DeadLetter]:
+        """See `dead_letters`."""
+        found = [letter for each in self._connections for letter in dead_letters(each, places, **which)]
+        return sorted(found, key=_recorded) if len(self._connections) > 1 else found
+
+    def handle(self, letter: DeadLetter, *, how: str, why: str = "") -> None:
+        """See `handle_dead_letter`."""
+        shard = Shard.of(letter.partition, len(self._connections))
+        handle_dead_letter(self._connections[shard.number], letter, how, why)
+
+
+def _recorded(letter: DeadLetter) -> int:
+    return int(dict(letter.headers).get(RECORDED, 0))
+
+
+def _chosen(store: _Letters, places: list[str] | None, key: str | None, error: str | None) -> list[DeadLetter]:
     if places:
         if key or error:
             raise typer.BadParameter("name places, or say --key or --error; not both")
-        return _at(connection, places)
+        return _at(store, places)
     if not (key or error):
         raise typer.BadParameter("name places such as 3/17, or say --key or --error")
-    return dead_letters(connection, key=key, error=error, handled=False)
+    return store.find(key=key, error=error, handled=False)
 
 
-def _at(connection: psycopg.Connection, places: list[str]) -> list[DeadLetter]:
+def _at(store: _Letters, places: list[str]) -> list[DeadLetter]:
     wanted: list[tuple[int, int]] = []
     for place in places:
         if (match := _PLACE.fullmatch(place)) is None:
             raise typer.BadParameter(f"{place} is not PARTITION/OFFSET, such as 3/17")
         wanted.append((int(match[1]), int(match[2])))
-    letters = dead_letters(connection, wanted)
+    letters = store.find(wanted)
     for partition, offset in wanted:
         if not any((letter.partition, letter.record_offset) == (partition, offset) for letter in letters):
             raise typer.BadParameter(f"there is no dead letter {partition}/{offset}; see `resolution dead list --all`")
@@ -140,8 +160,9 @@ def _describe(letter: DeadLetter) -> dict[str, Any]:
 
 
 @contextmanager
-def _settings(kafka: bool = True) -> Iterator[tuple[Settings, psycopg.Connection]]:
-    with installation(Settings.from_environment(), kafka=kafka) as settings:
-        migrate(settings.database)
-        with psycopg.connect(settings.database, autocommit=True) as connection:
-            yield settings, connection
+def _letters(kafka: bool = True) -> Iterator[tuple[Settings, _Letters]]:
+    with installation(Settings.from_environment(), kafka=kafka) as settings, ExitStack() as stack:
+        connections = [psycopg.connect(one.database, autocommit=True) for one in up_to_date(settings)]
+        for connection in connections:
+            stack.enter_context(connection)
+        yield settings, _Letters(connections)

@@ -9,9 +9,8 @@ import typer
 from resolution_contracts import CommandRejected, EraseOrderTexts
 from resolution_contracts.client import Client, OutcomePending
 
-from services.installation import installation
+from services.installation import installation, up_to_date
 from services.settings import Settings
-from services.store import migrate
 from services.store.order_keys import rewrap
 
 
@@ -41,14 +40,17 @@ def erase(
 
 
 def _refuse_if_parked(settings: Settings, order_id: str) -> None:
-    migrate(settings.database)
-    with psycopg.connect(settings.database) as connection:
-        parked = connection.execute("SELECT 1 FROM parked_commands WHERE order_id = %s LIMIT 1", (order_id,)).fetchone()
-    if parked:
+    if any(_is_parked(one, order_id) for one in up_to_date(settings)):
         raise NotErased(
             f"{order_id} is parked: its commands wait with what was written in them. First `resolution parked retry "
             f"{order_id}`, or `discard`."
         )
+
+
+def _is_parked(one: Settings, order_id: str) -> bool:
+    with psycopg.connect(one.database) as connection:
+        found = connection.execute("SELECT 1 FROM parked_commands WHERE order_id = %s LIMIT 1", (order_id,)).fetchone()
+    return found is not None
 
 
 async def _send(settings: Settings, order_id: str, timeout: float) -> list[int]:
@@ -72,7 +74,8 @@ def rewrap_keys() -> None:
     Restart the roles with the new master key first, so that no new key is wrapped by an older one.
     """
     with installation(Settings.from_environment(), kafka=False) as settings:
-        migrate(settings.database)
-        with psycopg.connect(settings.database, autocommit=True) as connection:
-            count = rewrap(connection, settings.master_keys)
+        count = 0
+        for one in up_to_date(settings):
+            with psycopg.connect(one.database, autocommit=True) as connection:
+                count += rewrap(connection, one.master_keys)
     print(f"{count:,} keys are wrapped anew. Older master keys can go, once backups that need them are gone.")

@@ -2,17 +2,18 @@
 
 import sys
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import Progress
+from rich.progress import Progress, TaskID
 
 from services.export import export as write
-from services.installation import installation
+from services.installation import installation, up_to_date
 from services.settings import Settings
-from services.store import OrderStore, migrate
+from services.store import OrderStore
 
 
 class _Format(StrEnum):
@@ -28,16 +29,23 @@ def export(
     """Write the public events and a summary of each order as files; again, only what is new since.
 
     One folder for each event, with a folder for each date (UTC) in it: docs/analytics.md has queries. Confidential
-    fields are left out. An export that was stopped goes on where it was.
+    fields are left out. An export that was stopped goes on where it was. Of several databases each has a folder of its
+    own, shard=NUMBER.
     """
     with installation(Settings.from_environment(), kafka=False) as settings:
-        migrate(settings.database)
-        with OrderStore(settings.database, settings.master_keys) as store, _progress() as bar:
-            task = bar.add_task("exporting")
-            done = write(store, to, format_, after, lambda done, of: bar.update(task, completed=done, total=of))
-    print(
-        f"{done.events:,} events added, {done.orders:,} orders' summaries renewed in {to}. Position: {done.position:,}."
-    )
+        for one in up_to_date(settings):
+            folder = to if one.shard.alone else to / f"shard={one.shard.number}"
+            with OrderStore(one.database, one.master_keys) as store, _progress() as bar:
+                task = bar.add_task("exporting")
+                done = write(store, folder, format_, after, partial(_tell, bar, task))
+            print(
+                f"{done.events:,} events added, {done.orders:,} orders' summaries renewed in {folder}. "
+                f"Position: {done.position:,}."
+            )
+
+
+def _tell(bar: Progress, task: TaskID, done: int, of: int) -> None:
+    bar.update(task, completed=done, total=of)
 
 
 def _progress() -> Progress:

@@ -15,6 +15,7 @@ from services.cli.progress import events_progress
 from services.installation import installation
 from services.kafka.topics import Topics
 from services.settings import Settings
+from services.store.place import require_shard
 
 
 def ledger(
@@ -25,7 +26,12 @@ def ledger(
     Reads only; the service may run meanwhile. Exit code 1 if anything is wrong.
     """
     with installation(Settings.from_environment()) as settings, events_progress(False, "offsets") as progress:
-        found = asyncio.run(balance(settings.database, settings.cluster, Topics(settings.topic_prefix), progress))
+        found = Ledger()
+        for one in settings.shards:
+            require_shard(one.database, one.shard)
+            topics = Topics(one.topic_prefix, one.shard)
+            found.add(asyncio.run(balance(one.database, one.cluster, topics, progress)), one.shard)
+        found.partitions.sort(key=lambda account: account.partition)
     print(json.dumps(found.as_dict())) if as_json else _show(found)
     raise typer.Exit(1 if found.differences else 0)
 

@@ -1,9 +1,11 @@
 """`resolution parked`: orders on which our own code failed, and what an operator does about them."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import partial
+from itertools import chain
 from typing import Annotated, Any
 
 import psycopg
@@ -12,10 +14,10 @@ from rich.console import Console
 from rich.table import Table
 
 from services.commands.parked import NotParked, ParkedOrders
-from services.installation import installation
+from services.installation import installation, up_to_date
 from services.kafka.topics import Topics
 from services.settings import Settings
-from services.store import OrderStore, ParkedCommand, migrate
+from services.store import OrderStore, ParkedCommand
 from services.store.origin import clock_of
 from services.store.parking import parked_commands, parked_orders
 
@@ -30,8 +32,8 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print machine-readable JSO
 @app.command("list")
 def list_(as_json: AsJson = False) -> None:
     """The parked orders, the one that has waited longest first."""
-    with _settings() as settings, psycopg.connect(settings.database) as connection:
-        orders = parked_orders(connection)
+    with _shards() as shards:
+        orders = sorted(chain.from_iterable(map(_parked, shards)), key=lambda order: order["since"])
     if as_json:
         for order in orders:
             print(json.dumps(order, default=str))
@@ -44,8 +46,8 @@ def list_(as_json: AsJson = False) -> None:
 @app.command()
 def show(order_id: OrderId, as_json: AsJson = False) -> None:
     """An order's parked commands, in order. The first one failed; the others wait behind it."""
-    with _settings() as settings, psycopg.connect(settings.database) as connection:
-        commands = [_describe(command) for command in parked_commands(connection, order_id)]
+    with _shards() as shards:
+        commands = [_describe(command) for one in shards for command in _commands(one, order_id)]
     if not commands:
         raise NotParked(f"No command of order {order_id} is parked.")
     if as_json:
@@ -63,10 +65,9 @@ def retry(
     """Judge the parked commands again, with their own business times, after the cause was mended."""
     if (order_id is None) is not every:
         raise typer.BadParameter("name one order, or say --all")
-    with _orders() as (orders, settings):
-        with psycopg.connect(settings.database) as connection:
-            ids = [order_id] if order_id else [order["order_id"] for order in parked_orders(connection)]
-        results = {name: orders.retry(name) for name in ids}
+    with _shards() as shards:
+        ids = [order_id] if order_id else [order["order_id"] for one in shards for order in _parked(one)]
+        results = {name: _with(shards, name, ParkedOrders.retry) for name in ids}
     _tell(results)
 
 
@@ -76,22 +77,31 @@ def discard(
     reason: Annotated[str, typer.Option(help="Why; it goes with the command to the dead letters.")],
 ) -> None:
     """Give up on the command that failed: it becomes a dead letter, and the ones behind it are judged."""
-    with _orders() as (orders, _):
-        _tell({order_id: orders.discard(order_id, reason)})
+    with _shards() as shards:
+        _tell({order_id: _with(shards, order_id, partial(ParkedOrders.discard, reason=reason))})
 
 
 @contextmanager
-def _settings() -> Iterator[Settings]:
+def _shards() -> Iterator[list[Settings]]:
     with installation(Settings.from_environment(), kafka=False) as settings:
-        migrate(settings.database)
-        yield settings
+        yield up_to_date(settings)
 
 
-@contextmanager
-def _orders() -> Iterator[tuple[ParkedOrders, Settings]]:
-    with _settings() as settings, OrderStore(settings.database, settings.master_keys) as store:
-        topics = Topics(settings.topic_prefix)
-        yield ParkedOrders(store, topics.commands, clock_of(settings).of_record), settings
+def _parked(one: Settings) -> list[dict[str, Any]]:
+    with psycopg.connect(one.database) as connection:
+        return parked_orders(connection)
+
+
+def _commands(one: Settings, order_id: str) -> list[ParkedCommand]:
+    with psycopg.connect(one.database) as connection:
+        return parked_commands(connection, order_id)
+
+
+def _with(shards: Sequence[Settings], order_id: str, act: Callable[[ParkedOrders, str], str]) -> str:
+    """Acts on an order where it is parked, if anywhere."""
+    one = next((one for one in shards if _commands(one, order_id)), shards[0])
+    with OrderStore(one.database, one.master_keys) as store:
+        return act(ParkedOrders(store, Topics(one.topic_prefix).commands, clock_of(one).of_record), order_id)
 
 
 def _tell(results: dict[str, str]) -> None:

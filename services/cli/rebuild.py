@@ -12,7 +12,9 @@ from projections.rebuild import Rebuild, Rebuilt
 from services.cli.progress import events_progress
 from services.installation import installation
 from services.settings import Settings
+from services.shards import Shard
 from services.store import OrderStore
+from services.store.place import require_shard
 
 
 def rebuild(
@@ -21,18 +23,26 @@ def rebuild(
     as_json: Annotated[bool, typer.Option("--json", help="Print machine-readable JSON lines on stdout.")] = False,
 ) -> None:
     """Build a read model anew beside the live one, compare the two, and switch. Stopped, it goes on where it was."""
-    with (
-        installation(Settings.from_environment(), kafka=False) as settings,
-        OrderStore(settings.database, settings.master_keys) as store,
-    ):
-        work = Rebuild(store, name)
-        if drop_old:
-            there = work.drop_old()
-            print("The old tables are gone." if there else "There are no old tables.", file=sys.stderr)
-            return
-        with events_progress(as_json) as progress:
-            done = work.run(progress)
-    print(json.dumps({"rebuilt": asdict(done)})) if as_json else _show(done)
+    with installation(Settings.from_environment(), kafka=False) as settings:
+        for one in settings.shards:
+            require_shard(one.database, one.shard)
+            if not one.shard.alone and not as_json:
+                print(f"{one.shard}:")
+            with OrderStore(one.database, one.master_keys) as store:
+                _rebuild(Rebuild(store, name), one.shard, drop_old, as_json)
+
+
+def _rebuild(work: Rebuild, shard: Shard, drop_old: bool, as_json: bool) -> None:
+    if drop_old:
+        there = work.drop_old()
+        print("The old tables are gone." if there else "There are no old tables.", file=sys.stderr)
+        return
+    with events_progress(as_json) as progress:
+        done = work.run(progress)
+    if as_json:
+        print(json.dumps({"rebuilt": asdict(done) | shard.label}))
+    else:
+        _show(done)
 
 
 def _show(done: Rebuilt) -> None:

@@ -4,6 +4,7 @@ import asyncio
 
 from services.installation import installation, prepare
 from services.kafka.topics import Topics
+from services.renewal import NotRenewed
 from services.renewal import renew_topics as renew
 from services.settings import Settings
 
@@ -15,6 +16,11 @@ def renew_topics() -> None:
     same ids. docs/backup.md has the whole procedure.
     """
     with installation(Settings.from_environment()) as settings:
+        if len(settings.shards) > 1:
+            raise NotRenewed(
+                "Several databases cannot go on with new topics: numbers from before they were split cannot be published "
+                "again by each of them. docs/backup.md says what is left to do."
+            )
         prepare(settings)
         topics = Topics(settings.topic_prefix)
         outcomes = asyncio.run(renew(settings.cluster, topics, settings.database))

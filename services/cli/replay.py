@@ -17,9 +17,10 @@ from services.audit.as_of_files import write_files
 from services.audit.replay import NoHistory
 from services.audit.replay import replay as replay_order
 from services.clock import Clock
-from services.installation import installation
+from services.installation import installation, shard_of, up_to_date
 from services.settings import Settings
-from services.store import OrderStore, migrate
+from services.shards import Shard
+from services.store import OrderStore
 from services.store.origin import clock_of
 
 from .history import history
@@ -73,14 +74,15 @@ def replay(
             raise typer.BadParameter(sentence)
     with installation(Settings.from_environment(), kafka=False) as settings:
         if order_id is not None:
-            _show_order(settings, order_id, as_of, at, commands, as_json)  # an auditor may only read
+            # An auditor may only read.
+            _show_order(shard_of(settings, order_id), order_id, as_of, at, commands, as_json)
             return
-        migrate(settings.database)
-        if drop is not None:
-            _drop(settings, drop, as_json)
-        else:
-            assert as_of is not None
-            _show_all(settings, as_of, into, to, as_json)
+        for one in up_to_date(settings):
+            if drop is not None:
+                _drop(one, drop, as_json)
+            else:
+                assert as_of is not None
+                _show_all(one, as_of, into, to and _folder(to, one.shard), as_json)
 
 
 # --- one order ---
@@ -120,7 +122,15 @@ def _overdue(steps: list[dict[str, Any]], until: datetime) -> str:
     )
 
 
-# --- all read models ---
+# --- all read models, of each shard ---
+
+
+def _folder(to: Path, shard: Shard) -> Path:
+    return to if shard.alone else to / f"shard={shard.number}"
+
+
+def _where(where: str, shard: Shard) -> str:
+    return where if shard.alone else f"{where} of {shard}"
 
 
 def _show_all(settings: Settings, as_of: datetime, into: str | None, to: Path | None, as_json: bool) -> None:
@@ -136,10 +146,11 @@ def _show_all(settings: Settings, as_of: datetime, into: str | None, to: Path | 
             with ReadModelsAsOf.hold(settings.database, prefix) as read_models:
                 replayed = read_models.fill(as_of, progress)
                 read_models.keep()
-            where = f"the schemas {prefix}_…"
+            where = _where(f"the schemas {prefix}_…", settings.shard)
     parked = _parked_by(settings, clock, as_of)
     if as_json:
-        print(json.dumps({"replayed": msgspec.to_builtins(replayed) | {"to": where, "parked": parked}}))
+        told = msgspec.to_builtins(replayed) | {"to": where, "parked": parked} | settings.shard.label
+        print(json.dumps({"replayed": told}))
     else:
         _tell(replayed, where, parked)
 
@@ -171,6 +182,7 @@ def _drop(settings: Settings, prefix: str, as_json: bool) -> None:
     with ReadModelsAsOf.hold(settings.database, prefix) as read_models:
         dropped = read_models.drop()
     if as_json:
-        print(json.dumps({"dropped": dropped}))
+        print(json.dumps({"dropped": dropped} | settings.shard.label))
     else:
-        print(f"Deleted: {', '.join(dropped)}." if dropped else f"There are no schemas of a replay into {prefix}.")
+        gone = f"Deleted: {', '.join(dropped)}" if dropped else f"There are no schemas of a replay into {prefix}"
+        print(f"{_where(gone, settings.shard)}.")

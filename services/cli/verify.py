@@ -3,8 +3,9 @@
 import asyncio
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -16,13 +17,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from services.audit.findings import Differences, Findings
 from services.audit.from_commands import Findings as FromCommands
 from services.audit.from_commands import HistoryExpired, verify_from_commands
+from services.audit.split import verify_splits
 from services.audit.whole import verify_history
-from services.cli.checkpoints import CheckpointsFile, PublicKeys, verify_against
+from services.cli.checkpoints import CheckpointsFile, PublicKeys, ShardNumber, verify_against
 from services.cli.differences import tell_differences
-from services.installation import installation
+from services.installation import installation, up_to_date
 from services.kafka.topics import Topics
 from services.settings import Settings
-from services.store import migrate
 from services.store.origin import clock_of
 from services.store.positions import commands_bases
 from services.store.verifications import record_verification
@@ -38,6 +39,7 @@ def verify(
     ] = None,
     checkpoints: CheckpointsFile = None,
     public_keys: PublicKeys = None,
+    shard: ShardNumber = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print machine-readable JSON on stdout.")] = False,
 ) -> None:
     """Check that all that is stored and published follows from the commands, and read models and deadlines from that.
@@ -47,20 +49,21 @@ def verify(
     if checkpoints is not None:
         if from_commands or resume is not None:
             raise typer.BadParameter("--checkpoints looks at the event store only; leave the other options")
-        verify_against(checkpoints, public_keys or (), as_json)
+        verify_against(checkpoints, public_keys or (), shard, as_json)
     if from_commands and resume is not None:
         raise typer.BadParameter("--from-commands begins with the first command each time; leave --resume")
     with installation(Settings.from_environment()) as settings, _progress() as progress:
-        migrate(settings.database)
+        shards = up_to_date(settings)
         found: Differences
         if from_commands:
-            judged_again = _from_commands(settings, progress)
+            judged_again = _from_commands(shards, progress)
             found, told = judged_again, _tell_from_commands(judged_again)
         else:
-            findings = verify_history(settings, clock_of(settings), resume, progress)
+            findings = _history(shards, resume, progress)
             found, told = findings, _tell(findings)
-        with psycopg.connect(settings.database) as connection:
-            record_verification(connection, "commands" if from_commands else "history", found.different)
+        for one in shards:
+            with psycopg.connect(one.database) as connection:
+                record_verification(connection, "commands" if from_commands else "history", found.different)
     if as_json:
         print(json.dumps(found.as_dict()))
     else:
@@ -69,14 +72,33 @@ def verify(
     raise typer.Exit(1 if found.different else 0)
 
 
-def _from_commands(settings: Settings, progress: Callable[[str, int, int], None]) -> FromCommands:
-    with psycopg.connect(settings.database) as connection:
-        parked = set(connection.execute("SELECT partition, record_offset FROM parked_commands").fetchall())
-        if commands_bases(connection):
-            raise HistoryExpired(
-                "Kafka has lost the first commands (the topics were renewed), so history cannot be judged again from "
-                "its beginning. `resolution verify` compares what is stored."
-            )
+def _history(shards: Sequence[Settings], resume: Path | None, progress: Callable[[str, int, int], None]) -> Findings:
+    findings, several = Findings(), len(shards) > 1
+    for one in shards:
+        file = resume and resume.with_name(resume.name + one.shard.suffix)
+        told = partial(_tell_progress, progress, f" of {one.shard}" if several else "")
+        found = verify_history(one, clock_of(one), file, told)
+        found.in_shard(one.shard)
+        findings.add(found.as_dict())
+    verify_splits(shards, findings)
+    return findings
+
+
+def _tell_progress(progress: Callable[[str, int, int], None], of: str, what: str, done: int, total: int) -> None:
+    progress(what + of, done, total)
+
+
+def _from_commands(shards: Sequence[Settings], progress: Callable[[str, int, int], None]) -> FromCommands:
+    parked: set[tuple[int, int]] = set()
+    for one in shards:
+        with psycopg.connect(one.database) as connection:
+            parked.update(connection.execute("SELECT partition, record_offset FROM parked_commands").fetchall())
+            if commands_bases(connection):
+                raise HistoryExpired(
+                    "Kafka has lost the first commands (the topics were renewed), so history cannot be judged again "
+                    "from its beginning. `resolution verify` compares what is stored."
+                )
+    settings = shards[0]
     return asyncio.run(
         verify_from_commands(
             settings.cluster,

@@ -1,13 +1,12 @@
 """What an operator does about dead letters: send one again, or note that nothing is to be done."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-import psycopg
 from aiokafka import AIOKafkaProducer
 
 from services.kafka.cluster import Cluster
 from services.kafka.topics import LARGEST_RECORD, Topics, count_partitions, partition_of
-from services.store.dead_letters import DeadLetter, handle_dead_letter
+from services.store.dead_letters import DeadLetter
 
 from .retries import RECORDED, RETRY_OF
 
@@ -21,14 +20,14 @@ class NotRetried(Exception):
 async def retry(
     cluster: Cluster,
     topics: Topics,
-    connection: psycopg.Connection,
     letters: Sequence[DeadLetter],
     keep_time: bool,
+    published: Callable[[DeadLetter], None],
 ) -> None:
-    """Publishes the records as they first came, to the partition of their key; each is noted once it is on Kafka.
+    """Publishes the records as they first came, to the partition of their key; tells `published` of each.
 
     With `keep_time` they are judged by their first business time. Raises NotRetried, before anything is published,
-    where that cannot be; KafkaError and psycopg.Error, and then those noted are published.
+    where that cannot be; KafkaError and what `published` raises, and then those told are published.
     """
     for letter in letters:
         if letter.value is None:
@@ -50,7 +49,7 @@ async def retry(
             await producer.send_and_wait(
                 topics.commands, letter.value, letter.key, _partition(letter, partitions), headers=headers
             )
-            handle_dead_letter(connection, letter, "retried")
+            published(letter)
     finally:
         await producer.stop()
 

@@ -51,6 +51,7 @@ class CommandsRole:
             handle=self._handle,
             forget=self._forget,
             max_records=5 * _PIECE,
+            shard=topics.shard,
         )
 
     async def _handle(self, records: Sequence[Record], positions: Positions) -> None:

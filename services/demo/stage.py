@@ -63,16 +63,18 @@ async def open_stage(settings: Settings, say: Callable[[str], None], *, keep: bo
     psycopg.Error, KafkaError, TopicError.
     """
     name = f"demo_{uuid4().hex[:12]}"
+    server = settings.shards[0].database
     own = replace(
         settings,
-        database_url=_url_of(settings.database, name),
+        database_url=_url_of(server, name),
+        only_shard=None,
         topic_prefix=name.replace("_", "-") + ".",
         time_scale=TIME_SCALE,
         time_origin=datetime.now(UTC),
         http_port=0,
     )
     say(f"A database and topics of the demo's own: {name}, {own.topic_prefix}*")
-    with _log_file(say) as log_file, _database(settings.database, name, keep=keep):
+    with _log_file(say) as log_file, _database(server, name, keep=keep):
         migrate(own.database)
         async with _topics(own, keep=keep) as partitions, _roles(own, say, log_file) as roles:
             topics = Topics(own.topic_prefix)

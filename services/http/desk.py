@@ -1,9 +1,9 @@
 """What API and pages ask for: read models by viewer, commands to Kafka."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, TypeVar
 from uuid import uuid4
 
 import msgspec
@@ -11,7 +11,6 @@ import psycopg
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 from eventsourcing.persistence import StoredEvent
-from psycopg_pool import ConnectionPool, PoolTimeout
 from resolution_contracts.client import Client
 from resolution_contracts.commands import (
     Accept,
@@ -32,16 +31,17 @@ from services.kafka.relay_position import published
 from services.kafka.topics import Topics
 from services.master_keys import MasterKeys
 from services.orders.public import event_envelope
+from services.store.event_rows import newest_event
 from services.store.mapper import decode_event
 from services.store.order_keys import load_keys, sealed_orders
 
 from . import operations
+from .databases import Databases
 from .problems import Problem, unknown
 from .pulse import Pulse
 from .who import Viewer
 
 Json = dict[str, Any]
-_P = ParamSpec("_P")
 _T = TypeVar("_T")
 
 PARTY_COMMANDS: dict[str, type[Command]] = {
@@ -56,38 +56,24 @@ _LONGEST_WAIT_SECONDS = 10.0
 class Desk:
     """One for each process."""
 
-    pool: ConnectionPool[psycopg.Connection[Any]]
+    databases: Databases
     client: Client
     ends: AIOKafkaConsumer
     """Asks where topics end; reads nothing."""
     kafka: Cluster
-    topics: Topics
+    topics: Sequence[Topics]
+    """Of each shard."""
     clock: Clock
     pulse: Pulse
     masters: MasterKeys
-
-    async def read(
-        self, look: Callable[Concatenate[psycopg.Connection[Any], _P], _T], *a: _P.args, **k: _P.kwargs
-    ) -> _T:
-        """Runs a query beside the event loop. Raises Problem (503) while the database is away."""
-
-        def run() -> _T:
-            with self.pool.connection(timeout=5) as connection:
-                return look(connection, *a, **k)
-
-        try:
-            return await asyncio.to_thread(run)
-        except (psycopg.OperationalError, PoolTimeout):
-            raise Problem(503, "The database does not answer; try again soon.", {"Retry-After": "2"}) from None
-        except psycopg.errors.UndefinedTable:
-            raise Problem(503, "The read models are not there yet; run the role projections.") from None
 
     # --- reading ---
 
     async def order(self, viewer: Viewer, order_id: str) -> Json:
         """The order page. Raises Problem (404) for a stranger as for an order that does not exist."""
         try:
-            page = await self.read(order_page.look, self.masters, order_id, viewer.party, self.clock.now())
+            shard, who = self.databases.shard_of(order_id), viewer.party
+            page = await self.databases.read(shard, order_page.look, self.masters, order_id, who, self.clock.now())
         except order_page.NotAParty:
             page = None
         if page is None:
@@ -95,29 +81,35 @@ class Desk:
         return page
 
     async def orders(self, viewer: Viewer) -> list[Json]:
-        return await self.read(order_page.orders_of, self.masters, viewer.user, self.clock.now())
+        orders = await self.databases.read_all(order_page.orders_of, self.masters, viewer.user, self.clock.now())
+        return order_page.merged(orders)
 
     async def inbox(self, viewer: Viewer) -> Json:
-        return await self.read(inbox.look, viewer.user, self.clock.now())
+        return inbox.merged(await self.databases.read_all(inbox.look, viewer.user, self.clock.now()))
 
     async def metrics(self, viewer: Viewer) -> Json:
-        return await self.read(metrics.look, viewer.user)
+        return metrics.view(viewer.user, await self.databases.read_all(metrics.counts_of, viewer.user))
 
     async def overview(self) -> Json:
-        return await self.read(overview.look, self.clock.now())
+        return overview.merged(await self.databases.read_all(overview.look, self.clock.now()))
+
+    async def operations(self) -> Json:
+        """What operators look after, beside the overview."""
+        return operations.merged(await self.databases.read_all(operations.look, self.clock.now()))
 
     async def history(self, viewer: Viewer, order_id: str, after: int, limit: int) -> list[Json]:
         """An order's public events, from the one numbered `after` + 1 on."""
         await self.order(viewer, order_id)
-        return await self.read(_events, order_id, after, limit, self.masters)
+        return await self.databases.read_order(_events, order_id, after, limit, self.masters)
 
     async def outcome(self, viewer: Viewer, order_id: str, command_id: str) -> Json:
         """What became of a command, with the position at which that is so."""
         await self.order(viewer, order_id)
-        found = await self.read(_outcome, order_id, command_id)
+        found = await self.databases.read_order(_outcome, order_id, command_id)
         if found is None:
             raise unknown("command on this order")
-        return found
+        outcome, event_id = found
+        return outcome | {"position": self.databases.position(order_id, event_id)}
 
     async def caught_up(self, read_model: str, position: int) -> None:
         """Returns when a read model has all that happened up to a position. Raises Problem (409) after 10 s.
@@ -125,11 +117,12 @@ class Desk:
         Positions come from outcomes; one that the store has not reached is refused at once.
         """
         late = Problem(409, f"{read_model} has not come to position {position} yet; ask again.", {"Retry-After": "1"})
-        if await self.read(_last) < position:
+        shard, event_id = self.databases.event_at(position)
+        if await self.databases.read(shard, newest_event) < event_id:
             raise late
         try:
             async with asyncio.timeout(_LONGEST_WAIT_SECONDS):
-                while await self.read(_position, read_model) < position:
+                while await self.databases.read(shard, _position, read_model) < event_id:
                     await self.pulse.next(0.2)
         except TimeoutError:
             raise late from None
@@ -137,21 +130,23 @@ class Desk:
     async def shown(self, order_id: str, version: int) -> None:
         """Returns when the order page has come to a version, or a little later."""
         for _ in range(20):
-            if await self.read(_version, order_id) >= version:
+            if await self.databases.read_order(_version, order_id) >= version:
                 return
             await self.pulse.next(0.2)
 
     async def unread_commands(self) -> int:
         """How many records of the commands topic wait for the commands role."""
-        read = await self.read(operations.positions)
-        partitions = [TopicPartition(self.topics.commands, number) for number in read]
+        parts = await self.databases.read_all(operations.positions)
+        read = {number: offset for part in parts for number, offset in part.items()}
+        partitions = [TopicPartition(self.topics[0].commands, number) for number in read]
         ends = await _answered(self.ends.end_offsets(partitions))
         return sum(end - read[partition.partition] for partition, end in ends.items())
 
     async def unpublished(self) -> int:
         """How many outcomes and dead letters wait for the relay."""
-        position = await _answered(published(self.kafka, self.topics))
-        return max(0, await self.read(operations.last_outcome) - position.outcome_id)
+        ends = await self.databases.read_all(operations.last_outcome)
+        positions = await _answered(asyncio.gather(*(published(self.kafka, topics) for topics in self.topics)))
+        return sum(max(0, end - position.outcome_id) for end, position in zip(ends, positions, strict=True))
 
     # --- commands ---
 
@@ -197,8 +192,8 @@ class Desk:
         return envelope.id, found | {"position": await self._position_of(order_id, envelope.id)}
 
     async def _position_of(self, order_id: str, command_id: str) -> int:
-        found = await self.read(_outcome, order_id, command_id)
-        return int(found["position"]) if found else 0
+        found = await self.databases.read_order(_outcome, order_id, command_id)
+        return self.databases.position(order_id, found[1]) if found else 0
 
 
 async def _answered(answer: Awaitable[_T]) -> _T:
@@ -222,19 +217,14 @@ def _events(
     return [event_envelope(decode_event(event, keys)) for event in stored]
 
 
-def _outcome(connection: psycopg.Connection[Any], order_id: str, command_id: str) -> Json | None:
+def _outcome(connection: psycopg.Connection[Any], order_id: str, command_id: str) -> tuple[Json, int] | None:
+    """Its envelope, and the last event's number when it was decided."""
     row = connection.execute(
         "SELECT message, last_event_id FROM outcomes "
         "WHERE order_id = %s AND command_id = %s AND kind IN ('accepted', 'rejected')",
         (order_id, command_id),
     ).fetchone()
-    return None if row is None else {**msgspec.json.decode(row[0]), "position": row[1]}
-
-
-def _last(connection: psycopg.Connection[Any]) -> int:
-    row = connection.execute("SELECT coalesce(max(notification_id), 0) FROM order_events").fetchone()
-    assert row is not None
-    return int(row[0])
+    return None if row is None else (msgspec.json.decode(row[0]), row[1])
 
 
 def _version(connection: psycopg.Connection[Any], order_id: str) -> int:

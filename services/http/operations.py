@@ -1,23 +1,26 @@
 """What operators look after, beside the overview of disputes."""
 
+from collections.abc import Sequence
 from datetime import datetime
+from itertools import chain
 from typing import Any
 
 import psycopg
 
 from projections import READ_MODELS
+from services.store.event_rows import newest_event
 
 _MOST = 20
 
 
 def look(connection: psycopg.Connection[Any], now: datetime) -> dict[str, Any]:
     """How far behind the read models are, overdue deadlines, parked orders, dead letters. Raises psycopg.Error."""
-    last = _one(connection, "SELECT coalesce(max(notification_id), 0) FROM order_events")
+    last = newest_event(connection)
     applied = connection.execute("SELECT application_name, max(notification_id) FROM projection_tracking GROUP BY 1")
     positions = dict(applied.fetchall())
     return {
         "events": last,
-        "read_models": {name: last - positions.get(name, 0) for name in READ_MODELS},
+        "read_models": {name: max(0, last - positions.get(name, 0)) for name in READ_MODELS},
         "deadlines": _one(connection, "SELECT count(*) FROM deadlines"),
         "overdue": _one(connection, "SELECT count(*) FROM deadlines WHERE due_at < %s", now),
         "parked": [
@@ -37,6 +40,15 @@ def look(connection: psycopg.Connection[Any], now: datetime) -> dict[str, Any]:
             )
         ],
     }
+
+
+def merged(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """How all shards stand, from how each does."""
+    sums = {name: sum(part[name] for part in parts) for name in ("events", "deadlines", "overdue", "dead")}
+    parked = sorted(chain.from_iterable(part["parked"] for part in parts), key=lambda order: order["since"])
+    letters = list(chain.from_iterable(part["dead_letters"] for part in parts))
+    behind = {name: sum(part["read_models"][name] for part in parts) for name in READ_MODELS}
+    return sums | {"read_models": behind, "parked": parked[:_MOST], "dead_letters": letters[:_MOST]}
 
 
 def positions(connection: psycopg.Connection[Any]) -> dict[int, int]:

@@ -13,7 +13,6 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.responses import HTMLResponse, RedirectResponse
 from fastapi.templating import Jinja2Templates
 
-from . import operations
 from .api import ADesk, OrderId, desk_of
 from .desk import Json
 from .problems import Problem
@@ -203,7 +202,7 @@ async def operators(request: Request, desk: ADesk, viewer: AViewer) -> Response:
     """Open disputes, deadlines ahead, lag, parked orders, dead letters."""
     if not viewer.operator:
         raise Problem(404, "There is no such page.")
-    overview, state = await desk.overview(), await desk.read(operations.look, desk.clock.now())
+    overview, state = await desk.overview(), await desk.operations()
     state["waiting"], state["unpublished"] = await desk.unread_commands(), await desk.unpublished()
     return _show(request, "operator.html", viewer, overview=overview, state=state)
 

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+from collections.abc import Sequence
 
 import psycopg
 
@@ -16,15 +17,18 @@ _LOOK_EVERY_SECONDS = 1.0
 class Pulse:
     """Beats when a read model moved on, and from time to time, since a notification may be lost."""
 
-    def __init__(self, database_url: str) -> None:
-        self._url = database_url
+    def __init__(self, database_urls: Sequence[str]) -> None:
+        self._urls = database_urls
         self._beat = asyncio.Event()
 
     async def run(self) -> None:
-        """For ever; connects again when the database was away."""
+        """For ever; connects again when a database was away."""
+        await asyncio.gather(*map(self._listen, self._urls))
+
+    async def _listen(self, url: str) -> None:
         while True:
             try:
-                async with await psycopg.AsyncConnection.connect(self._url, autocommit=True) as connection:
+                async with await psycopg.AsyncConnection.connect(url, autocommit=True) as connection:
                     await connection.execute(f"LISTEN {CHANNEL}".encode())
                     async for _ in connection.notifies():
                         self._beat.set()

@@ -9,7 +9,6 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 
 import uvicorn
 from aiokafka import AIOKafkaConsumer
-from psycopg_pool import ConnectionPool
 from resolution_contracts.client import Client
 
 from services.clock import Clock
@@ -17,6 +16,7 @@ from services.kafka.topics import Topics
 from services.settings import Settings, SettingsError
 
 from .app import create
+from .databases import Databases
 from .desk import Desk
 from .pulse import Pulse
 from .who import Gate
@@ -44,15 +44,17 @@ async def run(settings: Settings, topics: Topics, clock: Clock, ready: Callable[
 
     @asynccontextmanager
     async def desk() -> AsyncIterator[Desk]:
-        pulse = Pulse(settings.database)
-        with ConnectionPool(settings.database, min_size=1, max_size=8, kwargs={"autocommit": True}, open=True) as pool:
+        pulse = Pulse([one.database for one in settings.shards])
+        with Databases.open(settings) as databases:
             async with Client(**settings.cluster.options, prefix=topics.prefix) as client:
                 ends = AIOKafkaConsumer(**settings.cluster.options, enable_auto_commit=False)
                 await ends.start()
                 beating = asyncio.create_task(pulse.run())
                 try:
                     ready(url)  # the socket listens already
-                    yield Desk(pool, client, ends, settings.cluster, topics, clock, pulse, settings.master_keys)
+                    shards = [Topics(settings.topic_prefix, one.shard) for one in settings.shards]
+                    masters = settings.master_keys
+                    yield Desk(databases, client, ends, settings.cluster, shards, clock, pulse, masters)
                 finally:
                     beating.cancel()
                     await ends.stop()

@@ -21,8 +21,10 @@ from faststream.kafka import KafkaBroker
 from faststream.kafka.message import KafkaMessage
 
 from services.faults import point
+from services.shards import ALONE, Shard
 from services.telemetry.health import progress
 
+from .assignment import assignor, group_of
 from .topic_ids import topic_id
 
 log = logging.getLogger(__name__)
@@ -52,7 +54,8 @@ class PositionedConsumer:
     Offsets are the topic's, plus what the store adds to them where an earlier topic of this name was lost.
     `handle(records, positions)` gets a batch, in order within each partition, and the next offset expected of each; it
     returns when everything is committed. `forget()` drops whatever was remembered of partitions. `gather_ms` is how
-    long the broker may wait for more records before it answers; 0 takes what is there at once.
+    long the broker may wait for more records before it answers; 0 takes what is there at once. Of the partitions it
+    reads those of `shard`.
     """
 
     def __init__(
@@ -66,6 +69,7 @@ class PositionedConsumer:
         forget: Callable[[], None] = lambda: None,
         max_records: int = 2000,
         gather_ms: int = 0,
+        shard: Shard = ALONE,
     ) -> None:
         self._topic = topic
         self._store = store
@@ -82,7 +86,8 @@ class PositionedConsumer:
         self._assigned = asyncio.Event()
         self._subscriber = broker.subscriber(
             topic,
-            group_id=group,
+            group_id=group_of(group, shard),
+            partition_assignment_strategy=(assignor(shard),),
             batch=True,
             max_records=max_records,
             ack_policy=AckPolicy.MANUAL,

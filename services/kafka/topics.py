@@ -3,13 +3,16 @@
 import asyncio
 from collections.abc import Iterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any
 from uuid import UUID
 
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.partitioner import murmur2
+
+from services.shards import ALONE, Shard
 
 from .cluster import Cluster
 from .topic_ids import topic_id
@@ -29,9 +32,10 @@ class TopicError(Exception):
 
 @dataclass(frozen=True)
 class Topics:
-    """The topics of one installation."""
+    """The topics of one installation. Of `relay` and `checkpoints` each shard has its own; the others they share."""
 
     prefix: str
+    shard: Shard = ALONE
 
     @property
     def commands(self) -> str:
@@ -57,12 +61,12 @@ class Topics:
     @property
     def relay(self) -> str:
         """The relay's own: how far it has published. One partition, compacted; nobody else needs it."""
-        return self.prefix + "relay"
+        return self.prefix + "relay" + self.shard.suffix
 
     @property
     def checkpoints(self) -> str:
         """Signed hashes of the event store, for auditors. One partition, kept for ever."""
-        return self.prefix + "checkpoints"
+        return self.prefix + "checkpoints" + self.shard.suffix
 
     def settings(self) -> Iterator[tuple[str, dict[str, str]]]:
         """Each topic that others use with what is set on it."""
@@ -86,11 +90,11 @@ def partition_of(key: bytes, partitions: int) -> int:
     return int((murmur2(key) & 0x7FFFFFFF) % partitions)
 
 
-async def ensure_topics(cluster: Cluster, topics: Topics) -> int:
+async def ensure_topics(cluster: Cluster, topics: Topics, shards: int = 1) -> int:
     """Creates the topics that are missing and checks all; returns the number of partitions.
 
-    Raises TopicError where one has other timestamps or another partition count than the service needs, and aiokafka's
-    KafkaError where the cluster does not answer.
+    `shards`: how many databases there are. Raises TopicError where a topic has other timestamps or another partition
+    count than the service needs, and aiokafka's KafkaError where the cluster does not answer.
     """
     settings = dict(topics.settings())
     async with _admin(cluster) as admin:
@@ -101,7 +105,8 @@ async def ensure_topics(cluster: Cluster, topics: Topics) -> int:
             existing |= await _visible(admin, {topics.commands})
         partitions = existing[topics.commands]
         await _create(admin, {name: settings[name] for name in settings if name not in existing}, partitions)
-        await _ensure_own(admin, dict(topics.own_settings()))
+        own = (replace(topics, shard=Shard(number, shards)).own_settings() for number in range(shards))
+        await _ensure_own(admin, dict(chain.from_iterable(own)))
         _check_partitions(await _visible(admin, set(settings)))
         await _check_timestamps(admin, topics.commands)
         return partitions

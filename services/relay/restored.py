@@ -60,6 +60,7 @@ class Ahead:
         """`starts` names no topic where the place is the very beginning. Raises Contradiction and KafkaError."""
         names = (topics.events, topics.outcomes, topics.dead_letters, topics.notifications)
         begins, ends = await extents(cluster, names, await count_partitions(cluster, topics))
+        begins, ends, starts = (_of_shard(topics, offsets) for offsets in (begins, ends, starts))
         starts = {topic: starts.get(topic) or dict.fromkeys(begins[topic], 0) for topic in names}
         _check_begins(begins, starts)
         streams = {}
@@ -126,6 +127,14 @@ class Ahead:
         return b"" if value is None else hashlib.sha256(value).digest()
 
 
+def _of_shard(topics: Topics, offsets: Ends) -> Ends:
+    """Of the partitions that the shard has."""
+    return {
+        topic: {number: offset for number, offset in found.items() if topics.shard.has(number)}
+        for topic, found in offsets.items()
+    }
+
+
 class Restored:
     """Brings a restored store and the topics together."""
 
@@ -164,7 +173,7 @@ class Restored:
             ]
             await publish(decided, [], None)
         # The numbers up to here are another timeline's than those that were published.
-        position = structs.replace(end, notification_id=reminded, timeline=uuid4().hex)
+        position = structs.replace(end, notification_id=reminded, timeline=uuid4().hex, shards=self._topics.shard.count)
         await begin_timeline(self._connection, position)
         await publish([], [], position)
         return position
@@ -195,7 +204,7 @@ class Restored:
         _, ends = await extents(
             self._cluster, [self._topics.commands], await count_partitions(self._cluster, self._topics)
         )
-        return ends[self._topics.commands]
+        return _of_shard(self._topics, ends)[self._topics.commands]
 
     async def _all_judged(self, ends: dict[int, int]) -> bool:
         """Whether nothing comes out any more of the commands before these ends: all are judged, and none is parked."""

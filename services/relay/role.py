@@ -104,6 +104,12 @@ class RelayRole:
         self, connection: psycopg.AsyncConnection[Any], changes: Changes, position: Position
     ) -> Position:
         """Where to go on, once store and topics are known to belong together. Raises RuntimeError where they do not."""
+        if position.shards != self._topics.shard.count:
+            raise RuntimeError(
+                f"these topics belong to an installation with {position.shards} databases, and this is "
+                f"{self._topics.shard}. Name them all in RESOLUTION_DATABASE_URL, or use another "
+                "RESOLUTION_TOPIC_PREFIX."
+            )
         notes = await _notes(connection, position)
         if notes.exceed(position):
             raise RuntimeError(
@@ -190,7 +196,10 @@ async def _notes(connection: psycopg.AsyncConnection[Any], position: Position) -
     notes = await read_notes(connection)
     if notes.intended is not None:
         return notes
-    row = await (await connection.execute("SELECT coalesce(max(outcome_id), 0) FROM outcomes")).fetchone()
+    cursor = await connection.execute(
+        "SELECT greatest(0, (SELECT max(outcome_id) FROM outcomes), (SELECT max(outcome_id) FROM splits))"
+    )
+    row = await cursor.fetchone()
     assert row is not None
     return structs.replace(notes, intended=(row[0], position.notification_id))
 

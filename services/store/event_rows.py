@@ -39,7 +39,9 @@ def without_notification_id(row: Row) -> Row:
 
 
 def newest_event(connection: psycopg.Connection[Any]) -> int:
-    """The last notification id; 0 in an empty store. Raises psycopg.Error."""
-    row = connection.execute("SELECT coalesce(max(notification_id), 0) FROM order_events").fetchone()
+    """The last notification id that was given; 0 in an empty store. Raises psycopg.Error."""
+    row = connection.execute(
+        "SELECT greatest(0, (SELECT max(notification_id) FROM order_events), (SELECT max(event_id) FROM splits))"
+    ).fetchone()
     assert row is not None
     return int(row[0])

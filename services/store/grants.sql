@@ -8,7 +8,7 @@ END IF;
 
 -- Each looks whether the schema is up to date, asks for the time, and shows metrics of the whole installation.
 GRANT SELECT ON schema_migrations, clock, order_events, outcomes, positions, deadlines, parked_commands,
-        handled_dead_letters, projection_tracking, verifications, master_keys, publishing
+        handled_dead_letters, projection_tracking, verifications, master_keys, publishing, shard, splits
     TO resolution_service, resolution_projections, resolution_http, resolution_auditor;
 
 -- commands, relay, timer, checkpoints, and operators: parked and dead.

@@ -6,23 +6,30 @@ The thread answers also while the event loop stands still: that is what the heal
 import json
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from copy import copy
 from socketserver import ThreadingMixIn
 from threading import Thread
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 from wsgiref.types import StartResponse, WSGIEnvironment
 
-from prometheus_client import make_wsgi_app
+from prometheus_client import REGISTRY, CollectorRegistry, make_wsgi_app
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
 
 from services.settings import SettingsError
+from services.shards import ALONE, Shard
 
 from .health import Health
 
 
 @contextmanager
-def endpoint(host: str, port: int, health: Health) -> Iterator[None]:
-    """Serves for as long as the context is open. Raises SettingsError where nothing can listen there."""
+def endpoint(host: str, port: int, health: Health, shard: Shard = ALONE) -> Iterator[None]:
+    """Serves for as long as the context is open; of one of several shards, with its number as a label.
+
+    Raises SettingsError where nothing can listen there.
+    """
     try:
-        server = make_server(host, port, _App(health), _Server, _Quiet)
+        server = make_server(host, port, _App(health, shard), _Server, _Quiet)
     except OSError as error:
         raise SettingsError(
             f"Nothing can listen on {host}:{port} ({error.strerror}); set RESOLUTION_METRICS_PORT to another port. "
@@ -39,9 +46,9 @@ def endpoint(host: str, port: int, health: Health) -> Iterator[None]:
 
 
 class _App:
-    def __init__(self, health: Health) -> None:
+    def __init__(self, health: Health, shard: Shard) -> None:
         self._health = health
-        self._metrics = make_wsgi_app()
+        self._metrics = make_wsgi_app(REGISTRY if shard.alone else _of_shard(shard))
 
     def __call__(self, environ: WSGIEnvironment, start: StartResponse) -> Iterable[bytes]:
         match environ["PATH_INFO"]:
@@ -55,6 +62,25 @@ class _App:
             case _:
                 start("404 Not Found", [("Content-Type", "text/plain")])
                 return [b"/metrics, /health/live, /health/ready\n"]
+
+
+def _of_shard(shard: Shard) -> CollectorRegistry:
+    registry = CollectorRegistry()
+    registry.register(_Labelled(str(shard.number)))
+    return registry
+
+
+class _Labelled(Collector):
+    """This process's metrics with the label `shard`."""
+
+    def __init__(self, shard: str) -> None:
+        self._shard = shard
+
+    def collect(self) -> Iterator[Metric]:
+        for metric in REGISTRY.collect():
+            labelled = copy(metric)
+            labelled.samples = [s._replace(labels=s.labels | {"shard": self._shard}) for s in metric.samples]
+            yield labelled
 
 
 def _say(start: StartResponse, trouble: str) -> list[bytes]:

@@ -55,11 +55,25 @@ _verified = Gauge("resolution_verify_finished_timestamp_seconds", "When it ended
 
 
 class Watch:
-    """Looks from time to time, for ever, and tells `health` which servers answered. `read_models`: their names."""
+    """Looks from time to time, for ever, and tells `health` which servers answered. `read_models`: their names.
+
+    It shows one shard. Of several in one process none is shown, for their own processes show them; only what `health`
+    asks for is told of each.
+    """
 
     def __init__(
-        self, database: str, kafka: Cluster, topics: Topics, clock: Clock, health: Health, read_models: Sequence[str]
+        self,
+        database: str,
+        kafka: Cluster,
+        topics: Topics,
+        clock: Clock,
+        health: Health,
+        read_models: Sequence[str],
+        *,
+        one_of_several: bool = False,
     ) -> None:
+        self._shows = not one_of_several
+        self._postgresql = "postgresql" + (topics.shard.suffix if one_of_several else "")
         self._database, self._kafka, self._topics, self._clock, self._health = database, kafka, topics, clock, health
         self._models = read_models
         self._ages: dict[str, _Ages] = {}
@@ -82,7 +96,7 @@ class Watch:
         try:
             async with asyncio.timeout(_ANSWER_WITHIN_SECONDS):
                 consumer = await self._connected()
-                if found is None:
+                if found is None or not self._shows:
                     await consumer.topics()
                 else:
                     await self._compare(consumer, found)
@@ -111,15 +125,21 @@ class Watch:
 
     def _answered(self, server: str, trouble: str = "") -> None:
         self._health.server(server, trouble)
-        _up.labels(server).set(not trouble)
+        if self._shows:
+            _up.labels(server).set(not trouble)
 
     async def _stored(self) -> Overview | None:
         try:
             found = await asyncio.to_thread(self._look)
         except psycopg.Error as error:
-            self._answered("postgresql", type(error).__name__)
+            self._answered(self._postgresql, type(error).__name__)
             return None
-        self._answered("postgresql")
+        self._answered(self._postgresql)
+        if self._shows:
+            self._show(found)
+        return found
+
+    def _show(self, found: Overview) -> None:
         _open.set(found.deadlines)
         _overdue.set(found.overdue)
         _overdue_seconds.set(self._late(found.most_overdue))
@@ -135,7 +155,6 @@ class Watch:
         for check, differences, finished_at in found.verifications:
             _differences.labels(check).set(differences)
             _verified.labels(check).set(finished_at.timestamp())
-        return found
 
     def _look(self) -> Overview:
         options = "-c statement_timeout=10000"

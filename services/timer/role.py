@@ -62,6 +62,7 @@ class TimerRole:
             store=StoredPositions(url, "timer"),
             handle=self._handle,
             gather_ms=_GATHER_MS,
+            shard=topics.shard,
         )
 
     async def run(self) -> None:

@@ -208,6 +208,14 @@ def test_commands_alone_is_scaled_up_to_one_pod_for_each_partition(full: list[Js
     }  # fmt: skip
 
 
+def test_commands_of_several_databases_are_scaled_by_the_lag_of_each(helm: Helm):
+    shards = helm.render("full-values.yaml", "database.url=postgresql://u@one/r postgresql://u@two/r")
+    [scaled] = of_kind(shards, "ScaledObject").values()
+    groups = [trigger["metadata"]["consumerGroup"] for trigger in scaled["spec"]["triggers"]]
+    assert groups == ["resolution.commands.0-of-2", "resolution.commands.1-of-2"]
+    validate(scaled)
+
+
 def test_pods_reach_dns_kafka_postgresql_and_nothing_else(full: list[Json]):
     policies = {name.removeprefix("rc-"): policy["spec"] for name, policy in of_kind(full, "NetworkPolicy").items()}
     everybody, http = policies["resolution-center"], policies["http"]

@@ -502,9 +502,9 @@ async def test_it_says_what_it_cannot_verify_with(covered: tuple[Installation, P
     key = read_public_key(public)
     assert servers.database is not None
     with pytest.raises(CannotVerify, match="not the service's database"):
-        verify_checkpoints(servers.database, file, [key], 1, lambda done, of: None)
+        verify_checkpoints([servers.database], 0, file, [key], 1, lambda done, of: None)
     with pytest.raises(CannotVerify, match="cannot be read"):
-        verify_checkpoints(installation.settings.database, file / "no", [key], 1, lambda done, of: None)
+        verify_checkpoints([installation.settings.database], 0, file / "no", [key], 1, lambda done, of: None)
     with pytest.raises(psycopg.Error):
-        verify_checkpoints("postgresql://127.0.0.1:1/none", file, [key], 1, lambda done, of: None)
+        verify_checkpoints(["postgresql://127.0.0.1:1/none"], 0, file, [key], 1, lambda done, of: None)
     assert line_hash(b"") == hashlib.sha256(b"").hexdigest()

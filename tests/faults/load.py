@@ -75,5 +75,7 @@ async def assert_nothing_lost_and_nothing_twice(installation: Installation) -> N
 
 async def assert_pages_up_to_date(installation: Installation) -> None:
     """Each page is what a replay of its order's events gives (case 14)."""
-    versions = dict(installation.query("SELECT originator_id, max(originator_version) FROM order_events GROUP BY 1"))
-    await until(lambda: dict(installation.query("SELECT order_id, version FROM order_page.orders")) == versions)
+    versions = dict(
+        installation.query_all("SELECT originator_id, max(originator_version) FROM order_events GROUP BY 1")
+    )
+    await until(lambda: dict(installation.query_all("SELECT order_id, version FROM order_page.orders")) == versions)

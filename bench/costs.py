@@ -1,0 +1,166 @@
+"""What a command costs: processor time in each process, bytes in each table and on each topic, and of WAL.
+
+WAL depends on how large the store is: after a checkpoint PostgreSQL logs each page whole that is touched for the first
+time, and in a large index with scattered order ids nearly every row touches another one.
+
+Processor time does not depend on what else the machine does, as seconds do; so plans are made with it.
+"""
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+import psutil
+import psycopg
+from aiokafka import AIOKafkaConsumer, TopicPartition
+
+from bench import growth
+from bench.engine import backlog, running
+from projections import READ_MODELS
+from services.kafka.relay_position import published
+from services.kafka.topics import DEFAULT_PARTITIONS, Topics
+from services.settings import Settings
+
+Costs = dict[str, Any]
+
+
+async def per_command(settings: Settings, commands: int) -> Costs:
+    """One role after the other on a full commands topic: `cpu_us` by role and process, `bytes` by table and topic."""
+    with psycopg.connect(settings.database, autocommit=True) as connection:
+        processor = _Processor(settings, connection)
+        wal = _wal(connection)
+        steps: dict[str, Callable[[], Awaitable[int]]] = {
+            "commands": lambda: _one(connection, "SELECT coalesce(max(outcome_id), 0) FROM outcomes"),
+            "relay": lambda: _count_outcomes(settings),
+            "timer": lambda: _one(connection, _READ_BY_TIMER),
+            "projections": lambda: _one(connection, _APPLIED, list(READ_MODELS)),
+        }
+        cpu, logged = {}, {}
+        for role, done in steps.items():
+            of = commands if role in ("commands", "relay") else await _end(settings, connection, role)
+            cpu[role] = await processor.of_role(role, done, of, commands)
+            logged[role], wal = (_wal(connection) - wal) / commands, _wal(connection)
+        return {
+            "cpu_us": cpu,
+            "wal_bytes": logged,
+            "table_bytes": {name: size / commands for name, size in _tables(connection)},
+            "topic_bytes": {name: size / commands for name, size in (await _topics(settings)).items()},
+            "events": await _one(connection, "SELECT max(notification_id) FROM order_events") / commands,
+        }
+
+
+async def wal_of_large_store(settings: Settings, commands: int, events: int) -> Costs:
+    """Bytes of WAL per command of the commands role alone, where `events` of other orders are stored already."""
+    growth.fill(settings.database, events, "md5(((n - 1) / 10)::text)")
+    with psycopg.connect(settings.database, autocommit=True) as connection:
+        before = _wal(connection)
+        await backlog(settings, commands, already=events)
+        return {"wal_bytes": (_wal(connection) - before) / commands, "events": events}
+
+
+_READ_BY_TIMER = "SELECT coalesce(sum(next_offset), 0)::bigint FROM positions WHERE consumer = 'timer'"
+_APPLIED = (
+    "SELECT CASE WHEN to_regclass('projection_tracking') IS NULL THEN 0 ELSE (SELECT coalesce(min(n), 0) FROM "
+    "(SELECT (SELECT max(notification_id) FROM projection_tracking WHERE application_name = name) AS n "
+    "FROM unnest(%s::text[]) AS name) AS each) END"
+)
+
+
+class _Processor:
+    """Microseconds of processor time of a role's process, of PostgreSQL and of Kafka."""
+
+    def __init__(self, settings: Settings, connection: psycopg.Connection[Any]) -> None:
+        self._settings = settings
+        postmaster = psutil.Process(connection.info.backend_pid).parent()
+        assert postmaster is not None
+        self._postmaster = postmaster
+        self._kafka = psutil.Process(_listener(int(settings.kafka.rpartition(":")[2])))
+
+    async def of_role(self, role: str, done: Callable[[], Awaitable[int]], of: int, commands: int) -> dict[str, float]:
+        """From when it works until it has done all; per command, of those that were left then."""
+        async with running(self._settings, role) as supervisor:
+            await supervisor.ready()
+            process = psutil.Process(supervisor.pid(role))
+            before, at_first = self._spent(process), await done()
+            while await done() < of:  # noqa: ASYNC110 (the servers are asked, nobody tells)
+                await asyncio.sleep(0.05)
+            after = self._spent(process)
+        left = commands * (of - at_first) / of
+        return {name: (after[name] - before[name]) * 1e6 / left for name in after}
+
+    def _spent(self, process: psutil.Process) -> dict[str, float]:
+        postgresql = sum(self._postmaster.cpu_times()[:4]) + sum(
+            sum(child.cpu_times()[:2]) for child in self._postmaster.children(recursive=True)
+        )
+        own, kafka = sum(process.cpu_times()[:2]), sum(self._kafka.cpu_times()[:2])
+        return {"role": own, "postgresql": postgresql, "kafka": kafka}
+
+
+def _listener(port: int) -> int:
+    found = next(c.pid for c in psutil.net_connections("tcp") if c.laddr.port == port and c.status == "LISTEN")
+    assert found is not None
+    return found
+
+
+async def _end(settings: Settings, connection: psycopg.Connection[Any], role: str) -> int:
+    if role == "projections":
+        return await _one(connection, "SELECT max(notification_id) FROM order_events")
+    consumer = AIOKafkaConsumer(bootstrap_servers=settings.kafka, isolation_level="read_committed")
+    await consumer.start()
+    try:
+        topic = Topics(settings.topic_prefix).events
+        ends = await consumer.end_offsets([TopicPartition(topic, n) for n in range(DEFAULT_PARTITIONS)])
+        return sum(ends.values()) - len(ends)  # each partition ends with the mark of a transaction
+    finally:
+        await consumer.stop()
+
+
+async def _count_outcomes(settings: Settings) -> int:
+    return (await published(settings.cluster, Topics(settings.topic_prefix))).outcome_id
+
+
+async def _one(connection: psycopg.Connection[Any], query: str, *parameters: Any) -> int:
+    row = connection.execute(query.encode(), parameters).fetchone()
+    assert row is not None
+    return int(row[0] or 0)
+
+
+def _wal(connection: psycopg.Connection[Any]) -> int:
+    row = connection.execute("SELECT pg_current_wal_lsn() - '0/0'::pg_lsn").fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+def _tables(connection: psycopg.Connection[Any]) -> list[tuple[str, int]]:
+    """With their indexes; a read model's tables together."""
+    return connection.execute(
+        "SELECT CASE WHEN schemaname = 'public' THEN relname ELSE schemaname END, "
+        "sum(pg_total_relation_size(relid))::bigint FROM pg_stat_user_tables GROUP BY 1 "
+        "HAVING sum(pg_total_relation_size(relid)) > 1000000 ORDER BY 2 DESC"
+    ).fetchall()
+
+
+async def _topics(settings: Settings) -> Mapping[str, int]:
+    """Keys, values and headers, as they are sent: Kafka adds some ten bytes to each, and compresses nothing here."""
+    topics, sizes = Topics(settings.topic_prefix), defaultdict[str, int](int)
+    consumer = AIOKafkaConsumer(
+        bootstrap_servers=settings.kafka, isolation_level="read_committed", enable_auto_commit=False
+    )
+    await consumer.start()
+    try:
+        for name, topic in (("commands", topics.commands), ("events", topics.events), ("outcomes", topics.outcomes)):
+            everywhere = [TopicPartition(topic, n) for n in range(DEFAULT_PARTITIONS)]
+            consumer.assign(everywhere)
+            await consumer.seek_to_beginning()
+            ends = await consumer.end_offsets(everywhere)
+            while any([await consumer.position(where) < ends[where] for where in everywhere]):
+                for records in (await consumer.getmany(timeout_ms=500)).values():
+                    sizes[name] += sum(map(_size, records))
+        return sizes
+    finally:
+        await consumer.stop()
+
+
+def _size(record: Any) -> int:
+    return len(record.key or b"") + len(record.value or b"") + sum(len(k) + len(v or b"") for k, v in record.headers)

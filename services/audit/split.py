@@ -1,0 +1,66 @@
+"""What was one database once, and is several now: together they have each number that was given before, once."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import psycopg
+
+from services.settings import Settings
+from services.store.place import Split, place
+
+from .findings import Differences
+
+
+@dataclass
+class _Region:
+    """Numbers that one database gave before a split, and where their rows are now."""
+
+    events: range
+    outcomes: range
+    urls: list[str] = field(default_factory=list)
+
+
+def verify_splits(shards: Sequence[Settings], findings: Differences) -> None:
+    """Counts the rows of before each split, in all shards that came from it. Raises psycopg.Error."""
+    for region in _regions(shards).values():
+        counts = [_count(url, region) for url in region.urls]
+        for what, numbers, found in zip(
+            ("events", "outcomes"), (region.events, region.outcomes), map(sum, zip(*counts, strict=True)), strict=True
+        ):
+            if found != len(numbers):
+                findings.differs(
+                    f"{what} {numbers.start} to {numbers.stop - 1} were stored before the database was split; of these "
+                    f"{len(numbers):,} its shards have {found:,}"
+                )
+
+
+def _regions(shards: Sequence[Settings]) -> dict[tuple[int, int], _Region]:
+    """By the number of databases that there were, and which of them it was."""
+    found: dict[tuple[int, int], _Region] = {}
+    for one in shards:
+        with psycopg.connect(one.database) as connection:
+            splits = place(connection).splits
+        before = Split(0, 0, 0, 0)
+        for split in splits:
+            events = range(before.event_id + 1, split.event_id + 1)
+            outcomes = range(before.outcome_id + 1, split.outcome_id + 1)
+            region = found.setdefault((split.count, one.shard.number % split.count), _Region(events, outcomes))
+            region.urls.append(one.database)
+            before = split
+    return found
+
+
+def _count(url: str, region: _Region) -> tuple[int, int]:
+    with psycopg.connect(url) as connection:
+        return (
+            _one(connection, "order_events", "notification_id", region.events),
+            _one(connection, "outcomes", "outcome_id", region.outcomes),
+        )
+
+
+def _one(connection: psycopg.Connection[Any], table: str, column: str, numbers: range) -> int:
+    query = f"SELECT count(*) FROM {table} WHERE {column} BETWEEN %s AND %s"  # noqa: S608 (names are ours)
+    row = connection.execute(query.encode(), (numbers.start, numbers.stop - 1)).fetchone()
+    assert row is not None
+    return int(row[0])

@@ -1,0 +1,79 @@
+"""The shards' databases, as the http role reads them: one for an order, all of them for a user."""
+
+import asyncio
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+import psycopg
+from psycopg_pool import ConnectionPool, PoolTimeout
+
+from services.kafka.topics import partition_of
+from services.settings import Settings
+from services.store.place import require_shard
+
+from .problems import Problem
+
+Connection = psycopg.Connection[Any]
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+
+class Databases:
+    """A pool of connections for each. `partitions`: of each topic; None where one database has everything."""
+
+    def __init__(self, pools: Sequence[ConnectionPool[Connection]], partitions: int | None) -> None:
+        self._pools = pools
+        self._partitions = partitions
+
+    @classmethod
+    @contextmanager
+    def open(cls, settings: Settings) -> Iterator["Databases"]:
+        """Raises WrongShard and psycopg.Error."""
+        first = settings.shards[0]
+        partitions = require_shard(first.database, first.shard).partitions
+        with ExitStack() as stack:
+            pools = [ConnectionPool(one.database, min_size=1, max_size=8, kwargs=_OPTIONS) for one in settings.shards]
+            yield cls([stack.enter_context(pool) for pool in pools], partitions)
+
+    def shard_of(self, order_id: str) -> int:
+        """The place of the database that has an order."""
+        return 0 if self._partitions is None else partition_of(order_id.encode(), self._partitions) % len(self._pools)
+
+    def position(self, order_id: str, event_id: int) -> int:
+        """What the API calls the position of an event of an order: it tells the shard, too."""
+        return event_id * len(self._pools) + self.shard_of(order_id)
+
+    def event_at(self, position: int) -> tuple[int, int]:
+        """The shard and the event's number that a position tells."""
+        event_id, shard = divmod(position, len(self._pools))
+        return shard, event_id
+
+    async def read(
+        self, shard: int, look: Callable[Concatenate[Connection, _P], _T], *a: _P.args, **k: _P.kwargs
+    ) -> _T:
+        """Runs a query beside the event loop. Raises Problem (503) while the database is away."""
+
+        def run() -> _T:
+            with self._pools[shard].connection(timeout=5) as connection:
+                return look(connection, *a, **k)
+
+        try:
+            return await asyncio.to_thread(run)
+        except (psycopg.OperationalError, PoolTimeout):
+            raise Problem(503, "The database does not answer; try again soon.", {"Retry-After": "2"}) from None
+        except psycopg.errors.UndefinedTable:
+            raise Problem(503, "The read models are not there yet; run the role projections.") from None
+
+    async def read_order(
+        self, look: Callable[Concatenate[Connection, str, _P], _T], order_id: str, *a: _P.args, **k: _P.kwargs
+    ) -> _T:
+        """The same in the database that has the order."""
+        return await self.read(self.shard_of(order_id), look, order_id, *a, **k)
+
+    async def read_all(self, look: Callable[Concatenate[Connection, _P], _T], *a: _P.args, **k: _P.kwargs) -> list[_T]:
+        """The same in each database."""
+        return await asyncio.gather(*(self.read(shard, look, *a, **k) for shard in range(len(self._pools))))
+
+
+_OPTIONS = {"autocommit": True}

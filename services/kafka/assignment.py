@@ -1,0 +1,44 @@
+"""Shares out the partitions of one shard among the members of its consumer group."""
+
+from collections.abc import Mapping
+
+from aiokafka.cluster import ClusterMetadata
+from aiokafka.coordinator.assignors.abstract import AbstractPartitionAssignor
+from aiokafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
+from aiokafka.coordinator.protocol import ConsumerProtocolMemberAssignment, ConsumerProtocolMemberMetadata
+
+from services.shards import Shard
+
+
+def assignor(shard: Shard) -> type[AbstractPartitionAssignor]:
+    """Kafka's round robin over the shard's partitions. Its name keeps members that count shards differently apart."""
+    if shard.alone:
+        return RoundRobinPartitionAssignor
+
+    class OfShard(RoundRobinPartitionAssignor):
+        name = f"roundrobin-{shard.number}-of-{shard.count}"
+
+        @classmethod
+        def assign(
+            cls, cluster: ClusterMetadata, members: Mapping[str, ConsumerProtocolMemberMetadata]
+        ) -> dict[str, ConsumerProtocolMemberAssignment]:
+            return super().assign(_Part(cluster, shard), members)  # type: ignore[arg-type]
+
+    return OfShard
+
+
+def group_of(name: str, shard: Shard) -> str:
+    """The consumer group of a shard: each has one of its own."""
+    return name if shard.alone else f"{name}.{shard.number}-of-{shard.count}"
+
+
+class _Part:
+    """As much of a cluster as is a shard's."""
+
+    def __init__(self, cluster: ClusterMetadata, shard: Shard) -> None:
+        self._cluster = cluster
+        self._shard = shard
+
+    def partitions_for_topic(self, topic: str) -> set[int] | None:
+        partitions = self._cluster.partitions_for_topic(topic)
+        return None if partitions is None else {number for number in partitions if self._shard.has(number)}
