@@ -24,6 +24,8 @@ BEGIN
         IF to_regrole(name) IS NULL THEN
             EXECUTE format('CREATE ROLE %I LOGIN', name);
         END IF;
+        -- Not "$user": whoever may make a schema must not get before the tables of others.
+        EXECUTE format('ALTER ROLE %I IN DATABASE %I SET search_path = public', name, current_database());
     END LOOP;
 END $$;
 

@@ -18,8 +18,8 @@ def renew_topics() -> None:
     with installation(Settings.from_environment()) as settings:
         if len(settings.shards) > 1:
             raise NotRenewed(
-                "Several databases cannot go on with new topics: numbers from before they were split cannot be published "
-                "again by each of them. docs/backup.md says what is left to do."
+                "Several databases cannot go on with new topics: numbers from before they were split cannot be "
+                "published again by each of them. docs/backup.md says what is left to do."
             )
         prepare(settings)
         topics = Topics(settings.topic_prefix)

@@ -24,6 +24,8 @@ GRANT SELECT ON order_keys TO resolution_service, resolution_http, resolution_au
 GRANT INSERT, UPDATE (master, wrapped, erased_at) ON order_keys TO resolution_service;
 GRANT INSERT ON master_keys TO resolution_service;
 REVOKE EXECUTE ON FUNCTION erase_plain_texts(text[]) FROM PUBLIC;
+-- It has its owner's rights: tables of other schemas must not get before its own.
+ALTER FUNCTION erase_plain_texts(text[]) SET search_path = pg_catalog, public, pg_temp;
 GRANT EXECUTE ON FUNCTION erase_plain_texts(text[]) TO resolution_service;
 
 -- The relay notes what it publishes, and adopts reminders that went out before the database was restored.

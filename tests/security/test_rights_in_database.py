@@ -22,7 +22,7 @@ pytestmark = pytest.mark.timeout(400)  # the first of them starts the servers an
 READ = {
     *("schema_migrations", "clock", "order_events", "outcomes", "positions", "deadlines", "parked_commands"),
     *("handled_dead_letters", "projection_tracking", "verifications"),
-    *("master_keys", "publishing"),
+    *("master_keys", "publishing", "shard", "splits"),
 }
 """By everybody."""
 MORE = {
@@ -92,6 +92,10 @@ def test_the_service_erases_plain_texts_of_erased_orders_and_no_others(told: Tol
     for role in ("projections", "http", "auditor"):
         with pytest.raises(InsufficientPrivilege):
             execute(guarded, role, "SELECT erase_plain_texts(ARRAY['order-1'])")
+    asked = "SELECT proconfig FROM pg_proc WHERE proname = 'erase_plain_texts' AND prosecdef"
+    assert execute(guarded, "service", asked) == [(["search_path=pg_catalog, public, pg_temp"],)]
+    for role in ("owner", "service", "projections", "http", "auditor"):
+        assert execute(guarded, role, "SHOW search_path") == [("public",)]
 
 
 @pytest.mark.parametrize("role", ["service", "http", "auditor"])

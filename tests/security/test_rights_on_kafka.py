@@ -15,6 +15,7 @@ from aiokafka.errors import (
 
 from services.kafka.cluster import Cluster
 from services.kafka.security import KafkaSecurity
+from services.kafka.single import last_value
 from services.kafka.topics import DEFAULT_PARTITIONS, TopicError, Topics, ensure_topics
 
 from .conftest import Guarded, Told
@@ -69,7 +70,7 @@ async def test_each_writes_to_its_topics_and_to_no_other(told: Told, guarded: Gu
     try:
         for topic in sorted(EVERY):
             try:
-                await producer.send_and_wait(topic, b"not a message of anybody's", b"nobody")
+                await producer.send_and_wait(topic, await _harmless(guarded, topic), b"nobody")
                 found.add(topic)
             except TopicAuthorizationFailedError:
                 pass
@@ -116,6 +117,12 @@ async def test_strangers_are_refused(guarded: Guarded, caplog: pytest.LogCapture
             await asyncio.wait_for(consumer.start(), 30)
         await consumer.stop()
     assert "guessed" not in caplog.text
+
+
+async def _harmless(guarded: Guarded, topic: str) -> bytes:
+    """Once more what is last, where a role goes on from that."""
+    own = topic in dict(TOPICS.own_settings())
+    return (own and await last_value(guarded.cluster("auditor"), topic)) or b"not a message of anybody's"
 
 
 async def _read(cluster: Cluster, topic: str) -> list[bytes]:

@@ -119,6 +119,8 @@ def test_no_client_is_made_elsewhere():
     places = [file for folder in ("services", "projections") for file in Path(folder).rglob("*.py")]
     naming = {str(file) for file in places if "bootstrap_servers" in file.read_text()}
     assert naming == {"services/kafka/cluster.py"}
+    naming = {str(file) for file in places if "settings.kafka," in file.read_text()}
+    assert naming == {"services/serve.py"}  # tells people where
     making = {str(file) for file in places if "KafkaBroker(" in file.read_text()}
     assert making == {"services/kafka/broker.py"}
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
+from uuid import uuid4
 
 import psycopg
 import pytest
@@ -68,8 +69,8 @@ async def everything_is_out(installation: Installation) -> bool:
         [(events, outcomes)] = installation.query(
             "SELECT (SELECT max(notification_id) FROM order_events), max(outcome_id) FROM outcomes", shard=number
         )
-        last = await last_value(one.kafka, topics.checkpoints)
-        if (await published(one.kafka, topics)).outcome_id < outcomes or last is None or parse(last).last < events:
+        last = await last_value(one.cluster, topics.checkpoints)
+        if (await published(one.cluster, topics)).outcome_id < outcomes or last is None or parse(last).last < events:
             return False
     return True
 
@@ -130,7 +131,7 @@ async def assert_the_old_setting_is_refused(installation: Installation) -> None:
     # A process that was not stopped, and would read the other shard's partitions from their beginning.
     for consumer in ("commands", "timer"):
         with pytest.raises(psycopg.errors.CheckViolation):
-            await StoredPositions(installation.settings.database, consumer).positions({0: 0, 1: 0})
+            await StoredPositions(installation.settings.database, consumer).positions(uuid4(), {0: 0, 1: 0})
     assert (await published(installation.settings.cluster, installation.topics)).shards == 2
 
 
