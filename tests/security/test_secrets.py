@@ -130,22 +130,22 @@ async def test_a_role_whose_password_no_longer_holds_shows_none(told: Told, guar
                 admin.execute(
                     "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'resolution_http'"
                 )
-                shown += [await _ask(port, "/health/ready", 503), await _ask(port, "/metrics", 200)]
+                shown += [await _ask(port, "/health/ready", 503, "OperationalError"), await _ask(port, "/metrics", 200)]
             finally:
                 admin.execute(f"ALTER ROLE resolution_http PASSWORD '{password_of('http')}'")
-    assert "OperationalError" in shown[2]
     assert "resolution_server_up" in shown[3]
     assert not any(secret in text for secret in SECRETS for text in shown)
 
 
-async def _ask(port: int, path: str, status: int) -> str:
+async def _ask(port: int, path: str, status: int, says: str = "") -> str:
+    """The first answer with this status that says so: on a busy machine other servers may be late as well."""
     async with httpx.AsyncClient(timeout=10) as client:
 
         async def answered() -> str | None:
             answer = await client.get(f"http://127.0.0.1:{port}{path}")
-            return answer.text if answer.status_code == status else None
+            return answer.text if answer.status_code == status and says in answer.text else None
 
-        return str(await until(answered, 60))
+        return str(await until(answered, 90))
 
 
 @pytest.mark.parametrize(
