@@ -294,13 +294,12 @@ class History:
 
     async def _compare_with_kafka(self, row: StoredOutcome, events: Sequence[Event | None], keys: OrderKeys) -> None:
         due = row.outcome_id <= self._limits.published
-        erased = keys.erased()
         for event in events:
             if event is None:
                 continue  # told already; that Kafka has it is told as a surplus
             envelope = event_envelope(event)
             stream = self._streams[self._topics.events][row.partition]
-            wanted = _Wanted(event.originator_id.encode(), _encode(envelope), event.originator_id in erased)
+            wanted = _Wanted(event.originator_id.encode(), _encode(envelope), event.originator_id in keys.erased)
             offset = await self._expect(stream, f"event {envelope['id']}", wanted, due)
             if offset is not None:
                 self._follow_dispute(row.partition, offset, event)
@@ -434,7 +433,7 @@ class _Wanted(msgspec.Struct):
 
 def _is_erased_letter(row: StoredOutcome, keys: OrderKeys) -> bool:
     """A dead letter that an erased order's key names."""
-    return row.kind == "dead" and row.message is None and (row.key or b"").decode(errors="ignore") in keys.erased()
+    return row.kind == "dead" and row.message is None and (row.key or b"").decode(errors="ignore") in keys.erased
 
 
 _COMPARED = ("kind", "order_id", "command_id", "digest", "source", "key", "message")

@@ -1,5 +1,6 @@
 """What people wrote on an order, and its confidential fields: all that an erasure takes away, and nothing else."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
@@ -28,7 +29,12 @@ def texts(event: Event) -> dict[str, str]:
 
 def without_texts(event: Event) -> Event:
     """The event as it is once its texts are erased."""
-    gone = {name: UNSET if name in _CONFIDENTIAL[type(event)] else ERASED for name in texts(event)}
+    return without(event, texts(event))
+
+
+def without(event: Event, found: Iterable[str]) -> Event:
+    """The same, where the fields of its texts are known."""
+    gone = {name: UNSET if name in _CONFIDENTIAL[type(event)] else ERASED for name in found}
     return msgspec.structs.replace(event, **gone) if gone else event
 
 

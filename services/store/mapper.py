@@ -75,14 +75,14 @@ def is_stored_as(stored: StoredEvent, event: Event, keys: OrderKeys) -> bool:
     ):
         return False
     if not version:
-        erased = event.originator_id in keys.erased() and stored.state == encode_event(without_texts(event))
+        erased = event.originator_id in keys.erased and stored.state == encode_event(without_texts(event))
         return erased or stored.state == encode_event(event)
     try:
         state, number, _ = split(stored.state)
         if state != encode_event(without_texts(event)):
             return False
-        readable = bool(number) and keys.get(event.originator_id, number) is not None
-        return decode_event(stored, keys) == event if readable or not number else True
+        erased = bool(number) and keys.get(event.originator_id, number) is None
+        return erased or decode_event(stored, keys) == event
     except (KeyError, Broken, MapperDeserialisationError):
         return False
 

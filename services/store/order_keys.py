@@ -37,6 +37,8 @@ class OrderKeys:
 
     def __init__(self, keys: Mapping[tuple[str, int], bytes | None] | None = None) -> None:
         self._keys = dict(keys or {})
+        self.erased = frozenset(order_id for (order_id, _), key in self._keys.items() if key is None)
+        """The orders that have an erased one."""
 
     @classmethod
     def of_rows(cls, rows: Iterable[tuple[str, int, str, bytes | None]], masters: MasterKeys) -> "OrderKeys":
@@ -51,10 +53,6 @@ class OrderKeys:
     def get(self, order_id: str, number: int) -> bytes | None:
         """None for an erased one. Raises KeyError for one that never was."""
         return self._keys[order_id, number]
-
-    def erased(self) -> set[str]:
-        """The orders that have an erased one."""
-        return {order_id for (order_id, _), key in self._keys.items() if key is None}
 
     def newest(self) -> dict[str, OrderKey]:
         """By order."""
@@ -139,13 +137,13 @@ class Sealing:
         topic, state = kind.__name__, None
         if kind in WITH_TEXTS:
             topic += VERSION_2
-            if texts(event):
-                state = seal(event, *self._key(event.originator_id))
+            if found := texts(event):
+                state = seal(event, found, *self._key(event.originator_id))
         elif kind is OrderTextsErased:
             self._erase(event.originator_id)
         return StoredEvent(event.originator_id, event.originator_version, topic, state or encode_event(event))
 
-    def made(self) -> list[tuple[str, int, str, bytes | None]]:
+    def made(self) -> list[tuple[str, int, str, bytes]]:
         """New rows of `order_keys`: order, number, id of the master key, wrapped key."""
         return [
             (order_id, number, self._masters.newest, self._masters.wrap(order_id, number, key))

@@ -7,13 +7,14 @@ that one member more, `sealed`, with the number of the key and what it seals.
 import os
 from base64 import b64decode, b64encode
 from binascii import Error as Base64Error
+from collections.abc import Mapping
 
 import msgspec
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from services.orders.events import Event
-from services.orders.texts import texts, without_texts
+from services.orders.texts import without
 
 KEY_BYTES = 32
 VERSION_2 = ".v2"
@@ -27,11 +28,11 @@ class Broken(Exception):
     """What is sealed is not what was sealed."""
 
 
-def seal(event: Event, number: int, key: bytes) -> bytes:
-    """The state to store of an event that has texts."""
+def seal(event: Event, texts: Mapping[str, str], number: int, key: bytes) -> bytes:
+    """The state to store of an event that has these texts."""
     nonce = os.urandom(_NONCE)
-    content = nonce + AESGCM(key).encrypt(nonce, encode_event(texts(event)), _about(event))
-    head = encode_event(without_texts(event))
+    content = nonce + AESGCM(key).encrypt(nonce, encode_event(texts), _about(event))
+    head = encode_event(without(event, texts))
     return b'%b%b%d:%b"}' % (head[:-1], _MEMBER, number, b64encode(content))
 
 

@@ -61,7 +61,7 @@ def test_every_event_of_a_released_version_can_be_read_and_published(file: Path)
 
 def test_version_2_says_what_version_1_said_but_for_what_was_erased():
     first, second = (histories(CORPUS[0].with_stem(version)) for version in ("v1", "v2"))
-    erased = keys(CORPUS[0].with_stem("v2")).erased()
+    erased = keys(CORPUS[0].with_stem("v2")).erased
     assert erased
     for order_id, history in first.items():
         for before, now in zip(history, second[order_id], strict=False):
@@ -116,6 +116,6 @@ def test_a_stored_event_that_was_changed_is_not_what_is_stored_of_it():
             event.state[:-20] + bytes([event.state[-20] ^ 1]) + event.state[-19:],
             split(event.state)[0],
         ):
-            readable = event.originator_id not in of_orders.erased()
+            readable = event.originator_id not in of_orders.erased
             if readable or changed[:40] != event.state[:40]:
                 assert not is_stored_as(replace(event, state=changed), read, of_orders)
