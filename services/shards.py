@@ -5,6 +5,7 @@ spans two. Each shard is a whole by itself: its own event store, outcomes, posit
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,10 @@ class Shard:
     def suffix(self) -> str:
         """Behind the names of topics of its own. The first shard's are those of an installation with one database."""
         return f".{self.number}" if self.number else ""
+
+    def folder(self, of_all: Path) -> Path:
+        """Where its files go, beside those of the others."""
+        return of_all if self.alone else of_all / f"shard={self.number}"
 
     @property
     def alone(self) -> bool:

@@ -12,6 +12,7 @@ from resolution_contracts.client import Client, OutcomePending
 from services.installation import installation, up_to_date
 from services.settings import Settings
 from services.store.order_keys import rewrap
+from services.store.parking import parked_commands
 
 
 class NotErased(Exception):
@@ -49,8 +50,7 @@ def _refuse_if_parked(settings: Settings, order_id: str) -> None:
 
 def _is_parked(one: Settings, order_id: str) -> bool:
     with psycopg.connect(one.database) as connection:
-        found = connection.execute("SELECT 1 FROM parked_commands WHERE order_id = %s LIMIT 1", (order_id,)).fetchone()
-    return found is not None
+        return bool(parked_commands(connection, order_id))
 
 
 async def _send(settings: Settings, order_id: str, timeout: float) -> list[int]:

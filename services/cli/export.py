@@ -34,7 +34,7 @@ def export(
     """
     with installation(Settings.from_environment(), kafka=False) as settings:
         for one in up_to_date(settings):
-            folder = to if one.shard.alone else to / f"shard={one.shard.number}"
+            folder = one.shard.folder(to)
             with OrderStore(one.database, one.master_keys) as store, _progress() as bar:
                 task = bar.add_task("exporting")
                 done = write(store, folder, format_, after, partial(_tell, bar, task))

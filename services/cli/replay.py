@@ -82,7 +82,7 @@ def replay(
                 _drop(one, drop, as_json)
             else:
                 assert as_of is not None
-                _show_all(one, as_of, into, to and _folder(to, one.shard), as_json)
+                _show_all(one, as_of, into, to and one.shard.folder(to), as_json)
 
 
 # --- one order ---
@@ -123,10 +123,6 @@ def _overdue(steps: list[dict[str, Any]], until: datetime) -> str:
 
 
 # --- all read models, of each shard ---
-
-
-def _folder(to: Path, shard: Shard) -> Path:
-    return to if shard.alone else to / f"shard={shard.number}"
 
 
 def _where(where: str, shard: Shard) -> str:
