@@ -52,9 +52,9 @@ def fill(database: str, events: int, order_id: str = "'old-' || (n - 1) / 10") -
         )
         connection.execute(
             "INSERT INTO outcomes (outcome_id, partition, record_offset, kind, order_id, command_id, digest, source, "
-            f"last_event_id, message) SELECT n, 0, n, 'accepted', {order_id}, gen_random_uuid()::text, "
-            "'\\x00112233445566778899aabbccddeeff', '/bench', n, convert_to(repeat('y', 430), 'UTF8') "
-            "FROM generate_series(1, %s::int) AS n",
+            f"last_event_id, message, month) SELECT n, 0, n, 'accepted', {order_id}, gen_random_uuid()::text, "
+            "'\\x00112233445566778899aabbccddeeff', '/bench', n, convert_to(repeat('y', 430), 'UTF8'), month "
+            "FROM generate_series(1, %s::int) AS n, newest_month() AS month",
             (events,),
         )
         connection.execute("VACUUM ANALYZE order_events, outcomes")

@@ -34,9 +34,10 @@ class Differences:
 class Findings(Differences):
     """What was compared, and what differs.
 
-    `unpublished`: outcomes that lie ahead of the relay. `expired`: those whose commands have left the topic, so that
-    only the numbers of their events were checked. `outgrown`: dead letters that an earlier version could not read, and
-    this one can.
+    `unpublished`: outcomes that lie ahead of the relay. `expired`: those whose commands have left the topic, or repeat
+    what was retired, so that only the numbers of their events were checked. `retired`: events whose outcomes were
+    retired, so that they were followed without them. `outgrown`: dead letters that an earlier version could not read,
+    and this one can.
     """
 
     outcomes: int = 0
@@ -45,6 +46,7 @@ class Findings(Differences):
     parked: int = 0
     unpublished: int = 0
     expired: int = 0
+    retired: int = 0
     outgrown: int = 0
     deadlines: int = 0
     read_models: int = 0

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AsyncExitStack
 from datetime import datetime
-from itertools import zip_longest
+from itertools import takewhile, zip_longest
 from typing import Any
 
 import msgspec
@@ -24,7 +24,7 @@ from services.commands.retries import at_first_time, first_offset
 from services.kafka.cluster import Cluster
 from services.kafka.consumer import Record
 from services.kafka.streams import Ends, Stream, open_streams
-from services.kafka.topics import Topics
+from services.kafka.topics import Topics, partition_of
 from services.master_keys import MasterKeys
 from services.orders import Order, evolve
 from services.orders.events import Accepted, AutoAccepted, Declined, DisputeClosed, DisputeOpened, Event, Withdrawn
@@ -33,11 +33,12 @@ from services.orders.texts import published_without_texts
 from services.store import OutcomeRow
 from services.store.dead_letters import dead_letters
 from services.store.mapper import decode_event, is_stored_as
+from services.store.months import Retired
 from services.store.order_keys import OrderKeys, load_keys
 from services.store.place import Split
 
 from .findings import Findings
-from .stored import Chunk, StoredOutcome, StoredRow, connect, load_chunk, load_histories
+from .stored import Chunk, StoredOutcome, StoredRow, connect, load_chunk, load_histories, load_retired_chunk
 
 _CHUNK = 10_000
 _SAVE_EVERY_SECONDS = 2.0
@@ -61,10 +62,12 @@ class Limits(msgspec.Struct):
     parked: set[tuple[int, int]]
     bases: dict[int, int]
     split: Split
+    retired: Retired
 
 
 class Progress(msgspec.Struct):
-    """How far a verification has come; what another one needs to go on from there.
+    """How far a verification has come; what another one needs to go on from there. `event_id`: the last event of the
+    outcomes up to `outcome_id`, or of those that were retired.
 
     `open`: disputes by order and id, and when they end, as of the offsets `timer`; `later`: what came behind those, as
     (partition, offset, order id, dispute id, when or None).
@@ -72,6 +75,7 @@ class Progress(msgspec.Struct):
 
     partitions: list[int]
     outcome_id: int = 0
+    event_id: int = 0
     offsets: Ends = {}
     waiting: list[tuple[int, int]] = []
     open: list[tuple[str, str, datetime]] = []
@@ -123,6 +127,7 @@ class History:
             await self._reread_waiting()
             self._catch_up_with_timer()
             loader = stack.enter_context(connect(self._url))
+            await self._retired(loader, saved)
             await self._chunks(loader, min(self._limits.published, self._limits.outcome_id), saved)
             saved(self._save())
             # Another verification begins before these: what is not on Kafka yet has to be looked for again.
@@ -133,6 +138,35 @@ class History:
     def _starts(self, topic: str) -> dict[int, int]:
         begins, before = self._limits.begins[topic], self._progress.offsets.get(topic, {})
         return {number: max(begins[number], before.get(number, 0)) for number in self._progress.partitions}
+
+    async def _retired(self, connection: psycopg.Connection[Any], saved: Callable[[Progress], None]) -> None:
+        """Of retired outcomes the events are left: they have to follow one another, and to be on Kafka."""
+        retired, partitions = self._limits.retired, self._progress.partitions
+        if self._progress.outcome_id >= retired.outcome_id:
+            return
+        count = len(self._limits.begins[self._topics.commands])
+        for after in range(self._progress.event_id, retired.event_id, _CHUNK):
+            last = min(after + _CHUNK, retired.event_id)
+            chunk = await asyncio.to_thread(
+                load_retired_chunk,
+                connection,
+                self._masters,
+                lambda order_id: partition_of(order_id.encode(), count),
+                partitions,
+                after,
+                last,
+                self._limits.split,
+                self._tells_gaps,
+            )
+            await self._verify(chunk)
+            self._progress.event_id = last
+            saved(self._save())
+        self._progress.outcome_id = retired.outcome_id
+
+    @property
+    def _tells_gaps(self) -> bool:
+        """One of the workers looks for what nobody has."""
+        return self._topics.shard.number in self._progress.partitions
 
     async def _chunks(
         self, connection: psycopg.Connection[Any], end: int, saved: Callable[[Progress], None] | None = None
@@ -146,6 +180,8 @@ class History:
             ahead = self._load(connection, last, end)
             await self._verify(chunk)
             self._progress.outcome_id = last
+            if chunk.outcomes:
+                self._progress.event_id = chunk.outcomes[-1].last_event_id
             if saved is not None and time.monotonic() > due:
                 saved(self._save())
                 due = time.monotonic() + _SAVE_EVERY_SECONDS
@@ -156,8 +192,7 @@ class History:
         last = min(after + _CHUNK, end)
         if last <= after:
             return None
-        partitions, tells_gaps = self._progress.partitions, self._topics.shard.number in self._progress.partitions
-        limits = after, last, self._limits.split, tells_gaps
+        partitions, limits = self._progress.partitions, (after, last, self._limits.split, self._tells_gaps)
         return last, asyncio.ensure_future(
             asyncio.to_thread(load_chunk, connection, self._masters, partitions, *limits)
         )
@@ -168,7 +203,7 @@ class History:
         for sentence in chunk.missing:
             self._findings.differs(sentence)
         await asyncio.to_thread(self._load_orders, chunk)
-        found = [(row, await self._command(row)) for row in chunk.outcomes]
+        found = [(row, await self._command(row, chunk)) for row in chunk.outcomes]
         # Behind an outcome without its command, an order goes on from what is stored.
         blind = {row.order_id: row.outcome_id for row, record in found if record is None}
         to_judge: list[tuple[StoredOutcome, Record]] = []
@@ -179,7 +214,7 @@ class History:
                 to_judge.append((row, record))
         judged = self._judge(to_judge, chunk)
         for row in chunk.outcomes:
-            self._findings.outcomes += 1
+            self._findings.outcomes += row.kind != "retired"
             self._findings.events += len(chunk.of(row))
             events = self._compare_with_store(row, judged.get((row.partition, row.record_offset)), chunk)
             await self._compare_with_kafka(row, events, chunk.keys)
@@ -192,9 +227,12 @@ class History:
             orders |= {order_id: _project(order_id, history, keys) for order_id, history in histories.items()}
         self._orders.put(orders)
 
-    async def _command(self, row: StoredOutcome) -> Record | None:
-        """Its record; None if it has left the topic, or never was there."""
+    async def _command(self, row: StoredOutcome, chunk: Chunk) -> Record | None:
+        """Its record; None if it has left the topic, or never was there, or what it repeats was retired."""
         place = (row.partition, row.record_offset)
+        if row.kind == "retired":
+            self._findings.retired += 1
+            return None
         if row.record_offset < self._limits.begins[self._topics.commands][row.partition]:
             self._findings.expired += 1
             return None
@@ -203,6 +241,9 @@ class History:
             self._waiting[record.partition, record.offset] = stream.take()
         if (record := self._waiting.pop(place, None)) is None:
             self._findings.differs(f"outcome {row.outcome_id} is of no command: there is none at {_at(place)}")
+        elif self._limits.retired.outcome_id and _repeats_what_is_gone(row, chunk):
+            self._findings.expired += 1
+            return None
         return record
 
     def _judge(
@@ -262,6 +303,8 @@ class History:
         if isinstance(expected, str):
             self._differs(row, f"the command at {_at((row.partition, row.record_offset))} cannot be judged: {expected}")
         if expected is None or isinstance(expected, str):  # followed without its command, or told already
+            if stored and row.kind in _AGAIN:
+                self._differs(row, f"outcome {row.outcome_id} is of a repeat, and has events")
             return [self._decoded(event, chunk.keys) for event in stored]
         outcome, events = expected
         compared = _COMPARED[:-1] if _is_erased_letter(row, chunk.keys) else _COMPARED
@@ -308,7 +351,7 @@ class History:
             stream = self._streams[self._topics.dead_letters][row.partition]
             wanted = _Wanted(row.key, row.message, _is_erased_letter(row, keys))
             await self._expect(stream, f"dead letter {row.record_offset}", wanted, due)
-        else:
+        elif row.kind != "retired":
             stream = self._streams[self._topics.outcomes][row.partition]
             what = f"outcome {row.order_id}:{row.command_id}"
             offset = await self._expect(stream, what, _Wanted(row.order_id.encode(), row.message), due)
@@ -436,7 +479,17 @@ def _is_erased_letter(row: StoredOutcome, keys: OrderKeys) -> bool:
     return row.kind == "dead" and row.message is None and (row.key or b"").decode(errors="ignore") in keys.erased
 
 
+_AGAIN = ("repeated", "reused")
 _COMPARED = ("kind", "order_id", "command_id", "digest", "source", "key", "message")
+
+
+def _repeats_what_is_gone(row: StoredOutcome, chunk: Chunk) -> bool:
+    """Whether the first use of its command id was retired."""
+    use = row.order_id, row.command_id
+    if row.kind not in _AGAIN or use in chunk.first_uses:
+        return False
+    before = takewhile(lambda other: other is not row, chunk.outcomes)
+    return not any(o.kind not in _AGAIN and (o.order_id, o.command_id) == use for o in before)
 
 
 def _by_place(judged: Judged) -> dict[tuple[int, int], tuple[OutcomeRow, list[Event]] | str]:

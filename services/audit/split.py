@@ -7,6 +7,7 @@ from typing import Any
 import psycopg
 
 from services.settings import Settings
+from services.store.months import read_retired
 from services.store.place import Split, place
 
 from .findings import Differences
@@ -14,16 +15,19 @@ from .findings import Differences
 
 @dataclass
 class _Region:
-    """Numbers that one database gave before a split, and where their rows are now."""
+    """Numbers that one database gave before a split, and where their rows are now; up to outcome `retired` some are
+    gone."""
 
     events: range
     outcomes: range
     urls: list[str] = field(default_factory=list)
+    retired: int = 0
 
 
 def verify_splits(shards: Sequence[Settings], findings: Differences) -> None:
     """Counts the rows of before each split, in all shards that came from it. Raises psycopg.Error."""
     for region in _regions(shards).values():
+        region.outcomes = range(max(region.outcomes.start, region.retired + 1), region.outcomes.stop)
         counts = [_count(url, region) for url in region.urls]
         for what, numbers, found in zip(
             ("events", "outcomes"), (region.events, region.outcomes), map(sum, zip(*counts, strict=True)), strict=True
@@ -40,13 +44,14 @@ def _regions(shards: Sequence[Settings]) -> dict[tuple[int, int], _Region]:
     found: dict[tuple[int, int], _Region] = {}
     for one in shards:
         with psycopg.connect(one.database) as connection:
-            splits = place(connection).splits
+            splits, retired = place(connection).splits, read_retired(connection).outcome_id
         before = Split(0, 0, 0, 0)
         for split in splits:
             events = range(before.event_id + 1, split.event_id + 1)
             outcomes = range(before.outcome_id + 1, split.outcome_id + 1)
             region = found.setdefault((split.count, one.shard.number % split.count), _Region(events, outcomes))
             region.urls.append(one.database)
+            region.retired = max(region.retired, retired)
             before = split
     return found
 

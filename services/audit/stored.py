@@ -1,6 +1,6 @@
 """History as it is stored, in chunks of outcomes with their events."""
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any
 
 import msgspec
@@ -16,7 +16,11 @@ from services.store.place import Split
 
 
 class StoredOutcome(msgspec.Struct, gc=False):
-    """A row of `outcomes`. Its events are those numbered above `before`, up to `last_event_id`."""
+    """A row of `outcomes`. Its events are those numbered above `before`, up to `last_event_id`.
+
+    Of kind `retired`: in the place of one that was retired, with one of its events. Which command that came from is not
+    known any more.
+    """
 
     outcome_id: int
     partition: int
@@ -82,8 +86,8 @@ def load_chunk(
         cursor.execute(
             "SELECT outcome_id, partition, record_offset, kind, order_id, command_id, digest, source, before, "
             "last_event_id, key, message FROM (SELECT *, coalesce(lag(last_event_id) OVER (ORDER BY outcome_id), "
-            "(SELECT last_event_id FROM outcomes WHERE outcome_id <= %(after)s ORDER BY outcome_id DESC LIMIT 1), 0) "
-            "AS before FROM outcomes WHERE outcome_id BETWEEN %(after)s AND %(last)s) AS o "
+            "(SELECT last_event_id FROM outcomes WHERE outcome_id <= %(after)s ORDER BY outcome_id DESC LIMIT 1), "
+            "retired_event_id()) AS before FROM outcomes WHERE outcome_id BETWEEN %(after)s AND %(last)s) AS o "
             "WHERE partition = ANY(%(partitions)s) AND outcome_id > %(after)s ORDER BY outcome_id",
             {"after": after, "last": last, "partitions": list(partitions)},
         )
@@ -107,6 +111,37 @@ def load_chunk(
     order_ids |= {row.key.decode(errors="ignore") for row in outcomes if row.kind == "dead" and row.key}
     keys = load_keys(connection, order_ids, masters)
     return Chunk(outcomes, events, _first_uses(connection, outcomes, after), missing, split.event_id, keys)
+
+
+def load_retired_chunk(
+    connection: Connection[Any],
+    masters: MasterKeys,
+    partition_of: Callable[[str], int],
+    partitions: Collection[int],
+    after: int,
+    last: int,
+    split: Split,
+    tells_gaps: bool,
+) -> Chunk:
+    """The events numbered above `after`, up to `last`, whose outcomes were retired. Raises as `load_chunk` does."""
+    with connection.cursor(row_factory=class_row(StoredRow), binary=True) as rows:
+        rows.execute(
+            "SELECT notification_id, originator_id, originator_version, topic, state FROM order_events "
+            "WHERE notification_id > %s AND notification_id <= %s ORDER BY notification_id",
+            (after, last),
+        )
+        events = {row.notification_id: row for row in rows}
+    missing = []
+    if tells_gaps:
+        wanted = range(max(after, split.event_id) + 1, last + 1)
+        missing = [f"order_events has no notification_id {number}" for number in wanted if number not in events]
+    outcomes = [
+        StoredOutcome(0, partition, -1, "retired", row.originator_id, "", b"", "", number - 1, number, None, None)
+        for number, row in events.items()
+        if (partition := partition_of(row.originator_id)) in partitions
+    ]
+    keys = load_keys(connection, {row.order_id for row in outcomes}, masters)
+    return Chunk(outcomes, events, {}, missing, split.event_id, keys)
 
 
 def _missing_outcomes(connection: Connection[Any], after: int, last: int) -> list[str]:

@@ -22,6 +22,7 @@ from services.kafka.relay_position import published
 from services.kafka.streams import extents
 from services.kafka.topics import Topics, count_partitions
 from services.settings import Settings
+from services.store.months import months_kept, read_retired
 from services.store.place import place
 from services.store.positions import commands_bases
 
@@ -59,6 +60,13 @@ def verify_history(
 
     `progress(what, done, of)`. Raises VerificationFailed, TopicError, KafkaError and psycopg.Error.
     """
+    with months_kept(settings.database):
+        return _verify_history(settings, clock, resume, progress)
+
+
+def _verify_history(
+    settings: Settings, clock: Clock, resume: Path | None, progress: Callable[[str, int, int], None]
+) -> Findings:
     topics = Topics(settings.topic_prefix, settings.shard)
     limits, timer = asyncio.run(_measure(settings, topics))
     states = _states(resume, settings.shard.partitions(len(limits.ends[topics.commands])))
@@ -98,11 +106,21 @@ async def _measure(settings: Settings, topics: Topics) -> tuple[Limits, TimerSta
             settings.cluster, (topics.commands, topics.events, topics.outcomes, topics.dead_letters), partitions
         )
         end, bases, split = store_end(connection), commands_bases(connection), place(connection).last_split
+        retired = read_retired(connection)
     begins[topics.commands] = {n: first + bases.get(n, 0) for n, first in begins[topics.commands].items()}
     # Those behind are not judged yet.
     ends[topics.commands] = {n: max(end.judged.get(n, 0), first) for n, first in begins[topics.commands].items()}
     limits = Limits(
-        end.outcome_id, end.event_id, position.outcome_id, begins, ends, timer.positions, end.parked, bases, split
+        end.outcome_id,
+        end.event_id,
+        position.outcome_id,
+        begins,
+        ends,
+        timer.positions,
+        end.parked,
+        bases,
+        split,
+        retired,
     )
     return limits, timer
 

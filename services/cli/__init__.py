@@ -31,6 +31,7 @@ from services.cli.ledger import ledger
 from services.cli.rebuild import rebuild
 from services.cli.renew_topics import renew_topics
 from services.cli.replay import replay
+from services.cli.retire_outcomes import retire_outcomes
 from services.cli.schema import schema
 from services.cli.send import CommandsFileError, read_commands, send_all
 from services.cli.split import split
@@ -43,6 +44,7 @@ from services.installation import installation, prepare, require_known_topics, s
 from services.kafka.topics import TopicError
 from services.master_keys import MasterKeyError
 from services.renewal import NotRenewed
+from services.retention import NotRetired
 from services.roles import ROLES
 from services.serve import serve as serve_roles
 from services.servers import ServerError
@@ -73,6 +75,7 @@ app.command()(export)
 app.command()(erase)
 app.command()(rewrap_keys)
 app.command()(renew_topics)
+app.command()(retire_outcomes)
 app.command()(split)
 AsJson = Annotated[bool, typer.Option("--json", help="Print machine-readable JSON lines on stdout.")]
 _USAGE = 2
@@ -88,6 +91,7 @@ _FAILURES = (
     NotErased,
     NotParked,
     NotRenewed,
+    NotRetired,
     NotRetried,
     VerificationFailed,
     RebuildError,

@@ -13,11 +13,13 @@ class OrderCache:
     """The orders used last, at most `size`. Not for two threads.
 
     `size` is well above the orders of two pieces of a batch, so that none gives way before its events are committed.
+    `earlier` names those that have commands of earlier months, whose command ids no index of this month knows.
     """
 
     def __init__(self, size: int) -> None:
         self._size = size
         self._orders: Orders = {}
+        self.earlier: set[str] = set()
 
     def take(self, order_ids: Iterable[str]) -> tuple[Orders, list[str]]:
         """The orders that are here, and the ids of those that are not."""
@@ -37,13 +39,14 @@ class OrderCache:
             self._orders[order_id] = order
         surplus = len(self._orders) - self._size
         if surplus > 0:
-            for order_id in list(islice(self._orders, surplus)):
-                del self._orders[order_id]
+            self.drop(list(islice(self._orders, surplus)))
 
     def drop(self, order_ids: Iterable[str]) -> None:
-        """These are not what they should be."""
+        """These are not what they should be, or not needed."""
         for order_id in order_ids:
             self._orders.pop(order_id, None)
+            self.earlier.discard(order_id)
 
     def clear(self) -> None:
         self._orders.clear()
+        self.earlier.clear()

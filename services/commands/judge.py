@@ -19,7 +19,8 @@ from .decode import Received, Unreadable, decode
 log = logging.getLogger(__name__)
 
 FirstUses = dict[tuple[str, str], tuple[bytes, bytes]]
-"""By order id and command id: the digest of the data it first came with, and the outcome it got."""
+"""By order id and command id: the digest of the data it first came with, and the outcome it got; both empty where that
+was retired."""
 
 
 class Failed(msgspec.Struct):
@@ -144,10 +145,14 @@ def _first_use(use: tuple[str, str], earlier: Sequence[FirstUses]) -> tuple[byte
 
 
 def _again(order: Order, received: Received, record: Record, digest: bytes, message: bytes) -> OutcomeRow:
-    """A command id seen before changes nothing: the first outcome again, or `command_id_reused` (D19)."""
+    """A command id seen before changes nothing: the first outcome again, or `command_id_reused` (D19).
+
+    The latter, too, where the first outcome was retired.
+    """
     if digest == received.digest:
         return outcomes.repeated(received, record, message)
-    return outcomes.reused(received, record, order.business_time(received.time), rejections.command_id_reused())
+    why = rejections.command_id_reused() if digest else rejections.command_id_of_old()
+    return outcomes.reused(received, record, order.business_time(received.time), why)
 
 
 def _decide(order: Order, received: Received, record: Record) -> tuple[OutcomeRow, list[Event], str]:

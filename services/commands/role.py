@@ -12,7 +12,7 @@ from services.faults import point
 from services.kafka.consumer import PositionedConsumer, Positions, Record
 from services.kafka.topics import Topics
 from services.master_keys import MasterKeys
-from services.store import Batch, OrderStore, Parking, ParkingChanged
+from services.store import Batch, MonthBegan, Months, OrderStore, Parking, ParkingChanged
 from services.store.positions import StoredPositions
 from services.telemetry import measures, traces
 
@@ -41,7 +41,7 @@ class CommandsRole:
         self._clock = clock
         self._store = OrderStore(database_url, masters)
         self._cache = OrderCache(CACHED_ORDERS)
-        self._parking: Parking | None = None
+        self._standing: tuple[Parking, Months] | None = None
         self._careful_pieces = 0
         self.consumer = PositionedConsumer(
             broker,
@@ -67,15 +67,17 @@ class CommandsRole:
             self._careful_pieces = _CAREFUL_PIECES
         except ParkingChanged:
             log.info("orders were parked or set free: judging with that in mind")
+        except MonthBegan:
+            log.info("a month has begun: command ids of the last one are looked up from now on")
         self._forget()
         rest = [record for record in records if record.offset >= committed[record.partition]]
         await self._handle_pieces(rest, committed)
 
     async def _handle_pieces(self, records: Sequence[Record], committed: Positions) -> None:
         """Moves `committed` on with each commit."""
-        if self._parking is None:
-            self._parking = await asyncio.to_thread(self._store.parking)
-        parking = self._parking
+        if self._standing is None:
+            self._standing = await asyncio.to_thread(lambda: (self._store.parking(), self._store.months()))
+        parking, months = self._standing
         positions = dict(committed)
         uncommitted: FirstUses = {}
         commit: asyncio.Future[None] | None = None
@@ -87,9 +89,10 @@ class CommandsRole:
                     piece[0] = await asyncio.to_thread(self._at_first_time, piece[0], letter)
                 with measures.stage("decode"):
                     readings = read(piece, self._clock.of_record)
-                judged = await self._judge(readings, uncommitted, parking.orders)
+                judged = await self._judge(readings, uncommitted, parking.orders, months)
                 spans = _traced(piece, judged) if traces.on() else traces.Spans()
-                batch = Batch(_advance(positions, piece), judged.outcomes, parking.version, judged.parked)
+                moves = _advance(positions, piece)
+                batch = Batch(moves, judged.outcomes, parking.version, judged.parked, month=months.newest)
                 parking.version += any(command.why for command in judged.parked)
                 uncommitted |= judged.first_uses
                 point("commands.judged")
@@ -110,18 +113,14 @@ class CommandsRole:
         committed |= {partition: after for partition, (_, after) in batch.positions.items()}
 
     async def _judge(
-        self, readings: Sequence[tuple[Record, Reading]], uncommitted: FirstUses, parked: set[str]
+        self, readings: Sequence[tuple[Record, Reading]], uncommitted: FirstUses, parked: set[str], months: Months
     ) -> Judged:
         commands = [reading for _, reading in readings if isinstance(reading, Received)]
         orders, missing = self._cache.take(command.order_id for command in commands)
-        uses: set[tuple[str, str]] = set()
-        if self._careful_pieces > 0:
-            self._careful_pieces -= 1
-            uses = {(command.order_id, command.command_id) for command in commands}
         committed: FirstUses = {}
-        if missing or uses:
+        if missing or self._careful_pieces or not self._cache.earlier.isdisjoint(c.order_id for c in commands):
             with measures.stage("load"):
-                loaded, committed = await asyncio.to_thread(self._load, missing, uses)
+                loaded, committed = await asyncio.to_thread(self._load, missing, commands, months)
             orders |= loaded
         with measures.stage("judge"):
             judged = judge(readings, orders, (uncommitted, committed), parked)
@@ -130,8 +129,14 @@ class CommandsRole:
             self._cache.drop(command.order_id for command in judged.parked)
         return judged
 
-    def _load(self, missing: list[str], uses: set[tuple[str, str]]) -> tuple[Orders, FirstUses]:
+    def _load(self, missing: list[str], commands: Sequence[Received], months: Months) -> tuple[Orders, FirstUses]:
+        """The orders that are missing, and the earlier uses of command ids that the index would not tell."""
         loaded = self._store.orders(missing) if missing else {}
+        if missing and months.others:
+            self._cache.earlier |= self._store.with_earlier_commands(missing, months.newest)
+        if careful := self._careful_pieces > 0:
+            self._careful_pieces -= 1
+        uses = {(c.order_id, c.command_id) for c in commands if careful or c.order_id in self._cache.earlier}
         return loaded, self._store.first_uses(uses) if uses else {}
 
     def _at_first_time(self, record: Record, offset: int) -> Record:
@@ -140,7 +145,7 @@ class CommandsRole:
     def _forget(self) -> None:
         self._cache.clear()
         self._store.forget_keys()
-        self._parking = None
+        self._standing = None
 
     def close(self) -> None:
         self._store.close()

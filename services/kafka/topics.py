@@ -77,7 +77,7 @@ class Topics:
         yield self.events, {"retention.ms": "-1"}
         yield self.outcomes, {"retention.ms": str(30 * _DAY_MS)}
         yield self.notifications, {"retention.ms": str(30 * _DAY_MS)}
-        yield self.dead_letters, {"retention.ms": "-1"} | _LARGE_RECORDS
+        yield self.dead_letters, {"retention.ms": str(365 * _DAY_MS)} | _LARGE_RECORDS
 
     def own_settings(self) -> Iterator[tuple[str, dict[str, str]]]:
         """The same for the topics of one partition, which the roles themselves read."""

@@ -137,6 +137,14 @@ def command_id_reused() -> Rejected:
     )
 
 
+def command_id_of_old() -> Rejected:
+    return Rejected(
+        Code.COMMAND_ID_REUSED,
+        "This command id was used on this order so long ago that what came with it is not kept any more. The order "
+        "page shows what it changed; send a new command under a new id.",
+    )
+
+
 def currency_mismatch(currency: str) -> Rejected:
     return Rejected(Code.CURRENCY_MISMATCH, f"The order is priced in {currency}; offer the refund in {currency}.")
 

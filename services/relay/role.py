@@ -27,6 +27,7 @@ from services.kafka.streams import Ends
 from services.kafka.topics import Topics, partition_of
 from services.master_keys import MasterKeys
 from services.store.changes import Changes
+from services.store.months import Retired
 from services.store.publishing import Notes, note_intent, note_published, read_notes
 from services.telemetry import measures, traces
 from services.telemetry.health import progress
@@ -34,7 +35,16 @@ from services.telemetry.health import progress
 from .batches import Batches
 from .messages import CONTENT_TYPE, event_message
 from .restored import Restored
-from .stored import RUN, Decided, Notification, next_notifications, next_outcomes, with_events
+from .stored import (
+    RUN,
+    Decided,
+    Notification,
+    next_notifications,
+    next_outcomes,
+    retired_events,
+    retired_up_to,
+    with_events,
+)
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +63,7 @@ class RelayRole:
         self._topics = topics
         self._url = database_url
         self._masters = masters
+        self._retired = Retired()
         self._noted = Position()
         self._note_at = 0.0
         self._producer = AIOKafkaProducer(
@@ -73,6 +84,7 @@ class RelayRole:
             position = await published(self._cluster, self._topics)
             async with self._opened() as (connection, changes):
                 position = await self._checked(connection, changes, position)
+                self._retired = await retired_up_to(connection)
                 log.info("publishing goes on behind outcome %d", position.outcome_id)
                 # A note that a crash of the server takes away makes the next relay compare what needs no comparison.
                 await connection.execute("SET synchronous_commit = off")
@@ -127,6 +139,8 @@ class RelayRole:
         self, connection: psycopg.AsyncConnection[Any], position: Position
     ) -> tuple[Position, bool]:
         """Publishes one run; returns the position behind it, and whether more may be there already."""
+        if position.outcome_id < self._retired.outcome_id:
+            return await self._publish_retired(connection, position), True
         outcomes = await next_outcomes(connection, position)
         notifications = await next_notifications(connection, position)
         if not outcomes and not notifications:
@@ -149,9 +163,7 @@ class RelayRole:
     ) -> None:
         """One Kafka transaction, with the position `after` it if that moves on."""
         spans = _traced(decided)
-        async with self._producer.transaction():
-            point("relay.begun")
-            batches = Batches(self._producer)
+        async with self._transaction(after) as batches:
             for outcome, events in decided:  # each outcome's events first, to the partition that its command came from
                 for event in events:
                     key = str(event.originator_id).encode()
@@ -162,12 +174,6 @@ class RelayRole:
                 key = notification.order_id.encode()
                 partition = partition_of(key, len(await self._producer.partitions_for(self._topics.notifications)))
                 await batches.add(self._topics.notifications, partition, key, notification.message, CONTENT_TYPE)
-            if after is not None:
-                await batches.add(self._topics.relay, 0, b"position", msgspec.json.encode(after), [])
-            point("relay.added")
-            await batches.delivered()
-            point("relay.delivered")
-        point("relay.committed")
         spans.end()
         measures.published(
             event=sum(len(events) for _, events in decided),
@@ -175,6 +181,32 @@ class RelayRole:
             dead_letter=sum(outcome.headers is not None for outcome, _ in decided),
             notification=len(notifications),
         )
+
+    async def _publish_retired(self, connection: psycopg.AsyncConnection[Any], position: Position) -> Position:
+        """A run of events whose outcomes were retired: topics that are new get all of history."""
+        events, after = await retired_events(connection, self._masters, position, self._retired)
+        await note_intent(connection, after)
+        count = len(await self._producer.partitions_for(self._topics.events))
+        async with self._transaction(after) as batches:
+            for event in events:
+                key = str(event.originator_id).encode()
+                partition = partition_of(key, count)
+                await batches.add(self._topics.events, partition, key, event_message(event), CONTENT_TYPE)
+        return after
+
+    @asynccontextmanager
+    async def _transaction(self, after: Position | None) -> AsyncIterator[Batches]:
+        """One Kafka transaction, with the position `after` it if that moves on."""
+        async with self._producer.transaction():
+            point("relay.begun")
+            batches = Batches(self._producer)
+            yield batches
+            if after is not None:
+                await batches.add(self._topics.relay, 0, b"position", msgspec.json.encode(after), [])
+            point("relay.added")
+            await batches.delivered()
+            point("relay.delivered")
+        point("relay.committed")
 
     async def _note(self, connection: psycopg.AsyncConnection[Any], position: Position) -> None:
         """From time to time: how far the topics reach. Nobody else writes to them."""

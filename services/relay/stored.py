@@ -8,6 +8,7 @@ from typing import Any, LiteralString, TypeVar
 import msgspec
 import psycopg
 from eventsourcing.persistence import StoredEvent
+from msgspec.structs import replace
 from psycopg.rows import class_row, tuple_row
 
 from services.kafka.relay_position import Position
@@ -15,6 +16,7 @@ from services.kafka.topics import Topics
 from services.master_keys import MasterKeys
 from services.orders.events import Event
 from services.store.mapper import decode_event
+from services.store.months import RETIRED, Retired
 from services.store.order_keys import SELECT_KEYS, OrderKeys, sealed_orders
 from services.telemetry import traces
 
@@ -98,13 +100,7 @@ async def with_events(
     """
     if not outcomes or outcomes[-1].last_event_id == event_id:
         return [(outcome, []) for outcome in outcomes]
-    stored = await _select(
-        connection,
-        StoredEvent,
-        "SELECT originator_id, originator_version, topic, state FROM order_events "
-        "WHERE notification_id > %s AND notification_id <= %s ORDER BY notification_id",
-        (event_id, outcomes[-1].last_event_id),
-    )
+    stored = await _stored_events(connection, event_id, outcomes[-1].last_event_id)
     keys = await _keys(connection, masters, sealed_orders(stored))
     events = (decode_event(event, keys) for event in stored)
     decided: list[Decided] = []
@@ -112,6 +108,36 @@ async def with_events(
         decided.append((outcome, list(islice(events, outcome.last_event_id - event_id))))
         event_id = outcome.last_event_id
     return decided
+
+
+async def retired_up_to(connection: psycopg.AsyncConnection[Any]) -> Retired:
+    """Raises psycopg.Error."""
+    cursor = await connection.execute(RETIRED)
+    return Retired(*(await cursor.fetchall())[0])
+
+
+async def retired_events(
+    connection: psycopg.AsyncConnection[Any], masters: MasterKeys, position: Position, retired: Retired
+) -> tuple[list[Event], Position]:
+    """A run of the events behind a position whose outcomes were retired, and the position behind them.
+
+    Raises as `with_events` does.
+    """
+    last = min(position.event_id + RUN, retired.event_id)
+    stored = await _stored_events(connection, position.event_id, last)
+    keys = await _keys(connection, masters, sealed_orders(stored))
+    outcome_id = retired.outcome_id if last == retired.event_id else position.outcome_id
+    return [decode_event(event, keys) for event in stored], replace(position, event_id=last, outcome_id=outcome_id)
+
+
+async def _stored_events(connection: psycopg.AsyncConnection[Any], after: int, last: int) -> list[StoredEvent]:
+    return await _select(
+        connection,
+        StoredEvent,
+        "SELECT originator_id, originator_version, topic, state FROM order_events "
+        "WHERE notification_id > %s AND notification_id <= %s ORDER BY notification_id",
+        (after, last),
+    )
 
 
 async def _keys(connection: psycopg.AsyncConnection[Any], masters: MasterKeys, order_ids: Collection[str]) -> OrderKeys:

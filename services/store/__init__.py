@@ -2,7 +2,18 @@
 
 from .application import OrderStore
 from .migrate import migrate
+from .months import MonthBegan, Months
 from .parking import ParkedCommand, Parking, ParkingChanged
 from .recorder import Batch, OutcomeRow
 
-__all__ = ["Batch", "OrderStore", "OutcomeRow", "ParkedCommand", "Parking", "ParkingChanged", "migrate"]
+__all__ = [
+    "Batch",
+    "MonthBegan",
+    "Months",
+    "OrderStore",
+    "OutcomeRow",
+    "ParkedCommand",
+    "Parking",
+    "ParkingChanged",
+    "migrate",
+]

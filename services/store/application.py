@@ -1,6 +1,7 @@
 """The event-sourced application: the library's, on our recorder and mapper."""
 
 from collections.abc import Collection, Iterable, Sequence
+from datetime import date
 from itertools import groupby
 from typing import Any, cast
 
@@ -17,6 +18,7 @@ from services.orders.order import Order
 from .dead_letters import DeadLetter, dead_letters
 from .judged import JudgedCommand, judged_commands
 from .mapper import OrderMapper, decode_event
+from .months import FIRST_USES, Months, begun_months, with_earlier_commands
 from .order_keys import CHANGE_KEYS, OrderKey, OrderKeys, Sealing, load_keys, sealed_orders
 from .parking import ParkedCommand, Parking, parked_commands, read_parking
 from .recorder import Batch, OrderRecorder
@@ -131,6 +133,16 @@ class OrderStore(Application[str]):
         with self._recorder.datastore.get_connection() as connection:
             return read_parking(connection)
 
+    def months(self) -> Months:
+        """The months of the outcomes, as of now; a new one is begun."""
+        with self._recorder.datastore.transaction(commit=True) as cursor:
+            return begun_months(cursor.connection)
+
+    def with_earlier_commands(self, order_ids: Collection[str], month: date) -> set[str]:
+        """Which of these orders have commands that were judged before a month."""
+        with self._recorder.datastore.get_connection() as connection:
+            return with_earlier_commands(connection, order_ids, month)
+
     def parked(self, order_id: str) -> list[ParkedCommand]:
         """An order's parked commands, in the order of the log."""
         with self._recorder.datastore.get_connection() as connection:
@@ -142,17 +154,13 @@ class OrderStore(Application[str]):
             return judged_commands(connection, order_id, again=again)
 
     def first_uses(self, command_ids: Collection[tuple[str, str]]) -> dict[tuple[str, str], tuple[bytes, bytes]]:
-        """Which of these commands (order id, command id) were judged before: the data's digest and the outcome."""
+        """Which of these commands (order id, command id) were judged before: the data's digest and the outcome.
+
+        Both are empty where the outcome was retired.
+        """
         order_ids, ids = zip(*command_ids, strict=True)
         with self._recorder.datastore.get_connection() as connection:
-            rows = connection.execute(
-                "SELECT o.order_id, o.command_id, o.digest, o.message "
-                "FROM unnest(%s::text[], %s::text[]) AS asked (order_id, command_id) "
-                "JOIN outcomes AS o USING (order_id, command_id) WHERE o.kind IN ('accepted', 'rejected')",
-                (list(order_ids), list(ids)),
-                prepare=True,
-                binary=True,
-            )
+            rows = connection.execute(FIRST_USES, (list(order_ids), list(ids)), prepare=True, binary=True)
             return {(row["order_id"], row["command_id"]): (row["digest"], row["message"]) for row in rows}
 
     def dead_letter(self, partition: int, offset: int) -> DeadLetter | None:

@@ -8,12 +8,16 @@ END IF;
 
 -- Each looks whether the schema is up to date, asks for the time, and shows metrics of the whole installation.
 GRANT SELECT ON schema_migrations, clock, order_events, outcomes, positions, deadlines, parked_commands,
-        handled_dead_letters, projection_tracking, verifications, master_keys, publishing, shard, splits
+        handled_dead_letters, projection_tracking, verifications, master_keys, publishing, shard, splits, outcome_months
     TO resolution_service, resolution_projections, resolution_http, resolution_auditor;
 
 -- commands, relay, timer, checkpoints, and operators: parked and dead.
 GRANT SELECT ON parking, notifications, checkpoints TO resolution_service;
 GRANT INSERT ON order_events, outcomes TO resolution_service;
+REVOKE EXECUTE ON FUNCTION add_month(date), append_month() FROM PUBLIC;
+-- It makes the table of a new month, in the first of these.
+ALTER FUNCTION append_month() SET search_path = public, pg_temp;
+GRANT EXECUTE ON FUNCTION append_month() TO resolution_service;
 GRANT INSERT, UPDATE ON positions, handled_dead_letters TO resolution_service;
 GRANT INSERT, UPDATE, DELETE ON deadlines, parked_commands TO resolution_service;
 GRANT UPDATE ON parking TO resolution_service;

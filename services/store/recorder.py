@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import date
 from typing import Any
 
 import msgspec
@@ -12,6 +13,7 @@ from psycopg.rows import DictRow
 
 from services.faults import point
 
+from .months import MonthBegan
 from .order_keys import Sealing
 from .parking import ParkedCommand, ParkingChanged, change_parking
 
@@ -38,11 +40,11 @@ class OutcomeRow(msgspec.Struct, gc=False):
 
 _OUTCOME_COLUMNS = (
     "outcome_id, partition, record_offset, kind, order_id, command_id, digest, source, last_event_id, key, message, "
-    "headers, traceparent"
+    "headers, traceparent, month"
 )
 _OUTCOME_TYPES = (
     "int8", "int4", "int8", "text", "text", "text", "bytea", "text", "int8", "bytea", "bytea", "bytea",
-    "text",
+    "text", "date",
 )  # fmt: skip
 
 
@@ -52,7 +54,8 @@ class Batch:
 
     `positions`: by partition, the offset expected in the table and the one to put there. `parking_version`: that of
     the parking which the batch was judged with. `freed`: partition and offset of parked commands that were judged.
-    `sealing`: what sealed the events; the keys that it made and erased are recorded with them.
+    `sealing`: what sealed the events; the keys that it made and erased are recorded with them. `month`: the one whose
+    index has to know the command ids that were not looked up.
     """
 
     positions: dict[int, tuple[int, int]] = field(default_factory=dict)
@@ -61,6 +64,7 @@ class Batch:
     parked: list[ParkedCommand] = field(default_factory=list)
     freed: list[tuple[int, int]] = field(default_factory=list)
     sealing: Sealing | None = None
+    month: date | None = None
 
 
 class OrderRecorder(PostgresApplicationRecorder):
@@ -73,19 +77,19 @@ class OrderRecorder(PostgresApplicationRecorder):
         """Appends events and, given as `batch`, what belongs to them, in one transaction.
 
         Raises the library's IntegrityError where an order has an event of that number already or a command id was
-        used before, ParkingChanged where other orders are parked by now, and the library's InternalError or
-        OperationalError otherwise; then nothing at all was written. It does not retry: whether a lost connection had
-        committed is for the positions to say.
+        used before, ParkingChanged where other orders are parked by now, MonthBegan where another month than
+        `batch.month` has begun, and the library's InternalError or OperationalError otherwise; then nothing at all was
+        written. It does not retry: whether a lost connection had committed is for the positions to say.
         """
         batch: Batch = kwargs.get("batch") or Batch()
         with self.datastore.transaction(commit=True) as cursor:
             _advance(cursor, batch.positions)
-            last_event_id, last_outcome_id = _begin(cursor, batch.parking_version)
+            last_event_id, last_outcome_id, month = _begin(cursor, batch)
             change_parking(cursor, batch.parked, batch.freed)
             self._copy_events(cursor, stored_events, last_event_id)
             if batch.sealing is not None:
                 _change_keys(cursor, batch.sealing)
-            _copy_outcomes(cursor, batch.outcomes, last_event_id, last_outcome_id)
+            _copy_outcomes(cursor, batch.outcomes, last_event_id, last_outcome_id, month)
             point("commands.inserted")
         return range(last_event_id + 1, last_event_id + 1 + len(stored_events))
 
@@ -110,12 +114,14 @@ def _advance(cursor: Cursor[DictRow], positions: dict[int, tuple[int, int]]) -> 
         )
 
 
-def _begin(cursor: Cursor[DictRow], parking_version: int | None) -> tuple[int, int]:
-    row = cursor.execute("SELECT * FROM begin_append()").fetchone()
+def _begin(cursor: Cursor[DictRow], batch: Batch) -> tuple[int, int, date]:
+    row = cursor.execute("SELECT *, append_month() AS month FROM begin_append()").fetchone()
     assert row is not None
-    if parking_version not in (None, row["parking_version"]):
+    if batch.parking_version not in (None, row["parking_version"]):
         raise ParkingChanged
-    return row["last_event_id"], row["last_outcome_id"]
+    if batch.month not in (None, row["month"]):
+        raise MonthBegan
+    return row["last_event_id"], row["last_outcome_id"], row["month"]
 
 
 def _change_keys(cursor: Cursor[DictRow], sealing: Sealing) -> None:
@@ -132,7 +138,9 @@ def _change_keys(cursor: Cursor[DictRow], sealing: Sealing) -> None:
         cursor.execute("SELECT erase_plain_texts(%s)", ([order_id for order_id, _ in sealing.erased],))
 
 
-def _copy_outcomes(cursor: Cursor[DictRow], rows: list[OutcomeRow], last_event_id: int, last_outcome_id: int) -> None:
+def _copy_outcomes(
+    cursor: Cursor[DictRow], rows: list[OutcomeRow], last_event_id: int, last_outcome_id: int, month: date
+) -> None:
     if not rows:
         return
     with cursor.copy(f"COPY outcomes ({_OUTCOME_COLUMNS}) FROM STDIN (FORMAT BINARY)") as copy:
@@ -154,5 +162,6 @@ def _copy_outcomes(cursor: Cursor[DictRow], rows: list[OutcomeRow], last_event_i
                     row.message,
                     row.headers,
                     row.traceparent,
+                    month,
                 )
             )

@@ -114,11 +114,13 @@ def _copy(connection: psycopg.Connection[Any], order_ids: Iterable[str]) -> None
 
 
 def _tables(connection: psycopg.Connection[Any], schemas: Collection[str]) -> Iterator[tuple[str, str, str]]:
-    """Schema, name, and the column that says whose a row is, of each table that has one."""
+    """Schema, name, and the column that says whose a row is, of each table that has one; months are in `outcomes`."""
     rows = connection.execute(
         "SELECT c.table_schema, c.table_name, array_agg(c.column_name::text) FROM information_schema.columns AS c "
         "JOIN information_schema.tables AS t USING (table_schema, table_name) "
-        "WHERE t.table_type = 'BASE TABLE' AND c.table_schema = ANY(%s) GROUP BY 1, 2 ORDER BY 1, 2",
+        "WHERE t.table_type = 'BASE TABLE' AND c.table_schema = ANY(%s) "
+        "AND format('%%I.%%I', table_schema, table_name)::regclass NOT IN (SELECT inhrelid FROM pg_inherits) "
+        "GROUP BY 1, 2 ORDER BY 1, 2",
         (list(schemas),),
     ).fetchall()
     for schema, table, columns in rows:

@@ -44,7 +44,8 @@ def of_kind(documents: list[Json], kind: str) -> dict[str, Json]:
 
 def pods(documents: list[Json]) -> dict[str, Json]:
     workloads = of_kind(documents, "Deployment") | of_kind(documents, "Job")
-    return {name: workload["spec"]["template"]["spec"] for name, workload in workloads.items()}
+    jobs = {name: job["spec"]["jobTemplate"] for name, job in of_kind(documents, "CronJob").items()}
+    return {name: workload["spec"]["template"]["spec"] for name, workload in (workloads | jobs).items()}
 
 
 def environment(pod: Json) -> dict[str, Any]:
@@ -116,7 +117,7 @@ def test_a_role_that_the_service_gains_is_a_key_in_the_values(helm: Helm):
 
 
 def test_every_pod_keeps_the_restricted_standard_and_has_no_token(full: list[Json]):
-    assert set(pods(full)) == {*ROLES, "migrate"}
+    assert set(pods(full)) == {*ROLES, "migrate", "retire-outcomes"}
     for pod in pods(full).values():
         assert pod["automountServiceAccountToken"] is False
         assert pod["securityContext"]["runAsNonRoot"] is True
@@ -167,11 +168,13 @@ def test_each_role_logs_in_as_the_user_that_is_its_own(full: list[Json]):
         )
         for role, pod in pods(full).items()
     }
+    owner = ("resolution-owner", ("kafka-owner", "password"), "resolution_owner", ("database-owner", "owner"))
     service = ("resolution", ("kafka-service", "password"), "resolution_service", ("database-service", "password"))
     assert found == dict.fromkeys(ROLES, service) | {
         "projections": (*service[:2], "resolution_projections", ("database-projections", "password")),
         "http": ("resolution-http", ("kafka-http", "password"), "resolution_http", ("database-http", "password")),
-        "migrate": ("resolution-owner", ("kafka-owner", "password"), "resolution_owner", ("database-owner", "owner")),
+        "migrate": owner,
+        "retire-outcomes": owner,
     }
     for pod in pods(full).values():
         assert environment(pod)["RESOLUTION_KAFKA_SECURITY_PROTOCOL"] == "SASL_SSL"
@@ -192,6 +195,13 @@ def test_migrations_run_before_the_roles(least: list[Json]):
     assert job["spec"]["template"]["spec"]["containers"][0]["args"] == ["migrate"]
     # It runs before the release's ServiceAccount exists.
     assert "serviceAccountName" not in job["spec"]["template"]["spec"]
+
+
+def test_outcomes_are_retired_where_their_age_is_given(full: list[Json], least: list[Json]):
+    assert of_kind(least, "CronJob") == {}
+    [container] = pods(full)["retire-outcomes"]["containers"]
+    assert container["args"] == ["retire-outcomes", "--older-than", "13"]
+    assert environment(pods(full)["retire-outcomes"]) == environment(pods(full)["migrate"])
 
 
 def test_commands_alone_is_scaled_up_to_one_pod_for_each_partition(full: list[Json]):

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.timeout(400)  # the first of them starts the servers an
 READ = {
     *("schema_migrations", "clock", "order_events", "outcomes", "positions", "deadlines", "parked_commands"),
     *("handled_dead_letters", "projection_tracking", "verifications"),
-    *("master_keys", "publishing", "shard", "splits"),
+    *("master_keys", "publishing", "shard", "splits", "outcome_months"),
 }
 """By everybody."""
 MORE = {
@@ -77,12 +77,32 @@ def test_no_role_changes_or_deletes_what_is_stored(told: Told, guarded: Guarded,
 @pytest.mark.parametrize("role", MORE)
 def test_each_role_has_the_rights_that_are_listed_here_and_no_other(told: Told, guarded: Guarded, role: str):
     asked = (
-        "SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind = 'r' "
+        "SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p') "
         "AND has_table_privilege(oid, %s)"
     )
     for privilege in PRIVILEGES:
         held = {table for (table,) in execute(guarded, role, asked, (privilege,))}
         assert held == MORE[role].get(privilege, set()) | (READ if privilege == "SELECT" else set()), privilege
+
+
+def test_the_service_begins_months_as_they_come_and_no_others(told: Told, guarded: Guarded):
+    assert execute(guarded, "service", "SELECT append_month() = newest_month()") == [(True,)]
+    with pytest.raises(InsufficientPrivilege):
+        execute(guarded, "service", "SELECT add_month('2099-01-01')")
+    for role in ("projections", "http", "auditor"):
+        with pytest.raises(InsufficientPrivilege):
+            execute(guarded, role, "SELECT append_month()")
+
+
+async def test_the_owner_alone_retires_months(told: Told, guarded: Guarded):
+    execute(guarded, "owner", "SELECT add_month('2020-01-01')")
+    service, owner = guarded.as_user("service", "auditor"), guarded.as_user("owner", "resolution-owner")
+    code, _, err = await guarded.run(service, "retire-outcomes", "--older-than", "12")
+    assert code == 1
+    assert "permission denied" in err
+    code, out, err = await guarded.run(owner, "retire-outcomes", "--older-than", "12")
+    assert code == 0, err
+    assert "2020-01, 0 outcomes: is retired" in out
 
 
 def test_the_service_erases_plain_texts_of_erased_orders_and_no_others(told: Told, guarded: Guarded):

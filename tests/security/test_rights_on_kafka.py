@@ -25,7 +25,7 @@ pytestmark = pytest.mark.timeout(400)  # the first of them starts the servers an
 TOPICS = Topics("resolution.")
 EVERY = {name for name, _ in (*TOPICS.settings(), *TOPICS.own_settings())}
 READS = {
-    "resolution-owner": set[str](),
+    "resolution-owner": {TOPICS.outcomes, TOPICS.dead_letters, TOPICS.relay},
     "resolution": {TOPICS.commands, TOPICS.events, TOPICS.relay, TOPICS.checkpoints},
     "resolution-http": {TOPICS.outcomes, TOPICS.dead_letters, TOPICS.relay},
     "sender": {TOPICS.outcomes},
