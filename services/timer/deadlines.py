@@ -19,6 +19,11 @@ class Deadline:
     attempts: int = 0
 
 
+# Whoever writes many rows takes it first, until the end of the transaction: two that lock the same rows in different
+# orders would wait for each other.
+_TURN = "SELECT pg_advisory_xact_lock(hashtextextended('deadlines', 0))"
+
+
 class Deadlines:
     """The table `deadlines`. Raises psycopg.Error."""
 
@@ -38,6 +43,7 @@ class Deadlines:
                 "SELECT advance_positions('timer', %s::int[], %s::bigint[], %s::bigint[])",
                 (list(positions), list(expected), list(after)),
             )
+            await cursor.execute(_TURN)
             await cursor.execute(
                 "INSERT INTO deadlines (order_id, dispute_id, due_at, ask_at) "
                 "SELECT * FROM unnest(%s::text[], %s::text[], %s::timestamptz[], %s::timestamptz[]) "
@@ -74,15 +80,17 @@ class Deadlines:
 
     async def asked(self, deadlines: Sequence[Deadline], ask_again_at: Sequence[datetime]) -> None:
         """Notes that these were asked about, and when to ask again if nothing comes of it."""
-        await self._connection.execute(
-            "UPDATE deadlines SET attempts = a.attempts, ask_at = a.ask_at "
-            "FROM unnest(%s::text[], %s::text[], %s::int[], %s::timestamptz[]) "
-            "AS a (order_id, dispute_id, attempts, ask_at) "
-            "WHERE deadlines.order_id = a.order_id AND deadlines.dispute_id = a.dispute_id",
-            (
-                [deadline.order_id for deadline in deadlines],
-                [deadline.dispute_id for deadline in deadlines],
-                [deadline.attempts + 1 for deadline in deadlines],
-                list(ask_again_at),
-            ),
-        )
+        async with self._connection.transaction(), self._connection.cursor() as cursor:
+            await cursor.execute(_TURN)
+            await cursor.execute(
+                "UPDATE deadlines SET attempts = a.attempts, ask_at = a.ask_at "
+                "FROM unnest(%s::text[], %s::text[], %s::int[], %s::timestamptz[]) "
+                "AS a (order_id, dispute_id, attempts, ask_at) "
+                "WHERE deadlines.order_id = a.order_id AND deadlines.dispute_id = a.dispute_id",
+                (
+                    [deadline.order_id for deadline in deadlines],
+                    [deadline.dispute_id for deadline in deadlines],
+                    [deadline.attempts + 1 for deadline in deadlines],
+                    list(ask_again_at),
+                ),
+            )

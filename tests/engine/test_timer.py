@@ -2,18 +2,23 @@
 
 import asyncio
 import json
+from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
+import psycopg
 from resolution_contracts import Decline, ExpireDispute, Withdraw
 
+from services.timer.deadlines import Deadline, Deadlines
 from tests.engine.commands import CLIENT, ask_cancellation, ask_update, offer_refund, register
 from tests.installation import Installation, Json, until
 from tests.judgement_day import assert_as_the_oracle_says
 
 _IN_5_SECONDS = 34_560
 """The scale at which 48 hours pass in 5 s."""
+
+_WAITING = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
 
 ORDER, DISPUTE = "order-1", str(uuid4())
 
@@ -154,3 +159,25 @@ async def test_case_12_withdrawn_and_opened_again_has_a_fresh_deadline(installat
     event = await until(lambda: auto_accepted(installation, "order-1"))
     assert event["data"]["dispute_id"] == second
     await assert_as_the_oracle_says(installation)
+
+
+async def test_noting_what_was_asked_and_what_is_settled_wait_for_each_other(installation: Installation):
+    """Each writes many rows, in an order of its own: PostgreSQL ends one of two that wait for each other's rows."""
+    now, url = datetime.now(UTC), installation.settings.database
+    a, b, c, d = (Deadline(f"order-{name}", DISPUTE, now, now) for name in "abcd")
+    async with AsyncExitStack() as stack:
+        asker, keeper, other = [
+            await stack.enter_async_context(await psycopg.AsyncConnection.connect(url, autocommit=True))
+            for _ in range(3)
+        ]
+        await other.execute("INSERT INTO positions (consumer, partition, next_offset) VALUES ('timer', 0, 0)")
+        await Deadlines(keeper).record([a, b, c, d], [], {0: (0, 1)})
+        async with other.transaction():
+            # Held up halfway, the one has written `a` and the other `b`, which each wants of the other next.
+            await other.execute("SELECT FROM deadlines WHERE order_id IN ('order-c', 'order-d') FOR UPDATE")
+            asked = asyncio.create_task(Deadlines(asker).asked([a, c, b], [now] * 3))
+            settled = [(deadline.order_id, DISPUTE) for deadline in (b, d, a)]
+            kept = asyncio.create_task(Deadlines(keeper).record([], settled, {0: (1, 2)}))
+            await until(lambda: len(installation.query(_WAITING)) == 2)
+        await asyncio.gather(asked, kept)
+    assert installation.query("SELECT order_id, attempts FROM deadlines") == [("order-c", 1)]
