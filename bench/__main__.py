@@ -18,7 +18,7 @@ import psycopg
 from rich.console import Console
 from rich.table import Table
 
-from bench import audit, ceiling, costs, deadlines, engine, growth, library, load, read_side, stages
+from bench import audit, ceiling, costs, deadlines, engine, growth, library, load, read_side, soak, stages
 from bench.peers import kafka_streams
 from services.installation import claim_shards
 from services.kafka.topics import DEFAULT_PARTITIONS, Topics, ensure_topics
@@ -39,8 +39,9 @@ Result = dict[str, Any]
 class Bench:
     """The servers, and a backlog on them that several measures share."""
 
-    def __init__(self, kafka: str, database: str, orders: int, seconds: int) -> None:
-        self.kafka, self.database, self.orders, self.seconds = kafka, database, orders, seconds
+    def __init__(self, kafka: str, database: str, orders: int, seconds: int, minutes: int) -> None:
+        self.kafka, self.database, self.orders = kafka, database, orders
+        self.seconds, self.minutes = seconds, minutes
         self.base = Settings(kafka_servers=kafka, topic_prefix=f"bench_{uuid4().hex[:8]}.")
         self.commands = 0
 
@@ -178,6 +179,9 @@ class Bench:
     async def deadlines(self) -> Result:
         return await deadlines.all_at_once(await self.fresh(), 10 * self.orders, 30 + self.orders // 100)
 
+    async def soak(self) -> Result:
+        return await soak.soak(await self.fresh(), self.minutes)
+
     async def long_orders(self) -> Result:
         """Orders with about 1,000 events beside orders with 10, loaded once and then at hand."""
         rates: dict[int, float] = {}
@@ -217,6 +221,8 @@ MEASURES: dict[str, Callable[[Bench], Awaitable[Result]]] = {
     "long_orders": Bench.long_orders,
     "large_store": Bench.large_store,
 }
+ON_REQUEST: dict[str, Callable[[Bench], Awaitable[Result]]] = {"soak": Bench.soak}
+"""They take too long for a run of all."""
 
 
 def table(result: Result) -> list[tuple[str, str, str]]:
@@ -252,6 +258,7 @@ def table(result: Result) -> list[tuple[str, str, str]]:
         rows.append(("per command, 1,000 events in an order against 10", f"{long['x']:.2f} x", "1.3 x"))
     if large := result.get("large_store"):
         rows.append((f"per command, {large['events']:,} events stored against 1 %", f"{large['x']:.2f} x", "1.3 x"))
+    rows += soak.rows(result.get("soak"))
     peaks = ", ".join(f"{role} {megabytes:.0f}" for role, megabytes in result["memory_mb"].items())
     return [*rows, ("most memory, MB", peaks, "300")]
 
@@ -312,26 +319,33 @@ async def measure(bench: Bench, names: list[str]) -> Result:
             [result[setting]] = connection.execute(f"SHOW {setting}").fetchone() or [None]
             assert result[setting] == "on", f"{setting} is {result[setting]}: what would be measured is no commit"
     for name in names:
-        result[name] = await MEASURES[name](bench)
-        logging.getLogger("bench").warning("%s: %s", name, {k: v for k, v in result[name].items() if k != "rounds"})
+        result[name] = await (MEASURES | ON_REQUEST)[name](bench)
+        logging.getLogger("bench").warning(
+            "%s: %s", name, {k: v for k, v in result[name].items() if k not in ("rounds", "minutes")}
+        )
     return result | {"memory_mb": engine.PEAKS}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    parser.add_argument("measures", nargs="*", help=f"any of {', '.join(MEASURES)}; all by default")
+    known = MEASURES | ON_REQUEST
+    all_of_them = f"any of {', '.join(known)}; all but {', '.join(ON_REQUEST)} by default"
+    parser.add_argument("measures", nargs="*", help=all_of_them)
     parser.add_argument("--orders", type=int, default=10_000, help="orders in the backlog, ten commands each")
     parser.add_argument("--seconds", type=int, default=20, help="how long to measure latency")
+    parser.add_argument("--minutes", type=int, default=60, help="how long the soak takes, at least 2")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    if unknown := set(options.measures) - set(MEASURES):
-        parser.error(f"there is no measure {', '.join(sorted(unknown))}; there are {', '.join(MEASURES)}")
+    if unknown := set(options.measures) - set(known):
+        parser.error(f"there is no measure {', '.join(sorted(unknown))}; there are {', '.join(known)}")
+    if options.minutes < 2:
+        parser.error("--minutes has to be 2 at least: the soak compares later minutes with earlier ones")
     logging.getLogger("aiokafka").setLevel(logging.ERROR)
     names = options.measures or list(MEASURES)
     tune_interpreter()  # for the stages, the library and the ceiling, which run in this process
 
     def run(kafka: str, database: str) -> Result:
-        return asyncio.run(measure(Bench(kafka, database, options.orders, options.seconds), names))
+        return asyncio.run(measure(Bench(kafka, database, options.orders, options.seconds, options.minutes), names))
 
     given = os.environ.get("RESOLUTION_DATABASE_URL"), os.environ.get("RESOLUTION_KAFKA_SERVERS")
     if all(given):
@@ -343,6 +357,8 @@ def main() -> None:
         ):
             result = run(str(servers.kafka), str(servers.database))
     print(json.dumps(result)) if options.json else _show(result)
+    if result.get("soak", {}).get("failures"):
+        raise SystemExit(1)
 
 
 def _show(result: Result) -> None:

@@ -44,7 +44,7 @@ async def per_command(settings: Settings, commands: int) -> Costs:
         return {
             "cpu_us": cpu,
             "wal_bytes": logged,
-            "table_bytes": {name: size / commands for name, size in _tables(connection)},
+            "table_bytes": {name: size / commands for name, size in tables(connection)},
             "topic_bytes": {name: size / commands for name, size in (await _topics(settings)).items()},
             "events": await _one(connection, "SELECT max(notification_id) FROM order_events") / commands,
         }
@@ -132,7 +132,7 @@ def _wal(connection: psycopg.Connection[Any]) -> int:
     return int(row[0])
 
 
-def _tables(connection: psycopg.Connection[Any]) -> list[tuple[str, int]]:
+def tables(connection: psycopg.Connection[Any]) -> list[tuple[str, int]]:
     """With their indexes; a read model's tables together."""
     return connection.execute(
         "SELECT CASE WHEN schemaname = 'public' THEN relname ELSE schemaname END, "

@@ -2,6 +2,9 @@
 
 import asyncio
 import hashlib
+import itertools
+import random
+from collections import deque
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid5
@@ -25,6 +28,9 @@ from resolution_contracts import (
 )
 
 COMMANDS_PER_ORDER = 10
+_BESIDE = 500
+_SENT_AGAIN, _GARBAGE = 0.01, 0.005  # of all commands
+_UNANSWERED, _NOT_ALLOWED = 0.1, 0.3  # of all orders
 _NAMESPACE = UUID(int=7)
 
 
@@ -80,6 +86,40 @@ def records(orders: int, named: Callable[[int], str] = numbered) -> Iterator[tup
         for step in range(COMMANDS_PER_ORDER):
             for commands in lives:
                 yield commands[step].key, commands[step].to_json()
+
+
+def marketplace(dice: random.Random) -> Iterator[tuple[bytes, bytes, str]]:
+    """Key, value and command id of records without end: orders begin all the while and go on beside one another.
+
+    Some commands are sent again a little later, some orders end with a dispute that nobody answers, in some a client
+    does what is not allowed, and some records are garbage; their id is empty.
+    """
+    orders = map(scattered, itertools.count())
+    lives = [_some_life(next(orders), dice) for _ in range(_BESIDE)]
+    sent: deque[tuple[bytes, bytes, str]] = deque(maxlen=2 * _BESIDE)
+    while True:
+        place = dice.randrange(_BESIDE)
+        if (command := next(lives[place], None)) is None:
+            lives[place] = _some_life(next(orders), dice)
+            continue
+        sent.append((command.key, command.to_json(), command.id))
+        yield sent[-1]
+        if dice.random() < _SENT_AGAIN:
+            yield dice.choice(sent)
+        if dice.random() < _GARBAGE:
+            yield command.key, b"garbage", ""
+
+
+def _some_life(order_id: str, dice: random.Random) -> Iterator[CommandEnvelope]:
+    commands = life(order_id)
+    if dice.random() < _UNANSWERED:
+        del commands[dice.choice([2, 4, 6, 8]) :]  # behind a request
+    if dice.random() < _NOT_ALLOWED:
+        extension = DeliveryExtensionRequest(kind="delivery_extension", days=1, note="Take your time.")
+        by_the_client = OpenDispute(actor=commands[0].data["client_id"], request=extension)
+        refused = CommandEnvelope.of(order_id, by_the_client, source="/bench")
+        commands.insert(dice.randint(1, len(commands)), refused)
+    return iter(commands)
 
 
 async def publish(bootstrap_servers: str, topic: str, orders: int, named: Callable[[int], str] = numbered) -> int:

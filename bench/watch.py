@@ -1,0 +1,148 @@
+"""Looks at what runs: how far each role is behind, its memory, what is stored, and whether pages are shown."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import Any
+
+import httpx
+import psutil
+import psycopg
+
+from bench.costs import tables
+from bench.engine import percentiles
+from bench.traffic import Traffic
+from projections import READ_MODELS
+from services.checkpoints.chain import parse
+from services.kafka.relay_position import published
+from services.kafka.single import last_value
+from services.kafka.streams import extents
+from services.kafka.topics import DEFAULT_PARTITIONS, Topics
+from services.roles import ROLES
+from services.settings import Settings
+from services.store.checkpoints import checkpoint_notes
+from services.store.origin import clock_of
+from services.store.overview import Overview, overview
+from services.supervisor import Supervisor
+
+Result = dict[str, Any]
+
+_PATIENCE_SECONDS = 900
+"""For what is left when no more is sent: the last deadlines are due after 180."""
+
+_MEANWHILE = 1000
+"""What may be on its way at any moment."""
+
+
+class Watch:
+    """Looks at roles, servers and traffic."""
+
+    def __init__(self, settings: Settings, supervisor: Supervisor, sends: Traffic) -> None:
+        self._settings, self._supervisor, self._sends = settings, supervisor, sends
+        self._topics, self._clock = Topics(settings.topic_prefix), clock_of(settings)
+        self._pids = {role: supervisor.pid(role) for role in ROLES}
+        self.failures: list[str] = []
+
+    async def sample(self) -> Result:
+        """Of the time since the last one, and of this moment."""
+        taken, late = self._sends.times()
+        lags = await self.lags()
+        if not taken:
+            self.failures.append("in one of the minutes no command was answered")
+        return {
+            "latency": percentiles(taken) | {"commands": len(taken)} if taken else None,
+            "sent": self._sends.sent,
+            "sent_late": percentiles(late) if late else None,
+            "memory_mb": self._memory(),
+            "lag": lags,
+        } | await asyncio.to_thread(self._stored)
+
+    def _memory(self) -> dict[str, float]:
+        """Resident, by role. Notes a role that is another process than at the beginning."""
+        found = {}
+        for role, pid in self._pids.items():
+            if pid is None or self._supervisor.pid(role) != pid:
+                self.failures.append(f"the role {role} did not stay the process that it was")
+                self._pids[role] = self._supervisor.pid(role)
+                continue
+            with suppress(psutil.NoSuchProcess):
+                found[role] = psutil.Process(pid).memory_info().rss / 1e6
+        return found
+
+    def _stored(self) -> Result:
+        with psycopg.connect(self._settings.database) as connection:
+            [database] = connection.execute("SELECT pg_database_size(current_database())").fetchone() or [0]
+            notes, now = checkpoint_notes(connection), overview(connection, self._clock.now())
+            sizes = {name: size / 1e6 for name, size in tables(connection)}
+        return {
+            "database_mb": database / 1e6,
+            "tables_mb": sizes,
+            "events": now.last_event,
+            "outcomes": now.last_outcome,
+            "deadlines": {"open": now.deadlines, "overdue": now.overdue},
+            "checkpoints": notes.published if notes else 0,
+        }
+
+    async def lags(self) -> dict[str, int]:
+        """By role, how many records, outcomes or events lie before it; the slowest read model's for all of them."""
+        return self._behind(await asyncio.to_thread(self._overview), *await self._on_kafka())
+
+    def _overview(self) -> Overview:
+        with psycopg.connect(self._settings.database) as connection:
+            return overview(connection, self._clock.now())
+
+    async def _on_kafka(self) -> tuple[int, dict[str, dict[int, int]]]:
+        cluster, topics = self._settings.cluster, self._topics
+        _, ends = await extents(cluster, (topics.commands, topics.events), DEFAULT_PARTITIONS)
+        return (await published(cluster, topics)).outcome_id, ends
+
+    def _behind(self, now: Overview, relayed: int, ends: dict[str, dict[int, int]]) -> dict[str, int]:
+        judged, timed = now.positions.get("commands", {}), now.positions.get("timer", {})
+        return {
+            "commands": sum(end - judged.get(n, 0) for n, end in ends[self._topics.commands].items()),
+            "relay": max(0, now.last_outcome - relayed),
+            # A partition of events ends with the mark of a transaction, which nobody reads.
+            "timer": sum(max(0, end - timed.get(n, 0) - 1) for n, end in ends[self._topics.events].items()),
+            "projections": now.last_event - min(now.read_models.get(name, 0) for name in READ_MODELS),
+        }
+
+    async def until_caught_up(self) -> None:
+        """But for what comes in meanwhile, since the timer goes on sending."""
+        await self._until(_MEANWHILE, self.lags)
+
+    async def until_done(self) -> None:
+        """Until nothing is left of what was sent and of what follows from it, deadlines included."""
+        await self._until(0, self._left)
+        await self._until(0, self._left)  # what the timer asked meanwhile is no deadline any more
+
+    async def _until(self, most: int, look: Callable[[], Awaitable[dict[str, int]]]) -> None:
+        patient_until = time.perf_counter() + _PATIENCE_SECONDS
+        while max((left := await look()).values()) > most:
+            self._memory()
+            if time.perf_counter() > patient_until:
+                self.failures.append(f"after {_PATIENCE_SECONDS} s this was not done: {left}")
+                return
+            await asyncio.sleep(1)
+
+    async def _left(self) -> dict[str, int]:
+        now = await asyncio.to_thread(self._overview)
+        unchecked = await self._unchecked(now.last_event)
+        return {"deadlines": now.deadlines, "checkpoints": unchecked, "unanswered": self._sends.unanswered} | (
+            await self.lags()
+        )
+
+    async def _unchecked(self, events: int) -> int:
+        """How many of so many events have no checkpoint."""
+        value = await last_value(self._settings.cluster, self._topics.checkpoints)
+        return max(0, events - (parse(value).last if value else 0))
+
+    async def view_pages(self) -> None:
+        """Every second somebody logs in and looks at their orders."""
+        async with httpx.AsyncClient(base_url=self._supervisor.said["http"], timeout=60, follow_redirects=True) as web:
+            while True:
+                try:
+                    (await web.post("/login", data={"user": self._sends.somebody})).raise_for_status()
+                except httpx.HTTPError as error:
+                    self.failures.append(f"a page was not shown: {type(error).__name__}: {error}")
+                await asyncio.sleep(1)
