@@ -16,8 +16,9 @@ OURS := resolution-contracts[kafka] @ file:contracts
 demo: $(READY)  ## a marketplace's day, through real Kafka and PostgreSQL
 	$(BIN)/resolution demo
 
-test: check  ## lint, types, all tests
-	$(BIN)/python -m pytest
+# Tests wait more than they compute, so there are more workers than processors. Each has servers of its own.
+test: check  ## lint, types, all tests; WORKERS says how many files at once
+	$(BIN)/python -m pytest --numprocesses $(or $(WORKERS),3) --dist loadfile
 
 check: $(READY)  ## lint, types, who imports whom, whether migrations only add
 	$(BIN)/ruff check .
