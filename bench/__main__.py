@@ -193,6 +193,10 @@ class Bench:
             rates[each] = (await engine.backlog(settings, commands))["per_second"]
         return {"short": rates[9], "long": rates[999], "x": rates[9] / rates[999]}
 
+    async def snapshots(self) -> Result:
+        """Loading long orders with snapshots and without."""
+        return await asyncio.to_thread(growth.snapshots, await self.fresh())
+
     async def large_store(self) -> Result:
         """A store with 5,000,000 events beside one with 50,000."""
         rates: dict[int, float] = {}
@@ -219,6 +223,7 @@ MEASURES: dict[str, Callable[[Bench], Awaitable[Result]]] = {
     "pages": Bench.pages,
     "deadlines": Bench.deadlines,
     "long_orders": Bench.long_orders,
+    "snapshots": Bench.snapshots,
     "large_store": Bench.large_store,
 }
 ON_REQUEST: dict[str, Callable[[Bench], Awaitable[Result]]] = {"soak": Bench.soak}
@@ -256,6 +261,7 @@ def table(result: Result) -> list[tuple[str, str, str]]:
     rows += _of_the_read_side(result)
     if long := result.get("long_orders"):
         rows.append(("per command, 1,000 events in an order against 10", f"{long['x']:.2f} x", "1.3 x"))
+    rows += _snapshots(result.get("snapshots", {}))
     if large := result.get("large_store"):
         rows.append((f"per command, {large['events']:,} events stored against 1 %", f"{large['x']:.2f} x", "1.3 x"))
     rows += soak.rows(result.get("soak"))
@@ -276,6 +282,15 @@ def _costs(costs: Result | None) -> list[tuple[str, str, str]]:
     for large in costs["scattered"]:
         what = f"a command's WAL, scattered order ids, {large['events']:,} events stored"
         rows.append((what, f"{large['wal_bytes']:,.0f} bytes", ""))
+    return rows
+
+
+def _snapshots(loaded: Result) -> list[tuple[str, str, str]]:
+    rows = []
+    for events, took in loaded.items():
+        figures = f"{took['x']:.1f} x: {took['snapshot']:,.0f} us, replayed {took['replay']:,.0f} us"
+        rows.append((f"loading an order of {events} events from a snapshot", figures, ""))
+        rows.append(("  writing one", f"{took['write']:,.0f} us", ""))
     return rows
 
 

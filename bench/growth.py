@@ -1,13 +1,27 @@
 """Whether a command costs more on an order with a long history, or in a store with a long one."""
 
 import asyncio
-from collections.abc import Iterator
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import psycopg
 from aiokafka import AIOKafkaProducer
 from resolution_contracts import Accept, CommandEnvelope, OpenDispute, OrderUpdateRequest
 
 from bench.load import life
+from services.orders import Order
+from services.orders.events import Event
+from services.settings import Settings
+from services.store import OrderStore
+from services.store.loading import load_orders
+from services.store.snapshots import write_snapshots
+
+_LOADED = {50: 400, 100: 400, 200: 200, 1000: 50}
+"""By the number of events: how many such orders are loaded."""
+_ROUNDS = 5
 
 
 async def publish_long_lives(kafka: str, topic: str, orders: int, commands_each: int) -> int:
@@ -59,3 +73,54 @@ def fill(database: str, events: int, order_id: str = "'old-' || (n - 1) / 10") -
         )
         connection.execute("VACUUM ANALYZE order_events, outcomes")
         connection.execute("CHECKPOINT")
+
+
+def snapshots(settings: Settings) -> dict[str, dict[str, float]]:
+    """Orders that no process has at hand, replayed from their first event and loaded from a snapshot; in turns.
+
+    By the number of events, microseconds per order, of the clock (`replay`, `snapshot`, and `write`, a snapshot's own
+    cost) and of this process's processor (`..._cpu`), and how many times faster (`x`, `x_cpu`). Medians.
+    """
+    found = {}
+    with OrderStore(settings.database, settings.master_keys) as store, psycopg.connect(settings.database) as connection:
+        connection.autocommit = True
+        for events, count in _LOADED.items():
+            ids = [f"long-{events}-{number}" for number in range(count)]
+            for order_id in ids:
+                store.append(_history(order_id, events))
+            connection.execute("ANALYZE order_events")
+            found[events] = _loaded(connection, store, ids)
+    return {str(events): costs for events, costs in found.items()}
+
+
+def _history(order_id: str, events: int) -> list[Event]:
+    order, now = Order(id=order_id), datetime(2026, 1, 1, tzinfo=UTC)
+    for envelope in _long_life(order_id, events):
+        now += timedelta(minutes=1)
+        order.handle(envelope.command(), envelope.id, now)
+    return order.collect_events()
+
+
+def _loaded(connection: psycopg.Connection[Any], store: OrderStore, ids: list[str]) -> dict[str, float]:
+    rounds = []
+    for _ in range(_ROUNDS):
+        replayed, *replay = _timed(lambda: load_orders(connection, store.masters, ids, snapshots=False).orders)
+        orders = [order for order in replayed.values() if isinstance(order, Order)]
+        _, *write = _timed(lambda orders=orders: write_snapshots(connection, orders))
+        loaded, *snapshot = _timed(lambda: load_orders(connection, store.masters, ids).orders)
+        assert loaded == replayed
+        rounds.append({"replay": replay, "snapshot": snapshot, "write": write})
+    costs: dict[str, float] = {}
+    for name in rounds[0]:
+        for place, unit in enumerate(("", "_cpu")):
+            costs[name + unit] = statistics.median(each[name][place] for each in rounds) * 1e6 / len(ids)
+    for place, unit in enumerate(("", "_cpu")):
+        costs["x" + unit] = statistics.median(each["replay"][place] / each["snapshot"][place] for each in rounds)
+    return costs
+
+
+def _timed(work: Callable[[], Any]) -> tuple[Any, float, float]:
+    """What it gives, seconds, and seconds of this thread's processor time."""
+    wall, cpu = time.perf_counter(), time.thread_time()
+    result = work()
+    return result, time.perf_counter() - wall, time.thread_time() - cpu

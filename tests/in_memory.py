@@ -5,16 +5,20 @@ from collections.abc import Iterable
 from eventsourcing.persistence import StoredEvent
 
 from services.master_keys import MasterKeys
+from services.orders import Order
 from services.orders.events import Event
+from services.store.loading import History
 from services.store.mapper import decode_event
 from services.store.order_keys import OrderKey, OrderKeys, Sealing
+from services.store.snapshots import decode_state, encode_state
 
 
 class StoredInMemory:
-    """Stored events of some orders, and the keys of their texts."""
+    """Stored events of some orders, the keys of their texts, and snapshots: version and state."""
 
     def __init__(self) -> None:
         self.events: dict[str, list[StoredEvent]] = {}
+        self.snapshots: dict[str, tuple[int, bytes]] = {}
         self._newest: dict[str, OrderKey] = {}
         self._keys: dict[tuple[str, int], bytes | None] = {}
 
@@ -31,3 +35,13 @@ class StoredInMemory:
 
     def history(self, order_id: str) -> list[Event]:
         return [decode_event(event, self.keys) for event in self.events.get(order_id, [])]
+
+    def load(self, order_id: str, after: int) -> Order:
+        """From the order's snapshot, and makes the next one if it has more than `after` events behind that."""
+        version, state = self.snapshots.get(order_id, (0, None))
+        start = Order(id=order_id) if state is None else decode_state(order_id, version, state)
+        assert start is not None
+        order, due = History(start, self.events.get(order_id, [])[version:], state).load(self.keys, after)
+        if due is not None:
+            self.snapshots[order_id] = due.version, encode_state(due)
+        return order

@@ -50,6 +50,7 @@ class Findings(Differences):
     outgrown: int = 0
     deadlines: int = 0
     read_models: int = 0
+    snapshots: int = 0
 
     def add(self, other: dict[str, Any]) -> None:
         """Adds another's, as `as_dict` gave them."""

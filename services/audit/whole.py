@@ -10,6 +10,7 @@ import gc
 import multiprocessing
 import queue
 from collections.abc import Callable, Sequence
+from functools import partial
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from services.store.positions import commands_bases
 from .findings import Findings
 from .history import History, Limits, Progress
 from .read_models import verify_read_models
+from .snapshots import verify_snapshots
 from .stored import TimerState, connect, store_end, timer_state
 
 _WORKERS = 2
@@ -94,6 +96,7 @@ def _verify_history(
     assert sorted(name for names in _READ_MODELS for name in names) == sorted(READ_MODELS)
     for result in _in_processes([(_verify_read_models, settings, names) for names in _READ_MODELS], count):
         findings.add(result)
+    verify_snapshots(settings.database, findings, partial(progress, "snapshots"))
     return findings
 
 

@@ -126,8 +126,8 @@ def _tell(findings: Findings) -> list[str]:
     told = [
         f"{findings.outcomes:,} commands judged again: their {findings.events:,} events and all outcomes, in the store "
         "and on Kafka, compared byte for byte.",
-        f"{findings.read_models:,} rows of read models compared with a replay, and the deadlines of "
-        f"{findings.deadlines:,} open disputes with the timer's.",
+        f"{findings.read_models:,} rows of read models and {findings.snapshots:,} snapshots of orders compared with a "
+        f"replay, and the deadlines of {findings.deadlines:,} open disputes with the timer's.",
     ]
     if findings.parked or findings.unpublished:
         told.append(

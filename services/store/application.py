@@ -1,8 +1,8 @@
 """The event-sourced application: the library's, on our recorder and mapper."""
 
-from collections.abc import Collection, Iterable, Sequence
+import logging
+from collections.abc import Collection, Sequence
 from datetime import date
-from itertools import groupby
 from typing import Any, cast
 
 from eventsourcing.application import Application
@@ -17,11 +17,15 @@ from services.orders.order import Order
 
 from .dead_letters import DeadLetter, dead_letters
 from .judged import JudgedCommand, judged_commands
+from .loading import load_orders
 from .mapper import OrderMapper, decode_event
 from .months import FIRST_USES, Months, begun_months, with_earlier_commands
 from .order_keys import CHANGE_KEYS, OrderKey, OrderKeys, Sealing, load_keys, sealed_orders
 from .parking import ParkedCommand, Parking, parked_commands, read_parking
 from .recorder import Batch, OrderRecorder
+from .snapshots import write_snapshots
+
+log = logging.getLogger(__name__)
 
 _REMEMBERED_KEYS = 40_000
 _LIBRARY_PARAMETERS = {"dbname", "host", "port", "user", "password"}
@@ -111,22 +115,21 @@ class OrderStore(Application[str]):
     def orders(self, order_ids: Collection[str]) -> dict[str, Order | Exception]:
         """Many at once, in one query; those that nobody registered are there too.
 
-        In the place of an order whose history this version cannot read or follow stands the reason.
+        In the place of an order whose history this version cannot read or follow stands the reason. Long ones get a
+        snapshot for the next time.
         """
-        found: dict[str, Order | Exception] = {order_id: Order(id=order_id) for order_id in order_ids}
         with self._recorder.datastore.get_connection() as connection:
-            rows = connection.execute(
-                "SELECT originator_id, originator_version, topic, state FROM order_events "
-                "WHERE originator_id = ANY(%s) ORDER BY originator_id, originator_version",
-                (list(order_ids),),
-                prepare=True,
-                binary=True,
-            ).fetchall()
-            stored = [StoredEvent(**row) for row in rows]
-            keys = load_keys(connection, sealed_orders(stored), self.masters)
-        for order_id, history in groupby(stored, key=lambda event: str(event.originator_id)):
-            found[order_id] = _project(order_id, history, keys)
-        return found
+            loaded = load_orders(connection, self.masters, order_ids)
+        if loaded.due:
+            self._write_snapshots(loaded.due)
+        return loaded.orders
+
+    def _write_snapshots(self, orders: Sequence[Order]) -> None:
+        try:
+            with self._recorder.datastore.get_connection() as connection:
+                write_snapshots(connection, orders)
+        except Exception:  # they would only have made the next load shorter
+            log.warning("no snapshots could be written of %d long orders", len(orders), exc_info=True)
 
     def parking(self) -> Parking:
         """Which orders are parked now."""
@@ -180,10 +183,3 @@ class OrderStore(Application[str]):
         assert isinstance(datastore.pool.kwargs, dict)
         datastore.pool.kwargs.update(self._parameters)
         return factory
-
-
-def _project(order_id: str, history: Iterable[StoredEvent], keys: OrderKeys) -> Order | Exception:
-    try:
-        return Order.project(Order(id=order_id), (decode_event(event, keys) for event in history)) or Order(id=order_id)
-    except Exception as failure:  # a bug of ours, or a later version's event: this order's trouble alone
-        return failure

@@ -22,6 +22,7 @@ GRANT INSERT, UPDATE ON positions, handled_dead_letters TO resolution_service;
 GRANT INSERT, UPDATE, DELETE ON deadlines, parked_commands TO resolution_service;
 GRANT UPDATE ON parking TO resolution_service;
 GRANT UPDATE (published) ON checkpoints TO resolution_service;
+GRANT SELECT, INSERT, UPDATE ON order_snapshots TO resolution_service;
 
 -- Texts: made and erased by whoever appends, read by whoever shows or publishes them. Projections have no part in it.
 GRANT SELECT ON order_keys TO resolution_service, resolution_http, resolution_auditor;
@@ -41,6 +42,6 @@ GRANT SELECT, INSERT, UPDATE, DELETE ON read_models, projection_tracking TO reso
 GRANT SELECT, INSERT ON notifications TO resolution_projections;
 
 -- Auditors read everything; `resolution verify` notes what it found.
-GRANT SELECT ON parking, notifications, checkpoints, read_models TO resolution_auditor;
+GRANT SELECT ON parking, notifications, checkpoints, read_models, order_snapshots TO resolution_auditor;
 GRANT INSERT ON verifications TO resolution_auditor;
 END $$;

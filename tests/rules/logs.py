@@ -27,14 +27,18 @@ CLOCK = Clock(origin=datetime(2026, 1, 1, tzinfo=UTC))
 
 
 class Service:
-    """The commands role, with lists for the database: loads what its cache does not hold, judges, and stores."""
+    """The commands role, with lists for the database: loads what its cache does not hold, judges, and stores.
 
-    def __init__(self, cached_orders: int = 20_000) -> None:
+    `snapshot_after`: how many events behind its snapshot a loaded order gets the next one; without, there are none.
+    """
+
+    def __init__(self, cached_orders: int = 20_000, snapshot_after: int | None = None) -> None:
         self.stored = StoredInMemory()
         self.events: list[Event] = []
         self.outcomes: list[OutcomeRow] = []
         self._first_uses: FirstUses = {}
         self._cache = OrderCache(cached_orders)
+        self._snapshot_after = snapshot_after
 
     def judge(self, records: Sequence[Record]) -> Judged:
         """One batch."""
@@ -56,7 +60,12 @@ class Service:
         return names(judged.events), outcome_of(judged.outcomes[0])
 
     def load(self, order_id: str) -> Order:
-        return Order.project(None, self.stored.history(order_id)) or Order(id=order_id)
+        replayed = Order.project(None, self.stored.history(order_id)) or Order(id=order_id)
+        if self._snapshot_after is None:
+            return replayed
+        loaded = self.stored.load(order_id, self._snapshot_after)
+        assert loaded == replayed
+        return loaded
 
     def _store(self, judged: Judged) -> None:
         self.stored.append(judged.events)
@@ -65,9 +74,11 @@ class Service:
         self._first_uses |= judged.first_uses
 
 
-def service_after(records: Iterable[Record], batch: int = 1000, cached_orders: int = 20_000) -> Service:
+def service_after(
+    records: Iterable[Record], batch: int = 1000, cached_orders: int = 20_000, snapshot_after: int | None = None
+) -> Service:
     """A new process that reads a whole log, in batches of this size, and remembers this many orders."""
-    service, rest = Service(cached_orders), iter(records)
+    service, rest = Service(cached_orders, snapshot_after), iter(records)
     while piece := list(islice(rest, batch)):
         service.judge(piece)
     return service
@@ -76,8 +87,8 @@ def service_after(records: Iterable[Record], batch: int = 1000, cached_orders: i
 def judged_every_way(records: Sequence[Record]) -> Service:
     """Reads a log at once and piece by piece, with orders kept and loaded anew: it must all come to the same."""
     first = service_after(records)
-    for batch, cached_orders in ((1, 20_000), (1, 0), (2, 1), (3, 0)):
-        assert published(service_after(records, batch, cached_orders)) == published(first)
+    for batch, cached_orders, snapshot_after in ((1, 20_000, None), (1, 0, 0), (2, 1, 1), (3, 0, 3)):
+        assert published(service_after(records, batch, cached_orders, snapshot_after)) == published(first)
     return first
 
 

@@ -8,12 +8,17 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
+from eventsourcing.persistence import StoredEvent
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 from resolution_contracts import EventEnvelope, OutcomeEnvelope
 
+from services.orders import Order
 from services.orders.public import event_envelope
+from services.store.mapper import decode_event
+from services.store.order_keys import WITHOUT_TEXTS
+from services.store.snapshots import encode_state
 from tests.controls import CLIENT, FREELANCER, STRANGER, Record, T, command_id, milliseconds, raw_record
 from tests.rules.logs import Service, published, service_after
 from tests.rules.oracle import CLOSED, Oracle, instant_text
@@ -413,8 +418,12 @@ class SameLogSameStory(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         """The same history from the same log, however it is read."""
-        for batch, cached_orders in ((10_000, 20_000), (7, 0), (3, 1)):
-            assert published(service_after(self.log, batch, cached_orders)) == published(self.service)
+        for batch, cached_orders, snapshot_after in ((10_000, 20_000, None), (7, 0, 2), (3, 1, 0)):
+            again = service_after(self.log, batch, cached_orders, snapshot_after)
+            assert published(again) == published(self.service)
+            for order_id, (version, state) in again.stored.snapshots.items():
+                assert state == state_without_texts(again.stored.events[order_id][:version])
+                assert not any(text in state for text in TEXTS)
 
 
 MOMENT = {
@@ -467,6 +476,16 @@ def without(data: Any, path: tuple[str, ...]) -> Any:
 
 
 # --- what is compared ---
+
+TEXTS = (b"Hello.", b"trimmed", "\U0001f642".encode(), b"Sorry.", b"Enough.", b"scope_reduced", b"[erased]")
+"""Those that are sent, and what stands for them."""
+
+
+def state_without_texts(history: list[StoredEvent]) -> bytes:
+    """What a snapshot has to be, for somebody who cannot read texts."""
+    order = Order.project(None, (decode_event(event, WITHOUT_TEXTS) for event in history))
+    assert order is not None
+    return encode_state(order)
 
 
 def as_published(envelope: Json) -> Json:

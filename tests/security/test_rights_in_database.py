@@ -27,12 +27,15 @@ READ = {
 """By everybody."""
 MORE = {
     "service": {
-        "SELECT": {"parking", "notifications", "checkpoints", "order_keys"},
+        "SELECT": {"parking", "notifications", "checkpoints", "order_keys", "order_snapshots"},
         "INSERT": {
             *("order_events", "outcomes", "positions", "handled_dead_letters", "deadlines", "parked_commands"),
-            *("order_keys", "master_keys", "notifications"),
+            *("order_keys", "master_keys", "notifications", "order_snapshots"),
         },
-        "UPDATE": {"positions", "handled_dead_letters", "deadlines", "parked_commands", "parking", "publishing"},
+        "UPDATE": {
+            *("positions", "handled_dead_letters", "deadlines", "parked_commands", "parking", "publishing"),
+            "order_snapshots",
+        },
         "DELETE": {"deadlines", "parked_commands", "notifications"},
     },
     "projections": {
@@ -43,7 +46,7 @@ MORE = {
     },
     "http": {"SELECT": {"order_keys"}},
     "auditor": {
-        "SELECT": {"parking", "notifications", "checkpoints", "read_models", "order_keys"},
+        "SELECT": {"parking", "notifications", "checkpoints", "read_models", "order_keys", "order_snapshots"},
         "INSERT": {"verifications"},
     },
 }
