@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import AsyncExitStack
 from datetime import datetime
 from itertools import takewhile, zip_longest
+from operator import attrgetter
 from typing import Any
 
 import msgspec
@@ -214,9 +215,10 @@ class History:
                 to_judge.append((row, record))
         judged = self._judge(to_judge, chunk)
         for row in chunk.outcomes:
+            stored = chunk.of(row)
             self._findings.outcomes += row.kind != "retired"
-            self._findings.events += len(chunk.of(row))
-            events = self._compare_with_store(row, judged.get((row.partition, row.record_offset)), chunk)
+            self._findings.events += len(stored)
+            events = self._compare_with_store(row, stored, judged.get((row.partition, row.record_offset)), chunk.keys)
             await self._compare_with_kafka(row, events, chunk.keys)
 
     def _load_orders(self, chunk: Chunk) -> None:
@@ -237,9 +239,11 @@ class History:
             self._findings.expired += 1
             return None
         stream = self._streams[self._topics.commands][row.partition]
-        while (record := await stream.peek()) is not None and record.offset <= row.record_offset:
-            self._waiting[record.partition, record.offset] = stream.take()
-        if (record := self._waiting.pop(place, None)) is None:
+        if (record := stream.take_at(row.record_offset)) is None:  # not at hand, or kept for later
+            while (record := await stream.peek()) is not None and record.offset <= row.record_offset:
+                self._waiting[record.partition, record.offset] = stream.take()
+            record = self._waiting.pop(place, None)
+        if record is None:
             self._findings.differs(f"outcome {row.outcome_id} is of no command: there is none at {_at(place)}")
         elif self._limits.retired.outcome_id and _repeats_what_is_gone(row, chunk):
             self._findings.expired += 1
@@ -287,7 +291,7 @@ class History:
             order = orders.get(stored.originator_id) or Order(id=stored.originator_id)
             try:
                 if isinstance(order, Order):
-                    evolve.evolve(order, decode_event(stored.event(), chunk.keys))
+                    evolve.evolve(order, decode_event(stored, chunk.keys))
             except (MapperDeserialisationError, ValueError) as error:
                 self._findings.differs(f"event {stored.notification_id} does not follow: {error}")
                 order = error
@@ -296,29 +300,33 @@ class History:
     # --- what is stored ---
 
     def _compare_with_store(
-        self, row: StoredOutcome, expected: tuple[OutcomeRow, list[Event]] | str | None, chunk: Chunk
-    ) -> list[Event | None]:
+        self,
+        row: StoredOutcome,
+        stored: Sequence[StoredRow | None],
+        expected: tuple[OutcomeRow, list[Event]] | str | None,
+        keys: OrderKeys,
+    ) -> Sequence[Event | None]:
         """Tells what differs; returns the stored events, None for one that cannot be read."""
-        stored = chunk.of(row)
         if isinstance(expected, str):
             self._differs(row, f"the command at {_at((row.partition, row.record_offset))} cannot be judged: {expected}")
         if expected is None or isinstance(expected, str):  # followed without its command, or told already
             if stored and row.kind in _AGAIN:
                 self._differs(row, f"outcome {row.outcome_id} is of a repeat, and has events")
-            return [self._decoded(event, chunk.keys) for event in stored]
+            return [self._decoded(event, keys) for event in stored]
         outcome, events = expected
-        compared = _COMPARED[:-1] if _is_erased_letter(row, chunk.keys) else _COMPARED
-        if names := [name for name in compared if getattr(outcome, name) != getattr(row, name)]:
-            self._differs(row, f"outcome {row.outcome_id} is not what follows from its command: {', '.join(names)}")
+        if _compared(outcome) != _compared(row):
+            compared = _COMPARED[:-1] if _is_erased_letter(row, keys) else _COMPARED
+            if names := [name for name in compared if getattr(outcome, name) != getattr(row, name)]:
+                self._differs(row, f"outcome {row.outcome_id} is not what follows from its command: {', '.join(names)}")
         if len(events) != len(stored):
             self._differs(row, f"outcome {row.outcome_id} has {len(stored)} events; {len(events)} follow")
         result: list[Event | None] = []
         for found, should in zip_longest(stored, events):
-            if found is not None and should is not None and is_stored_as(found.event(), should, chunk.keys):
+            if found is not None and should is not None and is_stored_as(found, should, keys):
                 result.append(should)
             elif found is not None:
                 self._differs(row, f"event {found.notification_id} is not what follows from its command")
-                result.append(self._decoded(found, chunk.keys))
+                result.append(self._decoded(found, keys))
         return result
 
     def _differs(self, row: StoredOutcome, sentence: str) -> None:
@@ -328,7 +336,7 @@ class History:
         if stored is None:
             return None  # told already, as a number that is missing
         try:
-            return decode_event(stored.event(), keys)
+            return decode_event(stored, keys)
         except MapperDeserialisationError:
             self._findings.differs(f"event {stored.notification_id} cannot be read")
             return None
@@ -337,13 +345,15 @@ class History:
 
     async def _compare_with_kafka(self, row: StoredOutcome, events: Sequence[Event | None], keys: OrderKeys) -> None:
         due = row.outcome_id <= self._limits.published
+        stream = self._streams[self._topics.events][row.partition]
         for event in events:
             if event is None:
                 continue  # told already; that Kafka has it is told as a surplus
-            envelope = event_envelope(event)
-            stream = self._streams[self._topics.events][row.partition]
-            wanted = _Wanted(event.originator_id.encode(), _encode(envelope), event.originator_id in keys.erased)
-            offset = await self._expect(stream, f"event {envelope['id']}", wanted, due)
+            key, value = event.originator_id.encode(), _encode(event_envelope(event))
+            if (offset := stream.take_if(key, value)) is None:
+                what = f"event {event.originator_id}:{event.originator_version}"
+                wanted = _Wanted(key, value, event.originator_id in keys.erased)
+                offset = await self._expect(stream, what, wanted, due)
             if offset is not None:
                 self._follow_dispute(row.partition, offset, event)
         if row.kind == "dead":
@@ -352,13 +362,17 @@ class History:
             wanted = _Wanted(row.key, row.message, _is_erased_letter(row, keys))
             await self._expect(stream, f"dead letter {row.record_offset}", wanted, due)
         elif row.kind != "retired":
-            stream = self._streams[self._topics.outcomes][row.partition]
-            what = f"outcome {row.order_id}:{row.command_id}"
-            offset = await self._expect(stream, what, _Wanted(row.order_id.encode(), row.message), due)
-            self._findings.unpublished += offset is None and not due
+            stream, key = self._streams[self._topics.outcomes][row.partition], row.order_id.encode()
+            if stream.take_if(key, row.message) is None:
+                wanted = _Wanted(key, row.message)
+                offset = await self._expect(stream, f"outcome {row.order_id}:{row.command_id}", wanted, due)
+                self._findings.unpublished += offset is None and not due
 
     async def _expect(self, stream: Stream, what: str, wanted: "_Wanted", due: bool) -> int | None:
-        """The offset of what was stored, as it was published; None if it is not there."""
+        """The offset of what was stored, as it was published; None if it is not there.
+
+        Reads on where it has to; what is at hand is taken without it.
+        """
         record = await stream.peek()
         topic = stream.topic
         if record is None:
@@ -381,13 +395,12 @@ class History:
             assert record is not None
             if not wanted.is_(record):
                 self._findings.differs(f"{_place(record)} is not what is stored: {what}")
-        stream.begun = True
         return stream.take().offset
 
     async def _expired(self, stream: Stream, wanted: "_Wanted") -> bool:
         """Whether this was published so long ago that it has left its topic."""
         begin = self._limits.begins[stream.topic][stream.partition]
-        if stream.begun or begin == 0 or stream.position > begin:
+        if begin == 0 or stream.position > begin:
             return False
         return (record := await stream.peek()) is None or not wanted.is_(record)
 
@@ -481,6 +494,7 @@ def _is_erased_letter(row: StoredOutcome, keys: OrderKeys) -> bool:
 
 _AGAIN = ("repeated", "reused")
 _COMPARED = ("kind", "order_id", "command_id", "digest", "source", "key", "message")
+_compared = attrgetter(*_COMPARED)
 
 
 def _repeats_what_is_gone(row: StoredOutcome, chunk: Chunk) -> bool:
@@ -504,7 +518,7 @@ def _by_place(judged: Judged) -> dict[tuple[int, int], tuple[OutcomeRow, list[Ev
 
 def _project(order_id: str, history: Iterable[StoredRow], keys: OrderKeys) -> Order | Exception:
     try:
-        events = (decode_event(row.event(), keys) for row in history)
+        events = (decode_event(row, keys) for row in history)
         return Order.project(Order(id=order_id), events) or Order(id=order_id)
     except Exception as failure:  # a bug of ours, or an event that was tampered with
         return failure

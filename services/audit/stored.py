@@ -5,9 +5,8 @@ from typing import Any
 
 import msgspec
 import psycopg
-from eventsourcing.persistence import StoredEvent
 from psycopg import Connection
-from psycopg.rows import class_row, tuple_row
+from psycopg.rows import args_row, tuple_row
 
 from services.commands.judge import FirstUses
 from services.master_keys import MasterKeys
@@ -37,17 +36,13 @@ class StoredOutcome(msgspec.Struct, gc=False):
 
 
 class StoredRow(msgspec.Struct, gc=False):
-    """A row of `order_events`."""
+    """A row of `order_events`, which the mapper reads as a stored event."""
 
     notification_id: int
     originator_id: str
     originator_version: int
     topic: str
     state: bytes
-
-    def event(self) -> StoredEvent:
-        """As the mapper reads it."""
-        return StoredEvent(self.originator_id, self.originator_version, self.topic, self.state)
 
 
 class Chunk(msgspec.Struct):
@@ -82,7 +77,7 @@ def load_chunk(
 
     Up to the numbers of `split` some may be missing. `tells_gaps`: whether outcomes are looked for that nobody has.
     """
-    with connection.cursor(row_factory=class_row(StoredOutcome), binary=True) as cursor:
+    with connection.cursor(row_factory=args_row(StoredOutcome), binary=True) as cursor:
         cursor.execute(
             "SELECT outcome_id, partition, record_offset, kind, order_id, command_id, digest, source, before, "
             "last_event_id, key, message FROM (SELECT *, coalesce(lag(last_event_id) OVER (ORDER BY outcome_id), "
@@ -93,13 +88,13 @@ def load_chunk(
         )
         outcomes = cursor.fetchall()
     numbers = [number for row in outcomes for number in range(row.before + 1, row.last_event_id + 1)]
-    with connection.cursor(row_factory=class_row(StoredRow), binary=True) as rows:
+    with connection.cursor(row_factory=args_row(StoredRow), binary=True) as rows:
         rows.execute(
             "SELECT notification_id, originator_id, originator_version, topic, state FROM order_events "
             "WHERE notification_id = ANY(%s)",
             (numbers,),
         )
-        events = {row.notification_id: row for row in rows}
+        events = {row.notification_id: row for row in rows.fetchall()}
     missing = [
         f"order_events has no notification_id {number}"
         for number in numbers
@@ -124,13 +119,13 @@ def load_retired_chunk(
     tells_gaps: bool,
 ) -> Chunk:
     """The events numbered above `after`, up to `last`, whose outcomes were retired. Raises as `load_chunk` does."""
-    with connection.cursor(row_factory=class_row(StoredRow), binary=True) as rows:
+    with connection.cursor(row_factory=args_row(StoredRow), binary=True) as rows:
         rows.execute(
             "SELECT notification_id, originator_id, originator_version, topic, state FROM order_events "
             "WHERE notification_id > %s AND notification_id <= %s ORDER BY notification_id",
             (after, last),
         )
-        events = {row.notification_id: row for row in rows}
+        events = {row.notification_id: row for row in rows.fetchall()}
     missing = []
     if tells_gaps:
         wanted = range(max(after, split.event_id) + 1, last + 1)
@@ -170,7 +165,7 @@ def _first_uses(connection: Connection[Any], outcomes: Collection[StoredOutcome]
 def load_histories(connection: Connection[Any], order_ids: Collection[str], up_to: int) -> dict[str, list[StoredRow]]:
     """Each order's events up to a notification id, in their order. Raises psycopg.Error."""
     found: dict[str, list[StoredRow]] = {order_id: [] for order_id in order_ids}
-    with connection.cursor(row_factory=class_row(StoredRow), binary=True) as cursor:
+    with connection.cursor(row_factory=args_row(StoredRow), binary=True) as cursor:
         cursor.execute(
             "SELECT notification_id, originator_id, originator_version, topic, state FROM order_events "
             "WHERE originator_id = ANY(%s) AND notification_id <= %s ORDER BY originator_id, originator_version",

@@ -34,6 +34,8 @@ from .snapshots import verify_snapshots
 from .stored import TimerState, connect, store_end, timer_state
 
 _WORKERS = 2
+_LIVE_OBJECTS = 500_000
+"""More than a chunk and what was read ahead for it: nothing is looked through that is only on its way."""
 _READ_MODELS = [["order_page"], ["inbox", "metrics", "overview", "reminders"]]
 """For the workers; the order page costs as much as the others together."""
 
@@ -216,7 +218,7 @@ def _work(messages: "multiprocessing.Queue[_Message]", worker: int, job: Callabl
     def tell(**what: Any) -> None:
         messages.put(_Message(worker, **what))
 
-    gc.set_threshold(50_000, 20, 50)  # records and events hold no cycles
+    gc.set_threshold(_LIVE_OBJECTS, 20, 50)  # records and events hold no cycles
     try:
         findings = job(tell, *args)
     except Exception as failure:

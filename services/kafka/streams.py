@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -20,7 +20,7 @@ Ends = dict[str, dict[int, int]]
 
 
 class Stream:
-    """One partition's committed records up to an end that was measured before. `begun` is the reader's own mark.
+    """One partition's committed records up to an end that was measured before.
 
     All offsets are the topic's plus `base`.
     """
@@ -33,7 +33,6 @@ class Stream:
         self._read: deque[Record] = deque()
         self.topic, self.partition = where.topic, where.partition
         self.position = start
-        self.begun = False
         consumer.seek(where, start - base)
 
     async def peek(self) -> Record | None:
@@ -47,6 +46,17 @@ class Stream:
         record = self._read.popleft()
         self.position = record.offset + 1
         return record
+
+    def take_at(self, offset: int) -> Record | None:
+        """The next record, if it was read already and is at this offset; else None, and nothing is taken."""
+        return self.take() if self._read and self._read[0].offset == offset else None
+
+    def take_if(self, key: bytes | None, value: bytes | None) -> int | None:
+        """The next record's offset, if it was read already and has this content; else None, and nothing is taken."""
+        if not self._read:
+            return None
+        record = self._read[0]
+        return self.take().offset if record.value == value and record.key == key else None
 
     async def passed_over(self, wanted: Callable[[Record], bool]) -> list[Record] | None:
         """Takes the records before the next one that is wanted; None, and nothing is taken, if none is near."""
@@ -74,8 +84,10 @@ class Stream:
         end = self._end - self._base
         while await self._consumer.position(self._where) < end:  # perhaps a transaction is under way
             found = await self._consumer.getmany(self._where, timeout_ms=100, max_records=_AT_ONCE)
-            records: Iterable[Record] = found.get(self._where, [])
-            if wanted := [record for record in records if record.offset < end]:
+            wanted: Sequence[Record] = found.get(self._where, [])
+            if wanted and wanted[-1].offset >= end:
+                wanted = [record for record in wanted if record.offset < end]
+            if wanted:
                 if self._base:
                     wanted = [replace(record, offset=record.offset + self._base) for record in wanted]
                 self._read.extend(wanted)

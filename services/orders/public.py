@@ -1,5 +1,6 @@
 """The one door through which an event leaves the service (D16)."""
 
+from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
@@ -28,6 +29,14 @@ _PUBLIC_FIELDS: dict[type[Event], tuple[str, ...]] = {
 }
 
 
+_EVENT_TYPES = {event_type: topics.event_type(name) for name, event_type in EVENTS.items()}
+_AS_PUBLISHED: dict[type, Callable[[Any], Any]] = {
+    datetime: format_instant,
+    Money: lambda money: {"amount": money.amount, "currency": money.currency},
+}
+"""What is not published as it is stored, by its type."""
+
+
 _CONFIDENTIAL = {name for event_type in EVENTS.values() for name in confidential_fields(event_type)}
 
 
@@ -47,19 +56,13 @@ def public_fields(event_type: type[Event]) -> tuple[str, ...]:
 
 def public_data(event: Event) -> dict[str, Any]:
     """The `data` of the public event: every field of the stored one, less the confidential ones."""
-    return {
-        name: _public_value(value)
-        for name in _PUBLIC_FIELDS[type(event)]
-        if (value := getattr(event, name)) is not UNSET
-    }
-
-
-def _public_value(value: Any) -> Any:
-    if isinstance(value, datetime):
-        return format_instant(value)
-    if isinstance(value, Money):
-        return {"amount": value.amount, "currency": value.currency}
-    return value
+    data = {}
+    for name in _PUBLIC_FIELDS[type(event)]:
+        value = getattr(event, name)
+        if value is not UNSET:
+            convert = _AS_PUBLISHED.get(type(value))
+            data[name] = value if convert is None else convert(value)
+    return data
 
 
 def event_envelope(event: Event) -> dict[str, object]:
@@ -67,7 +70,7 @@ def event_envelope(event: Event) -> dict[str, object]:
     return {
         "specversion": "1.0",
         "id": f"{event.originator_id}:{event.originator_version}",
-        "type": topics.event_type(type(event).__name__),
+        "type": _EVENT_TYPES[type(event)],
         "source": topics.SOURCE,
         "subject": event.originator_id,
         "time": format_instant(event.timestamp),

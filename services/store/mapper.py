@@ -1,20 +1,33 @@
 """Between events and stored events, in every version: the library's mapper, for msgspec structs."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 from eventsourcing.domain import DomainEventProtocol
 from eventsourcing.persistence import Mapper, MapperDeserialisationError, StoredEvent
 
 from services.orders.events import EVENTS, Event
-from services.orders.texts import WITH_TEXTS, without_texts
+from services.orders.texts import WITH_TEXTS, texts, without, without_texts
 
 from .order_keys import OrderKeys, sealed_orders
 from .sealing import VERSION_2, Broken, encode_event, split, unseal
 
 _FIRST = {topic: msgspec.json.Decoder(event_type).decode for topic, event_type in EVENTS.items()}
 _SECOND = {event_type.__name__ + VERSION_2: _FIRST[event_type.__name__] for event_type in WITH_TEXTS}
+
+
+class Stored(Protocol):
+    """A stored event, as the library has it or as whoever reads many rows has: order, number, type, content."""
+
+    @property
+    def originator_id(self) -> Any: ...
+    @property
+    def originator_version(self) -> int: ...
+    @property
+    def topic(self) -> str: ...
+    @property
+    def state(self) -> bytes: ...
 
 
 class OrderMapper(Mapper[str]):
@@ -35,7 +48,7 @@ class OrderMapper(Mapper[str]):
         return decode_event(stored_event, self.keys(sealed_orders([stored_event])))
 
 
-def decode_event(stored: StoredEvent, keys: OrderKeys) -> Event:
+def decode_event(stored: Stored, keys: OrderKeys) -> Event:
     """Reads a stored event of any version. Texts of an erased order read as `[erased]`.
 
     Raises MapperDeserialisationError for an event that this version does not know or cannot read, or another's.
@@ -49,7 +62,7 @@ def decode_event(stored: StoredEvent, keys: OrderKeys) -> Event:
     return event
 
 
-def _decode_second(stored: StoredEvent, keys: OrderKeys) -> Event:
+def _decode_second(stored: Stored, keys: OrderKeys) -> Event:
     """Texts were sealed from here on. Of a member that comes twice, the decoder takes the last."""
     decode = _SECOND[stored.topic]
     state, number, content = split(stored.state)
@@ -65,7 +78,7 @@ def decode_row(row: Mapping[str, Any], keys: OrderKeys) -> Event:
     return decode_event(stored, keys)
 
 
-def is_stored_as(stored: StoredEvent, event: Event, keys: OrderKeys) -> bool:
+def is_stored_as(stored: Stored, event: Event, keys: OrderKeys) -> bool:
     """Whether this is what some version stores of the event, byte for byte, but what is erased."""
     name, version = stored.topic.removesuffix(VERSION_2), stored.topic.endswith(VERSION_2)
     if (stored.originator_id, stored.originator_version, name) != (
@@ -77,17 +90,20 @@ def is_stored_as(stored: StoredEvent, event: Event, keys: OrderKeys) -> bool:
     if not version:
         erased = event.originator_id in keys.erased and stored.state == encode_event(without_texts(event))
         return erased or stored.state == encode_event(event)
+    found = texts(event)
     try:
-        state, number, _ = split(stored.state)
-        if state != encode_event(without_texts(event)):
+        state, number, content = split(stored.state)
+        if state != encode_event(without(event, found)):
             return False
-        erased = bool(number) and keys.get(event.originator_id, number) is None
-        return erased or decode_event(stored, keys) == event
-    except (KeyError, Broken, MapperDeserialisationError):
+        if not number:
+            return not found
+        key = keys.get(event.originator_id, number)
+        return key is None or unseal(event, content, key) == encode_event(found)
+    except (KeyError, Broken):
         return False
 
 
-def _unreadable(stored: StoredEvent, why: str) -> MapperDeserialisationError:
+def _unreadable(stored: Stored, why: str) -> MapperDeserialisationError:
     return MapperDeserialisationError(
         f"event {stored.originator_version} of order {stored.originator_id}, a {stored.topic}, cannot be read: {why}"
     )
