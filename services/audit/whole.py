@@ -11,6 +11,7 @@ import multiprocessing
 import queue
 from collections.abc import Callable, Sequence
 from functools import partial
+from multiprocessing import forkserver
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,8 @@ from .snapshots import verify_snapshots
 from .stored import TimerState, connect, store_end, timer_state
 
 _WORKERS = 2
+_IMPORTED_ONCE = ["services.audit.whole", "services.cli"]
+"""What workers begin with: what they run, and the program that starts them. Importing it takes each a second."""
 _LIVE_OBJECTS = 500_000
 """More than a chunk and what was read ahead for it: nothing is looked through that is only on its way."""
 _READ_MODELS = [["order_page"], ["inbox", "metrics", "overview", "reminders"]]
@@ -64,6 +67,8 @@ def verify_history(
 
     `progress(what, done, of)`. Raises VerificationFailed, TopicError, KafkaError and psycopg.Error.
     """
+    forkserver.set_forkserver_preload(_IMPORTED_ONCE)
+    forkserver.ensure_running()  # it imports while the ends are measured
     with months_kept(settings.database):
         return _verify_history(settings, clock, resume, progress)
 
@@ -181,7 +186,7 @@ def _verify_read_models(tell: Callable[..., None], settings: Settings, names: Se
 
 def _in_processes(jobs: Sequence[tuple[Any, ...]], note: Callable[[_Message], None]) -> list[dict[str, Any]]:
     """Runs jobs, each in a process of its own: a function and its arguments. Raises VerificationFailed."""
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
     messages: multiprocessing.Queue[_Message] = context.Queue()
     processes: list[BaseProcess] = [
         context.Process(target=_work, args=(messages, worker, *job), daemon=True) for worker, job in enumerate(jobs)
