@@ -75,7 +75,8 @@ def places(installation: Installation, *wanted: str) -> set[str]:
     found = set()
     with psycopg.connect(installation.settings.database) as connection:
         for schema, table in connection.execute(
-            "SELECT schemaname, tablename FROM pg_tables WHERE schemaname NOT IN ('pg_catalog', 'information_schema')"
+            "SELECT schemaname, tablename FROM pg_tables WHERE schemaname NOT IN ('pg_catalog', 'information_schema') "
+            "AND tablename NOT LIKE 'outcomes\\_%'"  # the months, which are in `outcomes`
         ).fetchall():
             for (row,) in connection.execute(SQL("SELECT t::text FROM {} AS t").format(Identifier(schema, table))):
                 if any(text in row or text.encode().hex() in row for text in wanted):

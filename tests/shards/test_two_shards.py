@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,10 @@ from resolution_contracts.values import format_instant
 from typer.testing import CliRunner
 
 from services import cli
+from services.renewal import NotRenewed
 from services.servers import Servers
 from services.supervisor import Supervisor
-from tests.engine.commands import CLIENT, FREELANCER, ask_update, offer_refund, register
+from tests.engine.commands import CLIENT, FREELANCER, ask_cancellation, ask_update, offer_refund, register
 from tests.installation import ROLES, Installation, until
 from tests.judgement_day import assert_as_the_oracle_says
 from tests.observability.prometheus import free_port
@@ -51,6 +53,49 @@ async def test_the_api_and_the_command_line_go_through_all_shards(installation: 
     await until(lambda: installation.query_all("SELECT count(*) FROM deadlines") == [(0,), (0,)])
     await installation.stop()
     await on_the_command_line(installation, tmp_path)
+
+
+async def test_texts_are_erased_and_keys_wrapped_anew_in_each_shard(installation: Installation):
+    masters = ["11" * 32, "22" * 32]
+    installation.settings = replace(installation.settings, master_key=masters[0])
+    installation.supervisor = Supervisor(installation.settings)
+    await installation.run()
+    for order in BOTH:
+        await installation.send(order, register())
+        asked = await installation.send(order, ask_update())
+        assert "going" in (await asyncio.to_thread(invoke, installation, "replay", order)).output
+        assert (await told(installation, "erase", order))[-1]["erased"]
+        assert "going" not in (await asyncio.to_thread(invoke, installation, "replay", order)).output
+        await installation.send(order, Decline(actor=FREELANCER, dispute_id=asked["causationid"]))
+        await installation.send(order, ask_cancellation())
+    await installation.until_published()
+    await installation.stop()
+    installation.settings = replace(installation.settings, master_key="\n".join(reversed(masters)))
+    assert "2 keys are wrapped anew" in (await asyncio.to_thread(invoke, installation, "rewrap-keys")).output
+    installation.settings = replace(installation.settings, master_key=masters[1])
+    for order in BOTH:
+        assert "Plans changed." in (await asyncio.to_thread(invoke, installation, "replay", order)).output
+        [(wrapped,)] = installation.query(
+            "SELECT count(*) FROM order_keys WHERE wrapped IS NOT NULL", shard=BOTH.index(order)
+        )
+        assert wrapped == 1
+
+
+async def test_what_is_for_one_database_only_says_so_and_what_is_for_all_goes_through_all(installation: Installation):
+    for shard in (0, 1):
+        installation.query("SELECT add_month('2020-01-01')", shard=shard)
+        installation.query(
+            "INSERT INTO outcomes VALUES (1, 0, 0, 'rejected', 'o', 'c', '', '', 0, NULL, NULL, NULL, NULL, newest_month())",
+            shard=shard,
+        )
+    retired = await told(installation, "retire-outcomes", "--older-than", "12")
+    assert [(month["shard"], month["month"], month["stays"]) for month in retired] == [
+        (0, "2020-01-01", ""),
+        (1, "2020-01-01", ""),
+    ]
+    refused = await asyncio.to_thread(invoke, installation, "renew-topics")
+    assert isinstance(refused.exception, NotRenewed)
+    assert "docs/backup.md" in str(refused.exception)
 
 
 async def as_a_party(installation: Installation, first: str, second: str) -> None:
