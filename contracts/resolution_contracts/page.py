@@ -14,7 +14,8 @@ document (`asyncapi.json`).
 
 Every record's value is one CloudEvents 1.0 JSON object, with the header
 `content-type: application/cloudevents+json`. Its key is `subject`, the order id. Instants are RFC 3339 in UTC; money is
-an integer count of the currency's minor units.
+an integer count of the currency's minor units. A command may have a header `traceparent` (W3C Trace Context); what
+follows from it has one that goes on with it.
 """
 
 

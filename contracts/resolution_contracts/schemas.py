@@ -89,7 +89,7 @@ def asyncapi() -> Json:
         "defaultContentType": topics.CONTENT_TYPE,
         "channels": {family.folder: _channel(family) for family in _FAMILIES},
         "operations": dict(_operations()),
-        "components": {"messages": dict(_messages())},
+        "components": {"messages": dict(_messages()), "messageTraits": _traits()},
     }
 
 
@@ -145,6 +145,7 @@ def _operations() -> Iterator[tuple[str, Json]]:
 
 def _messages() -> Iterator[tuple[str, Json]]:
     for family in _FAMILIES:
+        trait = "cloudevent" if family.folder == "notifications" else "traced"
         for type_, model in family.models.items():
             yield (
                 f"{family.folder}.{_short(type_)}",
@@ -153,6 +154,7 @@ def _messages() -> Iterator[tuple[str, Json]]:
                     "title": _short(type_),
                     "summary": _doc(model),
                     "contentType": topics.CONTENT_TYPE,
+                    "traits": [{"$ref": f"#/components/messageTraits/{trait}"}],
                     "payload": {"$ref": f"./{family.folder}/{_short(type_)}.json"},
                     "bindings": {
                         "kafka": {
@@ -162,6 +164,21 @@ def _messages() -> Iterator[tuple[str, Json]]:
                     },
                 },
             )
+
+
+def _traits() -> Json:
+    """Headers: none has to be sent. Kafka's are bytes; these are what they read as, in UTF-8."""
+    content: Json = {"content-type": {"const": topics.CONTENT_TYPE}}
+    trace: Json = {
+        "traceparent": {
+            "type": "string",
+            "description": "W3C Trace Context. A command's sender may give it; what follows from it goes on with it.",
+        }
+    }
+    return {
+        "cloudevent": {"headers": {"type": "object", "properties": content}},
+        "traced": {"headers": {"type": "object", "properties": content | trace}},
+    }
 
 
 def _message(family: _Family, type_: str, model: type[BaseModel]) -> Json:

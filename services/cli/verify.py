@@ -135,6 +135,8 @@ def _tell(findings: Findings) -> list[str]:
         )
     if findings.expired:
         told.append(f"Of {findings.expired:,} outcomes the commands have expired: their events follow one another.")
+    if findings.retired:
+        told.append(f"Of {findings.retired:,} events the outcomes were retired: they follow one another.")
     return [*told, *_outgrown(findings.outgrown)]
 
 
