@@ -19,7 +19,7 @@ from services.kafka.relay_position import published
 from services.kafka.streams import extents, open_streams
 from services.kafka.topics import Topics, count_partitions, partition_of
 from services.settings import Settings
-from services.store import months
+from services.store import retiring
 from services.store.positions import commands_bases
 
 _PATIENCE_SECONDS = 60
@@ -57,11 +57,11 @@ async def retire(settings: Settings, older_than: int, *, only_check: bool) -> li
     topics = Topics(settings.topic_prefix, settings.shard)
     verdicts: list[Verdict] = []
     with psycopg.connect(settings.database, autocommit=True) as connection:
-        old = months.months_before(connection, older_than)
+        old = retiring.months_before(connection, older_than)
         kafka = await _look(settings, topics, commands_bases(connection)) if old else None
         for month in old:
             assert kafka is not None
-            found = months.month_of(connection, month)
+            found = retiring.month_of(connection, month)
             verdict = Verdict(month, found.outcomes)
             verdicts.append(verdict)
             verdict.stays = next(_still_needed(connection, topics, kafka, found), "")
@@ -92,10 +92,10 @@ async def _look(settings: Settings, topics: Topics, bases: dict[int, int]) -> _K
 
 
 def _still_needed(
-    connection: psycopg.Connection[Any], topics: Topics, kafka: _Kafka, found: months.Month
+    connection: psycopg.Connection[Any], topics: Topics, kafka: _Kafka, found: retiring.Month
 ) -> Iterator[str]:
     """Why it stays for now: time will tell."""
-    if not months.has_later(connection, found.month):
+    if not retiring.has_later(connection, found.month):
         yield "nothing was judged after it, and numbers go on from its last one"
     if kafka.published < found.last_outcome_id:
         yield "the relay has not published all of it yet"
@@ -108,14 +108,16 @@ def _still_needed(
             yield f"records of it are on {topic}: {goes}"
 
 
-def _in_hand(connection: psycopg.Connection[Any], kafka: _Kafka, found: months.Month, older_than: int) -> Iterator[str]:
+def _in_hand(
+    connection: psycopg.Connection[Any], kafka: _Kafka, found: retiring.Month, older_than: int
+) -> Iterator[str]:
     """Why it stays until somebody does something."""
-    if letters := months.letters_in_hand(connection, found.month, older_than):
+    if letters := retiring.letters_in_hand(connection, found.month, older_than):
         yield (
             f"{letters:,} dead letters of it were not handled, or lately only. See `resolution dead list`, and retry "
             "or discard them"
         )
-    for order_id, partition in months.orders_of(connection, found.month):
+    for order_id, partition in retiring.orders_of(connection, found.month):
         if partition != partition_of(order_id.encode(), kafka.partitions):
             yield (
                 f"commands of order {order_id} came in partition {partition}, where Kafka's own partitioner would not "
@@ -126,11 +128,11 @@ def _in_hand(connection: psycopg.Connection[Any], kafka: _Kafka, found: months.M
 def _month_of_outcome(connection: psycopg.Connection[Any], record: Record) -> date | None:
     message = record.value or b""
     envelope = json.loads(message)
-    return months.month_of_outcome(connection, envelope["subject"], envelope["data"]["command_id"], message)
+    return retiring.month_of_outcome(connection, envelope["subject"], envelope["data"]["command_id"], message)
 
 
 def _month_of_letter(connection: psycopg.Connection[Any], record: Record) -> date | None:
-    return months.month_of_letter(connection, record.partition, int(dict(record.headers)["source-offset"]))
+    return retiring.month_of_letter(connection, record.partition, int(dict(record.headers)["source-offset"]))
 
 
 def _drop(connection: psycopg.Connection[Any], month: date) -> None:
@@ -138,8 +140,8 @@ def _drop(connection: psycopg.Connection[Any], month: date) -> None:
     give_up = monotonic() + _PATIENCE_SECONDS
     while True:
         try:
-            months.retire_month(connection, month)
-        except months.MonthInUse:
+            retiring.retire_month(connection, month)
+        except retiring.MonthInUse:
             if monotonic() > give_up:
                 raise NotRetired(
                     f"{month:%Y-%m} stays: the outcomes are read all the while, by a verification or a dump. Run this "

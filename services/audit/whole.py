@@ -24,9 +24,10 @@ from services.kafka.relay_position import published
 from services.kafka.streams import extents
 from services.kafka.topics import Topics, count_partitions
 from services.settings import Settings
-from services.store.months import months_kept, read_retired
+from services.store.months import read_retired
 from services.store.place import place
 from services.store.positions import commands_bases
+from services.store.retiring import months_kept
 
 from .findings import Findings
 from .history import History, Limits, Progress
