@@ -14,6 +14,7 @@ from projections.projector import Projector
 from services.master_keys import MasterKeys
 from services.store import OrderStore, migrate
 from services.store.migrate import SchemaOutdated
+from services.supervisor import Supervisor
 
 from .conftest import Guarded, Told
 
@@ -211,3 +212,18 @@ def test_a_connection_in_clear_is_refused(guarded: Guarded):
     url = guarded.postgres.url("service").replace("sslmode=verify-full", "sslmode=disable")
     with pytest.raises(psycopg.OperationalError, match="no pg_hba"):
         psycopg.connect(url)
+
+
+async def test_an_operator_erases_with_the_rights_of_the_service(told: Told, guarded: Guarded):
+    operator = guarded.as_user("service", "resolution")
+    supervisor = Supervisor(operator)
+    supervisor.start("commands", "relay")
+    try:
+        await asyncio.wait_for(supervisor.ready(), 60)
+        code, out, err = await guarded.run(operator, "erase", "order-2", "--timeout", "60")
+    finally:
+        await supervisor.stop()
+    assert code == 0, err
+    assert "order-2: the texts are erased" in out
+    code, out, err = await guarded.run(guarded.as_user("auditor", "auditor"), "verify", "--json")
+    assert code == 0, out + err

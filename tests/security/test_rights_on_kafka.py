@@ -26,7 +26,7 @@ TOPICS = Topics("resolution.")
 EVERY = {name for name, _ in (*TOPICS.settings(), *TOPICS.own_settings())}
 READS = {
     "resolution-owner": {TOPICS.outcomes, TOPICS.dead_letters, TOPICS.relay},
-    "resolution": {TOPICS.commands, TOPICS.events, TOPICS.relay, TOPICS.checkpoints},
+    "resolution": {TOPICS.commands, TOPICS.events, TOPICS.outcomes, TOPICS.relay, TOPICS.checkpoints},
     "resolution-http": {TOPICS.outcomes, TOPICS.dead_letters, TOPICS.relay},
     "sender": {TOPICS.outcomes},
     "analyst": {TOPICS.events},
