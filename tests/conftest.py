@@ -9,6 +9,8 @@ from services.servers import Servers
 from tests.installation import Installation
 from tests.servers_for_tests import servers as start_servers
 
+_SECURITY = "tests/security/"
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--seeds", type=int, help="the long form of the fault tests: every step, with this many seeds")
@@ -20,6 +22,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    for item in items:  # what goes to one worker: a file, or a folder whose files share servers of their own
+        file = item.nodeid.partition("::")[0]
+        item.add_marker(pytest.mark.xdist_group(_SECURITY if file.startswith(_SECURITY) else file))
     if not config.getoption("--seeds"):
         long = [item for item in items if item.get_closest_marker("long")]
         config.hook.pytest_deselected(items=long)

@@ -65,6 +65,7 @@ async def test_every_record_leads_to_one_thing_also_beside_a_live_service(instal
         await asyncio.sleep(3)
         for _ in range(3):
             assert (await ledger(installation))["differences"] == []
+    await installation.stop("timer")  # it would ask on between the two countings
     await installation.until_published()
     done = total(await ledger(installation))
     assert done["records"] == len(await installation.read(installation.topics.commands))
