@@ -62,7 +62,11 @@ def prepare(settings: Settings) -> list[str]:
     where a schema lacks migrations and this user may not run them.
     """
     shards, topics = settings.shards, Topics(settings.topic_prefix)
-    ran = [f"{_of(one)}{name}" for one in shards for name in _patiently("PostgreSQL", partial(migrate, one.database))]
+    ran = [
+        f"{one.shard.prefix}{name}"
+        for one in shards
+        for name in _patiently("PostgreSQL", partial(migrate, one.database))
+    ]
     partitions = _patiently("Kafka", lambda: asyncio.run(ensure_topics(settings.cluster, topics, len(shards))))
     claim_shards(settings, partitions)
     for one in shards:
@@ -114,10 +118,6 @@ def shard_of(settings: Settings, order_id: str) -> Settings:
         return shards[0]
     assert places[0].partitions is not None
     return shards[partition_of(order_id.encode(), places[0].partitions) % len(shards)]
-
-
-def _of(one: Settings) -> str:
-    return "" if one.shard.alone else f"{one.shard}: "
 
 
 def _patiently(server: str, attempt: Callable[[], _T]) -> _T:

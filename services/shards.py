@@ -37,6 +37,11 @@ class Shard:
         return of_all if self.alone else of_all / f"shard={self.number}"
 
     @property
+    def prefix(self) -> str:
+        """Before what is said of it, where there are several."""
+        return "" if self.alone else f"{self}: "
+
+    @property
     def alone(self) -> bool:
         """Whether it has everything."""
         return self.count == 1

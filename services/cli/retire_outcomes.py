@@ -38,14 +38,10 @@ def retire_outcomes(
             found = asyncio.run(retire(one, older_than, only_check=only_check))
             verdicts += found
             if not (found or as_json):
-                print(f"{_of(one.shard)}No month is so old.")
+                print(f"{one.shard.prefix}No month is so old.")
             for verdict in found:
-                print(_json(one.shard, verdict) if as_json else _of(one.shard) + _sentence(verdict, only_check))
+                print(_json(one.shard, verdict) if as_json else one.shard.prefix + _sentence(verdict, only_check))
     raise typer.Exit(1 if any(verdict.act for verdict in verdicts) else 0)
-
-
-def _of(shard: Shard) -> str:
-    return "" if shard.alone else f"{shard}: "
 
 
 def _sentence(verdict: Verdict, only_check: bool) -> str:
