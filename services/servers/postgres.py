@@ -21,6 +21,7 @@ with warnings.catch_warnings():
 _DATABASE = "resolution"
 _START_SECONDS = 120  # after a crash it replays its log first
 _LEFTOVERS_SECONDS = 15
+_STOP_SECONDS = 10
 _SETTINGS = """
 # For development on a machine that does other things too. fsync and synchronous_commit stay on.
 shared_buffers = '256MB'
@@ -72,9 +73,10 @@ class Postgres:
                 user=server.system_user,
                 cwd="/",
             )
-        except subprocess.SubprocessError:
+            postmaster.wait(_STOP_SECONDS)  # pg_ctl waits for the pid file to be gone, which it is a moment earlier
+        except (subprocess.SubprocessError, psutil.TimeoutExpired):
             postmaster.kill()
-            postmaster.wait(10)
+            postmaster.wait(_STOP_SECONDS)
 
     def _initialise(self) -> None:
         """In a folder beside, which takes its name when it is whole: an interrupted one leaves only that behind."""
