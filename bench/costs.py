@@ -98,7 +98,8 @@ class _Processor:
 
 
 def _listener(port: int) -> int:
-    found = next(c.pid for c in psutil.net_connections("tcp") if c.laddr.port == port and c.status == "LISTEN")
+    listening = (c for c in psutil.net_connections("tcp") if c.status == "LISTEN")
+    found = next(c.pid for c in listening if c.laddr and c.laddr[1] == port)
     assert found is not None
     return found
 
@@ -111,7 +112,7 @@ async def _end(settings: Settings, connection: psycopg.Connection[Any], role: st
     try:
         topic = Topics(settings.topic_prefix).events
         ends = await consumer.end_offsets([TopicPartition(topic, n) for n in range(DEFAULT_PARTITIONS)])
-        return sum(ends.values()) - len(ends)  # each partition ends with the mark of a transaction
+        return int(sum(ends.values()) - len(ends))  # each partition ends with the mark of a transaction
     finally:
         await consumer.stop()
 

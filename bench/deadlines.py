@@ -141,7 +141,7 @@ async def _events(settings: Settings) -> AsyncIterator[AsyncIterator[tuple[float
             now = time.time()
             for batch in batches.values():
                 for record in batch:
-                    yield now, json.loads(record.value)
+                    yield now, json.loads(record.value or b"")
 
     try:
         yield arriving()

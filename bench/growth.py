@@ -5,6 +5,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 import psycopg
@@ -106,7 +107,7 @@ def _loaded(connection: psycopg.Connection[Any], store: OrderStore, ids: list[st
     for _ in range(_ROUNDS):
         replayed, *replay = _timed(lambda: load_orders(connection, store.masters, ids, snapshots=False).orders)
         orders = [order for order in replayed.values() if isinstance(order, Order)]
-        _, *write = _timed(lambda orders=orders: write_snapshots(connection, orders))
+        _, *write = _timed(partial(write_snapshots, connection, orders))
         loaded, *snapshot = _timed(lambda: load_orders(connection, store.masters, ids).orders)
         assert loaded == replayed
         rounds.append({"replay": replay, "snapshot": snapshot, "write": write})

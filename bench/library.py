@@ -102,7 +102,7 @@ async def backlog(bootstrap_servers: str, topic: str, database_url: str, limit: 
         while done < limit:
             for records in (await consumer.getmany(timeout_ms=1000, max_records=100)).values():
                 for record in records:
-                    application.handle(CommandEnvelope.model_validate_json(record.value))
+                    application.handle(CommandEnvelope.model_validate_json(record.value or b""))
                     done += 1
         return done / (time.perf_counter() - started)
     finally:

@@ -3,12 +3,13 @@
 import time
 from collections import defaultdict
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
-from aiokafka.structs import ConsumerRecord
 
 from services.commands.judge import judge, read
+from services.kafka.consumer import Record
 from services.kafka.topics import DEFAULT_PARTITIONS
 from services.orders import Order
 from services.settings import Settings
@@ -40,18 +41,18 @@ async def per_command(settings: Settings, topic: str, commands: int) -> dict[str
     pieces = await _poll(settings.kafka, topic, commands, watch)
     with OrderStore(settings.database, settings.master_keys) as store:
         for piece in pieces:
-            readings = watch.time("decode", lambda piece=piece: read(piece, clock.of_record))
+            readings = watch.time("decode", partial(read, piece, clock.of_record))
             for _, reading in readings:
                 orders.setdefault(reading.order_id, Order(id=reading.order_id))
-            judged = watch.time("judge", lambda readings=readings: judge(readings, orders, [], set()))
+            judged = watch.time("judge", partial(judge, readings, orders, [], set()))
             sealing = Sealing(keys, settings.master_keys)
-            stored = watch.time("map and seal", lambda j=judged, s=sealing: [s.stored(e) for e in j.events])
+            stored = watch.time("map and seal", partial(list, map(sealing.stored, judged.events)))
             batch = Batch({}, judged.outcomes, sealing=sealing)
-            watch.time("write and commit", lambda s=stored, b=batch: store.recorder.insert_events(s, batch=b))
+            watch.time("write and commit", partial(store.recorder.insert_events, stored, batch=batch))
     return {stage: {"cpu": watch.cpu[stage] / commands, "wall": watch.wall[stage] / commands} for stage in watch.wall}
 
 
-async def _poll(kafka: str, topic: str, commands: int, watch: _Watch) -> list[list[ConsumerRecord[bytes, bytes]]]:
+async def _poll(kafka: str, topic: str, commands: int, watch: _Watch) -> list[list[Record]]:
     consumer = AIOKafkaConsumer(
         bootstrap_servers=kafka, enable_auto_commit=False, max_partition_fetch_bytes=4 * 1024 * 1024
     )

@@ -40,12 +40,12 @@ class Verdict(msgspec.Struct):
 
 class _Kafka(msgspec.Struct):
     """What is on Kafka of a shard. `begins`: by partition, the first command, by the store's offsets; `firsts`: by
-    topic, the first outcomes and dead letters that there are."""
+    topic, the months of the first outcomes and dead letters that there are, None for one that is not stored."""
 
     partitions: int
     published: int
     begins: dict[int, int]
-    firsts: dict[str, list[Record]]
+    firsts: dict[str, list[date | None]]
 
 
 async def retire(settings: Settings, older_than: int, *, only_check: bool) -> list[Verdict]:
@@ -58,7 +58,7 @@ async def retire(settings: Settings, older_than: int, *, only_check: bool) -> li
     verdicts: list[Verdict] = []
     with psycopg.connect(settings.database, autocommit=True) as connection:
         old = retiring.months_before(connection, older_than)
-        kafka = await _look(settings, topics, commands_bases(connection)) if old else None
+        kafka = await _look(settings, topics, connection) if old else None
         for month in old:
             assert kafka is not None
             found = retiring.month_of(connection, month)
@@ -75,18 +75,20 @@ async def retire(settings: Settings, older_than: int, *, only_check: bool) -> li
     return verdicts
 
 
-async def _look(settings: Settings, topics: Topics, bases: dict[int, int]) -> _Kafka:
+async def _look(settings: Settings, topics: Topics, connection: psycopg.Connection[Any]) -> _Kafka:
     count = await count_partitions(settings.cluster, topics)
     mine = settings.shard.partitions(count)
-    outputs = (topics.outcomes, topics.dead_letters)
+    outputs = {topics.outcomes: _month_of_outcome, topics.dead_letters: _month_of_letter}
     begins, ends = await extents(settings.cluster, (topics.commands, *outputs), count)
-    firsts: dict[str, list[Record]] = {}
+    firsts: dict[str, list[date | None]] = {}
     async with AsyncExitStack() as stack:
-        for topic in outputs:
+        for topic, month_of in outputs.items():
             starts = {partition: begins[topic][partition] for partition in mine}
             consumer, streams = await open_streams(settings.cluster, topic, starts, ends[topic])
             stack.push_async_callback(consumer.stop)
-            firsts[topic] = [record for stream in streams.values() if (record := await stream.peek()) is not None]
+            records = [await stream.peek() for stream in streams.values()]
+            firsts[topic] = [month_of(connection, record) for record in records if record is not None]
+    bases = commands_bases(connection)
     first_commands = {partition: begins[topics.commands][partition] + bases.get(partition, 0) for partition in mine}
     return _Kafka(count, (await published(settings.cluster, topics)).outcome_id, first_commands, firsts)
 
@@ -102,9 +104,8 @@ def _still_needed(
     goes = "they go with the topic's retention (docs/retention.md)"
     if any(kafka.begins[partition] <= offset for partition, offset in found.offsets.items()):
         yield f"commands of it are on {topics.commands}: {goes}"
-    for topic, month_of in ((topics.outcomes, _month_of_outcome), (topics.dead_letters, _month_of_letter)):
-        earliest = [month_of(connection, record) for record in kafka.firsts[topic]]
-        if any(month is None or month <= found.month for month in earliest):
+    for topic, months in kafka.firsts.items():
+        if any(month is None or month <= found.month for month in months):
             yield f"records of it are on {topic}: {goes}"
 
 

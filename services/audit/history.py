@@ -39,7 +39,7 @@ from services.store.order_keys import OrderKeys, load_keys
 from services.store.place import Split
 
 from .findings import Findings
-from .stored import Chunk, StoredOutcome, StoredRow, connect, load_chunk, load_histories, load_retired_chunk
+from .stored import Chunk, ChunkLoader, StoredOutcome, StoredRow, connect, load_histories
 
 _CHUNK = 10_000
 _SAVE_EVERY_SECONDS = 2.0
@@ -127,7 +127,7 @@ class History:
             self._connection = stack.enter_context(connect(self._url))
             await self._reread_waiting()
             self._catch_up_with_timer()
-            loader = stack.enter_context(connect(self._url))
+            loader = self._loader(stack.enter_context(connect(self._url)))
             await self._retired(loader, saved)
             await self._chunks(loader, min(self._limits.published, self._limits.outcome_id), saved)
             saved(self._save())
@@ -140,45 +140,36 @@ class History:
         begins, before = self._limits.begins[topic], self._progress.offsets.get(topic, {})
         return {number: max(begins[number], before.get(number, 0)) for number in self._progress.partitions}
 
-    async def _retired(self, connection: psycopg.Connection[Any], saved: Callable[[Progress], None]) -> None:
+    def _loader(self, connection: psycopg.Connection[Any]) -> ChunkLoader:
+        # One of the workers looks for what nobody has.
+        tells_gaps = self._topics.shard.number in self._progress.partitions
+        return ChunkLoader(connection, self._masters, self._progress.partitions, self._limits.split, tells_gaps)
+
+    async def _retired(self, loader: ChunkLoader, saved: Callable[[Progress], None]) -> None:
         """Of retired outcomes the events are left: they have to follow one another, and to be on Kafka."""
-        retired, partitions = self._limits.retired, self._progress.partitions
+        retired = self._limits.retired
         if self._progress.outcome_id >= retired.outcome_id:
             return
         count = len(self._limits.begins[self._topics.commands])
+
+        def partition(order_id: str) -> int:
+            return partition_of(order_id.encode(), count)
+
         for after in range(self._progress.event_id, retired.event_id, _CHUNK):
             last = min(after + _CHUNK, retired.event_id)
-            chunk = await asyncio.to_thread(
-                load_retired_chunk,
-                connection,
-                self._masters,
-                lambda order_id: partition_of(order_id.encode(), count),
-                partitions,
-                after,
-                last,
-                self._limits.split,
-                self._tells_gaps,
-            )
-            await self._verify(chunk)
+            await self._verify(await asyncio.to_thread(loader.load_retired, after, last, partition))
             self._progress.event_id = last
             saved(self._save())
         self._progress.outcome_id = retired.outcome_id
 
-    @property
-    def _tells_gaps(self) -> bool:
-        """One of the workers looks for what nobody has."""
-        return self._topics.shard.number in self._progress.partitions
-
-    async def _chunks(
-        self, connection: psycopg.Connection[Any], end: int, saved: Callable[[Progress], None] | None = None
-    ) -> None:
+    async def _chunks(self, loader: ChunkLoader, end: int, saved: Callable[[Progress], None] | None = None) -> None:
         """Verifies outcomes up to `end`; the next chunk is loaded meanwhile."""
-        ahead = self._load(connection, self._progress.outcome_id, end)
+        ahead = _load(loader, self._progress.outcome_id, end)
         due = 0.0
         while ahead is not None:
             last, loading = ahead
             chunk = await loading
-            ahead = self._load(connection, last, end)
+            ahead = _load(loader, last, end)
             await self._verify(chunk)
             self._progress.outcome_id = last
             if chunk.outcomes:
@@ -186,17 +177,6 @@ class History:
             if saved is not None and time.monotonic() > due:
                 saved(self._save())
                 due = time.monotonic() + _SAVE_EVERY_SECONDS
-
-    def _load(
-        self, connection: psycopg.Connection[Any], after: int, end: int
-    ) -> tuple[int, asyncio.Future[Chunk]] | None:
-        last = min(after + _CHUNK, end)
-        if last <= after:
-            return None
-        partitions, limits = self._progress.partitions, (after, last, self._limits.split, self._tells_gaps)
-        return last, asyncio.ensure_future(
-            asyncio.to_thread(load_chunk, connection, self._masters, partitions, *limits)
-        )
 
     # --- a chunk ---
 
@@ -468,6 +448,14 @@ class History:
             places = {place for place in self._progress.waiting if place[0] == partition}
             for record in await stream.again([offset for _, offset in places]):
                 self._waiting[partition, record.offset] = record
+
+
+def _load(loader: ChunkLoader, after: int, end: int) -> tuple[int, asyncio.Future[Chunk]] | None:
+    """The chunk behind `after`, on its way, and its last number."""
+    last = min(after + _CHUNK, end)
+    if last <= after:
+        return None
+    return last, asyncio.ensure_future(asyncio.to_thread(loader.load, after, last))
 
 
 class _Wanted(msgspec.Struct):

@@ -1,7 +1,7 @@
 """History as it is stored, in chunks of outcomes with their events."""
 
-from collections.abc import Callable, Collection
-from typing import Any
+from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import Any, LiteralString
 
 import msgspec
 import psycopg
@@ -12,6 +12,10 @@ from services.commands.judge import FirstUses
 from services.master_keys import MasterKeys
 from services.store.order_keys import OrderKeys, load_keys
 from services.store.place import Split
+
+_EVENTS: LiteralString = (
+    "SELECT notification_id, originator_id, originator_version, topic, state FROM order_events WHERE "
+)
 
 
 class StoredOutcome(msgspec.Struct, gc=False):
@@ -64,79 +68,64 @@ class Chunk(msgspec.Struct):
         return [self.events.get(number) for number in numbers if number in self.events or number > self.elsewhere]
 
 
-def load_chunk(
-    connection: Connection[Any],
-    masters: MasterKeys,
-    partitions: Collection[int],
-    after: int,
-    last: int,
-    split: Split,
-    tells_gaps: bool,
-) -> Chunk:
-    """What is stored of the outcomes numbered above `after`, up to `last`. Raises MasterKeyError and psycopg.Error.
+class ChunkLoader(msgspec.Struct, frozen=True):
+    """Loads chunks of some partitions. Up to the numbers of `split`, events and outcomes may be another shard's.
 
-    Up to the numbers of `split` some may be missing. `tells_gaps`: whether outcomes are looked for that nobody has.
+    `tells_gaps`: whether it looks for outcomes and events that no partition has.
     """
-    with connection.cursor(row_factory=args_row(StoredOutcome), binary=True) as cursor:
-        cursor.execute(
-            "SELECT outcome_id, partition, record_offset, kind, order_id, command_id, digest, source, before, "
-            "last_event_id, key, message FROM (SELECT *, coalesce(lag(last_event_id) OVER (ORDER BY outcome_id), "
-            "(SELECT last_event_id FROM outcomes WHERE outcome_id <= %(after)s ORDER BY outcome_id DESC LIMIT 1), "
-            "retired_event_id()) AS before FROM outcomes WHERE outcome_id BETWEEN %(after)s AND %(last)s) AS o "
-            "WHERE partition = ANY(%(partitions)s) AND outcome_id > %(after)s ORDER BY outcome_id",
-            {"after": after, "last": last, "partitions": list(partitions)},
-        )
-        outcomes = cursor.fetchall()
-    numbers = [number for row in outcomes for number in range(row.before + 1, row.last_event_id + 1)]
-    with connection.cursor(row_factory=args_row(StoredRow), binary=True) as rows:
-        rows.execute(
-            "SELECT notification_id, originator_id, originator_version, topic, state FROM order_events "
-            "WHERE notification_id = ANY(%s)",
-            (numbers,),
-        )
-        events = {row.notification_id: row for row in rows.fetchall()}
-    missing = [
-        f"order_events has no notification_id {number}"
-        for number in numbers
-        if number not in events and number > split.event_id
-    ]
-    if tells_gaps:
-        missing += _missing_outcomes(connection, max(after, split.outcome_id), last)
-    order_ids = {row.originator_id for row in events.values()}
-    order_ids |= {row.key.decode(errors="ignore") for row in outcomes if row.kind == "dead" and row.key}
-    keys = load_keys(connection, order_ids, masters)
-    return Chunk(outcomes, events, _first_uses(connection, outcomes, after), missing, split.event_id, keys)
+
+    connection: Connection[Any]
+    masters: MasterKeys
+    partitions: Collection[int]
+    split: Split
+    tells_gaps: bool
+
+    def load(self, after: int, last: int) -> Chunk:
+        """What is stored of the outcomes numbered above `after`, up to `last`. Raises MasterKeyError, psycopg.Error."""
+        with self.connection.cursor(row_factory=args_row(StoredOutcome), binary=True) as cursor:
+            cursor.execute(
+                "SELECT outcome_id, partition, record_offset, kind, order_id, command_id, digest, source, before, "
+                "last_event_id, key, message FROM (SELECT *, coalesce(lag(last_event_id) OVER (ORDER BY outcome_id), "
+                "(SELECT last_event_id FROM outcomes WHERE outcome_id <= %(after)s ORDER BY outcome_id DESC LIMIT 1), "
+                "retired_event_id()) AS before FROM outcomes WHERE outcome_id BETWEEN %(after)s AND %(last)s) AS o "
+                "WHERE partition = ANY(%(partitions)s) AND outcome_id > %(after)s ORDER BY outcome_id",
+                {"after": after, "last": last, "partitions": list(self.partitions)},
+            )
+            outcomes = cursor.fetchall()
+        numbers = [number for row in outcomes for number in range(row.before + 1, row.last_event_id + 1)]
+        events = self._events("notification_id = ANY(%s)", (numbers,))
+        missing = _missing_events(events, [number for number in numbers if number > self.split.event_id])
+        if self.tells_gaps:
+            missing += _missing_outcomes(self.connection, max(after, self.split.outcome_id), last)
+        order_ids = {row.originator_id for row in events.values()}
+        order_ids |= {row.key.decode(errors="ignore") for row in outcomes if row.kind == "dead" and row.key}
+        keys = load_keys(self.connection, order_ids, self.masters)
+        first_uses = _first_uses(self.connection, outcomes, after)
+        return Chunk(outcomes, events, first_uses, missing, self.split.event_id, keys)
+
+    def load_retired(self, after: int, last: int, partition_of: Callable[[str], int]) -> Chunk:
+        """The events numbered above `after`, up to `last`, whose outcomes were retired. Raises as `load` does.
+
+        `partition_of` tells an order's partition, which is stored with outcomes only.
+        """
+        events = self._events("notification_id > %s AND notification_id <= %s ORDER BY notification_id", (after, last))
+        wanted = range(max(after, self.split.event_id) + 1, last + 1) if self.tells_gaps else ()
+        outcomes = [
+            StoredOutcome(0, partition, -1, "retired", row.originator_id, "", b"", "", number - 1, number, None, None)
+            for number, row in events.items()
+            if (partition := partition_of(row.originator_id)) in self.partitions
+        ]
+        keys = load_keys(self.connection, {row.order_id for row in outcomes}, self.masters)
+        return Chunk(outcomes, events, {}, _missing_events(events, wanted), self.split.event_id, keys)
+
+    def _events(self, condition: LiteralString, parameters: Sequence[Any]) -> dict[int, StoredRow]:
+        with self.connection.cursor(row_factory=args_row(StoredRow), binary=True) as cursor:
+            cursor.execute(_EVENTS + condition, parameters)
+            return {row.notification_id: row for row in cursor.fetchall()}
 
 
-def load_retired_chunk(
-    connection: Connection[Any],
-    masters: MasterKeys,
-    partition_of: Callable[[str], int],
-    partitions: Collection[int],
-    after: int,
-    last: int,
-    split: Split,
-    tells_gaps: bool,
-) -> Chunk:
-    """The events numbered above `after`, up to `last`, whose outcomes were retired. Raises as `load_chunk` does."""
-    with connection.cursor(row_factory=args_row(StoredRow), binary=True) as rows:
-        rows.execute(
-            "SELECT notification_id, originator_id, originator_version, topic, state FROM order_events "
-            "WHERE notification_id > %s AND notification_id <= %s ORDER BY notification_id",
-            (after, last),
-        )
-        events = {row.notification_id: row for row in rows.fetchall()}
-    missing = []
-    if tells_gaps:
-        wanted = range(max(after, split.event_id) + 1, last + 1)
-        missing = [f"order_events has no notification_id {number}" for number in wanted if number not in events]
-    outcomes = [
-        StoredOutcome(0, partition, -1, "retired", row.originator_id, "", b"", "", number - 1, number, None, None)
-        for number, row in events.items()
-        if (partition := partition_of(row.originator_id)) in partitions
-    ]
-    keys = load_keys(connection, {row.order_id for row in outcomes}, masters)
-    return Chunk(outcomes, events, {}, missing, split.event_id, keys)
+def _missing_events(events: Collection[int], wanted: Iterable[int]) -> list[str]:
+    return [f"order_events has no notification_id {number}" for number in wanted if number not in events]
 
 
 def _missing_outcomes(connection: Connection[Any], after: int, last: int) -> list[str]:
@@ -167,8 +156,7 @@ def load_histories(connection: Connection[Any], order_ids: Collection[str], up_t
     found: dict[str, list[StoredRow]] = {order_id: [] for order_id in order_ids}
     with connection.cursor(row_factory=args_row(StoredRow), binary=True) as cursor:
         cursor.execute(
-            "SELECT notification_id, originator_id, originator_version, topic, state FROM order_events "
-            "WHERE originator_id = ANY(%s) AND notification_id <= %s ORDER BY originator_id, originator_version",
+            _EVENTS + "originator_id = ANY(%s) AND notification_id <= %s ORDER BY originator_id, originator_version",
             (list(order_ids), up_to),
         )
         for row in cursor:

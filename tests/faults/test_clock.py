@@ -8,7 +8,7 @@ from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from resolution_contracts import CommandEnvelope
 
 from tests.engine.commands import ask_update, register
-from tests.installation import Installation
+from tests.installation import Installation, until
 from tests.judgement_day import assert_as_the_oracle_says
 
 _HOUR_MS = 3_600_000
@@ -49,3 +49,9 @@ async def _let_the_test_set_the_time(installation: Installation) -> None:
         )
     finally:
         await admin.close()
+
+    async def takes_it() -> bool:
+        probe = await installation.publish_raw(b"probe", b"no command", timestamp_ms=1_000_000_000_000)
+        return bool(probe.timestamp == 1_000_000_000_000)
+
+    await until(takes_it)  # the broker says that it was changed, and changes it a moment later
