@@ -9,6 +9,8 @@ from services.servers import Servers
 from tests.installation import Installation
 from tests.servers_for_tests import servers as start_servers
 
+pytest.register_assert_rewrite("tests.judgement_day")
+
 _SECURITY = "tests/security/"
 
 
