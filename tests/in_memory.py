@@ -2,8 +2,6 @@
 
 from collections.abc import Iterable
 
-from eventsourcing.persistence import StoredEvent
-
 from services.master_keys import MasterKeys
 from services.orders import Order
 from services.orders.events import Event
@@ -11,13 +9,14 @@ from services.store.loading import History
 from services.store.mapper import decode_event
 from services.store.order_keys import OrderKey, OrderKeys, Sealing
 from services.store.snapshots import decode_state, encode_state
+from services.store.stored import StoredRow
 
 
 class StoredInMemory:
     """Stored events of some orders, the keys of their texts, and snapshots: version and state."""
 
     def __init__(self) -> None:
-        self.events: dict[str, list[StoredEvent]] = {}
+        self.events: dict[str, list[StoredRow]] = {}
         self.snapshots: dict[str, tuple[int, bytes]] = {}
         self._newest: dict[str, OrderKey] = {}
         self._keys: dict[tuple[str, int], bytes | None] = {}

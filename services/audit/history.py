@@ -39,7 +39,7 @@ from services.store.order_keys import OrderKeys, load_keys
 from services.store.place import Split
 
 from .findings import Findings
-from .stored import Chunk, ChunkLoader, StoredOutcome, StoredRow, connect, load_histories
+from .stored import Chunk, ChunkLoader, NumberedRow, StoredOutcome, connect, load_histories
 
 _CHUNK = 10_000
 _SAVE_EVERY_SECONDS = 2.0
@@ -282,7 +282,7 @@ class History:
     def _compare_with_store(
         self,
         row: StoredOutcome,
-        stored: Sequence[StoredRow | None],
+        stored: Sequence[NumberedRow | None],
         expected: tuple[OutcomeRow, list[Event]] | str | None,
         keys: OrderKeys,
     ) -> Sequence[Event | None]:
@@ -312,7 +312,7 @@ class History:
     def _differs(self, row: StoredOutcome, sentence: str) -> None:
         self._findings.differs(f"order {row.order_id}: {sentence}" if row.order_id else sentence)
 
-    def _decoded(self, stored: StoredRow | None, keys: OrderKeys) -> Event | None:
+    def _decoded(self, stored: NumberedRow | None, keys: OrderKeys) -> Event | None:
         if stored is None:
             return None  # told already, as a number that is missing
         try:
@@ -504,7 +504,7 @@ def _by_place(judged: Judged) -> dict[tuple[int, int], tuple[OutcomeRow, list[Ev
     return found
 
 
-def _project(order_id: str, history: Iterable[StoredRow], keys: OrderKeys) -> Order | Exception:
+def _project(order_id: str, history: Iterable[NumberedRow], keys: OrderKeys) -> Order | Exception:
     try:
         events = (decode_event(row, keys) for row in history)
         return Order.project(Order(id=order_id), events) or Order(id=order_id)

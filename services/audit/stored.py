@@ -12,9 +12,10 @@ from services.commands.judge import FirstUses
 from services.master_keys import MasterKeys
 from services.store.order_keys import OrderKeys, load_keys
 from services.store.place import Split
+from services.store.stored import StoredRow
 
 _EVENTS: LiteralString = (
-    "SELECT notification_id, originator_id, originator_version, topic, state FROM order_events WHERE "
+    "SELECT originator_id, originator_version, topic, state, notification_id FROM order_events WHERE "
 )
 
 
@@ -39,14 +40,10 @@ class StoredOutcome(msgspec.Struct, gc=False):
     message: bytes | None
 
 
-class StoredRow(msgspec.Struct, gc=False):
-    """A row of `order_events`, which the mapper reads as a stored event."""
+class NumberedRow(StoredRow, gc=False):
+    """A row of `order_events` with its place among all events."""
 
     notification_id: int
-    originator_id: str
-    originator_version: int
-    topic: str
-    state: bytes
 
 
 class Chunk(msgspec.Struct):
@@ -56,13 +53,13 @@ class Chunk(msgspec.Struct):
     """
 
     outcomes: list[StoredOutcome]
-    events: dict[int, StoredRow]
+    events: dict[int, NumberedRow]
     first_uses: FirstUses
     missing: list[str]
     elsewhere: int
     keys: OrderKeys
 
-    def of(self, outcome: StoredOutcome) -> list[StoredRow | None]:
+    def of(self, outcome: StoredOutcome) -> list[NumberedRow | None]:
         """An outcome's events, None for one that is missing. Up to `elsewhere` other shards have what is not here."""
         numbers = range(outcome.before + 1, outcome.last_event_id + 1)
         return [self.events.get(number) for number in numbers if number in self.events or number > self.elsewhere]
@@ -118,8 +115,8 @@ class ChunkLoader(msgspec.Struct, frozen=True):
         keys = load_keys(self.connection, {row.order_id for row in outcomes}, self.masters)
         return Chunk(outcomes, events, {}, _missing_events(events, wanted), self.split.event_id, keys)
 
-    def _events(self, condition: LiteralString, parameters: Sequence[Any]) -> dict[int, StoredRow]:
-        with self.connection.cursor(row_factory=args_row(StoredRow), binary=True) as cursor:
+    def _events(self, condition: LiteralString, parameters: Sequence[Any]) -> dict[int, NumberedRow]:
+        with self.connection.cursor(row_factory=args_row(NumberedRow), binary=True) as cursor:
             cursor.execute(_EVENTS + condition, parameters)
             return {row.notification_id: row for row in cursor.fetchall()}
 
@@ -151,10 +148,10 @@ def _first_uses(connection: Connection[Any], outcomes: Collection[StoredOutcome]
     return {(order_id, command_id): (digest, message) for order_id, command_id, digest, message in rows}
 
 
-def load_histories(connection: Connection[Any], order_ids: Collection[str], up_to: int) -> dict[str, list[StoredRow]]:
+def load_histories(connection: Connection[Any], order_ids: Collection[str], up_to: int) -> dict[str, list[NumberedRow]]:
     """Each order's events up to a notification id, in their order. Raises psycopg.Error."""
-    found: dict[str, list[StoredRow]] = {order_id: [] for order_id in order_ids}
-    with connection.cursor(row_factory=args_row(StoredRow), binary=True) as cursor:
+    found: dict[str, list[NumberedRow]] = {order_id: [] for order_id in order_ids}
+    with connection.cursor(row_factory=args_row(NumberedRow), binary=True) as cursor:
         cursor.execute(
             _EVENTS + "originator_id = ANY(%s) AND notification_id <= %s ORDER BY originator_id, originator_version",
             (list(order_ids), up_to),

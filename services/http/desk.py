@@ -10,7 +10,6 @@ import msgspec
 import psycopg
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
-from eventsourcing.persistence import StoredEvent
 from resolution_contracts.client import Client
 from resolution_contracts.commands import (
     Accept,
@@ -34,6 +33,7 @@ from services.orders.public import event_envelope
 from services.store.event_rows import newest_event
 from services.store.mapper import decode_event
 from services.store.order_keys import load_keys, sealed_orders
+from services.store.stored import StoredRow
 
 from . import operations
 from .databases import Databases
@@ -212,7 +212,7 @@ def _events(
         (order_id, after, limit),
         binary=True,
     )
-    stored = [StoredEvent(*row) for row in rows]
+    stored = [StoredRow(*row) for row in rows]
     keys = load_keys(connection, sealed_orders(stored), masters)
     return [event_envelope(decode_event(event, keys)) for event in stored]
 

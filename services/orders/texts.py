@@ -14,17 +14,21 @@ ERASED = "[erased]"
 
 _WRITTEN = {event_type: sorted(annotated(event_type, Written)) for event_type in EVENTS.values()}
 _CONFIDENTIAL = {event_type: sorted(annotated(event_type, Confidential)) for event_type in EVENTS.values()}
+_TEXTS = {kind: (*_WRITTEN[kind], *_CONFIDENTIAL[kind]) for kind in EVENTS.values()}
 _PUBLIC = sorted({name for names in _WRITTEN.values() for name in names})
 
-WITH_TEXTS = frozenset(kind for kind in EVENTS.values() if _WRITTEN[kind] or _CONFIDENTIAL[kind])
+WITH_TEXTS = frozenset(kind for kind, names in _TEXTS.items() if names)
 """The events that can have any."""
 
 
 def texts(event: Event) -> dict[str, str]:
     """The texts of an event by the fields' names; empty where it has none."""
-    kind = type(event)
-    found = {name: getattr(event, name) for name in (*_WRITTEN[kind], *_CONFIDENTIAL[kind])}
-    return {name: value for name, value in found.items() if value is not None and value is not UNSET}
+    found = {}
+    for name in _TEXTS[type(event)]:
+        value = getattr(event, name)
+        if value is not None and value is not UNSET:
+            found[name] = value
+    return found
 
 
 def without_texts(event: Event) -> Event:

@@ -7,7 +7,6 @@ from typing import Any, LiteralString, TypeVar
 
 import msgspec
 import psycopg
-from eventsourcing.persistence import StoredEvent
 from msgspec.structs import replace
 from psycopg.rows import class_row, tuple_row
 
@@ -18,6 +17,7 @@ from services.orders.events import Event
 from services.store.mapper import decode_event
 from services.store.months import RETIRED, Retired
 from services.store.order_keys import SELECT_KEYS, OrderKeys, sealed_orders
+from services.store.stored import StoredRow
 from services.telemetry import traces
 
 from .batches import Headers
@@ -130,10 +130,10 @@ async def retired_events(
     return [decode_event(event, keys) for event in stored], replace(position, event_id=last, outcome_id=outcome_id)
 
 
-async def _stored_events(connection: psycopg.AsyncConnection[Any], after: int, last: int) -> list[StoredEvent]:
+async def _stored_events(connection: psycopg.AsyncConnection[Any], after: int, last: int) -> list[StoredRow]:
     return await _select(
         connection,
-        StoredEvent,
+        StoredRow,
         "SELECT originator_id, originator_version, topic, state FROM order_events "
         "WHERE notification_id > %s AND notification_id <= %s ORDER BY notification_id",
         (after, last),

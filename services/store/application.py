@@ -6,7 +6,7 @@ from datetime import date
 from typing import Any, cast
 
 from eventsourcing.application import Application
-from eventsourcing.persistence import InfrastructureFactory, StoredEvent
+from eventsourcing.persistence import InfrastructureFactory
 from eventsourcing.postgres import PostgresFactory
 from eventsourcing.utils import Environment
 from psycopg.conninfo import conninfo_to_dict
@@ -24,6 +24,7 @@ from .order_keys import CHANGE_KEYS, OrderKey, OrderKeys, Sealing, load_keys, se
 from .parking import ParkedCommand, Parking, parked_commands, read_parking
 from .recorder import Batch, OrderRecorder
 from .snapshots import write_snapshots
+from .stored import Stored
 
 log = logging.getLogger(__name__)
 
@@ -99,7 +100,7 @@ class OrderStore(Application[str]):
         with self._recorder.datastore.get_connection() as connection:
             return load_keys(connection, order_ids, self.masters)
 
-    def read(self, stored: Sequence[StoredEvent]) -> list[Event]:
+    def read(self, stored: Sequence[Stored]) -> list[Event]:
         """Events with their texts. Raises MapperDeserialisationError for one that this version cannot read."""
         keys = self._keys_of(sealed_orders(stored))
         return [decode_event(event, keys) for event in stored]

@@ -8,7 +8,6 @@ from typing import Any
 
 import msgspec
 import psycopg
-from eventsourcing.persistence import StoredEvent
 from psycopg.rows import DictRow, dict_row
 
 from services.master_keys import MasterKeys
@@ -17,6 +16,7 @@ from services.orders import Order
 from .mapper import decode_event
 from .order_keys import OrderKeys, load_keys, sealed_orders
 from .snapshots import SNAPSHOT_AFTER, decode_state, snapshot_code, snapshot_version
+from .stored import Stored, StoredRow
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ class History(msgspec.Struct):
     """What an order is loaded from: `start`, as its snapshot's `state` has it or blank, and all events behind that."""
 
     start: Order
-    events: list[StoredEvent]
+    events: Sequence[Stored]
     state: bytes | None = None
 
     def load(self, keys: OrderKeys, after: int) -> tuple[Order, Order | None]:
@@ -113,5 +113,5 @@ def _history(order_id: str, rows: Sequence[DictRow]) -> History | None:
     return History(start, [_stored(row) for row in rest[1:]], first["state"])
 
 
-def _stored(row: DictRow) -> StoredEvent:
-    return StoredEvent(row["order_id"], row["version"], row["topic"], row["state"])
+def _stored(row: DictRow) -> StoredRow:
+    return StoredRow(row["order_id"], row["version"], row["topic"], row["state"])

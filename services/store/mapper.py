@@ -1,7 +1,7 @@
 """Between events and stored events, in every version: the library's mapper, for msgspec structs."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 from eventsourcing.domain import DomainEventProtocol
@@ -12,22 +12,10 @@ from services.orders.texts import WITH_TEXTS, texts, without, without_texts
 
 from .order_keys import OrderKeys, sealed_orders
 from .sealing import VERSION_2, Broken, encode_event, split, unseal
+from .stored import Stored, StoredRow
 
 _FIRST = {topic: msgspec.json.Decoder(event_type).decode for topic, event_type in EVENTS.items()}
 _SECOND = {event_type.__name__ + VERSION_2: _FIRST[event_type.__name__] for event_type in WITH_TEXTS}
-
-
-class Stored(Protocol):
-    """A stored event, as the library has it or as whoever reads many rows has: order, number, type, content."""
-
-    @property
-    def originator_id(self) -> Any: ...
-    @property
-    def originator_version(self) -> int: ...
-    @property
-    def topic(self) -> str: ...
-    @property
-    def state(self) -> bytes: ...
 
 
 class OrderMapper(Mapper[str]):
@@ -74,7 +62,7 @@ def _decode_second(stored: Stored, keys: OrderKeys) -> Event:
 
 def decode_row(row: Mapping[str, Any], keys: OrderKeys) -> Event:
     """The same from a row of `order_events`."""
-    stored = StoredEvent(row["originator_id"], row["originator_version"], row["topic"], row["state"])
+    stored = StoredRow(row["originator_id"], row["originator_version"], row["topic"], row["state"])
     return decode_event(stored, keys)
 
 

@@ -10,7 +10,6 @@ from typing import Any
 
 import msgspec
 import psycopg
-from eventsourcing.persistence import StoredEvent
 
 from services.master_keys import NO_MASTER, MasterKeyError, MasterKeys
 from services.orders.events import Event, OrderTextsErased
@@ -18,6 +17,7 @@ from services.orders.texts import WITH_TEXTS, texts
 from services.settings import Settings
 
 from .sealing import KEY_BYTES, VERSION_2, encode_event, seal
+from .stored import Stored, StoredRow
 
 CHANGE_KEYS = WITH_TEXTS | {OrderTextsErased}
 """The events that take or erase keys."""
@@ -113,7 +113,7 @@ def rewrap(connection: psycopg.Connection[Any], masters: MasterKeys) -> int:
     return count
 
 
-def sealed_orders(stored: Iterable[StoredEvent]) -> set[str]:
+def sealed_orders(stored: Iterable[Stored]) -> set[str]:
     """The orders whose keys it takes to read these."""
     return {str(event.originator_id) for event in stored if event.topic.endswith(VERSION_2)}
 
@@ -131,7 +131,7 @@ class Sealing:
         self._made: dict[tuple[str, int], bytes] = {}
         self.erased: list[tuple[str, int]] = []
 
-    def stored(self, event: Event) -> StoredEvent:
+    def stored(self, event: Event) -> StoredRow:
         """The event as it is stored."""
         kind = type(event)
         topic, state = kind.__name__, None
@@ -141,7 +141,7 @@ class Sealing:
                 state = seal(event, found, *self._key(event.originator_id))
         elif kind is OrderTextsErased:
             self._erase(event.originator_id)
-        return StoredEvent(event.originator_id, event.originator_version, topic, state or encode_event(event))
+        return StoredRow(event.originator_id, event.originator_version, topic, state or encode_event(event))
 
     def made(self) -> list[tuple[str, int, str, bytes]]:
         """New rows of `order_keys`: order, number, id of the master key, wrapped key."""

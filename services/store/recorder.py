@@ -6,7 +6,6 @@ from datetime import date
 from typing import Any
 
 import msgspec
-from eventsourcing.persistence import StoredEvent
 from eventsourcing.postgres import PostgresApplicationRecorder
 from psycopg import Cursor
 from psycopg.rows import DictRow
@@ -16,6 +15,7 @@ from services.faults import point
 from .months import MonthBegan
 from .order_keys import Sealing
 from .parking import ParkedCommand, ParkingChanged, change_parking
+from .stored import Stored
 
 _EVENT_COLUMNS = ("originator_id", "originator_version", "topic", "state", "notification_id")
 _EVENT_TYPES = ("text", "int8", "text", "bytea", "int8")
@@ -73,7 +73,7 @@ class OrderRecorder(PostgresApplicationRecorder):
     Readers (`select_events`, `select_notifications`, `subscribe`) are the library's own.
     """
 
-    def insert_events(self, stored_events: Sequence[StoredEvent], **kwargs: Any) -> Sequence[int] | None:
+    def insert_events(self, stored_events: Sequence[Stored], **kwargs: Any) -> Sequence[int] | None:
         """Appends events and, given as `batch`, what belongs to them, in one transaction.
 
         Raises the library's IntegrityError where an order has an event of that number already or a command id was
@@ -93,7 +93,7 @@ class OrderRecorder(PostgresApplicationRecorder):
             point("commands.inserted")
         return range(last_event_id + 1, last_event_id + 1 + len(stored_events))
 
-    def _copy_events(self, cursor: Cursor[DictRow], stored_events: Sequence[StoredEvent], last_id: int) -> None:
+    def _copy_events(self, cursor: Cursor[DictRow], stored_events: Sequence[Stored], last_id: int) -> None:
         if not stored_events:
             return
         columns = ", ".join(_EVENT_COLUMNS)

@@ -8,7 +8,6 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
-from eventsourcing.persistence import StoredEvent
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
@@ -19,6 +18,7 @@ from services.orders.public import event_envelope
 from services.store.mapper import decode_event
 from services.store.order_keys import WITHOUT_TEXTS
 from services.store.snapshots import encode_state
+from services.store.stored import StoredRow
 from tests.controls import CLIENT, FREELANCER, STRANGER, Record, T, command_id, milliseconds, raw_record
 from tests.rules.logs import Service, published, service_after
 from tests.rules.oracle import CLOSED, Oracle, instant_text
@@ -481,7 +481,7 @@ TEXTS = (b"Hello.", b"trimmed", "\U0001f642".encode(), b"Sorry.", b"Enough.", b"
 """Those that are sent, and what stands for them."""
 
 
-def state_without_texts(history: list[StoredEvent]) -> bytes:
+def state_without_texts(history: list[StoredRow]) -> bytes:
     """What a snapshot has to be, for somebody who cannot read texts."""
     order = Order.project(None, (decode_event(event, WITHOUT_TEXTS) for event in history))
     assert order is not None
