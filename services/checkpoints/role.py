@@ -140,7 +140,7 @@ class CheckpointsRole:
         """Leaves word of the last checkpoint in the database and in the file."""
         if last is None:
             return
-        await asyncio.to_thread(note_published, connection, last.number)
+        await asyncio.to_thread(note_published, connection, last.number, last.last)
         try:
             await self._append(line(last))
         except (CheckpointFileError, LinesMissing, OSError) as error:

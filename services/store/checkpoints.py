@@ -1,4 +1,4 @@
-"""What the database knows of checkpoints: their salt, and how many were published. The chain itself is outside."""
+"""What the database knows of checkpoints: their salt, and which one was published last. The chain itself is outside."""
 
 from typing import Any
 
@@ -19,6 +19,10 @@ def checkpoint_notes(connection: psycopg.Connection[Any]) -> CheckpointNotes | N
     return None if row is None else CheckpointNotes(*row)
 
 
-def note_published(connection: psycopg.Connection[Any], number: int) -> None:
-    """Raises psycopg.Error."""
-    connection.execute("UPDATE checkpoints SET published = %s WHERE published < %s", (number, number))
+def note_published(connection: psycopg.Connection[Any], number: int, last_event_id: int) -> None:
+    """The last checkpoint that was published, and the last event that it covers. Raises psycopg.Error."""
+    connection.execute(
+        "UPDATE checkpoints SET published = %(number)s, last_event_id = %(last)s "
+        "WHERE (published, last_event_id) < (%(number)s, %(last)s)",
+        {"number": number, "last": last_event_id},
+    )

@@ -11,6 +11,8 @@ GRANT SELECT ON schema_migrations, clock, order_events, outcomes, positions, dea
         handled_dead_letters, projection_tracking, verifications, master_keys, publishing, shard, splits, outcome_months
     TO resolution_service, resolution_projections, resolution_http, resolution_auditor;
 
+GRANT SELECT (published, last_event_id) ON checkpoints TO resolution_projections, resolution_http;  -- not their salt
+
 -- commands, relay, timer, checkpoints, and operators: parked and dead.
 GRANT SELECT ON parking, notifications, checkpoints TO resolution_service;
 GRANT INSERT ON order_events, outcomes TO resolution_service;
@@ -21,7 +23,7 @@ GRANT EXECUTE ON FUNCTION append_month() TO resolution_service;
 GRANT INSERT, UPDATE ON positions, handled_dead_letters TO resolution_service;
 GRANT INSERT, UPDATE, DELETE ON deadlines, parked_commands TO resolution_service;
 GRANT UPDATE ON parking TO resolution_service;
-GRANT UPDATE (published) ON checkpoints TO resolution_service;
+GRANT UPDATE (published, last_event_id) ON checkpoints TO resolution_service;
 GRANT SELECT, INSERT, UPDATE ON order_snapshots TO resolution_service;
 
 -- Texts: made and erased by whoever appends, read by whoever shows or publishes them. Projections have no part in it.

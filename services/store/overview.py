@@ -11,11 +11,13 @@ from psycopg.rows import dict_row
 class Overview(msgspec.Struct):
     """`positions`: by consumer and partition, the next offset on the topic. `most_overdue`: business time. Each read
     model's number is that of the last event it has. `verifications`: the last of each check, with its differences and
-    its end. `intended`: the last outcome that may be on Kafka, None before a relay has noted one."""
+    its end. `intended`: the last outcome that may be on Kafka, None before a relay has noted one. `checkpointed`: the
+    last event that a checkpoint covers, None where there are no checkpoints."""
 
     last_event: int
     last_outcome: int
     intended: int | None
+    checkpointed: int | None
     deadlines: int
     overdue: int
     most_overdue: datetime | None
@@ -34,6 +36,7 @@ def overview(connection: psycopg.Connection[Any], now: datetime) -> Overview:
             "SELECT (SELECT coalesce(max(notification_id), 0) FROM order_events) AS last_event, "
             "(SELECT coalesce(max(outcome_id), 0) FROM outcomes) AS last_outcome, "
             "(SELECT intended_outcome_id FROM publishing) AS intended, "
+            "(SELECT last_event_id FROM checkpoints WHERE published > 0) AS checkpointed, "
             "(SELECT count(*) FROM deadlines) AS deadlines, "
             "(SELECT count(*) FROM deadlines WHERE due_at < %(now)s) AS overdue, "
             "(SELECT min(due_at) FROM deadlines WHERE due_at < %(now)s) AS most_overdue, "

@@ -44,6 +44,8 @@ _model = Gauge("resolution_projection_lag_events", "Events stored that a read mo
 _model_seconds = Gauge(
     "resolution_projection_lag_seconds", "For how long at least the oldest of them is stored.", ["read_model"]
 )
+_checkpoint = Gauge("resolution_checkpoint_lag_events", "Events stored that no checkpoint covers.")
+_checkpoint_seconds = Gauge("resolution_checkpoint_lag_seconds", "For how long at least the oldest of them is stored.")
 _open = Gauge("resolution_deadlines_open", "Open disputes that the timer knows.")
 _overdue = Gauge("resolution_deadlines_overdue", "Open disputes whose deadline is over.")
 _overdue_seconds = Gauge("resolution_deadlines_overdue_seconds", "Real seconds since the deadline most overdue.")
@@ -152,6 +154,9 @@ class Watch:
             read = found.read_models.get(model, 0)
             _model.labels(model).set(max(0, found.last_event - read))
             _model_seconds.labels(model).set(self._age(model, found.last_event, read))
+        if found.checkpointed is not None:
+            _checkpoint.set(max(0, found.last_event - found.checkpointed))
+            _checkpoint_seconds.set(self._age("checkpoints", found.last_event, found.checkpointed))
         for check, differences, finished_at in found.verifications:
             _differences.labels(check).set(differences)
             _verified.labels(check).set(finished_at.timestamp())

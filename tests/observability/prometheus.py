@@ -93,10 +93,10 @@ def free_port() -> int:
 
 
 def _hasty(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """For a second instead of a minute, and for what is 6 s late instead of 60."""
+    """For a second instead of a minute, and for what is 6 s late instead of a minute or ten."""
     return [
         rule
-        | {"expr": re.sub(r"(_seconds\b.*) > 60$", r"\1 > 6", rule["expr"])}
+        | {"expr": re.sub(r"(_seconds\b.*) > (?:60|600)$", r"\1 > 6", rule["expr"])}
         | ({"for": "1s"} if "for" in rule else {})
         for rule in found
     ]

@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 from services import cli
 from services.roles import ROLES
+from tests.engine.checkpoints import with_key
 from tests.engine.commands import ask_update, register
 from tests.installation import Installation, until
 from tests.observability.conftest import refusing
@@ -46,9 +47,11 @@ def test_each_alert_says_what_it_means_and_where_the_runbook_says_what_to_do():
 async def test_each_alert_fires_when_its_fault_is_made(
     installation: Installation, ports: dict[str, int], tmp_path: Path
 ):
+    with_key(installation, tmp_path / "key")
     await installation.run(*ROLES, scale=_IN_10_SECONDS)
     async with prometheus(tmp_path, ports) as watching:
         await installation.send("order-0", register())
+        await until(lambda: installation.query("SELECT last_event_id FROM checkpoints") == [(1,)])
         await until(lambda: all_are_up(watching))
         await until(lambda: installation.page("order-0"))
         await until(lambda: watching.value('max(resolution_server_up{server="postgresql"})'))
@@ -58,7 +61,7 @@ async def test_each_alert_fires_when_its_fault_is_made(
         await a_forged_event(installation)
         await one_that_dies_again_and_again(installation, watching)
         await a_deadline_without_a_timer(installation)
-        await installation.stop("projections", "relay")
+        await installation.stop("projections", "relay", "checkpoints")
         installation.query("UPDATE publishing SET intended_outcome_id = 0")  # as in a backup from the beginning
         await installation.publish("order-0", ask_update())
         await until(lambda: installation.query("SELECT count(*) FROM outcomes WHERE order_id = 'order-0'") == [(2,)])

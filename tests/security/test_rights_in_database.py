@@ -132,9 +132,16 @@ def test_only_owner_and_projections_make_anything(told: Told, guarded: Guarded, 
 
 
 def test_the_service_moves_the_mark_of_checkpoints_and_not_their_salt(told: Told, guarded: Guarded):
-    execute(guarded, "service", "UPDATE checkpoints SET published = published")
+    execute(guarded, "service", "UPDATE checkpoints SET published = published, last_event_id = last_event_id")
     with pytest.raises(InsufficientPrivilege):
         execute(guarded, "service", "UPDATE checkpoints SET salt = ''")
+
+
+@pytest.mark.parametrize("role", ["projections", "http"])
+def test_whoever_only_watches_does_not_learn_the_salt_of_checkpoints(told: Told, guarded: Guarded, role: str):
+    execute(guarded, role, "SELECT published, last_event_id FROM checkpoints")
+    with pytest.raises(InsufficientPrivilege):
+        execute(guarded, role, "SELECT salt FROM checkpoints")
 
 
 @pytest.mark.parametrize("role", ["http", "auditor"])
