@@ -18,6 +18,7 @@ from resolution_contracts.notifications import DisputeReminder
 from resolution_contracts.values import format_instant
 
 from services.clock import Clock
+from services.store.sessions import LET_GO
 from services.telemetry import measures
 from services.telemetry.health import progress
 
@@ -55,6 +56,7 @@ def send_due(database_url: str, now: datetime) -> int:
     Raises psycopg.Error.
     """
     with psycopg.connect(database_url) as connection:
+        connection.execute(LET_GO)
         if connection.execute("SELECT 1 FROM reminders.due WHERE at <= %s LIMIT 1", (now,)).fetchone() is None:
             return 0
         # From here to the commit nothing is appended, so that what the read model says of a dispute is so.

@@ -29,6 +29,7 @@ from services.master_keys import MasterKeys
 from services.store.changes import Changes
 from services.store.months import Retired
 from services.store.publishing import Notes, note_intent, note_published, read_notes
+from services.store.sessions import connect
 from services.telemetry import measures, traces
 from services.telemetry.health import progress
 
@@ -103,7 +104,7 @@ class RelayRole:
     async def _opened(self) -> AsyncIterator[tuple[psycopg.AsyncConnection[Any], Changes]]:
         await self._ends.start()
         try:
-            async with await psycopg.AsyncConnection.connect(self._url, autocommit=True) as connection:
+            async with await connect(self._url) as connection:
                 changes = await Changes.listen(self._url)
                 try:
                     yield connection, changes

@@ -29,6 +29,7 @@ from services.kafka.cluster import Cluster
 from services.kafka.consumer import PositionedConsumer, Positions, Record
 from services.kafka.topics import Topics
 from services.store.positions import StoredPositions
+from services.store.sessions import connect
 from services.telemetry import measures
 from services.telemetry.health import progress
 
@@ -73,7 +74,7 @@ class TimerRole:
         await self.consumer.caught_up()
         await self._producer.start()
         try:
-            async with await psycopg.AsyncConnection.connect(self._url, autocommit=True) as connection:
+            async with await connect(self._url) as connection:
                 deadlines = Deadlines(connection)
                 while True:
                     progress("timer")
@@ -124,7 +125,7 @@ class TimerRole:
         self, opened: Sequence[Deadline], settled: Sequence[tuple[str, str]], moves: dict[int, tuple[int, int]]
     ) -> None:
         if self._connection is None or self._connection.closed:
-            self._connection = await psycopg.AsyncConnection.connect(self._url, autocommit=True)
+            self._connection = await connect(self._url)
         await Deadlines(self._connection).record(opened, settled, moves)
 
     async def _handle(self, records: Sequence[Record], positions: Positions) -> None:

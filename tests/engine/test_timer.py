@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import os
+import signal
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -181,3 +183,22 @@ async def test_noting_what_was_asked_and_what_is_settled_wait_for_each_other(ins
             await until(lambda: len(installation.query(_WAITING)) == 2)
         await asyncio.gather(asked, kept)
     assert installation.query("SELECT order_id, attempts FROM deadlines") == [("order-c", 1)]
+
+
+async def test_a_timer_that_hangs_while_it_notes_what_it_asked_holds_up_no_other(installation: Installation):
+    await installation.run("commands", "relay", "timer", scale=_IN_5_SECONDS)
+    await installation.send("order-1", register())
+    await installation.send("order-1", ask_update())
+    await until(lambda: installation.query("SELECT count(*) FROM deadlines") == [(1,)])
+    sleeper, second = installation.supervisor.pid("timer"), Installation(installation.settings)
+    assert sleeper is not None
+    with psycopg.connect(installation.settings.database) as other:
+        other.execute("SELECT FROM deadlines FOR UPDATE")
+        await until(lambda: installation.query(_WAITING))
+        os.kill(sleeper, signal.SIGSTOP)
+    try:
+        await second.run("timer")
+        await until(lambda: installation.query("SELECT count(*) FROM deadlines") == [(0,)])
+    finally:
+        os.kill(sleeper, signal.SIGCONT)
+        await second.stop()
