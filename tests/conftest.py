@@ -23,6 +23,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("seed", range(1, 1 + (metafunc.config.getoption("--seeds") or 1)))
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist reads the groups here too
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     for item in items:  # what goes to one worker: a file, or a folder whose files share servers of their own
         file = item.nodeid.partition("::")[0]

@@ -137,11 +137,10 @@ class Installation:
         self, key: bytes | None, value: bytes | None, topic: str | None = None, **options: Any
     ) -> Any:
         if self._producer is None:
-            self._producer = AIOKafkaProducer(
-                **self.settings.cluster.options, max_request_size=4 * 1024 * 1024, linger_ms=0
-            )
-            await self._producer.start()
-            self._stack.push_async_callback(self._producer.stop)
+            producer = AIOKafkaProducer(**self.settings.cluster.options, max_request_size=4 * 1024 * 1024, linger_ms=0)
+            self._stack.push_async_callback(producer.stop)
+            await producer.start()  # where the broker is away, the next call tries again
+            self._producer = producer
         return await self._producer.send_and_wait(topic or self.topics.commands, key=key, value=value, **options)
 
     async def read(self, topic: str) -> list[Record]:

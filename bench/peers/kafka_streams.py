@@ -18,6 +18,7 @@ from pathlib import Path
 import jgo
 
 from bench import engine
+from services.servers.jars import one_at_a_time
 from services.settings import Settings
 
 _ARTIFACT = "org.apache.kafka:kafka-streams:4.1.1"
@@ -68,6 +69,7 @@ async def _until_ready(process: asyncio.subprocess.Process) -> None:
 
 def _compile(folder: Path) -> str:
     """Returns the class path."""
-    jars = os.pathsep.join(str(artifact.resolve()) for artifact in jgo.resolve(_ARTIFACT))
+    with one_at_a_time():
+        jars = os.pathsep.join(str(artifact.resolve()) for artifact in jgo.resolve(_ARTIFACT))
     subprocess.run(["javac", "-cp", jars, "-d", str(folder), str(_SOURCE)], check=True)
     return jars + os.pathsep + str(folder)

@@ -4,7 +4,8 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +22,21 @@ _KAFKA = f"org.apache.kafka:kafka_2.13:{VERSION}"
 _LOGGING = "org.apache.logging.log4j:log4j-slf4j-impl:2.24.3"  # of the log4j that Kafka brings; it has no log otherwise
 
 
+@contextmanager
+def one_at_a_time() -> Iterator[None]:
+    """For jgo, which fails where two processes fetch the same file. Raises OSError."""
+    folder = _cache()
+    folder.mkdir(parents=True, exist_ok=True)
+    with InterProcessLock(folder / "jgo.lock"):
+        yield
+
+
 def fetch(say: Callable[[str], None]) -> list[Path]:
     """The jars of the class path; downloads them the first time, with progress. Raises ServerError."""
     folder = _cache() / f"kafka-{VERSION}"
     if not folder.exists():
         try:
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            with InterProcessLock(folder.parent / "kafka.lock"):
+            with one_at_a_time():
                 if not folder.exists():
                     _download(folder, say)
         except OSError as error:  # requests' errors are OSErrors too

@@ -7,7 +7,7 @@ import jgo
 
 from services.kafka.cluster import Cluster
 from services.kafka.security import KafkaSecurity
-from services.servers.jars import VERSION, fetch
+from services.servers.jars import VERSION, fetch, one_at_a_time
 from services.servers.java import java
 from services.servers.kafka import Kafka
 
@@ -107,6 +107,7 @@ def password_of(principal: str) -> str:
 
 def _kafka_acls(*options: str) -> list[str]:
     """What kafka-acls.sh of a distribution runs. The tools are in a jar of their own, which no broker needs."""
-    tools = Path(jgo.resolve(f"org.apache.kafka:kafka-tools:{VERSION}")[0].resolve())
+    with one_at_a_time():
+        tools = Path(jgo.resolve(f"org.apache.kafka:kafka-tools:{VERSION}")[0].resolve())
     jars = ":".join(str(jar) for jar in (tools, *fetch(lambda text: None)))
     return [java(), *_QUICKLY, *options, "-cp", jars, "org.apache.kafka.tools.AclCommand"]
