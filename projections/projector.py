@@ -102,7 +102,8 @@ class Projector:
             progress(self.schema)
             mark = changes.seen()
             try:
-                caught_up = await asyncio.to_thread(self._apply_next) == 0
+                # What came since the look, `changes` tells: no need to look again for nothing.
+                caught_up = await asyncio.to_thread(self._apply_next) < _BATCH
                 pause = 0.0
             except Exception:
                 pause = min(max(0.5, pause * 2), _LONGEST_PAUSE_SECONDS)
