@@ -132,7 +132,7 @@ async def test_a_full_disk_under_the_database_loses_nothing(small_disk: Path, ow
         async with under_load(installation, dice):
             await asyncio.sleep(1 + dice.random())
             filler = small_disk / "filler"
-            with filler.open("wb") as file, suppress(OSError):
+            with suppress(OSError), filler.open("wb", buffering=0) as file:
                 while True:
                     file.write(bytes(1 << 16))
             await until(lambda: refuses(installation))
