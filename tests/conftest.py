@@ -14,13 +14,21 @@ pytest.register_assert_rewrite("tests.judgement_day")
 _SECURITY = "tests/security/"
 
 
+def _seeds(text: str) -> list[int]:
+    """`20` is the first twenty, `11-20` ten of them."""
+    first, _, last = text.rpartition("-")
+    return list(range(int(first or 1), int(last) + 1))
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--seeds", type=int, help="the long form of the fault tests: every step, with this many seeds")
+    parser.addoption(
+        "--seeds", type=_seeds, help="the long form of the fault tests: every step, with 20 seeds, or 11-20"
+    )
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "seed" in metafunc.fixturenames:
-        metafunc.parametrize("seed", range(1, 1 + (metafunc.config.getoption("--seeds") or 1)))
+        metafunc.parametrize("seed", metafunc.config.getoption("--seeds") or [1])
 
 
 @pytest.hookimpl(tryfirst=True)  # xdist reads the groups here too
