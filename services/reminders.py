@@ -56,9 +56,9 @@ def send_due(database_url: str, now: datetime) -> int:
     Raises psycopg.Error.
     """
     with psycopg.connect(database_url) as connection:
-        connection.execute(LET_GO)
         if connection.execute("SELECT 1 FROM reminders.due WHERE at <= %s LIMIT 1", (now,)).fetchone() is None:
             return 0
+        connection.execute(LET_GO)
         # From here to the commit nothing is appended, so that what the read model says of a dispute is so.
         connection.execute("SELECT pg_advisory_xact_lock(hashtextextended('order_events', 0))")
         connection.execute("SELECT pg_advisory_xact_lock_shared(hashtextextended('reminders', 1))")

@@ -152,11 +152,9 @@ class Watch:
         _ahead.set(0 if found.intended is None else max(0, self._relayed - found.intended))
         for model in self._models:
             read = found.read_models.get(model, 0)
-            _model.labels(model).set(max(0, found.last_event - read))
-            _model_seconds.labels(model).set(self._age(model, found.last_event, read))
+            self._show_lag(_model.labels(model), _model_seconds.labels(model), model, found.last_event, read)
         if found.checkpointed is not None:
-            _checkpoint.set(max(0, found.last_event - found.checkpointed))
-            _checkpoint_seconds.set(self._age("checkpoints", found.last_event, found.checkpointed))
+            self._show_lag(_checkpoint, _checkpoint_seconds, "checkpoints", found.last_event, found.checkpointed)
         for check, differences, finished_at in found.verifications:
             _differences.labels(check).set(differences)
             _verified.labels(check).set(finished_at.timestamp())
@@ -169,14 +167,14 @@ class Watch:
     def _late(self, due_at: datetime | None) -> float:
         return 0.0 if due_at is None else max(0.0, (datetime.now(UTC) - self._clock.real(due_at)).total_seconds())
 
-    def _age(self, what: str, end: int, read: int) -> float:
-        return self._ages.setdefault(what, _Ages()).of(end, read)
+    def _show_lag(self, lag: Gauge, seconds: Gauge, what: str, end: int, read: int) -> None:
+        lag.set(max(0, end - read))
+        seconds.set(self._ages.setdefault(what, _Ages()).of(end, read))
 
     async def _compare(self, consumer: AIOKafkaConsumer, found: Overview) -> None:
         """What is stored with what is on Kafka. Raises KafkaError."""
         relayed = self._relayed = (await published(self._kafka, self._topics)).outcome_id
-        _relay.set(max(0, found.last_outcome - relayed))
-        _relay_seconds.set(self._age("relay", found.last_outcome, relayed))
+        self._show_lag(_relay, _relay_seconds, "relay", found.last_outcome, relayed)
         for role, topic in (("commands", self._topics.commands), ("timer", self._topics.events)):
             try:
                 records, seconds = await _unread(consumer, topic, found.positions.get(role, {}))
