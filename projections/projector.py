@@ -1,59 +1,66 @@
-"""Feeds a read model from the event store: batches, each in one transaction with its position.
+"""Feeds read models from the event store: batches, each in one transaction with the positions of those it was for.
 
-Positions are the eventsourcing library's tracking, so that two processes with the same read model cannot apply an
-event twice: the second one's tracking is refused and its transaction undone.
+A transaction holds its positions from its first statement on, and leaves out those that another one holds. So two
+processes with the same read models cannot apply an event twice, and none waits for the other.
 """
 
-import asyncio
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
-from time import perf_counter
-from typing import Any, cast
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any, LiteralString, cast
 
-from eventsourcing.persistence import Tracking
-from eventsourcing.postgres import PostgresFactory, PostgresTrackingRecorder
+from eventsourcing.postgres import PostgresFactory
 from psycopg import Cursor
 from psycopg.rows import DictRow
 from psycopg.sql import SQL, Identifier
 
 from services.faults import point
 from services.store import OrderStore
-from services.store.changes import Changes
-from services.store.mapper import decode_event
+from services.store.mapper import decode_row
 from services.store.order_keys import WITHOUT_TEXTS
-from services.telemetry import measures
-from services.telemetry.health import progress
 
 from .read_model import ReadModel
 
 log = logging.getLogger(__name__)
 
-_BATCH = 1000
-_LONGEST_PAUSE_SECONDS = 30.0
-_GATHER_SECONDS = 0.01  # a transaction for each event would cost more than people notice
+BATCH = 1000
 CHANNEL = "read_models"
 """Where PostgreSQL notifies that a read model moved on; the payload is its name."""
 
+# What a crash of the server takes away is applied again, since the position goes with the rows: no need to wait for the
+# disk.
+_TAKE: LiteralString = (
+    "SELECT application_name AS name, notification_id AS position, set_config('synchronous_commit', 'off', true) "
+    "FROM projection_tracking WHERE application_name = ANY(%s) FOR UPDATE SKIP LOCKED"
+)
+_READ: LiteralString = (
+    "SELECT notification_id, originator_id, originator_version, topic, state FROM order_events "
+    "WHERE notification_id > %s AND notification_id <= %s ORDER BY notification_id LIMIT %s"
+)
+_MOVE: LiteralString = (
+    "WITH moved AS (UPDATE projection_tracking SET notification_id = %s WHERE application_name = ANY(%s) "
+    "RETURNING application_name) SELECT pg_notify(%s, application_name) FROM moved"
+)
+_NO_END = 2**63 - 1
+
 
 class Projector:
-    """Keeps one read model up to date, in the PostgreSQL schema `schema` (by default the one that is read)."""
+    """One read model in the PostgreSQL schema `schema` (by default the one that is read)."""
 
     def __init__(self, store: OrderStore, read_model: ReadModel[Any], schema: str | None = None) -> None:
-        self._store = store
         self.read_model = read_model
         self.schema = schema or read_model.name
-        self._datastore = cast("PostgresFactory", store.factory).datastore
-        self._tracking = PostgresTrackingRecorder(self._datastore, tracking_table_name="projection_tracking")
+        self.datastore = cast("PostgresFactory", store.factory).datastore
 
     def prepare(self) -> None:
         """Creates the tables where they are missing. Raises the library's PersistenceError."""
         code = self.read_model.code()
-        with self._datastore.transaction(commit=True) as cursor:
+        with self.datastore.transaction(commit=True) as cursor:
             cursor.execute("SELECT pg_advisory_xact_lock(hashtextextended('projections', 0))")
             cursor.execute(SQL("CREATE SCHEMA IF NOT EXISTS {}").format(Identifier(self.schema)))
             self._search(cursor)
             self.read_model.create(cursor)
+            cursor.execute("INSERT INTO projection_tracking VALUES (%s, 0) ON CONFLICT DO NOTHING", (self.schema,))
             cursor.execute("INSERT INTO read_models VALUES (%s, %s) ON CONFLICT (name) DO NOTHING", (self.schema, code))
             cursor.execute("SELECT code FROM read_models WHERE name = %s", (self.schema,))
             if (row := cursor.fetchone()) and row["code"] != code:
@@ -61,68 +68,56 @@ class Projector:
 
     def position(self) -> int:
         """The notification id of the last event applied; 0 before the first."""
-        return self._tracking.max_tracking_id(self.schema) or 0
+        with self.datastore.transaction(commit=False) as cursor:
+            cursor.execute("SELECT notification_id FROM projection_tracking WHERE application_name = %s", [self.schema])
+            row = cursor.fetchone()
+        return row["notification_id"] if row else 0
 
-    def catch_up(self, most: int = _BATCH) -> int:
-        """Applies the next batch in one transaction with its position; returns how many events that was."""
-        position = self._tracking.max_tracking_id(self.schema)
-        notifications = self._store.recorder.select_notifications(position, most, inclusive_of_start=False)
-        if not notifications:
-            return 0
-        point("projections.read")
-        events = [decode_event(notification, WITHOUT_TEXTS) for notification in notifications]
-        with self.transaction() as cursor:
-            self._tracking._insert_tracking(cursor, Tracking(self.schema, notifications[-1].id))
-            self.read_model.apply(cursor, events)
-            cursor.execute("SELECT pg_notify(%s, %s)", (CHANNEL, self.schema))
-            point("projections.applied")
-        point("projections.committed")
-        return len(events)
+    def catch_up(self, most: int = BATCH) -> int:
+        """Applies the next batch; returns how many events that was. See the function of this name."""
+        return catch_up([self], most).get(self.schema, 0)
 
-    @contextmanager
-    def transaction(self) -> Iterator[Cursor[DictRow]]:
-        """A transaction on the read model's tables. A rebuild that switches them waits for it, and it for that."""
-        with self._datastore.transaction(commit=True) as cursor:
-            cursor.execute("SELECT pg_advisory_xact_lock_shared(hashtextextended(%s, 1))", (self.schema,))
-            # The position goes with the rows: what a crash of the server takes away is applied again.
-            cursor.execute("SET LOCAL synchronous_commit TO off")
-            self._search(cursor)
-            yield cursor
+    def apply(self, cursor: Cursor[DictRow], events: Sequence[Any]) -> None:
+        """Applies events, in the order of the store. Commits nothing."""
+        self._search(cursor)
+        self.read_model.apply(cursor, events)
 
     def _search(self, cursor: Cursor[DictRow]) -> None:
         cursor.execute(SQL("SET LOCAL search_path TO {}, public").format(Identifier(self.schema)))
 
-    async def run(self, changes: Changes) -> None:
-        """Catches up, then follows, for ever. An event that fails stops this read model alone, loudly, until it works.
 
-        Raises psycopg.Error when the connection of `changes` is lost.
-        """
-        pause = 0.0
-        while True:
-            progress(self.schema)
-            mark = changes.seen()
-            try:
-                # What came since the look, `changes` tells: no need to look again for nothing.
-                caught_up = await asyncio.to_thread(self._apply_next) < _BATCH
-                pause = 0.0
-            except Exception:
-                pause = min(max(0.5, pause * 2), _LONGEST_PAUSE_SECONDS)
-                measures.stands_still(self.schema)
-                log.exception(
-                    "read model %s stands still; trying again in %.1f s",
-                    self.schema,
-                    pause,
-                    extra={"read_model": self.schema},
-                )
-                await asyncio.sleep(pause)
+def catch_up(projectors: Sequence[Projector], most: int = BATCH) -> dict[str, int]:
+    """Applies the next batch to each of these, of one store, in one transaction with their positions.
+
+    Returns how many events that was, by schema, where there were any. One that another transaction has in hand is left
+    out: by another process, or by a rebuild that switches its tables. Those that are not as far as the furthest get
+    batches of their own, up to where that one is by then, so that they go on together. Raises the library's
+    PersistenceError, MapperDeserialisationError for an event that cannot be read, and what a handler fails with.
+    """
+    applied: dict[str, int] = {}
+    with projectors[0].datastore.transaction(commit=True) as cursor:
+        end = _NO_END
+        for position, those in _take(cursor, projectors):
+            rows = cursor.execute(_READ, (position, end, most), binary=True).fetchall()
+            end = min(end, rows[-1]["notification_id"] if rows else position)
+            if not rows:
                 continue
-            if caught_up:
-                await changes.after(mark)
-                await asyncio.sleep(_GATHER_SECONDS)
+            point("projections.read")
+            events = [decode_row(row, WITHOUT_TEXTS) for row in rows]
+            for projector in those:
+                projector.apply(cursor, events)
+                applied[projector.schema] = len(events)
+            cursor.execute(_MOVE, (rows[-1]["notification_id"], [projector.schema for projector in those], CHANNEL))
+            point("projections.applied")
+    if applied:
+        point("projections.committed")
+    return applied
 
-    def _apply_next(self) -> int:
-        started = perf_counter()
-        events = self.catch_up()
-        if events:
-            measures.applied(self.schema, events, perf_counter() - started)
-        return events
+
+def _take(cursor: Cursor[DictRow], projectors: Sequence[Projector]) -> list[tuple[int, list[Projector]]]:
+    """Those that no other transaction holds, by position, the furthest first. Holds them until the transaction ends."""
+    by_name = {projector.schema: projector for projector in projectors}
+    taken: defaultdict[int, list[Projector]] = defaultdict(list)
+    for row in cursor.execute(_TAKE, (list(by_name),)):
+        taken[row["position"]].append(by_name[row["name"]])
+    return sorted(taken.items(), reverse=True)

@@ -43,9 +43,12 @@ class ReadModel(Generic[Document]):
         types = ["text", *self.columns.values(), "bytea"]
         values = ", ".join(f"%s::{kind}[]" for kind in types)
         updates = ", ".join(f"{name} = excluded.{name}" for name in names[1:])
+        # A text of its own, since PostgreSQL plans a prepared statement anew in another schema than it had before.
+        own = f"-- {self.name}"
+        self._select = f"SELECT order_id, document FROM orders WHERE order_id = ANY(%s) {own}"  # noqa: S608 (our names)
         self._upsert = (
-            f"INSERT INTO orders ({', '.join(names)}) SELECT * FROM unnest({values}) "  # noqa: S608 (names are ours)
-            f"ON CONFLICT (order_id) DO UPDATE SET {updates}"
+            f"INSERT INTO orders ({', '.join(names)}) SELECT * FROM unnest({values}) "  # noqa: S608
+            f"ON CONFLICT (order_id) DO UPDATE SET {updates} {own}"
         )
 
     def blank(self, order_id: str) -> Document:
@@ -78,7 +81,7 @@ class ReadModel(Generic[Document]):
     def apply(self, cursor: Cursor[DictRow], events: Sequence[Event]) -> None:
         """Applies events, in the order of the store. Commits nothing."""
         order_ids = list({event.originator_id for event in events})
-        cursor.execute("SELECT order_id, document FROM orders WHERE order_id = ANY(%s)", (order_ids,), binary=True)
+        cursor.execute(self._select.encode(), (order_ids,), binary=True)
         known = {row["order_id"]: self._decode(row["document"]) for row in cursor}
         documents, facts = self.fold(events, known)
         cursor.execute(self._upsert.encode(), [list(column) for column in zip(*self.rows(documents), strict=True)])

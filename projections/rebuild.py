@@ -5,11 +5,10 @@ where it was. The switch renames schemas: readers see the old rows until it comm
 """
 
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, field
+from time import sleep
 from typing import cast
 
-from eventsourcing.persistence import IntegrityError
 from eventsourcing.postgres import PostgresFactory
 from psycopg import Cursor
 from psycopg.rows import DictRow
@@ -24,6 +23,7 @@ _BATCH = 5000
 _NEAR = 1000
 """So few events behind, the rest is done while the live one waits."""
 _SHOWN = 20
+_WAIT_SECONDS = 0.01
 
 
 class RebuildError(Exception):
@@ -89,8 +89,8 @@ class Rebuild:
         """Brings the new one near the end, and the live one at least as far as that."""
         self._fill_new(progress)
         while self._live.position() < self._new.position():  # its role does not run, or has not come so far
-            with suppress(IntegrityError):
-                self._live.catch_up()
+            if not self._live.catch_up():
+                sleep(_WAIT_SECONDS)
 
     def _fill_new(self, progress: Callable[[int, int], None]) -> None:
         done = self._new.position()
@@ -105,8 +105,7 @@ class Rebuild:
     def _switch(self) -> Rebuilt:
         """The live one stands still from here to the commit; its readers do not."""
         with self._datastore.transaction(commit=True) as cursor:
-            cursor.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 1))", (self._name,))
-            events = self._live.position()
+            events = self._hold(cursor)
             while (behind := events - self._new.position()) > 0:
                 self._new.catch_up(min(behind, _BATCH))
             cursor.execute("SELECT name, code FROM read_models WHERE name = ANY(%s)", ([self._name, self._new.schema],))
@@ -121,6 +120,14 @@ class Rebuild:
                 )
         found = [difference for difference in differences if difference.only_in_old or difference.only_in_new]
         return Rebuilt(self._name, events, same_code, found)
+
+    def _hold(self, cursor: Cursor[DictRow]) -> int:
+        """The live one's position, which nobody moves until the transaction ends."""
+        cursor.execute(
+            "SELECT notification_id FROM projection_tracking WHERE application_name = %s FOR UPDATE", (self._name,)
+        )
+        position: int = cast("DictRow", cursor.fetchone())["notification_id"]
+        return position
 
     def _compare(self, cursor: Cursor[DictRow], table: str) -> Difference:
         old, new = Identifier(self._name, table), Identifier(self._new.schema, table)

@@ -61,7 +61,6 @@ def send_due(database_url: str, now: datetime) -> int:
         connection.execute(LET_GO)
         # From here to the commit nothing is appended, so that what the read model says of a dispute is so.
         connection.execute("SELECT pg_advisory_xact_lock(hashtextextended('order_events', 0))")
-        connection.execute("SELECT pg_advisory_xact_lock_shared(hashtextextended('reminders', 1))")
         if not _is_up_to_date(connection):
             return 0
         due = _take(connection, now)
@@ -71,9 +70,10 @@ def send_due(database_url: str, now: datetime) -> int:
 
 
 def _is_up_to_date(connection: psycopg.Connection[Any]) -> bool:
+    """Holds the read model's position until the transaction ends: nothing else changes its rows, or switches them."""
     row = connection.execute(
-        "SELECT (SELECT max(notification_id) FROM projection_tracking WHERE application_name = 'reminders') "
-        "= (SELECT max(notification_id) FROM order_events)"
+        "SELECT notification_id = (SELECT max(notification_id) FROM order_events) FROM projection_tracking "
+        "WHERE application_name = 'reminders' FOR SHARE"
     ).fetchone()
     return row is not None and bool(row[0])
 

@@ -12,13 +12,14 @@ import logging
 import signal
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 import uvloop
 from faststream.kafka import KafkaBroker
 
 from projections import READ_MODELS
+from projections.follower import Follower
 from projections.projector import Projector
 from services.checkpoints.role import CheckpointsRole
 from services.clock import Clock
@@ -100,22 +101,20 @@ async def _relay(start: Start) -> None:
 
 
 async def _projections(start: Start) -> None:
-    """Each read model by itself, so that one that stands still leaves the others alone; and the reminders."""
     url = start.settings.database
-    stores = [OrderStore(url, start.settings.master_keys) for _ in READ_MODELS]
-    projectors = [Projector(store, model()) for store, model in zip(stores, READ_MODELS.values(), strict=True)]
+    store = OrderStore(url, start.settings.master_keys)
+    projectors = [Projector(store, model()) for model in READ_MODELS.values()]
     for projector in projectors:
         await asyncio.to_thread(projector.prepare)
-    async with AsyncExitStack() as stack:
-        for store in stores:
-            stack.callback(store.close)
+    changes = await Changes.listen(url)
+    try:
         async with asyncio.TaskGroup() as group:
-            for projector in projectors:
-                changes = await Changes.listen(url)
-                stack.push_async_callback(changes.close)
-                group.create_task(projector.run(changes))
+            group.create_task(Follower(projectors).run(changes))
             group.create_task(ReminderSender(url, start.clock).run())
             start.ready.set()
+    finally:
+        await changes.close()
+        store.close()
 
 
 async def _http(start: Start) -> None:

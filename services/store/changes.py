@@ -39,11 +39,15 @@ class Changes:
 
         Raises psycopg.Error when the connection is lost.
         """
-        if self._task.done():
-            self._task.result()
+        self.check()
         if self._count == mark:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._changed.wait(), _LOOK_EVERY_SECONDS)
+
+    def check(self) -> None:
+        """Raises psycopg.Error when the connection is lost."""
+        if self._task.done():
+            self._task.result()
 
     async def close(self) -> None:
         self._task.cancel()

@@ -64,9 +64,10 @@ def published(**records: int) -> None:
             _published.labels(kind).inc(count)
 
 
-def applied(read_model: str, events: int, seconds: float) -> None:
-    """A read model's batch was committed."""
-    _applied.labels(read_model).inc(events)
+def applied(events: Mapping[str, int], seconds: float) -> None:
+    """A batch was committed: how many events it had, by read model."""
+    for read_model, count in events.items():
+        _applied.labels(read_model).inc(count)
     _STAGES["projection_apply"].observe(seconds)
 
 

@@ -3,9 +3,11 @@
 import asyncio
 from datetime import timedelta
 
+import psycopg
 import pytest
 
-from projections import order_page
+from projections import metrics, order_page
+from projections.metrics import Metrics
 from projections.order_page import NotAParty, OrderPages
 from projections.projector import Projector
 from services.store import Batch
@@ -29,6 +31,31 @@ async def test_two_projectors_apply_each_event_once(installation: Installation):
     assert 60 in results
     assert all(result in (0, 60) or isinstance(result, Exception) for result in results)
     assert installation.query("SELECT count(*), min(version), max(version) FROM order_page.orders") == [(30, 2, 2)]
+
+
+async def test_two_projectors_that_see_different_ends_apply_each_event_once(
+    installation: Installation, monkeypatch: pytest.MonkeyPatch
+):
+    """What one has read is not counted by the other meanwhile, though they do not read as far."""
+    await installation.run("commands")
+    for number in range(20):
+        await installation.publish(f"order-{number}", register())
+    await until(lambda: installation.query("SELECT count(*) FROM order_events") == [(20,)])
+    with installation.store() as one, installation.store() as two:
+        slow, quick = Projector(one, Metrics()), Projector(two, Metrics())
+        quick.prepare()
+        meanwhile: list[int] = []
+
+        def step(name: str) -> None:
+            if not meanwhile and name == "projections.read":
+                meanwhile.append(0)
+                meanwhile.append(quick.catch_up(15))
+
+        monkeypatch.setattr("projections.projector.point", step)
+        assert slow.catch_up() == 20
+    with psycopg.connect(installation.settings.database) as connection:
+        assert metrics.look(connection, CLIENT)["client"]["orders"] == 20
+    assert meanwhile == [0, 0]  # it did not wait either
 
 
 async def test_an_event_that_this_version_does_not_know_stops_the_page_until_it_does(installation: Installation):
