@@ -19,6 +19,9 @@ from services.kafka.topics import DEFAULT_PARTITIONS, Topics
 from services.settings import Settings
 from services.supervisor import Supervisor, processes_of
 
+_WARM_SECONDS = 20
+"""A broker that has just started compiles its code for that long, on the very cores that are measured."""
+
 
 @asynccontextmanager
 async def running(settings: Settings, *roles: str) -> AsyncIterator[Supervisor]:
@@ -109,7 +112,7 @@ async def latency(settings: Settings, per_second: int, seconds: int) -> dict[str
 async def latency_of(settings: Settings, per_second: int, seconds: int) -> dict[str, float]:
     """The same, of whatever answers on these topics."""
     async with Client(settings.kafka, prefix=settings.topic_prefix) as client:
-        await _at_a_rate(client, per_second, per_second * 2, "warm")
+        await _at_a_rate(client, per_second, per_second * _WARM_SECONDS, "warm")
         taken = await _at_a_rate(client, per_second, per_second * seconds, "measured")
     return percentiles(taken) | {"commands": len(taken)}
 

@@ -28,9 +28,7 @@ from services.kafka.streams import Ends, Stream, open_streams
 from services.kafka.topics import Topics, partition_of
 from services.master_keys import MasterKeys
 from services.orders import Order, evolve
-from services.orders.events import Accepted, AutoAccepted, Declined, DisputeClosed, DisputeOpened, Event, Withdrawn
-from services.orders.public import event_envelope
-from services.orders.texts import published_without_texts
+from services.orders.events import Event
 from services.store import OutcomeRow
 from services.store.dead_letters import dead_letters
 from services.store.mapper import decode_event, is_stored_as
@@ -38,16 +36,14 @@ from services.store.months import Retired
 from services.store.order_keys import OrderKeys, load_keys
 from services.store.place import Split
 
+from .disputes import Change, Disputes, OpenDispute
 from .findings import Findings
+from .published import Published
 from .stored import Chunk, ChunkLoader, NumberedRow, StoredOutcome, connect, load_histories
 
 _CHUNK = 10_000
 _SAVE_EVERY_SECONDS = 2.0
 _CACHED_ORDERS = 60_000
-_SETTLED = (Accepted, AutoAccepted, Declined, DisputeClosed, Withdrawn)
-_encode = msgspec.json.Encoder().encode
-
-Key = tuple[str, str]
 
 
 class Limits(msgspec.Struct):
@@ -70,8 +66,7 @@ class Progress(msgspec.Struct):
     """How far a verification has come; what another one needs to go on from there. `event_id`: the last event of the
     outcomes up to `outcome_id`, or of those that were retired.
 
-    `open`: disputes by order and id, and when they end, as of the offsets `timer`; `later`: what came behind those, as
-    (partition, offset, order id, dispute id, when or None).
+    `open`: disputes as of the offsets `timer`; `later`: what came behind those.
     """
 
     partitions: list[int]
@@ -79,8 +74,8 @@ class Progress(msgspec.Struct):
     event_id: int = 0
     offsets: Ends = {}
     waiting: list[tuple[int, int]] = []
-    open: list[tuple[str, str, datetime]] = []
-    later: list[tuple[int, int, str, str, datetime | None]] = []
+    open: list[OpenDispute] = []
+    later: list[Change] = []
     findings: dict[str, Any] = {}
 
 
@@ -105,10 +100,10 @@ class History:
         self._orders = OrderCache(_CACHED_ORDERS)
         self._findings = Findings()
         self._findings.add(progress.findings)
-        self._open: dict[Key, datetime] = {(order, dispute): at for order, dispute, at in progress.open}
-        self._later = list(progress.later)
+        self._disputes = Disputes(limits.timer, progress.open, progress.later)
         self._waiting: dict[tuple[int, int], Record] = {}
-        self._streams: dict[str, dict[int, Stream]] = {}
+        self._commands: dict[int, Stream]
+        self._published: Published
         self._connection: psycopg.Connection[Any]
 
     async def run(self, cluster: Cluster, saved: Callable[[Progress], None]) -> Findings:
@@ -117,16 +112,18 @@ class History:
         Raises KafkaError and psycopg.Error.
         """
         async with AsyncExitStack() as stack:
-            for topic in self._limits.ends:
-                bases = self._limits.bases if topic == self._topics.commands else {}
-                consumer, streams = await open_streams(
-                    cluster, topic, self._starts(topic), self._limits.ends[topic], bases
-                )
-                stack.push_async_callback(consumer.stop)
-                self._streams[topic] = streams
+            self._streams = {topic: await self._opened(stack, cluster, topic) for topic in self._limits.ends}
+            self._commands = self._streams[self._topics.commands]
+            self._published = Published(
+                self._topics,
+                self._streams,
+                self._limits.begins,
+                self._limits.published,
+                self._disputes,
+                self._findings,
+            )
             self._connection = stack.enter_context(connect(self._url))
             await self._reread_waiting()
-            self._catch_up_with_timer()
             loader = self._loader(stack.enter_context(connect(self._url)))
             await self._retired(loader, saved)
             await self._chunks(loader, min(self._limits.published, self._limits.outcome_id), saved)
@@ -135,6 +132,12 @@ class History:
             await self._chunks(loader, self._limits.outcome_id)
             await self._look_for_surplus()
         return self._findings
+
+    async def _opened(self, stack: AsyncExitStack, cluster: Cluster, topic: str) -> dict[int, Stream]:
+        bases = self._limits.bases if topic == self._topics.commands else {}
+        consumer, streams = await open_streams(cluster, topic, self._starts(topic), self._limits.ends[topic], bases)
+        stack.push_async_callback(consumer.stop)
+        return streams
 
     def _starts(self, topic: str) -> dict[int, int]:
         begins, before = self._limits.begins[topic], self._progress.offsets.get(topic, {})
@@ -199,7 +202,7 @@ class History:
             self._findings.outcomes += row.kind != "retired"
             self._findings.events += len(stored)
             events = self._compare_with_store(row, stored, judged.get((row.partition, row.record_offset)), chunk.keys)
-            await self._compare_with_kafka(row, events, chunk.keys)
+            await self._published.compare(row, events, chunk.keys)
 
     def _load_orders(self, chunk: Chunk) -> None:
         orders, missing = self._orders.take(row.order_id for row in chunk.outcomes if row.order_id)
@@ -218,7 +221,7 @@ class History:
         if row.record_offset < self._limits.begins[self._topics.commands][row.partition]:
             self._findings.expired += 1
             return None
-        stream = self._streams[self._topics.commands][row.partition]
+        stream = self._commands[row.partition]
         if (record := stream.take_at(row.record_offset)) is None:  # not at hand, or kept for later
             while (record := await stream.peek()) is not None and record.offset <= row.record_offset:
                 self._waiting[record.partition, record.offset] = stream.take()
@@ -257,7 +260,7 @@ class History:
     def _outgrown(self, row: StoredOutcome, record: Record, keys: OrderKeys) -> None:
         """It became a dead letter, because an operator discarded it or an earlier version could not read it."""
         self._findings.outgrown += 1
-        if row.key != record.key or (row.message != record.value and not _is_erased_letter(row, keys)):
+        if row.key != record.key or (row.message != record.value and not row.is_erased_letter(keys)):
             self._findings.differs(f"the dead letter of {_at((row.partition, row.record_offset))} is not its record")
 
     def _follow(self, row: StoredOutcome, chunk: Chunk) -> None:
@@ -295,7 +298,7 @@ class History:
             return [self._decoded(event, keys) for event in stored]
         outcome, events = expected
         if _compared(outcome) != _compared(row):
-            compared = _COMPARED[:-1] if _is_erased_letter(row, keys) else _COMPARED
+            compared = _COMPARED[:-1] if row.is_erased_letter(keys) else _COMPARED
             if names := [name for name in compared if getattr(outcome, name) != getattr(row, name)]:
                 self._differs(row, f"outcome {row.outcome_id} is not what follows from its command: {', '.join(names)}")
         if len(events) != len(stored):
@@ -321,78 +324,14 @@ class History:
             self._findings.differs(f"event {stored.notification_id} cannot be read")
             return None
 
-    # --- what is on Kafka ---
-
-    async def _compare_with_kafka(self, row: StoredOutcome, events: Sequence[Event | None], keys: OrderKeys) -> None:
-        due = row.outcome_id <= self._limits.published
-        stream = self._streams[self._topics.events][row.partition]
-        for event in events:
-            if event is None:
-                continue  # told already; that Kafka has it is told as a surplus
-            key, value = event.originator_id.encode(), _encode(event_envelope(event))
-            if (offset := stream.take_if(key, value)) is None:
-                what = f"event {event.originator_id}:{event.originator_version}"
-                wanted = _Wanted(key, value, event.originator_id in keys.erased)
-                offset = await self._expect(stream, what, wanted, due)
-            if offset is not None:
-                self._follow_dispute(row.partition, offset, event)
-        if row.kind == "dead":
-            self._findings.dead_letters += 1
-            stream = self._streams[self._topics.dead_letters][row.partition]
-            wanted = _Wanted(row.key, row.message, _is_erased_letter(row, keys))
-            await self._expect(stream, f"dead letter {row.record_offset}", wanted, due)
-        elif row.kind != "retired":
-            stream, key = self._streams[self._topics.outcomes][row.partition], row.order_id.encode()
-            if stream.take_if(key, row.message) is None:
-                wanted = _Wanted(key, row.message)
-                offset = await self._expect(stream, f"outcome {row.order_id}:{row.command_id}", wanted, due)
-                self._findings.unpublished += offset is None and not due
-
-    async def _expect(self, stream: Stream, what: str, wanted: "_Wanted", due: bool) -> int | None:
-        """The offset of what was stored, as it was published; None if it is not there.
-
-        Reads on where it has to; what is at hand is taken without it.
-        """
-        record = await stream.peek()
-        topic = stream.topic
-        if record is None:
-            if due and not await self._expired(stream, wanted):
-                self._findings.differs(f"{topic}: {what} is missing")
-            return None
-        if not wanted.is_(record):
-            if await self._expired(stream, wanted):
-                return None
-            identity = _identity(wanted.value)
-            surplus = await stream.passed_over(
-                lambda other: wanted.is_(other) or (identity is not None and _identity(other.value) == identity)
-            )
-            if surplus is None:
-                self._findings.differs(f"{topic}: {what} is missing")
-                return None
-            for other in surplus:
-                self._findings.differs(f"{_place(other)} follows from nothing that is stored")
-            record = await stream.peek()
-            assert record is not None
-            if not wanted.is_(record):
-                self._findings.differs(f"{_place(record)} is not what is stored: {what}")
-        return stream.take().offset
-
-    async def _expired(self, stream: Stream, wanted: "_Wanted") -> bool:
-        """Whether this was published so long ago that it has left its topic."""
-        begin = self._limits.begins[stream.topic][stream.partition]
-        if begin == 0 or stream.position > begin:
-            return False
-        return (record := await stream.peek()) is None or not wanted.is_(record)
+    # --- the end ---
 
     async def _look_for_surplus(self) -> None:
-        for topic, streams in self._streams.items():
-            for stream in streams.values():
-                while (record := await stream.peek()) is not None:
-                    stream.take()
-                    if topic == self._topics.commands:
-                        self._waiting[record.partition, record.offset] = record
-                    else:
-                        self._findings.differs(f"{_place(record)} follows from nothing that is stored")
+        """Nothing is left but commands that are parked."""
+        await self._published.look_for_surplus()
+        for stream in self._commands.values():
+            while (record := await stream.peek()) is not None:
+                self._waiting[record.partition, record.offset] = stream.take()
         mine = {place for place in self._limits.parked if place[0] in self._progress.partitions}
         for place in sorted(self._waiting.keys() - mine):
             self._findings.differs(f"the command at {_at(place)} has no outcome, and is not parked")
@@ -400,34 +339,6 @@ class History:
             if place[1] >= self._limits.begins[self._topics.commands][place[0]]:
                 self._findings.differs(f"a command is parked that is not on the topic: {_at(place)}")
         self._findings.parked += len(mine)
-
-    # --- deadlines ---
-
-    def _follow_dispute(self, partition: int, offset: int, event: Event) -> None:
-        if isinstance(event, DisputeOpened):
-            change: datetime | None = event.respond_by
-        elif isinstance(event, _SETTLED):
-            change = None
-        else:
-            return
-        if offset < self._limits.timer.get(partition, 0):
-            self._apply((event.originator_id, event.dispute_id), change)
-        else:
-            self._later.append((partition, offset, event.originator_id, event.dispute_id, change))
-
-    def _apply(self, key: Key, respond_by: datetime | None) -> None:
-        if respond_by is None:
-            self._open.pop(key, None)
-        else:
-            self._open[key] = respond_by
-
-    def _catch_up_with_timer(self) -> None:
-        later, self._later = self._later, []
-        for partition, offset, order_id, dispute_id, change in later:
-            if offset < self._limits.timer.get(partition, 0):
-                self._apply((order_id, dispute_id), change)
-            else:
-                self._later.append((partition, offset, order_id, dispute_id, change))
 
     # --- stopping and going on ---
 
@@ -437,14 +348,14 @@ class History:
             for topic, streams in self._streams.items()
         }
         self._progress.waiting = list(self._waiting)
-        self._progress.open = [(*key, at) for key, at in self._open.items()]
-        self._progress.later = self._later
+        self._progress.open = self._disputes.open
+        self._progress.later = self._disputes.later
         self._progress.findings = self._findings.as_dict()
         return self._progress
 
     async def _reread_waiting(self) -> None:
         """Commands that were read before and had no outcome yet."""
-        for partition, stream in self._streams[self._topics.commands].items():
+        for partition, stream in self._commands.items():
             places = {place for place in self._progress.waiting if place[0] == partition}
             for record in await stream.again([offset for _, offset in places]):
                 self._waiting[partition, record.offset] = record
@@ -456,28 +367,6 @@ def _load(loader: ChunkLoader, after: int, end: int) -> tuple[int, asyncio.Futur
     if last <= after:
         return None
     return last, asyncio.ensure_future(asyncio.to_thread(loader.load, after, last))
-
-
-class _Wanted(msgspec.Struct):
-    """A record that has to be there. `erased`: with its texts or without, for it may be older than their erasure."""
-
-    key: bytes | None
-    value: bytes | None
-    erased: bool = False
-
-    def is_(self, record: Record) -> bool:
-        if record.key != self.key:
-            return False
-        if record.value == self.value or not self.erased:
-            return bool(record.value == self.value)
-        if self.value is None or record.value is None:
-            return True
-        return published_without_texts(record.value) == published_without_texts(self.value)
-
-
-def _is_erased_letter(row: StoredOutcome, keys: OrderKeys) -> bool:
-    """A dead letter that an erased order's key names."""
-    return row.kind == "dead" and row.message is None and (row.key or b"").decode(errors="ignore") in keys.erased
 
 
 _AGAIN = ("repeated", "reused")
@@ -512,18 +401,5 @@ def _project(order_id: str, history: Iterable[NumberedRow], keys: OrderKeys) -> 
         return failure
 
 
-def _identity(value: bytes | None) -> Any:
-    """What names a message, whatever else is in it."""
-    try:
-        envelope = msgspec.json.decode(value or b"")
-        return envelope["id"], envelope["type"], envelope["data"].get("duplicate")
-    except (msgspec.MsgspecError, KeyError, TypeError, AttributeError):
-        return None
-
-
 def _at(place: tuple[int, int]) -> str:
     return f"{place[0]}/{place[1]}"
-
-
-def _place(record: Record) -> str:
-    return f"{record.topic}/{record.partition} offset {record.offset}"

@@ -39,6 +39,10 @@ class StoredOutcome(msgspec.Struct, gc=False):
     key: bytes | None
     message: bytes | None
 
+    def is_erased_letter(self, keys: OrderKeys) -> bool:
+        """A dead letter that an erased order's key names."""
+        return self.kind == "dead" and self.message is None and (self.key or b"").decode(errors="ignore") in keys.erased
+
 
 class NumberedRow(StoredRow, gc=False):
     """A row of `order_events` with its place among all events."""

@@ -6,10 +6,12 @@ from datetime import timedelta
 import psycopg
 import pytest
 
-from projections import metrics, order_page
+from projections import READ_MODELS, metrics, order_page
 from projections.metrics import Metrics
 from projections.order_page import NotAParty, OrderPages
 from projections.projector import Projector
+from services.audit.findings import Findings
+from services.audit.read_models import verify_read_models
 from services.store import Batch
 from tests.engine.commands import CLIENT, FREELANCER, ask_cancellation, offer_refund, register
 from tests.installation import Installation, until
@@ -79,6 +81,32 @@ async def test_an_event_that_this_version_does_not_know_stops_the_page_until_it_
         "UPDATE order_events SET topic = 'OrderDelivered', state = %s WHERE originator_version = 2", (fixed,)
     )
     await until(lambda: (installation.page("order-1") or {}).get("status") == "delivered", 60)
+
+
+async def test_a_read_model_that_fails_stands_still_alone_and_follows_once_it_works(
+    installation: Installation, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    def fails(*_: object) -> None:
+        raise ArithmeticError("cannot count")
+
+    def positions() -> dict[str, int]:
+        return dict(installation.query("SELECT * FROM projection_tracking WHERE application_name <> '__migration__'"))
+
+    await installation.run("commands")
+    with monkeypatch.context() as broken:
+        broken.setattr(Metrics, "tally", fails)
+        async with installation.here("projections"):
+            for number in range(3):
+                await installation.publish(f"order-{number}", register())
+                await until(lambda number=number: installation.page(f"order-{number}"))
+            assert positions() == {name: 0 if name == "metrics" else 3 for name in READ_MODELS}
+            assert "read model metrics stands still; trying again in 0.5 s" in caplog.messages
+            broken.undo()
+            await installation.publish("order-3", register())
+            await until(lambda: positions() == dict.fromkeys(READ_MODELS, 4))
+    found = Findings()
+    verify_read_models(installation.settings.database, list(READ_MODELS), found, lambda _: None)
+    assert found.differences == []
 
 
 async def test_D3_the_page_changes_at_the_deadline_before_the_event_is_stored(installation: Installation):
