@@ -4,7 +4,8 @@ The new tables are in the schema `NAME_new`, with a position of their own, so th
 where it was. The switch renames schemas: readers see the old rows until it commits, and the new ones after.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from time import sleep
 from typing import cast
@@ -63,7 +64,30 @@ class Rebuild:
         self._name = name
 
     def run(self, progress: Callable[[int, int], None]) -> Rebuilt:
-        """Fills, compares, switches. `progress` is told how many events are applied, and of how many."""
+        """Fills, compares, switches. `progress` is told how many events are applied, and of how many.
+
+        Raises RebuildError while another process builds the same one.
+        """
+        with self._alone():
+            self._begin()
+            self._fill(progress)
+            return self._switch()
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        name = f"rebuild {self._name}"
+        with self._datastore.get_connection() as connection:
+            row = connection.execute("SELECT pg_try_advisory_lock(hashtextextended(%s, 0)) AS held", (name,)).fetchone()
+            connection.commit()  # the lock is the session's
+            if not cast("DictRow", row)["held"]:
+                raise RebuildError(f"Another rebuild of {self._name} is at work; wait until it has ended.")
+            try:
+                yield
+            finally:
+                connection.execute("SELECT pg_advisory_unlock(hashtextextended(%s, 0))", (name,))
+                connection.commit()
+
+    def _begin(self) -> None:
         self._live.prepare()
         with self._datastore.transaction(commit=True) as cursor:
             if _exists(cursor, f"{self._name}_old"):
@@ -75,12 +99,10 @@ class Rebuild:
             if (row := cursor.fetchone()) and row["code"] != self._new.read_model.code():
                 self._forget(cursor, self._new.schema)  # what other code began is of no use
         self._new.prepare()
-        self._fill(progress)
-        return self._switch()
 
     def drop_old(self) -> bool:
         """Deletes the tables from before the last rebuild; returns whether there were any."""
-        with self._datastore.transaction(commit=True) as cursor:
+        with self._alone(), self._datastore.transaction(commit=True) as cursor:
             found = _exists(cursor, f"{self._name}_old")
             self._forget(cursor, f"{self._name}_old")
         return found

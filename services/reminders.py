@@ -51,39 +51,44 @@ class ReminderSender:
 
 
 def send_due(database_url: str, now: datetime) -> int:
-    """Hands what is due at the business time `now` to the relay; returns how many reminders were looked at.
+    """Hands what is due at the business time `now` to the relay; returns how many reminders that were.
 
-    Raises psycopg.Error.
+    One of an order that has events which the read model lacks waits: its dispute may be settled. Raises psycopg.Error.
     """
     with psycopg.connect(database_url) as connection:
         if connection.execute("SELECT 1 FROM reminders.due WHERE at <= %s LIMIT 1", (now,)).fetchone() is None:
             return 0
         connection.execute(LET_GO)
+        if (position := _hold(connection)) is None:
+            return 0
         # From here to the commit nothing is appended, so that what the read model says of a dispute is so.
         connection.execute("SELECT pg_advisory_xact_lock(hashtextextended('order_events', 0))")
-        if not _is_up_to_date(connection):
-            return 0
-        due = _take(connection, now)
+        due = _take(connection, now, position)
         sent = _put(connection, _to_send(due, now), now)
     measures.reminded(sent)
     return len(due)
 
 
-def _is_up_to_date(connection: psycopg.Connection[Any]) -> bool:
-    """Holds the read model's position until the transaction ends: nothing else changes its rows, or switches them."""
+def _hold(connection: psycopg.Connection[Any]) -> int | None:
+    """The read model's position. Nothing changes its rows, or switches its tables, until the transaction ends.
+
+    To be held before appends are held up, for a batch or a switch under way is waited for. None behind a switch, whose
+    position this statement does not see yet.
+    """
     row = connection.execute(
-        "SELECT notification_id = (SELECT max(notification_id) FROM order_events) FROM projection_tracking "
-        "WHERE application_name = 'reminders' FOR SHARE"
+        "SELECT notification_id FROM projection_tracking WHERE application_name = 'reminders' FOR SHARE"
     ).fetchone()
-    return row is not None and bool(row[0])
+    return None if row is None else int(row[0])
 
 
-def _take(connection: psycopg.Connection[Any], now: datetime) -> list[Any]:
+def _take(connection: psycopg.Connection[Any], now: datetime, position: int) -> list[Any]:
     cursor = connection.cursor(row_factory=namedtuple_row)
     return cursor.execute(
-        "DELETE FROM reminders.due WHERE (order_id, dispute_id, hours) IN "
-        "(SELECT order_id, dispute_id, hours FROM reminders.due WHERE at <= %s ORDER BY at LIMIT %s) RETURNING *",
-        (now, _MOST),
+        "WITH next AS (SELECT order_id, dispute_id, hours FROM reminders.due WHERE at <= %s ORDER BY at LIMIT %s) "
+        "DELETE FROM reminders.due USING next WHERE (due.order_id, due.dispute_id, due.hours) = "
+        "(next.order_id, next.dispute_id, next.hours) AND due.order_id NOT IN (SELECT originator_id FROM order_events "
+        "WHERE originator_id = ANY(ARRAY(SELECT order_id FROM next)) AND notification_id > %s) RETURNING due.*",
+        (now, _MOST, position),
     ).fetchall()
 
 

@@ -107,16 +107,22 @@ async def test_reminders_go_out_once_each_and_none_for_a_settled_dispute(install
     assert all(m["time"] < m["data"]["respond_by"] and m["data"]["recipient"] == FREELANCER for m in sent)
 
 
-async def test_a_reminder_waits_until_the_read_model_knows_all_that_happened(installation: Installation):
+async def test_a_reminder_waits_until_the_read_model_knows_all_that_happened_to_its_order(installation: Installation):
     await installation.run("commands", "relay", "projections")
-    await installation.publish("order-1", register())
-    dispute_id = await installation.publish("order-1", ask_update())
-    await until(lambda: installation.query("SELECT count(*) FROM reminders.due") == [(2,)])
+    asked = {}
+    for order in ("order-1", "order-2"):
+        await installation.publish(order, register())
+        asked[order] = await installation.publish(order, ask_update())
+    await until(lambda: installation.query("SELECT count(*) FROM reminders.due") == [(4,)])
     await installation.stop("projections")
-    await installation.send("order-1", Decline(actor=FREELANCER, dispute_id=dispute_id))
+    await installation.send("order-1", Decline(actor=FREELANCER, dispute_id=asked["order-1"]))
     later = installation.query("SELECT max(at) FROM reminders.due")[0][0]
+    assert await asyncio.to_thread(send_due, installation.settings.database, later) == 2
+    assert installation.query("SELECT order_id, hours FROM notifications") == [("order-2", 2)]  # not both at once
+    await installation.run("projections")
+    await until(lambda: installation.query("SELECT count(*) FROM reminders.due") == [(0,)])
     assert await asyncio.to_thread(send_due, installation.settings.database, later) == 0
-    assert installation.query("SELECT count(*) FROM notifications") == [(0,)]
+    assert installation.query("SELECT count(*) FROM notifications") == [(1,)]
 
 
 async def test_a_rebuild_under_load_gives_the_same_rows_and_sends_nothing_again(installation: Installation):
@@ -176,6 +182,23 @@ async def test_a_rebuild_that_was_stopped_goes_on_where_it_was(installation: Ins
     assert seen[0] == 15
     assert done.events == 20
     assert installation.query("SELECT count(*) FROM inbox.orders") == [(20,)]
+
+
+async def test_two_rebuilds_of_one_read_model_do_not_get_in_each_others_way(installation: Installation):
+    await installation.run("commands", "relay")
+    await installation.send("order-1", register())
+    refused: list[str] = []
+    with installation.store() as one, installation.store() as two:
+
+        def meanwhile(done: int, of: int) -> None:
+            with pytest.raises(RebuildError) as error:
+                Rebuild(two, "inbox").run(lambda done, of: None)
+            refused.append(str(error.value))
+
+        assert Rebuild(one, "inbox").run(meanwhile).differences == []
+        assert Rebuild(two, "inbox").drop_old()
+        assert Rebuild(two, "inbox").run(lambda done, of: None).differences == []
+    assert set(refused) == {"Another rebuild of inbox is at work; wait until it has ended."}
 
 
 async def test_there_is_no_such_read_model(installation: Installation):
