@@ -15,7 +15,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from resolution_contracts import Command, CommandEnvelope
 from resolution_contracts.client import Client
 
-from projections import order_page
+from projections import READ_MODELS, order_page
 from services import roles
 from services.clock import Clock
 from services.installation import claim_shards
@@ -192,6 +192,16 @@ class Installation:
                 commands = now
                 await self.until_published(seconds)
                 await asyncio.sleep(1)
+
+    async def until_projected(self) -> None:
+        """Returns when every read model has all events."""
+        for number in range(len(self.settings.shards)):
+            await until(lambda number=number: self._is_projected(number))
+
+    def _is_projected(self, shard: int) -> bool:
+        [(last,)] = self.query("SELECT max(notification_id) FROM order_events", shard=shard)
+        positions = dict(self.query("SELECT * FROM projection_tracking", shard=shard))
+        return all(positions.get(name) == last for name in READ_MODELS)
 
     def _open_disputes(self) -> int:
         settled = "'Accepted', 'AutoAccepted', 'Declined', 'DisputeClosed', 'Withdrawn'"

@@ -1,9 +1,15 @@
-"""Holds what came out against what had to: the whole commands topic, judged again by the independent oracle."""
+"""Holds what came out against what had to: the whole commands topic, judged again by the independent oracle.
+
+And the read models against the events.
+"""
 
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from typing import Any
 
+from projections import READ_MODELS
+from services.audit.findings import Findings
+from services.audit.read_models import verify_read_models
 from tests.installation import Installation
 from tests.rules.oracle import Oracle
 from tests.rules.oracle import Record as Read
@@ -87,3 +93,43 @@ def _assert_stored(installation: Installation, expected: dict[str, list[Json]]) 
         order_id: [(e["sequence"], e["type"].split(".")[2], e["causationid"]) for e in events]
         for order_id, events in expected.items()
     }
+
+
+async def assert_read_models_count_each_event_once(installation: Installation) -> None:
+    """Each row is what a replay gives, and the metrics come to what is counted on Kafka. They have to be up to date."""
+    assert_read_models_are_as_replayed(installation)
+    assert _counted(installation) == _to_count(await installation.events())
+
+
+def assert_read_models_are_as_replayed(installation: Installation) -> None:
+    found = Findings()
+    for one in installation.settings.shards:
+        verify_read_models(one.database, list(READ_MODELS), found, lambda _: None)
+    assert found.differences == []
+
+
+def _to_count(events: list[Json]) -> Counter[tuple[str, str]]:
+    """What the metrics of all parties come to, from the published events alone: orders by role, disputes by who answers."""
+    counts: Counter[tuple[str, str]] = Counter()
+    answering: dict[str, str] = {}
+    for event in events:
+        kind, data = event["type"].split(".")[2], event["data"]
+        if kind == "OrderRegistered":
+            counts["client", "orders"] += 1
+            counts["freelancer", "orders"] += 1
+        elif kind == "DisputeOpened":
+            answering[data["dispute_id"]] = "freelancer" if data["opened_by"] == "client" else "client"
+            counts[answering[data["dispute_id"]], "received"] += 1
+        elif kind in ("Accepted", "Declined"):
+            counts[answering[data["dispute_id"]], "answered"] += 1
+        elif kind == "AutoAccepted":
+            counts[answering[data["dispute_id"]], "ran_out"] += 1
+    return counts
+
+
+def _counted(installation: Installation) -> Counter[tuple[str, str]]:
+    counts: Counter[tuple[str, str]] = Counter()
+    for role, found in installation.query_all("SELECT role, counts FROM metrics.parties"):
+        for name in ("orders", "received", "answered", "ran_out"):
+            counts[role, name] += json.loads(bytes(found)).get(name, 0)
+    return +counts

@@ -102,6 +102,7 @@ class History:
         self._findings.add(progress.findings)
         self._disputes = Disputes(limits.timer, progress.open, progress.later)
         self._waiting: dict[tuple[int, int], Record] = {}
+        self._streams: dict[str, dict[int, Stream]]
         self._commands: dict[int, Stream]
         self._published: Published
         self._connection: psycopg.Connection[Any]

@@ -10,11 +10,10 @@ from projections import READ_MODELS, metrics, order_page
 from projections.metrics import Metrics
 from projections.order_page import NotAParty, OrderPages
 from projections.projector import Projector
-from services.audit.findings import Findings
-from services.audit.read_models import verify_read_models
 from services.store import Batch
 from tests.engine.commands import CLIENT, FREELANCER, ask_cancellation, offer_refund, register
 from tests.installation import Installation, until
+from tests.judgement_day import assert_read_models_are_as_replayed
 
 
 async def test_two_projectors_apply_each_event_once(installation: Installation):
@@ -104,9 +103,7 @@ async def test_a_read_model_that_fails_stands_still_alone_and_follows_once_it_wo
             broken.undo()
             await installation.publish("order-3", register())
             await until(lambda: positions() == dict.fromkeys(READ_MODELS, 4))
-    found = Findings()
-    verify_read_models(installation.settings.database, list(READ_MODELS), found, lambda _: None)
-    assert found.differences == []
+    assert_read_models_are_as_replayed(installation)
 
 
 async def test_D3_the_page_changes_at_the_deadline_before_the_event_is_stored(installation: Installation):

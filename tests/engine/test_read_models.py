@@ -27,19 +27,6 @@ FAST = 34_560
 HOUR_MS = 1000 * 3600 / FAST
 
 
-async def _caught_up(installation: Installation) -> None:
-    last = installation.query("SELECT max(notification_id) FROM order_events")
-    for name in READ_MODELS:
-        await until(
-            lambda name=name: (
-                installation.query(
-                    "SELECT notification_id FROM projection_tracking WHERE application_name = %s", (name,)
-                )
-                == last
-            )
-        )
-
-
 def _look(installation: Installation, look: Any, *arguments: Any) -> Any:
     with psycopg.connect(installation.settings.database) as connection:
         return look(connection, *arguments)
@@ -53,7 +40,7 @@ async def test_the_inbox_shows_each_party_what_waits_for_whom(installation: Inst
     second = await installation.publish("order-2", offer_refund())
     third = await installation.publish("order-3", ask_update())
     await installation.send("order-3", Withdraw(actor=CLIENT, dispute_id=third))
-    await _caught_up(installation)
+    await installation.until_projected()
     of_client = _look(installation, inbox.look, CLIENT, installation.clock.now())
     of_freelancer = _look(installation, inbox.look, FREELANCER, installation.clock.now())
     assert [line["dispute_id"] for line in of_client["to_answer"]] == [second]
@@ -77,7 +64,7 @@ async def test_D15_metrics_count_what_counts(installation: Installation):
     await installation.publish("order-2", Decline(actor=CLIENT, dispute_id=declined))
     await installation.publish("order-3", ask_extension())
     await installation.until_quiet()
-    await _caught_up(installation)
+    await installation.until_projected()
     found = _look(installation, metrics.look, CLIENT)
     assert found["freelancer"] is None
     client = found["client"]
@@ -145,7 +132,7 @@ async def test_a_rebuild_under_load_gives_the_same_rows_and_sends_nothing_again(
             assert done.differences == []
     await loading
     await installation.until_quiet()
-    await _caught_up(installation)
+    await installation.until_projected()
     assert installation.query("SELECT count(*) FROM order_page.orders") == [(1040,)]
     assert len(await installation.read(installation.topics.notifications)) == sent
     assert installation.query("SELECT count(*) FROM order_page_old.orders")[0][0] >= 40
@@ -155,7 +142,7 @@ async def test_a_rebuild_finds_a_row_that_was_edited_and_repairs_it(installation
     await installation.run("commands", "relay", "projections")
     for number in range(3):
         await installation.send(f"order-{number}", register())
-    await _caught_up(installation)
+    await installation.until_projected()
     installation.query("UPDATE order_page.orders SET version = 7 WHERE order_id = 'order-1'")
     with installation.store() as store:
         done = Rebuild(store, "order_page").run(lambda done, of: None)

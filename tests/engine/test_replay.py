@@ -372,13 +372,6 @@ async def test_the_read_models_are_those_of_an_installation_that_got_only_the_co
     assert len(live["order_page.orders"]) == len(STORIES)
 
 
-async def caught_up(installation: Installation) -> None:
-    last = installation.query("SELECT max(notification_id) FROM order_events")
-    query = "SELECT max(notification_id) FROM projection_tracking WHERE application_name = %s"
-    for name in READ_MODELS:
-        await until(lambda name=name: installation.query(query, (name,)) == last)
-
-
 async def test_as_of_now_they_are_the_live_ones(installation: Installation):
     await installation.run(scale=FAST)
     for number in range(30):
@@ -390,7 +383,7 @@ async def test_as_of_now_they_are_the_live_ones(installation: Installation):
             await installation.publish(f"order-{number}", Decline(actor=by, dispute_id=dispute_id))
     await installation.until_quiet()
     last = installation.query("SELECT max(notification_id) FROM order_events")
-    await caught_up(installation)
+    await installation.until_projected()
     replayed = build(installation, installation.clock.now(), "now")
     assert (replayed.events, replayed.position, replayed.orders) == (last[0][0], last[0][0], 30)
     assert tables(installation, "now_") == tables(installation)

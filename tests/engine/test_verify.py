@@ -33,20 +33,6 @@ async def findings(installation: Installation, *options: str) -> dict[str, Any]:
     return found
 
 
-async def caught_up(installation: Installation) -> None:
-    """The read models have every event, and the timer has read them all."""
-    await until(
-        lambda: (
-            installation.query(
-                "SELECT bool_and(at = (SELECT max(notification_id) FROM order_events)) "
-                "FROM (SELECT max(notification_id) AS at FROM projection_tracking JOIN read_models "
-                "ON name = application_name GROUP BY name) AS t"
-            )
-            == [(True,)]
-        )
-    )
-
-
 async def test_nothing_differs_beside_a_live_service_and_the_next_one_goes_on(
     installation: Installation, tmp_path: Path
 ):
@@ -58,7 +44,7 @@ async def test_nothing_differs_beside_a_live_service_and_the_next_one_goes_on(
         assert live["differences"] == []
         await asyncio.sleep(1)
     await installation.until_quiet()
-    await caught_up(installation)
+    await installation.until_projected()
     done = await findings(installation, *resume)
     whole = await findings(installation)
     assert done["differences"] == whole["differences"] == []
@@ -84,7 +70,7 @@ async def a_few(installation: Installation) -> None:
     await installation.publish(OTHER, ask_update())
     await installation.publish_raw(b"order-3", b"garbage")
     await installation.until_published()
-    await caught_up(installation)
+    await installation.until_projected()
     await until(lambda: installation.query("SELECT count(*) FROM deadlines") == [(2,)])
     await installation.stop("commands", "relay", "timer", "projections")
 

@@ -4,8 +4,7 @@ import asyncio
 import os
 import random
 import signal
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -26,24 +25,35 @@ STOPS = [
 _LONGER_THAN_THE_SESSION_SECONDS = 8
 
 
-@asynccontextmanager
-async def supervised_each(installation: Installation, *roles: str) -> AsyncIterator[dict[str, Installation]]:
-    """Each role runs under a supervisor of its own, so that several can be told at once where to fail."""
+Fail = Callable[[Installation, str, str, int], Awaitable[None]]
+"""Makes a role, which that installation supervises, fail at a step, at its n-th passage."""
+
+
+async def fail_at_each(
+    installation: Installation, dice: random.Random, steps: Sequence[tuple[str, str]], fail: Fail, folder: Path
+) -> None:
+    """Under load, all roles at the same time, each at its steps one after the other; nothing may come of it.
+
+    Each runs under a supervisor of its own, so that several can be told at once where to fail.
+    """
+    public = with_key(installation, folder / "key")
     installation.settings = replace(installation.settings, time_scale=Fraction(FAST))
-    those = {role: Installation(installation.settings) for role in roles}
+    those = {role: Installation(installation.settings) for role in faults.POINTS}
+    drawn = [(role, step, dice.randint(1, 4)) for role, step in dice.sample(steps, len(steps))]
+
+    async def one_after_the_other(role: str, own: Installation) -> None:
+        for of_role, step, passage in drawn:
+            if of_role == role:
+                await fail(own, role, step, passage)
+
     try:
         await asyncio.gather(*(own.run(role) for role, own in those.items()))
-        yield those
+        async with under_load(installation, dice):
+            await asyncio.gather(*(one_after_the_other(role, own) for role, own in those.items()))
+        await assert_nothing_lost_and_nothing_twice(installation)
+        await assert_chain_holds(installation, public)
     finally:
         await asyncio.gather(*(own.stop() for own in those.values()))
-
-
-def passages(dice: random.Random, steps: Sequence[tuple[str, str]]) -> dict[str, list[tuple[str, int]]]:
-    """By role its steps in any order, each with the passage at which the role fails."""
-    drawn: dict[str, list[tuple[str, int]]] = {}
-    for role, step in dice.sample(steps, len(steps)):
-        drawn.setdefault(role, []).append((step, dice.randint(1, 4)))
-    return drawn
 
 
 async def fail_at(own: Installation, role: str, step: str, passage: int, action: str, folder: Path) -> None:
@@ -59,20 +69,13 @@ async def fail_at(own: Installation, role: str, step: str, passage: int, action:
 async def test_a_role_killed_at_any_of_its_steps_changes_nothing(
     installation: Installation, seed: int, every_step: bool, tmp_path: Path
 ):
-    """All roles at the same time, each at one of its steps after the other."""
     dice = random.Random(seed)
     steps = STEPS if every_step else [(role, dice.choice(steps)) for role, steps in faults.POINTS.items()]
-    public = with_key(installation, tmp_path / "key")
 
-    async def kill(own: Installation, role: str, at: Sequence[tuple[str, int]]) -> None:
-        for step, passage in at:
-            await fail_at(own, role, step, passage, "kill", tmp_path)
+    async def kill(own: Installation, role: str, step: str, passage: int) -> None:
+        await fail_at(own, role, step, passage, "kill", tmp_path)
 
-    async with supervised_each(installation, *faults.POINTS) as those:
-        async with under_load(installation, dice):
-            await asyncio.gather(*(kill(those[role], role, at) for role, at in passages(dice, steps).items()))
-        await assert_nothing_lost_and_nothing_twice(installation)
-        await assert_chain_holds(installation, public)
+    await fail_at_each(installation, dice, steps, kill, tmp_path)
 
 
 async def test_roles_killed_at_random_change_nothing(installation: Installation, seed: int):
@@ -93,30 +96,21 @@ async def test_a_process_that_wakes_up_after_another_took_its_place_writes_nothi
     """Stopped for longer than the consumer group waits, in the middle of its work, also of its transaction."""
     dice = random.Random(seed)
     steps = STOPS if every_step else dice.sample(STOPS, 1)
-    public = with_key(installation, tmp_path / "key")
 
-    async def replace_sleeper(own: Installation, role: str, at: Sequence[tuple[str, int]]) -> None:
+    async def replace_sleeper(own: Installation, role: str, step: str, passage: int) -> None:
+        await fail_at(own, role, step, passage, "stop", tmp_path)
+        sleeper = own.supervisor.pid(role)
+        assert sleeper is not None
         second = Installation(own.settings)
         try:
-            for step, passage in at:
-                await fail_at(own, role, step, passage, "stop", tmp_path)
-                sleeper = own.supervisor.pid(role)
-                assert sleeper is not None
-                await second.run(role)
-                await asyncio.sleep(_LONGER_THAN_THE_SESSION_SECONDS)
-                os.kill(sleeper, signal.SIGCONT)
-                await asyncio.sleep(1)
-                await second.stop(role)
+            await second.run(role)
+            await asyncio.sleep(_LONGER_THAN_THE_SESSION_SECONDS)
+            os.kill(sleeper, signal.SIGCONT)
+            await asyncio.sleep(1)
         finally:
             await second.stop()
 
-    async with supervised_each(installation, *faults.POINTS) as those:
-        async with under_load(installation, dice):
-            await asyncio.gather(
-                *(replace_sleeper(those[role], role, at) for role, at in passages(dice, steps).items())
-            )
-        await assert_nothing_lost_and_nothing_twice(installation)
-        await assert_chain_holds(installation, public)
+    await fail_at_each(installation, dice, steps, replace_sleeper, tmp_path)
 
 
 async def test_services_started_in_any_order_and_stopped_at_once_lose_nothing(installation: Installation, seed: int):
