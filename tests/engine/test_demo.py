@@ -20,7 +20,7 @@ from resolution_contracts import COMMANDS, EVENTS, Code
 from rich.console import Console
 
 from services import demo
-from services.demo.evidence import Evidence
+from services.demo.evidence import Evidence, gather
 from services.demo.script import Happens, Tale
 from services.demo.stage import Stage
 from services.demo.verification import verify
@@ -79,7 +79,7 @@ async def test_the_demos_verification_notices_a_changed_event_and_a_story_that_w
     servers: Servers, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # where the log of a demo that failed stays
-    gather, seen = demo.gather, {}
+    seen: dict[str, Any] = {}
 
     async def gather_then_tamper(stage: Stage, orders: Sequence[str]) -> Evidence:
         seen["evidence"] = await gather(stage, orders)

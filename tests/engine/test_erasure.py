@@ -17,7 +17,7 @@ from services.orders.texts import texts
 from services.settings import Settings, SettingsError
 from services.store.sealing import encode_event
 from tests.engine.commands import CLIENT, FREELANCER, ask_cancellation, offer_refund, register
-from tests.engine.test_verify import caught_up, findings
+from tests.engine.test_verify import findings
 from tests.installation import Installation, until
 
 MASTER, OLDER = "11" * 32, "22" * 32
@@ -56,7 +56,7 @@ async def told_secrets(installation: Installation, *roles: str) -> None:
     await installation.publish_raw(b"order-1", SECRET.encode())
     await installation.until_published()
     if not roles:
-        await caught_up(installation)
+        await installation.until_projected()
 
 
 def as_stored_before_there_were_keys(installation: Installation, order_id: str) -> None:
@@ -99,7 +99,7 @@ async def test_an_erasure_leaves_no_text_in_any_table_export_or_replay(installat
     for number, event in ((1, 4), (2, 3), (3, 3)):
         said = await done(installation, "erase", f"order-{number}")
         assert said.startswith(f"order-{number}: the texts are erased, as of event {event}.")
-    await caught_up(installation)
+    await installation.until_projected()
     assert places(installation, SECRET, REASON) == set()
 
     await done(installation, "export", "--to", str(tmp_path / "export"), "--format", "jsonl")
@@ -148,7 +148,7 @@ async def test_an_order_goes_on_after_an_erasure_the_same_from_memory_and_from_t
         (1, True),
         (2, False),
     ]
-    await caught_up(installation)
+    await installation.until_projected()
     assert (await findings(installation))["differences"] == []
 
 

@@ -19,7 +19,7 @@ from tests.engine.backups import empty
 from tests.engine.commands import register
 from tests.engine.first_release import FOLDER, FirstRelease, Json, decoded, lines
 from tests.engine.test_restore import admin, judged
-from tests.engine.test_verify import caught_up, findings
+from tests.engine.test_verify import findings
 from tests.installation import Installation, until
 
 ROOT = Path(__file__).parents[2]
@@ -63,7 +63,7 @@ async def test_a_database_of_the_first_release_is_migrated_by_two_at_once_under_
     await installation.run()
     await installation.send("order-90", register())
     await installation.until_quiet()
-    await caught_up(installation)
+    await installation.until_projected()
     assert (await findings(installation))["differences"] == []
     assert stored < all_events(installation)
     versions = dict(installation.query("SELECT originator_id, max(originator_version) FROM order_events GROUP BY 1"))

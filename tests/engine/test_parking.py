@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from services import cli
 from services.commands import judge as judging
+from services.commands.decode import decode
 from services.orders import Order
 from services.store.parking import parked_orders
 from tests.engine.commands import CLIENT, ask_update, offer_refund, register
@@ -156,12 +157,10 @@ async def test_a_history_that_cannot_be_read_parks_its_order_until_it_can(instal
 async def test_a_record_that_our_own_code_fails_to_read_parks_the_order_of_its_key(
     installation: Installation, monkeypatch: pytest.MonkeyPatch
 ):
-    right = judging.decode
-
     def wrong(record: Any, time: Any) -> Any:
         if record.key == HIT.encode():
             raise KeyError(record.value)
-        return right(record, time)
+        return decode(record, time)
 
     monkeypatch.setattr(judging, "decode", wrong)
     async with judging_here(installation):

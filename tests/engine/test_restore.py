@@ -23,7 +23,7 @@ from services.store import migrate
 from tests.engine.backups import back_up, empty, restore
 from tests.engine.commands import ask_cancellation, ask_update, register
 from tests.engine.test_ledger import ledger
-from tests.engine.test_verify import caught_up, findings
+from tests.engine.test_verify import findings
 from tests.faults.load import FAST, assert_nothing_lost_and_nothing_twice, under_load
 from tests.installation import ROLES, Installation, until
 from tests.judgement_day import assert_as_the_oracle_says
@@ -53,7 +53,7 @@ async def test_a_database_restored_to_an_earlier_moment_repeats_nothing_and_cont
         await installation.run()
         await asyncio.sleep(1)
     await assert_nothing_lost_and_nothing_twice(installation)
-    await caught_up(installation)
+    await installation.until_projected()
     after = await published(installation.settings.cluster, installation.topics)
     assert after.timeline != before.timeline
     assert after.outcome_id > before.outcome_id
@@ -218,7 +218,7 @@ async def test_a_database_goes_on_with_new_topics_when_kafka_is_lost(installatio
         await until(lambda: published_again(installation, len(outcomes)))
         async with installation.here("commands", "timer", "projections"):
             await until(lambda: published_again(installation, len(outcomes) + 10))
-            await caught_up(installation)
+            await installation.until_projected()
             await until(lambda: timer_has_read_something(installation))
     assert await installation.events(ORDER) == [event for event in events if event["subject"] == ORDER]
     repeats = [o for o in await installation.outcomes() if o["data"].get("duplicate")]

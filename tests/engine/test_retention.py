@@ -20,7 +20,7 @@ from tests.engine.commands import FREELANCER, ask_update, register
 from tests.engine.test_ledger import ledger
 from tests.engine.test_restore import admin, invoke, judged, lose_topics, published_again, timer_has_read_something
 from tests.engine.test_store import row
-from tests.engine.test_verify import caught_up, findings
+from tests.engine.test_verify import findings
 from tests.installation import Installation, until
 
 ORDER, OTHER, LATER = "order-1", "order-2", "order-3"
@@ -43,7 +43,7 @@ async def test_a_command_id_is_known_in_the_month_after(installation: Installati
     assert (await installation.send(ORDER, ask_update()))["data"]["code"] == "dispute_open"
     assert len(await installation.events(ORDER)) == 2
     assert installation.query("SELECT count(DISTINCT month) FROM outcomes") == [(2,)]
-    await caught_up(installation)
+    await installation.until_projected()
     assert (await findings(installation))["differences"] == []
     assert (await ledger(installation))["differences"] == []
 
@@ -98,7 +98,7 @@ async def a_year_ago(installation: Installation) -> Old:
     accepted = await installation.publish(ORDER, ask_update())
     rejected = await installation.publish(OTHER, WRONG)
     await installation.until_published()
-    await caught_up(installation)
+    await installation.until_projected()
     await installation.stop("commands", "relay", "timer", "projections")
     ends = await ends_of(installation)
     months_pass(installation, 14)
@@ -127,7 +127,7 @@ async def test_an_old_month_is_retired_and_everything_holds(installation: Instal
     assert anew["data"]["code"] == repeated["data"]["code"] == "dispute_unknown"
     assert "duplicate" not in anew["data"]
     await installation.send(LATER, register())
-    await caught_up(installation)
+    await installation.until_projected()
 
     found = await findings(installation)
     assert found["differences"] == []
@@ -161,7 +161,7 @@ async def test_new_topics_get_the_events_of_retired_months_as_well(installation:
     for order_id in (ORDER, OTHER):
         assert await installation.events(order_id) == [event for event in events if event["subject"] == order_id]
     await installation.run("projections", "timer")
-    await caught_up(installation)
+    await installation.until_projected()
     await until(lambda: timer_has_read_something(installation))
     assert (await findings(installation))["differences"] == []
 

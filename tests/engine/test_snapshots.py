@@ -31,7 +31,7 @@ from tests.engine.commands import (
     register,
 )
 from tests.engine.test_erasure import places
-from tests.engine.test_verify import caught_up, findings
+from tests.engine.test_verify import findings
 from tests.installation import Installation
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -232,7 +232,7 @@ async def test_the_commands_role_judges_on_from_a_snapshot_and_verify_compares_i
         assert set(snapshots(installation)) == {"order-1"}
         await installation.until_published()
     assert places(installation, "minor_dissatisfaction", "One draft is late.", "How is it going?") == set()
-    await caught_up(installation)
+    await installation.until_projected()
     assert verified(installation) == (1, [])
     tampered_with(installation)
     found = await findings(installation)

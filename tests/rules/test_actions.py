@@ -179,11 +179,12 @@ def examples(story: Story, role: Role, command: str, kind: str | None, needs: di
         case "CancelOrder", _:
             return [cancel(by=user, comment=text) for text in ("x", LONGEST)]
     dispute = needs.get("dispute_id", story.dispute[0])
-    return {
+    answers: dict[str, list] = {
         "Accept": [accept(dispute, by=user), accept(dispute, by=user, message=LONGEST)],
         "Decline": [decline(dispute, by=user), decline(dispute, by=user, message=LONGEST)],
         "Withdraw": [withdraw(dispute, by=user)],
-    }[command]
+    }
+    return answers[command]
 
 
 EVERYTHING = [

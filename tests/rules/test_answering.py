@@ -7,6 +7,7 @@ import pytest
 from resolution_contracts import OfferPartialRefund
 
 from services.orders import policy
+from services.orders.events import OrderCanceled
 from tests.controls import (
     CLIENT,
     COMMENT,
@@ -387,7 +388,9 @@ CANCELED = {
 @pytest.mark.parametrize("grounds", CANCELED)
 def test_D17_a_cancellation_by_right_is_not_a_mutual_one(grounds):
     given(*CANCELED[grounds])
-    assert current().history[-1].grounds == grounds
+    canceled = current().history[-1]
+    assert isinstance(canceled, OrderCanceled)
+    assert canceled.grounds == grounds
     assert page_of(current().history, CLIENT, VERY_LATE)["canceled"]["grounds"] == grounds
 
 

@@ -17,7 +17,7 @@ from resolution_contracts import RefundReason
 from projections.order_page import NotAParty, show, tell, view
 from services.commands.decode import Unreadable, decode
 from services.orders import Order, Rejected, evolve
-from services.orders.events import EVENTS, Confidential, Event
+from services.orders.events import EVENTS, Confidential, DisputeOpened, Event
 from services.orders.public import confidential_fields, event_envelope, public_data
 from services.relay.messages import event_message
 from tests.controls import (
@@ -157,6 +157,7 @@ def test_D16_stored_it_is_there_and_published_it_is_not(reason):
     service.send(registered(), command_id(99))
     service.send(refund_offer(reason=reason), FIRST)
     [_, opened] = service.stored.history(ORDER)
+    assert isinstance(opened, DisputeOpened)
     assert opened.refund_reason == reason
     assert reason.encode() not in event_message(opened)
     assert all(reason.encode() not in stored.state for stored in service.stored.events[ORDER])

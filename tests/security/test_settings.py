@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -106,7 +107,9 @@ def test_a_password_file_is_read_anew_for_each_client(tmp_path: Path):
 @pytest.mark.parametrize("mechanism", ["SCRAM-SHA-512", "SCRAM-SHA-256", "PLAIN"])
 def test_faststream_gets_the_same(mechanism: str):
     settings = Settings.from_environment(plus(SASL_SSL, SASL_MECHANISM=mechanism))
-    made = broker_of(settings.cluster).config.broker_config.builder.keywords
+    builder = broker_of(settings.cluster).config.broker_config.builder
+    assert isinstance(builder, partial)
+    made = builder.keywords
     theirs = {name: made.get(name) for name in settings.cluster.options}
     assert theirs | {"ssl_context": None} == settings.cluster.options | {
         "ssl_context": None,

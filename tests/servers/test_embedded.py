@@ -192,7 +192,7 @@ def test_no_network_is_said_with_what_to_do(folder: Path, monkeypatch: pytest.Mo
     def unreachable(_: str) -> None:
         raise ConnectionError("no route to host")
 
-    monkeypatch.setattr(jars.jgo, "resolve", unreachable)
+    monkeypatch.setattr("jgo.resolve", unreachable)
     with pytest.raises(ServerError, match="Maven Central"):
         jars.fetch(lambda _: None)
     assert list(folder.glob("kafka-*")) == [], "nothing half-made is left"
