@@ -23,6 +23,7 @@ _STOP_SECONDS = 30
 _JVM = (
     "-Xms64m",
     "-Xmx512m",  # 256 MB do for a demo; a backlog of large batches wants more
+    "-XX:TieredStopAtLevel=1",  # a server that lives for minutes spends more on compiling than it gets back
     "-XX:+UseSerialGC",
     "-XX:-UsePerfData",
     "-Xshare:auto",

@@ -4,7 +4,6 @@ Readers load the keys of what they read behind it, and keep none: a key that was
 read what is read after it.
 """
 
-import os
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
@@ -16,7 +15,7 @@ from services.orders.events import Event, OrderTextsErased
 from services.orders.texts import WITH_TEXTS, texts
 from services.settings import Settings
 
-from .sealing import KEY_BYTES, VERSION_2, encode_event, seal
+from .sealing import KEY_BYTES, NONCE_BYTES, VERSION_2, RandomBytes, encode_event, seal
 from .stored import Stored, StoredRow
 
 CHANGE_KEYS = WITH_TEXTS | {OrderTextsErased}
@@ -128,6 +127,7 @@ class Sealing:
     def __init__(self, keys: dict[str, OrderKey], masters: MasterKeys) -> None:
         self.keys = keys
         self._masters = masters
+        self._random = RandomBytes()
         self._made: dict[tuple[str, int], bytes] = {}
         self.erased: list[tuple[str, int]] = []
 
@@ -138,7 +138,7 @@ class Sealing:
         if kind in WITH_TEXTS:
             topic += VERSION_2
             if found := texts(event):
-                state = seal(event, found, *self._key(event.originator_id))
+                state = seal(event, found, *self._key(event.originator_id), self._random.take(NONCE_BYTES))
         elif kind is OrderTextsErased:
             self._erase(event.originator_id)
         return StoredRow(event.originator_id, event.originator_version, topic, state or encode_event(event))
@@ -154,7 +154,7 @@ class Sealing:
         key = self.keys.get(order_id, OrderKey())
         if key.key is not None:
             return key.number, key.key
-        number, new = key.number + 1, os.urandom(KEY_BYTES)
+        number, new = key.number + 1, self._random.take(KEY_BYTES)
         self.keys[order_id] = OrderKey(number, new)
         self._made[order_id, number] = new
         return number, new

@@ -9,6 +9,7 @@ import msgspec
 from eventsourcing.postgres import PostgresApplicationRecorder
 from psycopg import Cursor
 from psycopg.rows import DictRow
+from psycopg.types.string import BytesBinaryDumper
 
 from services.faults import point
 
@@ -83,6 +84,7 @@ class OrderRecorder(PostgresApplicationRecorder):
         """
         batch: Batch = kwargs.get("batch") or Batch()
         with self.datastore.transaction(commit=True) as cursor:
+            cursor.adapters.register_dumper(bytes, BytesBinaryDumper)  # COPY would take one that is written in Python
             _advance(cursor, batch.positions)
             last_event_id, last_outcome_id, month = _begin(cursor, batch)
             change_parking(cursor, batch.parked, batch.freed)

@@ -14,14 +14,15 @@ import pytest
 from eventsourcing.persistence import StoredEvent
 
 from projections import READ_MODELS
+from services.master_keys import MasterKeys
 from services.orders import Order
 from services.orders.events import EVENTS, Event
 from services.orders.public import event_envelope
 from services.orders.state import CLOSED, Settled
 from services.orders.texts import ERASED, WITH_TEXTS, texts
 from services.store.mapper import decode_event, is_stored_as
-from services.store.order_keys import OrderKeys
-from services.store.sealing import split
+from services.store.order_keys import OrderKeys, Sealing
+from services.store.sealing import NONCE_BYTES, split
 from tests.in_memory import StoredInMemory
 
 CORPUS = sorted((Path(__file__).parent / "stored").glob("v*.jsonl"))
@@ -119,3 +120,10 @@ def test_a_stored_event_that_was_changed_is_not_what_is_stored_of_it():
             readable = event.originator_id not in of_orders.erased
             if readable or changed[:40] != event.state[:40]:
                 assert not is_stored_as(replace(event, state=changed), read, of_orders)
+
+
+def test_each_text_is_sealed_with_a_nonce_of_its_own():
+    event = next(event for event in decoded(CORPUS[-1]) if texts(event))
+    sealing = Sealing({}, MasterKeys())
+    contents = [split(sealing.stored(event).state)[2] for _ in range(1000)]
+    assert len({content[:NONCE_BYTES] for content in contents}) == len(contents)
