@@ -9,6 +9,7 @@ Processor time does not depend on what else the machine does, as seconds do; so 
 import asyncio
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 import psutil
@@ -90,9 +91,11 @@ class _Processor:
         return {name: (after[name] - before[name]) * 1e6 / left for name in after}
 
     def _spent(self, process: psutil.Process) -> dict[str, float]:
-        postgresql = sum(self._postmaster.cpu_times()[:4]) + sum(
-            sum(child.cpu_times()[:2]) for child in self._postmaster.children(recursive=True)
-        )
+        postgresql = 0.0
+        for child in self._postmaster.children(recursive=True):
+            with suppress(psutil.NoSuchProcess):  # its time is the postmaster's by now
+                postgresql += sum(child.cpu_times()[:2])
+        postgresql += sum(self._postmaster.cpu_times()[:4])
         own, kafka = sum(process.cpu_times()[:2]), sum(self._kafka.cpu_times()[:2])
         return {"role": own, "postgresql": postgresql, "kafka": kafka}
 
