@@ -28,13 +28,14 @@ _PAGE = 100
 _MOVING = {"now", "seconds_left"}
 
 
-def desk_of(request: Request) -> Desk:
+# FastAPI calls what is not async in a thread, which takes longer than these do.
+async def desk_of(request: Request) -> Desk:
     desk: Desk = request.app.state.desk
     return desk
 
 
-def viewer_of(request: Request) -> Viewer:
-    viewer: Viewer = request.app.state.gate.viewer(request)
+async def viewer_of(request: Request) -> Viewer:
+    viewer: Viewer = await request.app.state.gate.viewer(request)
     return viewer
 
 

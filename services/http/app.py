@@ -9,6 +9,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.staticfiles import StaticFiles
 from resolution_contracts.topics import MAX_COMMAND_BYTES
+from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -45,7 +46,7 @@ def create(gate: Gate, desk: Callable[[], AbstractAsyncContextManager[Desk]]) ->
     app.add_exception_handler(problems.Problem, _told_as(problems.of_problem))
     app.add_exception_handler(HTTPException, _told_as(problems.of_http))
     app.add_exception_handler(RequestValidationError, _told_as(problems.of_validation))
-    app.middleware("http")(_headers)
+    app.add_middleware(_Headers)
     app.add_middleware(_Limit)
     app.add_middleware(_Measured)
     return app
@@ -65,13 +66,27 @@ def _told_as(
     return handle
 
 
-async def _headers(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
-    response = await call_next(request)
-    for name, value in _HEADERS.items():
-        response.headers.setdefault(name, value)
-    if not request.url.path.startswith("/static"):
-        response.headers.setdefault("Cache-Control", "no-store")
-    return response
+class _Headers:
+    """Tells browsers what every answer forbids them, where it does not say so itself."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+
+        async def told(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                for name, value in _HEADERS.items():
+                    headers.setdefault(name, value)
+                if not scope["path"].startswith("/static"):
+                    headers.setdefault("Cache-Control", "no-store")
+            await send(message)
+
+        await self._app(scope, receive, told)
 
 
 class _Limit:

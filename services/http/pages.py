@@ -23,9 +23,9 @@ _templates = Jinja2Templates(Path(__file__).with_name("templates"))
 _WAIT_SECONDS = 8.0
 
 
-def _viewer_of(request: Request) -> Viewer:
+async def _viewer_of(request: Request) -> Viewer:
     gate = request.app.state.gate
-    viewer: Viewer | None = gate.find(request)
+    viewer: Viewer | None = await gate.find(request)
     if viewer is None:
         if gate.development:
             raise Problem(401, "Log in first.", {"Location": "/login"})
@@ -33,7 +33,7 @@ def _viewer_of(request: Request) -> Viewer:
     return viewer
 
 
-def _same_site(request: Request) -> None:
+async def _same_site(request: Request) -> None:
     """A form of another site may not act for the viewer."""
     site, origin = request.headers.get("sec-fetch-site"), request.headers.get("origin")
     foreign = site not in (None, "same-origin", "none")
@@ -113,7 +113,7 @@ async def _order_page(
     refused: _Refused | None = None,
     status: int = 200,
 ) -> Response:
-    desk = desk_of(request)
+    desk = await desk_of(request)
     page = await desk.order(viewer, order_id)
     actions = [action for party in page["available_actions"].values() for action in party]
     return _show(

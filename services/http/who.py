@@ -1,5 +1,6 @@
 """Who looks: a JWT bearer, or a login for development that works on loopback only."""
 
+import asyncio
 import json
 import secrets
 from dataclasses import dataclass
@@ -30,7 +31,7 @@ class Viewer:
 
 
 class _Keys(Protocol):
-    def key(self, token: str) -> Any: ...
+    async def key(self, token: str) -> Any: ...
 
 
 class _KeyFile:
@@ -41,7 +42,7 @@ class _KeyFile:
         self._jwks = jwt.PyJWKSet.from_dict(json.loads(text)) if text.lstrip().startswith("{") else None
         self._pem = text
 
-    def key(self, token: str) -> Any:
+    async def key(self, token: str) -> Any:
         if self._jwks is None:
             return self._pem
         return self._jwks[jwt.get_unverified_header(token)["kid"]].key
@@ -53,8 +54,8 @@ class _KeyUrl:
     def __init__(self, url: str) -> None:
         self._client = jwt.PyJWKClient(url, cache_keys=True, timeout=5)
 
-    def key(self, token: str) -> Any:
-        return self._client.get_signing_key_from_jwt(token).key
+    async def key(self, token: str) -> Any:
+        return (await asyncio.to_thread(self._client.get_signing_key_from_jwt, token)).key
 
 
 class Gate:
@@ -77,14 +78,14 @@ class Gate:
         assert self.development
         return jwt.encode({"sub": user, "operator": operator}, self._secret, "HS256")
 
-    def viewer(self, request: Request) -> Viewer:
+    async def viewer(self, request: Request) -> Viewer:
         """Raises Problem (401)."""
-        viewer = self.find(request)
+        viewer = await self.find(request)
         if viewer is None:
             raise Problem(401, "Send Authorization: Bearer with a token of your issuer.", _CHALLENGE)
         return viewer
 
-    def find(self, request: Request) -> Viewer | None:
+    async def find(self, request: Request) -> Viewer | None:
         """None where there is no token. Raises Problem (401) for one that is not valid."""
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
         if not token or scheme.lower() != "bearer":
@@ -92,7 +93,7 @@ class Gate:
         if not token:
             return None
         try:
-            claims = self._claims(token)
+            claims = await self._claims(token)
         except (jwt.PyJWTError, KeyError, ValueError):
             raise Problem(401, "The token is not valid, or not any more: get a new one.", _CHALLENGE) from None
         user = claims.get("sub")
@@ -101,13 +102,13 @@ class Gate:
         scopes = str(claims.get("scope", "")).split()
         return Viewer(user, operator=claims.get("operator") is True or "resolution:operator" in scopes)
 
-    def _claims(self, token: str) -> dict[str, Any]:
+    async def _claims(self, token: str) -> dict[str, Any]:
         if self._keys is None:
             return dict(jwt.decode(token, self._secret, ["HS256"]))
         return dict(
             jwt.decode(
                 token,
-                self._keys.key(token),
+                await self._keys.key(token),
                 _ALGORITHMS,
                 issuer=self._issuer,
                 audience=self._audience,

@@ -25,7 +25,7 @@ from .messages import CONTENT_TYPE
 
 _Row = TypeVar("_Row")
 
-RUN = 2000
+RUN = 4000
 """Outcomes per Kafka transaction, at most."""
 
 
