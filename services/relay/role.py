@@ -37,9 +37,9 @@ from .batches import Batches
 from .messages import CONTENT_TYPE, event_message
 from .restored import Restored
 from .stored import (
-    RUN,
     Decided,
     Notification,
+    is_full,
     next_notifications,
     next_outcomes,
     retired_events,
@@ -157,7 +157,7 @@ class RelayRole:
             await note_intent(connection, after)
         with measures.stage("relay_publish"):
             await self._publish(decided, notifications, after)
-        return after, RUN in (len(outcomes), len(notifications))
+        return after, is_full(outcomes, notifications)
 
     async def _publish(
         self, decided: Sequence[Decided], notifications: Sequence[Notification], after: Position | None

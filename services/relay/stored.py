@@ -28,6 +28,9 @@ _Row = TypeVar("_Row")
 RUN = 4000
 """Outcomes per Kafka transaction, at most."""
 
+_RUN_BYTES = 16 * 1024 * 1024
+"""What they take together, but for the last one: a dead letter is as large as its record was."""
+
 
 @dataclass
 class Outcome:
@@ -41,6 +44,11 @@ class Outcome:
     key: bytes | None
     headers: bytes | None
     traceparent: str | None
+
+    @property
+    def size(self) -> int:
+        """Bytes of what is published of it."""
+        return sum(len(part or b"") for part in (self.message, self.key, self.headers))
 
     def record(self, topics: Topics) -> tuple[str, int, bytes | None, bytes | None, Headers]:
         """What to send of it, and where to: topic, partition, key, value, headers."""
@@ -69,15 +77,20 @@ class Notification:
 Decided = tuple[Outcome, list[Event]]
 """An outcome with the events that precede it."""
 
-_OUTCOME = (
-    "SELECT outcome_id, partition, last_event_id, order_id, message, key, headers, traceparent FROM outcomes WHERE "
+_OUTCOME: LiteralString = (
+    "SELECT outcome_id, partition, last_event_id, order_id, message, key, headers, traceparent FROM "
+)
+_RUN: LiteralString = (
+    f"{_OUTCOME}(SELECT *, sum(coalesce(octet_length(message), 0) + coalesce(octet_length(key), 0) + "  # noqa: S608
+    "coalesce(octet_length(headers), 0)) OVER (ORDER BY outcome_id ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) "
+    "AS before FROM outcomes WHERE outcome_id > %s ORDER BY outcome_id LIMIT %s) AS run "
+    "WHERE before IS NULL OR before < %s ORDER BY outcome_id"
 )
 
 
 async def next_outcomes(connection: psycopg.AsyncConnection[Any], position: Position) -> list[Outcome]:
     """A run of those behind a position. Raises psycopg.Error."""
-    where = "outcome_id > %s ORDER BY outcome_id LIMIT %s"
-    return await _select(connection, Outcome, _OUTCOME + where, (position.outcome_id, RUN))
+    return await _select(connection, Outcome, _RUN, (position.outcome_id, RUN, _RUN_BYTES))
 
 
 async def next_notifications(connection: psycopg.AsyncConnection[Any], position: Position) -> list[Notification]:
@@ -89,6 +102,11 @@ async def next_notifications(connection: psycopg.AsyncConnection[Any], position:
         "ORDER BY notification_id LIMIT %s",
         (position.notification_id, RUN),
     )
+
+
+def is_full(outcomes: Sequence[Outcome], notifications: Sequence[Notification]) -> bool:
+    """Whether more may be behind this run."""
+    return RUN in (len(outcomes), len(notifications)) or sum(outcome.size for outcome in outcomes) >= _RUN_BYTES
 
 
 async def with_events(
@@ -153,7 +171,7 @@ async def one_with_events(
     connection: psycopg.AsyncConnection[Any], masters: MasterKeys, outcome_id: int, event_id: int
 ) -> Decided:
     """A single outcome, and its events, which are behind event `event_id`."""
-    found = await _select(connection, Outcome, _OUTCOME + "outcome_id = %s", (outcome_id,))
+    found = await _select(connection, Outcome, _OUTCOME + "outcomes WHERE outcome_id = %s", (outcome_id,))
     [decided] = await with_events(connection, masters, found, event_id)
     return decided
 

@@ -5,9 +5,12 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+from psycopg import AsyncConnection
 
+from services.kafka.relay_position import Position
+from services.relay.stored import is_full, next_outcomes
 from tests.engine.commands import CLIENT, FREELANCER, register
-from tests.installation import Installation
+from tests.installation import Installation, until
 from tests.judgement_day import assert_as_the_oracle_says
 
 
@@ -87,6 +90,25 @@ async def test_what_is_no_command_becomes_a_dead_letter_and_the_next_one_goes_on
     delivered = [e for e in await running.events("order-1") if e["type"].endswith("OrderDelivered.v1")]
     assert len(delivered) == 1
     await assert_as_the_oracle_says(running)
+
+
+async def test_large_garbage_is_published_in_runs_that_memory_holds(installation: Installation):
+    garbage = [b"%d" % number + b"x" * 1_000_000 for number in range(40)]
+    await installation.run("commands")
+    for value in garbage:
+        await installation.publish_raw(b"order-1", value, partition=3)
+    await until(lambda: installation.query("SELECT count(*) FROM outcomes") == [(len(garbage),)])
+    async with await AsyncConnection.connect(installation.settings.database) as connection:
+        position, runs = Position(), []
+        while run := await next_outcomes(connection, position):
+            runs.append(run)
+            position = Position(outcome_id=run[-1].outcome_id)
+    assert [is_full(run, []) for run in runs] == [True, True, False]
+    assert all(sum(len(outcome.message or b"") for outcome in run) < 18_000_000 for run in runs)
+    await installation.run("relay")
+    await installation.until_published()
+    dead = await installation.read(installation.topics.dead_letters)
+    assert [letter.value for letter in dead] == garbage
 
 
 INVALID = {
