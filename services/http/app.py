@@ -66,17 +66,23 @@ def _told_as(
     return handle
 
 
-class _Headers:
-    """Tells browsers what every answer forbids them, where it does not say so itself."""
+class _OfRequests:
+    """A middleware of requests; what is none passes by."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
+        await (self.handle if scope["type"] == "http" else self._app)(scope, receive, send)
 
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        raise NotImplementedError
+
+
+class _Headers(_OfRequests):
+    """Tells browsers what every answer forbids them, where it does not say so itself."""
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def told(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
@@ -89,16 +95,10 @@ class _Headers:
         await self._app(scope, receive, told)
 
 
-class _Limit:
+class _Limit(_OfRequests):
     """Refuses bodies larger than a command may be, also those that do not say so."""
 
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         seen = 0
 
         async def limited() -> Message:
@@ -117,16 +117,10 @@ class _Limit:
         await self._app(scope, limited, send)
 
 
-class _Measured:
+class _Measured(_OfRequests):
     """Counts requests by the pattern of their path, when their answer begins."""
 
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = perf_counter()
 
         async def measured(message: Message) -> None:
