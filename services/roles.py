@@ -9,6 +9,7 @@ import contextlib
 import gc
 import json
 import logging
+import os
 import signal
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -25,7 +26,7 @@ from services.checkpoints.role import CheckpointsRole
 from services.clock import Clock
 from services.commands.role import CommandsRole
 from services.kafka.broker import broker_of
-from services.kafka.topics import Topics
+from services.kafka.topics import Topics, count_partitions
 from services.master_keys import NO_MASTER
 from services.relay.role import RelayRole
 from services.reminders import ReminderSender
@@ -38,7 +39,7 @@ from services.store.place import require_shard
 from services.supervisor import OF_ALL_SHARDS
 from services.telemetry import logs, traces
 from services.telemetry.endpoint import endpoint
-from services.telemetry.health import Health
+from services.telemetry.health import Guard, Health
 from services.telemetry.watch import Watch
 from services.timer.role import TimerRole
 
@@ -73,12 +74,13 @@ async def _commands(start: Start) -> None:
             "them: RESOLUTION_MASTER_KEY_FILE names one, see docs/erasure.md"
         )
     async with _broker(start.settings) as broker:
-        role = CommandsRole(broker, start.topics, start.settings.database, start.settings.master_keys, start.clock)
+        settings, partitions = start.settings, await count_partitions(start.settings.cluster, start.topics)
+        role = CommandsRole(broker, start.topics, settings.database, settings.master_keys, start.clock, partitions)
         try:
             await broker.start()
             await role.consumer.assigned()
             start.ready.set()
-            await role.consumer.report_lag()
+            await role.consumer.run()
         finally:
             await broker.stop()
             role.close()
@@ -92,7 +94,7 @@ async def _timer(start: Start) -> None:
         start.ready.set()
         async with asyncio.TaskGroup() as group:
             group.create_task(role.run())
-            group.create_task(role.consumer.report_lag())
+            group.create_task(role.consumer.run())
 
 
 async def _relay(start: Start) -> None:
@@ -163,7 +165,7 @@ async def run(name: str, settings: Settings) -> None:
         await asyncio.to_thread(check_master_keys, one)
     clock = await asyncio.to_thread(clock_of, settings.shards[0])
     start = Start(settings, Topics(settings.topic_prefix, settings.shard), clock, ready)
-    async with _seen(start):
+    async with _seen(start, name):
         role = asyncio.ensure_future(ROLES[name](start))
         watchers = [asyncio.ensure_future(w) for w in (_say_ready(start, name), _parent_gone(stop), stop.wait())]
         await asyncio.wait([role, watchers[-1]], return_when=asyncio.FIRST_COMPLETED)
@@ -174,16 +176,18 @@ async def run(name: str, settings: Settings) -> None:
 
 
 @asynccontextmanager
-async def _seen(start: Start) -> AsyncIterator[None]:
-    """Metrics and health, where a port is given for them."""
+async def _seen(start: Start, name: str) -> AsyncIterator[None]:
+    """What notices that the process gets nowhere; and metrics and health, where a port is given for them."""
     settings = start.settings
-    if settings.metrics_port is None:
-        yield
-        return
     health = Health()
-    watches = [_watch(start, one, health, one_of_several=len(settings.shards) > 1) for one in settings.shards]
-    with endpoint(settings.metrics_host, settings.metrics_port, health, settings.shard):
-        watching = [health.beat(), _started(start, health), *(watch.run() for watch in watches)]
+    Guard(health, _end).start()
+    watching = [health.beat()]
+    with contextlib.ExitStack() as stack:
+        if settings.metrics_port is not None:
+            stack.enter_context(endpoint(settings.metrics_host, settings.metrics_port, health, settings.shard))
+            several = len(settings.shards) > 1
+            watches = [_watch(start, name, one, health, one_of_several=several) for one in settings.shards]
+            watching += [_started(start, health), *(watch.run() for watch in watches)]
         tasks = [asyncio.ensure_future(task) for task in watching]
         try:
             yield
@@ -193,9 +197,18 @@ async def _seen(start: Start) -> AsyncIterator[None]:
             await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def _watch(start: Start, one: Settings, health: Health, *, one_of_several: bool) -> Watch:
+def _end(why: str) -> None:
+    """Ends this process, whose event loop may not turn any more. It may end at any moment without harm."""
+    log.critical("ending, to be started again: %s", why)
+    logging.shutdown()
+    os._exit(os.EX_TEMPFAIL)
+
+
+def _watch(start: Start, name: str, one: Settings, health: Health, *, one_of_several: bool) -> Watch:
     topics, models = Topics(one.topic_prefix, one.shard), list(READ_MODELS)
-    return Watch(one.database, one.cluster, topics, start.clock, health, models, one_of_several=one_of_several)
+    return Watch(
+        one.database, one.cluster, topics, start.clock, health, models, role=name, one_of_several=one_of_several
+    )
 
 
 async def _started(start: Start, health: Health) -> None:

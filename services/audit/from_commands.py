@@ -26,7 +26,7 @@ from services.orders import Order
 from services.orders.events import OrderTextsErased
 from services.orders.public import event_envelope
 from services.orders.texts import published_without_texts
-from services.store.dead_letters import DeadLetter
+from services.store.dead_letters import DeadLetter, published_letter
 
 from .findings import Differences
 
@@ -80,9 +80,14 @@ class _Judge:
     """One partition's commands, judged as the service has to."""
 
     def __init__(
-        self, business_time: Callable[[int], datetime], passed_over: set[int], letters: dict[int, DeadLetter]
+        self,
+        business_time: Callable[[int], datetime],
+        partitions: int,
+        passed_over: set[int],
+        letters: dict[int, DeadLetter],
     ) -> None:
         self._business_time = business_time
+        self._partitions = partitions
         self._passed_over = passed_over
         self._letters = letters
         self._orders: dict[str, Order] = {}
@@ -98,8 +103,12 @@ class _Judge:
         for record in records:
             if record.offset in self._passed_over:
                 continue
-            timely = at_first_time(record, self._letters.get(first_offset(record) or -1))
-            [(_, reading)] = readings = read([timely], self._business_time)
+            first = first_offset(record)
+            timely = record if first is None else at_first_time(record, self._letters.get(first))
+            [(_, reading)] = readings = read([timely], self._business_time, self._partitions)
+            if isinstance(reading, str) and record.offset not in self._letters:
+                # An earlier version took it. Or it is not published yet, and nothing after it is.
+                [(_, reading)] = readings = read([timely], self._business_time, None)
             if not isinstance(reading, str) and record.offset in self._letters:
                 self.outgrown += 1
                 self.dead.append(_Expected(record.offset, record.value))
@@ -150,7 +159,7 @@ async def verify_from_commands(
             passed_over = {offset for number, offset in parked if number == partition}
             discarded = {_source_offset(record) for record in dead if _is_discarded(record)}
             by_offset = {_source_offset(record): _letter(record) for record in dead}
-            again = _Judge(business_time, passed_over | discarded, by_offset)
+            again = _Judge(business_time, partitions, passed_over | discarded, by_offset)
             async for batch in _read(consumer, topics.commands, partition, commands):
                 again.take(batch)
                 findings.commands += len(batch)
@@ -211,7 +220,11 @@ def _compare(record: Record, expected: deque[_Expected], erased: bool, findings:
         findings.differs(f"{place} follows from no command")
         return -1
     should = expected.popleft()
-    if should.value != record.value and not (erased and _same_without_texts(should.value, record.value)):
+    # Of a large dead letter the topic has the beginning; an earlier version published all of it.
+    published = published_letter(None, should.value, ())[1]
+    if record.value not in (should.value, published) and not (
+        erased and _same_without_texts(should.value, record.value)
+    ):
         findings.differs(
             f"{place}, from the command at offset {should.offset}: {_difference(should.value, record.value)}"
         )

@@ -240,8 +240,11 @@ class History:
         """By partition and offset, what should be stored, or why that cannot be told."""
         records = [self._at_first_time(record) for _, record in rows]
         readings = []
-        for (row, record), reading in zip(rows, read(records, self._business_time), strict=True):
-            if row.kind == "dead" and not isinstance(reading[1], str):
+        partitions = len(self._limits.begins[self._topics.commands])
+        for (row, record), reading in zip(rows, read(records, self._business_time, partitions), strict=True):
+            if row.kind != "dead" and isinstance(reading[1], str):  # an earlier version took it
+                readings += read([reading[0]], self._business_time, None)
+            elif row.kind == "dead" and not isinstance(reading[1], str):
                 self._outgrown(row, record, chunk.keys)
             else:
                 readings.append(reading)

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import re
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
@@ -53,11 +54,18 @@ def list_(
 
 
 @app.command()
-def show(place: Annotated[str, typer.Argument(help="PARTITION/OFFSET.")], as_json: AsJson = False) -> None:
+def show(
+    place: Annotated[str, typer.Argument(help="PARTITION/OFFSET.")],
+    raw: Annotated[bool, typer.Option("--raw", help="Only its value, whole and byte for byte.")] = False,
+    as_json: AsJson = False,
+) -> None:
     """One dead letter with its headers and its value as it was. The value may have what a sender meant to be secret."""
     with _letters(kafka=False) as (_, store):
         [letter] = _at(store, [place])
-    headers = {name: value.decode(errors="backslashreplace") for name, value in letter.headers}
+    if raw:
+        sys.stdout.buffer.write(letter.value or b"")
+        return
+    headers = {name: value and value.decode(errors="backslashreplace") for name, value in letter.headers}
     value = None if letter.value is None else letter.value.decode(errors="backslashreplace")
     told = _describe(letter) | {"headers": headers, "value": value}
     if as_json:
@@ -119,7 +127,7 @@ class _Letters:
 
 
 def _recorded(letter: DeadLetter) -> int:
-    return int(dict(letter.headers).get(RECORDED, 0))
+    return int(dict(letter.headers).get(RECORDED) or 0)
 
 
 def _chosen(store: _Letters, places: list[str] | None, key: str | None, error: str | None) -> list[DeadLetter]:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 
 from aiokafka import AIOKafkaProducer
+from resolution_contracts.topics import MAX_COMMAND_BYTES
 
 from services.kafka.cluster import Cluster
 from services.kafka.topics import LARGEST_RECORD, Topics, count_partitions, partition_of
@@ -34,6 +35,11 @@ async def retry(
             raise NotRetried(
                 f"The dead letter {letter.partition}/{letter.record_offset} has no value: it came without one, or it "
                 "was erased with the texts of the order that its key names. Discard it."
+            )
+        if len(letter.value) > MAX_COMMAND_BYTES:
+            raise NotRetried(
+                f"The dead letter {letter.partition}/{letter.record_offset} has {len(letter.value)} bytes; a command "
+                f"has at most {MAX_COMMAND_BYTES}: it would be one again. Discard it."
             )
     partitions = await count_partitions(cluster, topics)
     if keep_time:

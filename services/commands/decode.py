@@ -15,6 +15,8 @@ from resolution_contracts.topics import MAX_COMMAND_BYTES
 from resolution_contracts.values import DisputeKind
 
 from services.kafka.consumer import Record
+from services.kafka.record_batches import UndecodableRecord
+from services.kafka.topics import partition_of
 from services.orders import rejections
 
 _NAMES = {type_: type_.split(".")[-2] for type_ in COMMAND_TYPES}
@@ -41,6 +43,7 @@ class _Envelope(msgspec.Struct, gc=False):
     source: Annotated[str, msgspec.Meta(min_length=1)]
     subject: str
     data: msgspec.Raw = msgspec.Raw(b"{}")
+    data_base64: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
 
 
 class Received(msgspec.Struct, gc=False):
@@ -56,16 +59,15 @@ class Received(msgspec.Struct, gc=False):
 
 
 _decode_envelope = msgspec.json.Decoder(_Envelope).decode
+_decode_attributes = msgspec.json.Decoder(dict[str, object]).decode
 
 
-def decode(record: Record, time: datetime) -> Received:
-    """Raises Unreadable."""
-    value = record.value
-    if value is None:
-        raise Unreadable("the record has no value")
-    if len(value) > MAX_COMMAND_BYTES:
-        raise Unreadable(f"the record is larger than {MAX_COMMAND_BYTES} bytes")
-    envelope = _envelope(value)
+def decode(record: Record, time: datetime, partitions: int | None) -> Received:
+    """`partitions`: of the commands topic, for commands have to be in the one of their key.
+
+    None reads as earlier versions did: from any partition, and content in Base64 as none. Raises Unreadable.
+    """
+    envelope = _envelope(_value(record))
     name = _NAMES.get(envelope.type)
     if name is None:
         raise Unreadable("type is not a command that this service knows")
@@ -75,6 +77,10 @@ def decode(record: Record, time: datetime) -> Received:
         raise Unreadable("the envelope is not a command's: subject is not 1-64 characters of A-Za-z0-9._-")
     if record.key != envelope.subject.encode():
         raise Unreadable("subject is not the record's key")
+    if partitions is not None:
+        _must_be_in_its_partition(record, partitions)
+        if envelope.data_base64 is not msgspec.UNSET:
+            raise Unreadable("data_base64 is not supported: send the command's content as JSON in data")
     return Received(
         order_id=envelope.subject,
         command_id=envelope.id,
@@ -86,10 +92,20 @@ def decode(record: Record, time: datetime) -> Received:
     )
 
 
+def _value(record: Record) -> bytes:
+    if type(record) is UndecodableRecord:
+        raise Unreadable(f"the record cannot be decoded: {record.why}")
+    if record.value is None:
+        raise Unreadable("the record has no value")
+    if len(record.value) > MAX_COMMAND_BYTES:
+        raise Unreadable(f"the record is larger than {MAX_COMMAND_BYTES} bytes")
+    return record.value
+
+
 def _envelope(value: bytes) -> _Envelope:
     try:
         value.decode()
-        return _decode_envelope(value)
+        envelope = _decode_envelope(value)
     except UnicodeDecodeError:
         raise Unreadable("the value is not UTF-8") from None
     except RecursionError:
@@ -98,6 +114,40 @@ def _envelope(value: bytes) -> _Envelope:
         raise Unreadable(f"the envelope is not a command's: {error}") from None
     except msgspec.DecodeError as error:
         raise Unreadable(f"the value is not JSON: {error}") from None
+    if b"\\u0000" in value:
+        _must_have_no_nul(value)
+    return envelope
+
+
+def _must_have_no_nul(value: bytes) -> None:
+    """PostgreSQL stores no NUL. In `data` it is for the schema to say so, and the command's outcome says where."""
+    try:
+        attributes = _decode_attributes(value)
+    except (msgspec.MsgspecError, RecursionError):
+        return  # the fault is in `data`, and is found there
+    attributes.pop("data", None)
+    if named := [name for name, content in attributes.items() if _has_nul([name, content])]:
+        raise Unreadable(f"the attribute {named[0]!a} has a NUL character: leave it out")
+
+
+def _has_nul(value: object) -> bool:
+    match value:
+        case str():
+            return "\0" in value
+        case list():
+            return any(map(_has_nul, value))
+        case dict():
+            return any(_has_nul(name) or _has_nul(content) for name, content in value.items())
+    return False
+
+
+def _must_be_in_its_partition(record: Record, partitions: int) -> None:
+    assert record.key is not None
+    if (own := partition_of(record.key, partitions)) != record.partition:
+        raise Unreadable(
+            f"the record is in partition {record.partition}, and its key belongs in {own}: its sender does not use "
+            "Kafka's murmur2 partitioner. With librdkafka (confluent-kafka) set partitioner=murmur2_random"
+        )
 
 
 def _command(type_: str, data: msgspec.Raw) -> Command | rejections.Rejected:

@@ -18,6 +18,8 @@ from .decode import Received, Unreadable, decode
 
 log = logging.getLogger(__name__)
 
+_LONGEST_ID = 200
+
 FirstUses = dict[tuple[str, str], tuple[bytes, bytes]]
 """By order id and command id: the digest of the data it first came with, and the outcome it got; both empty where that
 was retired."""
@@ -48,24 +50,27 @@ class Judged(msgspec.Struct):
     tally: Counter[tuple[str, str]] = msgspec.field(default_factory=Counter)
 
 
-def read(records: Iterable[Record], business_time: Callable[[int], datetime]) -> list[tuple[Record, Reading]]:
-    """Each record with what it says."""
+def read(
+    records: Iterable[Record], business_time: Callable[[int], datetime], partitions: int | None
+) -> list[tuple[Record, Reading]]:
+    """Each record with what it says. `partitions`: see `decode`."""
     readings: list[tuple[Record, Reading]] = []
     timestamp, time = None, datetime.min
     for record in records:
         if record.timestamp != timestamp:  # the broker stamps whole batches alike
             timestamp, time = record.timestamp, business_time(record.timestamp)
-        readings.append((record, _read_one(record, time)))
+        readings.append((record, _read_one(record, time, partitions)))
     return readings
 
 
-def _read_one(record: Record, time: datetime) -> Reading:
+def _read_one(record: Record, time: datetime, partitions: int | None) -> Reading:
     try:
-        return decode(record, time)
+        return decode(record, time, partitions)
     except Unreadable as unreadable:
         return str(unreadable)
     except Exception as bug:
-        return Failed((record.key or b"").decode(errors="replace").replace("\0", ""), _where(bug))
+        # An index takes no text of any length.
+        return Failed((record.key or b"")[:_LONGEST_ID].decode(errors="replace").replace("\0", ""), _where(bug))
 
 
 def judge(

@@ -64,7 +64,7 @@ class ParkedOrders:
         version = self._store.parking().version
         records = [self._record(command) for command in commands]
         given_up = [] if discard is None else [outcomes.dead(records.pop(0), f"discarded by an operator: {discard}")]
-        readings = read(records, self._business_time)
+        readings = read(records, self._business_time, None)
         uses = {(r.order_id, r.command_id) for _, r in readings if isinstance(r, Received)}
         known = self._store.first_uses(uses) if uses else {}
         judged = judge(readings, self._store.orders([order_id]), [known], set())
@@ -75,7 +75,7 @@ class ParkedOrders:
         return next((command.why for command in judged.parked), "")
 
     def _record(self, parked: ParkedCommand) -> Record:
-        headers = msgspec.json.decode(parked.headers, type=list[tuple[str, bytes]])
+        headers = msgspec.json.decode(parked.headers, type=list[tuple[str, bytes | None]])
         return ConsumerRecord(
             topic=self._topic,
             partition=parked.partition,
@@ -87,5 +87,5 @@ class ParkedOrders:
             checksum=None,
             serialized_key_size=len(parked.key or b""),
             serialized_value_size=len(parked.value or b""),
-            headers=tuple(headers),
+            headers=tuple(headers),  # type: ignore[arg-type]  # a value may be None
         )

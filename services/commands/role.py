@@ -14,12 +14,13 @@ from services.kafka.topics import Topics
 from services.master_keys import MasterKeys
 from services.store import Batch, MonthBegan, Months, OrderStore, Parking, ParkingChanged
 from services.store.positions import StoredPositions
+from services.store.recorder import is_refused_data
 from services.telemetry import measures, traces
 
 from .cache import OrderCache, Orders
 from .decode import Received
 from .judge import FirstUses, Judged, Reading, judge, read
-from .retries import at_first_time, first_offset
+from .retries import all_at_first_time, first_offset
 
 log = logging.getLogger(__name__)
 
@@ -33,12 +34,19 @@ CACHED_ORDERS = 20_000
 
 
 class CommandsRole:
-    """Judges what is on the commands topic."""
+    """Judges what is on the commands topic, which has so many `partitions`."""
 
     def __init__(
-        self, broker: KafkaBroker, topics: Topics, database_url: str, masters: MasterKeys, clock: Clock
+        self,
+        broker: KafkaBroker,
+        topics: Topics,
+        database_url: str,
+        masters: MasterKeys,
+        clock: Clock,
+        partitions: int,
     ) -> None:
         self._clock = clock
+        self._partitions = partitions
         self._store = OrderStore(database_url, masters)
         self._cache = OrderCache(CACHED_ORDERS)
         self._standing: tuple[Parking, Months] | None = None
@@ -57,7 +65,33 @@ class CommandsRole:
     async def _handle(self, records: Sequence[Record], positions: Positions) -> None:
         """Returns when all is committed. Raises whatever went wrong; then a first part may be committed."""
         point("commands.polled")
-        committed = dict(positions)
+        await self._without_refused(records, dict(positions))
+
+    async def _without_refused(self, records: Sequence[Record], committed: Positions) -> None:
+        """Handles all records; one that the database refuses becomes a dead letter, and does not stop the others."""
+        try:
+            await self._handle_twice(records, committed)
+            return
+        except Exception as error:
+            if not is_refused_data(error):
+                raise
+            refused = error
+        self._forget()
+        rest = _uncommitted(records, committed)
+        if len(rest) > 1:
+            for half in (rest[: len(rest) // 2], rest[len(rest) // 2 :]):
+                await self._without_refused(half, committed)
+            return
+        [record] = rest
+        log.error(
+            "the database refuses what follows from a record, which becomes a dead letter: %s",
+            type(refused.__cause__ or refused).__name__,
+            extra={"partition": record.partition, "offset": record.offset},
+        )
+        await self._handle_pieces(rest, committed, refused="the database cannot store what follows from it")
+
+    async def _handle_twice(self, records: Sequence[Record], committed: Positions) -> None:
+        """Once more where what the batch was judged with had changed meanwhile."""
         try:
             await self._handle_pieces(records, committed)
             return
@@ -70,11 +104,10 @@ class CommandsRole:
         except MonthBegan:
             log.info("a month has begun: command ids of the last one are looked up from now on")
         self._forget()
-        rest = [record for record in records if record.offset >= committed[record.partition]]
-        await self._handle_pieces(rest, committed)
+        await self._handle_pieces(_uncommitted(records, committed), committed)
 
-    async def _handle_pieces(self, records: Sequence[Record], committed: Positions) -> None:
-        """Moves `committed` on with each commit."""
+    async def _handle_pieces(self, records: Sequence[Record], committed: Positions, refused: str = "") -> None:
+        """Moves `committed` on with each commit. `refused`: why all of these records become dead letters."""
         if self._standing is None:
             self._standing = await asyncio.to_thread(lambda: (self._store.parking(), self._store.months()))
         parking, months = self._standing
@@ -82,13 +115,9 @@ class CommandsRole:
         uncommitted: FirstUses = {}
         commit: asyncio.Future[None] | None = None
         try:
-            for piece in _pieces(records):
-                if (letter := first_offset(piece[0])) is not None:
-                    if commit is not None:
-                        await commit
-                    piece[0] = await asyncio.to_thread(self._at_first_time, piece[0], letter)
+            for piece in _pieces(await self._at_first_time(records)):
                 with measures.stage("decode"):
-                    readings = read(piece, self._clock.of_record)
+                    readings = self._read(piece) if not refused else [(record, refused) for record in piece]
                 judged = await self._judge(readings, uncommitted, parking.orders, months)
                 spans = _traced(piece, judged) if traces.on() else traces.Spans()
                 moves = _advance(positions, piece)
@@ -139,8 +168,17 @@ class CommandsRole:
         uses = {(c.order_id, c.command_id) for c in commands if careful or c.order_id in self._cache.earlier}
         return loaded, self._store.first_uses(uses) if uses else {}
 
-    def _at_first_time(self, record: Record, offset: int) -> Record:
-        return at_first_time(record, self._store.dead_letter(record.partition, offset))
+    def _read(self, records: Sequence[Record]) -> list[tuple[Record, Reading]]:
+        return read(records, self._clock.of_record, self._partitions)
+
+    async def _at_first_time(self, records: Sequence[Record]) -> Sequence[Record]:
+        if all(first_offset(record) is None for record in records):
+            return records
+        return await asyncio.to_thread(all_at_first_time, records, self._is_dead, self._store.dead_letters)
+
+    def _is_dead(self, record: Record) -> bool:
+        [(_, reading)] = self._read([record])
+        return isinstance(reading, str)
 
     def _forget(self) -> None:
         self._cache.clear()
@@ -166,16 +204,13 @@ def _traced(piece: Sequence[Record], judged: Judged) -> traces.Spans:
     return spans
 
 
-def _pieces(records: Sequence[Record]) -> Iterator[list[Record]]:
-    """A record that an operator sent again begins one: what became of the first is stored by then."""
-    piece: list[Record] = []
-    for record in records:
-        if piece and (len(piece) == _PIECE or first_offset(record) is not None):
-            yield piece
-            piece = []
-        piece.append(record)
-    if piece:
-        yield piece
+def _pieces(records: Sequence[Record]) -> Iterator[Sequence[Record]]:
+    for start in range(0, len(records), _PIECE):
+        yield records[start : start + _PIECE]
+
+
+def _uncommitted(records: Sequence[Record], committed: Positions) -> Sequence[Record]:
+    return [record for record in records if record.offset >= committed[record.partition]]
 
 
 def _advance(positions: Positions, piece: Sequence[Record]) -> dict[int, tuple[int, int]]:

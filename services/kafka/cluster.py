@@ -7,6 +7,7 @@ made in broker.py.
 from dataclasses import dataclass
 from typing import Any
 
+from . import record_batches as _record_batches  # noqa: F401  makes every consumer survive what senders write
 from .security import PLAINTEXT, KafkaSecurity
 
 

@@ -4,6 +4,10 @@ FastStream runs the subscription; the positions are ours. On assignment the cons
 The handler records a batch and moves the positions by compare-and-swap, so a process that lost its partition, or
 slept through a rebalance, cannot write. Whatever fails, the consumer goes back to the stored positions and reads on
 from there. Offsets committed to Kafka only let monitoring see the lag.
+
+A poll that raises may have taken records from the client and dropped them. Nothing in the next batch would tell:
+transactions leave gaps among the offsets. So the client's own positions are compared before each poll with where the
+last one left them.
 """
 
 import asyncio
@@ -15,16 +19,18 @@ from typing import Any, Protocol
 from uuid import UUID
 
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, ConsumerRecord, TopicPartition
-from aiokafka.errors import KafkaError
+from aiokafka.errors import KafkaError, NoOffsetForPartitionError
 from faststream import AckPolicy
 from faststream.kafka import KafkaBroker
 from faststream.kafka.message import KafkaMessage
 
 from services.faults import point
 from services.shards import ALONE, Shard
-from services.telemetry.health import progress
+from services.telemetry import measures
+from services.telemetry.health import assigned, progress, stopped, trouble
 
 from .assignment import assignor, group_of
+from .record_batches import UnreadablePartition
 from .topic_ids import topic_id
 
 log = logging.getLogger(__name__)
@@ -35,6 +41,7 @@ Positions = dict[int, int]
 _LAG_SECONDS = 5.0
 _CAUGHT_UP_SECONDS = 0.05
 _LONGEST_PAUSE_SECONDS = 5.0
+_STOPPED_SECONDS = 30.0
 
 
 class PositionStore(Protocol):
@@ -79,6 +86,10 @@ class PositionedConsumer:
         self._positions: Positions = {}
         self._bases: Positions = {}
         self._ends: dict[TopicPartition, int] = {}
+        self._left_at: dict[TopicPartition, int] = {}
+        """Where the client has to stand before the next poll: where the last one, or a seek, left it."""
+        self._stopped: dict[TopicPartition, float] = {}
+        """Partitions that cannot be read, and the loop's time at which to try them again."""
         self._taken = 0
         self._due = 0
         self._pause = 0.0
@@ -91,7 +102,7 @@ class PositionedConsumer:
             batch=True,
             max_records=max_records,
             ack_policy=AckPolicy.MANUAL,
-            auto_offset_reset="earliest",
+            auto_offset_reset="none",  # it never goes anywhere else by itself
             isolation_level="read_committed",
             session_timeout_ms=6_000,
             heartbeat_interval_ms=1_000,
@@ -113,15 +124,21 @@ class PositionedConsumer:
         """Returns once all was read that was on the topic when its partitions were assigned."""
         consumer = self._subscriber.consumer
         assert consumer is not None
-        while any([await consumer.position(tp) < end for tp, end in self._ends.items() if tp in consumer.assignment()]):
-            progress(self._topic)
+        while any(  # noqa: ASYNC110  nothing says when
+            [await consumer.position(tp) < end for tp, end in self._ends.items() if tp in consumer.assignment()]
+        ):
             await asyncio.sleep(_CAUGHT_UP_SECONDS)
 
-    async def report_lag(self) -> None:
-        """Commits the positions to Kafka from time to time, for ever; only monitoring reads them."""
+    async def run(self) -> None:
+        """Commits the positions to Kafka from time to time, for ever; only monitoring reads them.
+
+        Raises RuntimeError when the client has stopped fetching for good: then only a new one helps.
+        """
         while True:
             await asyncio.sleep(_LAG_SECONDS)
             consumer = self._subscriber.consumer
+            if consumer is not None and consumer._fetcher is not None and consumer._fetcher.error_future.done():
+                raise RuntimeError(f"the Kafka client does not fetch {self._topic} any more")
             offsets = {
                 TopicPartition(self._topic, p): offset - self._bases.get(p, 0) for p, offset in self._positions.items()
             }
@@ -135,11 +152,49 @@ class PositionedConsumer:
 
     async def _next_batch(self, consumer: AIOKafkaConsumer) -> tuple[Record, ...]:
         # FastStream's own waits once more after an empty poll, without listening; light load would pay for it.
-        progress(self._topic)
-        batches = await consumer.getmany(timeout_ms=500, max_records=self._max_records)
+        try:
+            self._try_stopped_again(consumer)
+            self._check_continuity(consumer)
+            batches = await consumer.getmany(timeout_ms=500, max_records=self._max_records)
+        except NoOffsetForPartitionError:
+            return ()  # from before the partitions' positions were sought; nothing was taken
+        except Exception as error:
+            await self._poll_failed(consumer, error)
+            return ()
         # Between the records' leaving the consumer and this line, nothing else runs: no seek comes between.
         self._taken += bool(batches)
+        self._left_at |= {tp: position for tp in batches if (position := _standing(consumer, tp)) is not None}
+        progress(self._topic)
         return tuple(chain.from_iterable(batches.values()))
+
+    def _check_continuity(self, consumer: AIOKafkaConsumer) -> None:
+        """Raises RuntimeError where the client has moved on without giving what it passed."""
+        for tp in consumer.assignment() & self._left_at.keys():
+            if _standing(consumer, tp) != self._left_at[tp]:
+                raise RuntimeError(f"{tp.topic}/{tp.partition} was left at {self._left_at[tp]} and is elsewhere now")
+
+    def _try_stopped_again(self, consumer: AIOKafkaConsumer) -> None:
+        now = asyncio.get_running_loop().time()
+        again = [tp for tp, at in self._stopped.items() if at <= now]
+        for tp in again:
+            del self._stopped[tp]
+            stopped(tp.topic, tp.partition, "")
+        consumer.resume(*(consumer.assignment() & set(again)))
+
+    async def _poll_failed(self, consumer: AIOKafkaConsumer, error: Exception) -> None:
+        """Says so, and goes back to the stored positions. A partition that cannot be read is left out for a while."""
+        measures.poll_failed(self._topic)
+        log.error("polling %s failed; reading again from the stored positions: %s", self._topic, error, exc_info=error)
+        trouble(self._topic, f"polling fails: {error}", waits=isinstance(error, KafkaError))
+        async with self._busy:
+            if isinstance(error, UnreadablePartition) and error.where in consumer.assignment():
+                consumer.pause(error.where)
+                self._stopped[error.where] = asyncio.get_running_loop().time() + _STOPPED_SECONDS
+                why = f"{error}. Its commands wait; docs/runbook.md#resolutionpartitionstopped says what to do"
+                stopped(error.where.topic, error.where.partition, why)
+            if self._positions:
+                self._pause = _next_pause(self._pause)
+                await self._rewind()
 
     async def _on_batch(self, batch: Sequence[Record]) -> None:
         """The batch taken last: batches are taken and handled in turns.
@@ -159,7 +214,8 @@ class PositionedConsumer:
                     raise RuntimeError("the topic went back before the stored positions")
                 await self._handle(batch, self._positions)
             except Exception:
-                self._pause = min(max(0.1, self._pause * 2), _LONGEST_PAUSE_SECONDS)
+                self._pause = _next_pause(self._pause)
+                trouble(self._topic, "a batch failed; see the log")
                 log.exception(
                     "batch of %s failed; reading again from the stored positions",
                     self._topic,
@@ -177,7 +233,6 @@ class PositionedConsumer:
         consumer = self._subscriber.consumer
         assert consumer is not None
         while True:
-            progress(self._topic)
             await asyncio.sleep(self._pause)
             partitions = [tp for tp in consumer.assignment() if tp.partition in self._positions]
             try:
@@ -185,7 +240,8 @@ class PositionedConsumer:
                 self._due = self._taken + 1
                 return
             except Exception as error:
-                self._pause = min(self._pause * 2, _LONGEST_PAUSE_SECONDS)
+                self._pause = _next_pause(self._pause)
+                trouble(self._topic, f"the stored positions cannot be read: {error}", waits=True)
                 log.warning("positions cannot be read, trying again in %.1f s: %s", self._pause, error)
 
     async def _seek(self, consumer: AIOKafkaConsumer, partitions: Sequence[TopicPartition]) -> Positions:
@@ -202,7 +258,9 @@ class PositionedConsumer:
                 )
             if position < beginnings[tp]:
                 log.error("%s: records %d to %d expired unread", tp, position, beginnings[tp] - 1)
+                position = beginnings[tp]
             consumer.seek(tp, position)
+            self._left_at[tp] = position
         self._bases, self._ends = bases, ends
         return positions
 
@@ -210,6 +268,7 @@ class PositionedConsumer:
         """The partitions may be another process's from now on. Waits for the batch in hand."""
         async with self._busy:
             self._positions = {}
+            self._left_at = {}
             self._forget()
 
     async def gained(self, partitions: Sequence[TopicPartition]) -> None:
@@ -218,8 +277,23 @@ class PositionedConsumer:
             assert consumer is not None
             self._positions = {tp.partition: 0 for tp in partitions}
             self._pause = 0.0
+            assigned(self._topic, self._positions.keys())
             await self._rewind()
             self._assigned.set()
+
+
+def _standing(consumer: AIOKafkaConsumer, tp: TopicPartition) -> int | None:
+    """The client's position, without waiting for one."""
+    subscription = consumer._subscription.subscription
+    assignment = None if subscription is None else subscription.assignment
+    if assignment is None or tp not in assignment.tps:
+        return None
+    state = assignment.state_value(tp)
+    return state.position if state.has_valid_position else None
+
+
+def _next_pause(seconds: float) -> float:
+    return min(max(0.1, seconds * 2), _LONGEST_PAUSE_SECONDS)
 
 
 class _Listener(ConsumerRebalanceListener):

@@ -14,6 +14,7 @@ from services.kafka.relay_position import Position
 from services.kafka.topics import Topics
 from services.master_keys import MasterKeys
 from services.orders.events import Event
+from services.store.dead_letters import published_letter
 from services.store.mapper import decode_event
 from services.store.months import RETIRED, Retired
 from services.store.order_keys import SELECT_KEYS, OrderKeys, sealed_orders
@@ -54,8 +55,9 @@ class Outcome:
         """What to send of it, and where to: topic, partition, key, value, headers."""
         if self.headers is None:
             return topics.outcomes, self.partition, self.order_id.encode(), self.message, self.event_headers
-        headers = msgspec.json.decode(self.headers, type=list[tuple[str, bytes | None]])
-        return topics.dead_letters, self.partition, self.key, self.message, headers
+        stored = msgspec.json.decode(self.headers, type=list[tuple[str, bytes | None]])
+        key, value, headers = published_letter(self.key, self.message, stored)
+        return topics.dead_letters, self.partition, key, value, list(headers)
 
     @property
     def event_headers(self) -> Headers:

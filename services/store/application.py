@@ -167,10 +167,11 @@ class OrderStore(Application[str]):
             rows = connection.execute(FIRST_USES, (list(order_ids), list(ids)), prepare=True, binary=True)
             return {(row["order_id"], row["command_id"]): (row["digest"], row["message"]) for row in rows}
 
-    def dead_letter(self, partition: int, offset: int) -> DeadLetter | None:
-        """What became of the record at this place, if it is a dead letter."""
+    def dead_letters(self, places: Collection[tuple[int, int]]) -> dict[tuple[int, int], DeadLetter]:
+        """What became of the records at these places (partition, offset), where they are dead letters."""
         with self._recorder.datastore.get_connection() as connection:
-            return next(iter(dead_letters(connection, [(partition, offset)])), None)
+            found = dead_letters(connection, places)
+        return {(letter.partition, letter.record_offset): letter for letter in found}
 
     @property
     def _recorder(self) -> OrderRecorder:

@@ -6,6 +6,7 @@ from datetime import date
 from typing import Any
 
 import msgspec
+import psycopg
 from eventsourcing.postgres import PostgresApplicationRecorder
 from psycopg import Cursor
 from psycopg.rows import DictRow
@@ -66,6 +67,17 @@ class Batch:
     freed: list[tuple[int, int]] = field(default_factory=list)
     sealing: Sealing | None = None
     month: date | None = None
+
+
+def is_refused_data(error: BaseException) -> bool:
+    """Whether PostgreSQL, or its client, refused a value as such: it would refuse it again.
+
+    Not where a statement, a right, a table, a connection or a disk is the trouble: then any value is refused.
+    """
+    causes = (error, error.__cause__)
+    return isinstance(error, UnicodeError | OverflowError) or any(
+        isinstance(cause, psycopg.DataError | psycopg.errors.ProgramLimitExceeded) for cause in causes
+    )
 
 
 class OrderRecorder(PostgresApplicationRecorder):

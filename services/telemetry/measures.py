@@ -22,6 +22,7 @@ _commands = Counter(
     "dead_letter, parked.",
     ["command", "outcome"],
 )
+_polls_failed = Counter("resolution_poll_failures", "Polls of a topic that raised an error.", ["topic"])
 _batch = Histogram("resolution_batch_records", "Records in one transaction of the commands role.", buckets=_RECORDS)
 _stage = Histogram("resolution_stage_seconds", "Seconds of a batch in a stage.", ["stage"], buckets=_SECONDS)
 _published = Counter("resolution_published_records", "Records the relay has published, by kind.", ["kind"])
@@ -55,6 +56,11 @@ def judged(records: int, tally: Mapping[tuple[str, str], int]) -> None:
     _batch.observe(records)
     for (command, outcome), count in tally.items():
         _commands.labels(command, outcome).inc(count)
+
+
+def poll_failed(topic: str) -> None:
+    """Polling a topic raised an error; the consumer goes back to its stored positions."""
+    _polls_failed.labels(topic).inc()
 
 
 def published(**records: int) -> None:

@@ -19,11 +19,12 @@ from prometheus_client import Gauge
 
 from services.clock import Clock
 from services.kafka.cluster import Cluster
+from services.kafka.record_batches import UnreadablePartition
 from services.kafka.relay_position import published
 from services.kafka.topics import Topics
 from services.store.overview import Overview, overview
 
-from .health import Health
+from .health import Health, is_assigned
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +60,8 @@ _verified = Gauge("resolution_verify_finished_timestamp_seconds", "When it ended
 class Watch:
     """Looks from time to time, for ever, and tells `health` which servers answered. `read_models`: their names.
 
+    What `role`, the one of this process, leaves undone is told to `health`, too.
+
     It shows one shard. Of several in one process none is shown, for their own processes show them; only what `health`
     asks for is told of each.
     """
@@ -72,12 +75,15 @@ class Watch:
         health: Health,
         read_models: Sequence[str],
         *,
+        role: str = "",
         one_of_several: bool = False,
     ) -> None:
         self._shows = not one_of_several
         self._postgresql = "postgresql" + (topics.shard.suffix if one_of_several else "")
         self._database, self._kafka, self._topics, self._clock, self._health = database, kafka, topics, clock, health
         self._models = read_models
+        self._role = role
+        self._moved: dict[str, tuple[int, float]] = {}
         self._ages: dict[str, _Ages] = {}
         self._relayed = 0
         self._consumer: AIOKafkaConsumer | None = None
@@ -168,18 +174,38 @@ class Watch:
         return 0.0 if due_at is None else max(0.0, (datetime.now(UTC) - self._clock.real(due_at)).total_seconds())
 
     def _show_lag(self, lag: Gauge, seconds: Gauge, what: str, end: int, read: int) -> None:
+        if what == self._role == "relay":
+            self._moves(what, end, read)
+        elif what in self._models and self._role == "projections":
+            self._moves(what, end, read, restart=False)  # it fails on an event, and the others go on
         lag.set(max(0, end - read))
         seconds.set(self._ages.setdefault(what, _Ages()).of(end, read))
+
+    def _moves(self, what: str, end: int, read: int, *, restart: bool = True) -> None:
+        """Tells `health` for how long `read` has stood before `end`."""
+        now = monotonic()
+        last, since = self._moved.get(what, (-1, now))
+        if read != last or read >= end:
+            since = now
+        self._moved[what] = (read, since)
+        self._health.unmoved(what, now - since, restart=restart)
 
     async def _compare(self, consumer: AIOKafkaConsumer, found: Overview) -> None:
         """What is stored with what is on Kafka. Raises KafkaError."""
         relayed = self._relayed = (await published(self._kafka, self._topics)).outcome_id
         self._show_lag(_relay, _relay_seconds, "relay", found.last_outcome, relayed)
         for role, topic in (("commands", self._topics.commands), ("timer", self._topics.events)):
+            positions = found.positions.get(role, {})
             try:
-                records, seconds = await _unread(consumer, topic, found.positions.get(role, {}))
+                oldest = await _unread(consumer, topic, positions)
             except TopicAuthorizationFailedError:
                 continue  # the role http need not read these topics; others show it
+            if self._role == role:
+                for number, read in positions.items():
+                    if is_assigned(topic, number):
+                        self._moves(f"{topic}/{number}", read + (number in oldest), read)
+            records = sum(count for count, _ in oldest.values())
+            seconds = max([0.0, *(time() - timestamp / 1000 for _, timestamp in oldest.values())])
             _lag.labels(role).set(records)
             _lag_seconds.labels(role).set(seconds)
 
@@ -200,23 +226,28 @@ class _Ages:
         return now - self._seen[0][1] if self._seen else 0.0
 
 
-async def _unread(consumer: AIOKafkaConsumer, topic: str, positions: Mapping[int, int]) -> tuple[int, float]:
-    """How many records are behind these positions, and the age in seconds of the oldest. Raises KafkaError."""
+async def _unread(consumer: AIOKafkaConsumer, topic: str, positions: Mapping[int, int]) -> dict[int, tuple[int, int]]:
+    """By partition with records after these positions: how many offsets, and the oldest's timestamp in milliseconds.
+
+    Raises KafkaError.
+    """
     if not positions:
-        return 0, 0.0
+        return {}
     partitions = [TopicPartition(topic, number) for number in positions]
     consumer.assign(partitions)
     ends = await consumer.end_offsets(partitions)
     behind = {tp: end for tp, end in ends.items() if end > positions[tp.partition]}
     if not behind:
-        return 0, 0.0
+        return {}
     consumer.assign(list(behind))
     for tp in behind:
         consumer.seek(tp, positions[tp.partition])
     oldest: dict[TopicPartition, int] = {}
     # A partition whose last records are the marks of transactions ends behind its last record.
     while waiting := [tp for tp in behind if tp not in oldest and await consumer.position(tp) < behind[tp]]:
-        for tp, records in (await consumer.getmany(*waiting, timeout_ms=500)).items():
-            oldest.setdefault(tp, records[0].timestamp)
-    records = sum(behind[tp] - positions[tp.partition] for tp in oldest)
-    return records, max(0.0, time() - min(oldest.values()) / 1000) if oldest else 0.0
+        try:
+            for tp, records in (await consumer.getmany(*waiting, timeout_ms=500)).items():
+                oldest.setdefault(tp, records[0].timestamp)
+        except UnreadablePartition as damaged:  # its age is not known; that it is not read shows all the same
+            oldest[damaged.where] = int(time() * 1000)
+    return {tp.partition: (behind[tp] - positions[tp.partition], timestamp) for tp, timestamp in oldest.items()}

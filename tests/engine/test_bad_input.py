@@ -1,13 +1,24 @@
 """Whatever lies on the commands topic gets its outcome or its dead letter, and the next command goes on."""
 
+import hashlib
 import json
+import os
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 from uuid import uuid4
 
+import psutil
 import pytest
+from aiokafka import AIOKafkaProducer
 from psycopg import AsyncConnection
+from resolution_contracts import CommandEnvelope
 
+from services.kafka.record_batches import LARGEST_BATCH_BYTES
 from services.kafka.relay_position import Position
+from services.kafka.topics import DEFAULT_PARTITIONS, partition_of
 from services.relay.stored import is_full, next_outcomes
 from tests.engine.commands import CLIENT, FREELANCER, register
 from tests.installation import Installation, until
@@ -58,7 +69,23 @@ DEAD = {
     "one byte above 256 KiB": (b"order-1", envelope().ljust(256 * 1024 + 1)),
     "JSON nested 100,000 deep": (b"order-1", b'{"data":' + b"[" * 100_000),
     "NaN": (b"order-1", envelope(data={"x": 1}).replace(b"1}", b"NaN}")),
+    "a NUL in the source": (b"order-1", envelope(source="a\0b")),
+    "a NUL in the id": (b"order-1", envelope(id=f"{uuid4()}\0")),
+    "a NUL in an attribute that nobody knows": (b"order-1", envelope(extra={"deep": ["a\0b"]})),
+    "a NUL in an attribute's name": (b"order-1", envelope(**{"a\0b": 1})),
+    "data in Base64": (b"order-1", envelope(data_base64="e30=")),
+    "a key of 300 KB": (b"k" * 300_000, envelope()),
 }
+
+
+def resolution(installation: Installation, *arguments: str) -> bytes:
+    """What the command line prints; fails where it exits with another code than 0."""
+    return subprocess.run(
+        [sys.executable, "-m", "services", *arguments],
+        env=os.environ | installation.settings.as_environment(),
+        stdout=subprocess.PIPE,
+        check=True,
+    ).stdout
 
 
 @pytest.fixture
@@ -81,12 +108,21 @@ async def test_what_is_no_command_becomes_a_dead_letter_and_the_next_one_goes_on
     for name, (key, value) in DEAD.items():
         letter = dead[str(places[name]).encode()]
         headers = dict(letter.headers)
-        assert (letter.key, letter.value) == (key, value), name
+        assert letter.key == (key and key[:65536]), name
+        if len(value or b"") <= 256 * 1024:
+            assert letter.value == value, name
+        else:
+            assert letter.value == value[:65536], name
+            assert headers["value-bytes"] == str(len(value)).encode()
+            assert headers["value-sha256"] == hashlib.sha256(value).hexdigest().encode()
         assert headers["trace"] == b"\xff\x00", "its own headers are kept"
         assert headers["error"], name
         assert headers["source-topic"].decode() == running.topics.commands
         assert headers["source-partition"] == b"3"
     assert len(dead) == len(DEAD)
+    large = DEAD["1 MB"][1]
+    shown = resolution(running, "dead", "show", f"3/{places['1 MB']}", "--raw")
+    assert shown == large, "the whole of it is in the store"
     delivered = [e for e in await running.events("order-1") if e["type"].endswith("OrderDelivered.v1")]
     assert len(delivered) == 1
     await assert_as_the_oracle_says(running)
@@ -108,7 +144,108 @@ async def test_large_garbage_is_published_in_runs_that_memory_holds(installation
     await installation.run("relay")
     await installation.until_published()
     dead = await installation.read(installation.topics.dead_letters)
-    assert [letter.value for letter in dead] == garbage
+    assert [letter.value for letter in dead] == [value[:65536] for value in garbage]
+
+
+CODECS = ["gzip", "snappy", "lz4", "zstd"]
+
+
+async def test_commands_are_read_whatever_codec_their_sender_compresses_with(running: Installation):
+    for codec in CODECS:
+        async with compressing(running, codec) as producer:
+            sent = CommandEnvelope.of(codec, register(), source="/tests")
+            await producer.send_and_wait(running.topics.commands, sent.to_json(), sent.key)
+    await running.until_published()
+    assert {event["subject"] for event in await running.events()} == set(CODECS)
+    await assert_as_the_oracle_says(running)
+
+
+@pytest.mark.parametrize("size", [20_000_000, 120_000_000])
+async def test_a_batch_that_decompresses_to_many_megabytes_becomes_a_dead_letter(running: Installation, size: int):
+    await running.send("order-1", register())
+    async with compressing(running, "gzip") as producer:
+        sent = await producer.send_and_wait(running.topics.commands, b" " * size, b"order-1")
+    delivered = await running.outcome_of("order-1", envelope())
+    assert delivered["data"]["events"], "the next command of the partition goes on"
+    await running.until_published()
+    [letter] = await running.read(running.topics.dead_letters)
+    headers = dict(letter.headers)
+    assert headers["source-offset"] == str(sent.offset).encode()
+    if size < LARGEST_BATCH_BYTES:
+        assert (headers["value-bytes"], letter.value) == (str(size).encode(), b" " * 65536)
+    else:
+        assert b"cannot be decompressed" in headers["error"]
+        assert len(letter.value) < 200_000, "as it was on the topic"
+    for role in ("commands", "relay"):
+        assert psutil.Process(running.supervisor.pid(role)).memory_info().rss < 400_000_000
+
+
+@asynccontextmanager
+async def compressing(installation: Installation, codec: str) -> AsyncIterator[AIOKafkaProducer]:
+    options = installation.settings.cluster.options
+    async with AIOKafkaProducer(**options, compression_type=codec, max_request_size=200_000_000) as producer:
+        yield producer
+
+
+async def test_headers_without_a_value_stop_nothing(running: Installation):
+    await running.send("order-1", register())
+    partition = (await running.publish_raw(b"order-1", envelope(), headers=[("retry-of", None)])).partition
+    letter = await running.publish_raw(b"order-1", b"no command", headers=[("trace", None), ("retry-of", None)])
+    for named in (letter.offset, letter.offset + 1, 0, 10**18):
+        headers = [("retry-of", str(named).encode()), ("traceparent", None)]
+        await running.publish_raw(b"order-1", b"no command", headers=headers)
+    assert (await running.outcome_of("order-1", envelope(type="resolution.command.RecordCompletion.v1")))["data"][
+        "events"
+    ]
+    await running.until_published()
+    assert len(await running.read(running.topics.dead_letters)) == 5
+    resolution(running, "dead", "list")
+    resolution(running, "dead", "show", f"{partition}/{letter.offset}")
+    resolution(running, "dead", "retry", f"{partition}/{letter.offset}")
+    await running.until_published()
+    await assert_as_the_oracle_says(running)
+
+
+async def test_records_that_repeat_dead_letters_of_their_own_batch_have_the_first_ones_time(installation: Installation):
+    first = (await installation.publish_raw(b"order-1", b"no command")).offset
+    for number in range(300):
+        await installation.publish_raw(b"order-1", b"no command", headers=[("retry-of", str(first + number).encode())])
+    await installation.run("commands", "relay")
+    await installation.until_published()
+    dead = await installation.read(installation.topics.dead_letters)
+    assert len({dict(letter.headers)["source-timestamp"] for letter in dead}) == 1
+
+
+async def test_a_sender_with_another_partitioner_is_told_which_setting_is_wrong(running: Installation):
+    await running.send("order-1", register())
+    own = partition_of(b"order-1", DEFAULT_PARTITIONS)
+    await running.publish_raw(b"order-1", envelope(), partition=(own + 1) % DEFAULT_PARTITIONS)
+    await running.until_published()
+    [letter] = await running.read(running.topics.dead_letters)
+    assert b"partitioner=murmur2_random" in dict(letter.headers)["error"]
+    assert len(await running.events("order-1")) == 1
+    await assert_as_the_oracle_says(running)
+
+
+async def test_a_record_that_the_database_refuses_is_buried_and_the_others_go_on(installation: Installation):
+    installation.query(
+        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
+        "IF NEW.source = '/refused' THEN RAISE EXCEPTION 'no' USING ERRCODE = 'data_exception'; END IF; RETURN NEW; "
+        "END $$"
+    )
+    installation.query("CREATE TRIGGER refuse BEFORE INSERT ON outcomes FOR EACH ROW EXECUTE FUNCTION refuse()")
+    for number in range(40):
+        refused = [11, 12, 30]
+        source = "/refused" if number in refused else "/tests"
+        sent = CommandEnvelope.of(f"order-{number}", register(), source=source)
+        await installation.publish_raw(sent.key, sent.to_json())
+    await installation.run("commands", "relay")
+    await installation.until_published()
+    dead = await installation.read(installation.topics.dead_letters)
+    assert {letter.key for letter in dead} == {b"order-11", b"order-12", b"order-30"}
+    assert all(b"the database cannot store" in dict(letter.headers)["error"] for letter in dead)
+    assert len(await installation.events()) == 37
+    resolution(installation, "ledger")
 
 
 INVALID = {

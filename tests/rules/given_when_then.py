@@ -69,7 +69,7 @@ def at(time: datetime, command: Command | Rejected) -> Step:
 
 def received(name: str, version: int = 1, **data: Any) -> Command | Rejected:
     """A command as it comes from the wire, whatever its data: `received("Accept", actor="")`."""
-    return decode(as_record(untyped(name, data, version=version)), T).command
+    return decode(as_record(untyped(name, data, version=version)), T, None).command
 
 
 # --- what may follow ---

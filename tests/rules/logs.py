@@ -42,7 +42,7 @@ class Service:
 
     def judge(self, records: Sequence[Record]) -> Judged:
         """One batch."""
-        readings = read(records, CLOCK.of_record)
+        readings = read(records, CLOCK.of_record, None)
         commands = [reading for _, reading in readings if isinstance(reading, Received)]
         orders, missing = self._cache.take(command.order_id for command in commands)
         orders |= {order_id: self.load(order_id) for order_id in missing}

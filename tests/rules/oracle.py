@@ -618,9 +618,18 @@ def read_envelope(record: Record) -> Data | None:
         and (type(command) is str and command in COMMAND_TYPES)
         and (type(source) is str and source != "")
         and (type(subject) is str and ORDER_ID.fullmatch(subject) and subject == key)
+        and "data_base64" not in envelope
+        and not has_nul([[name, content] for name, content in envelope.items() if name != "data"])
     ):
         return envelope
     return None
+
+
+def has_nul(value: Any) -> bool:
+    """Whether a text anywhere in it has a NUL."""
+    if type(value) is dict:
+        value = [*value.keys(), *value.values()]
+    return any(map(has_nul, value)) if type(value) is list else type(value) is str and "\0" in value
 
 
 def integer(digits: str) -> int | Decimal:

@@ -261,7 +261,7 @@ def outputs_of(service):
 
 
 def decoded(name, data):
-    return decode(as_record(untyped(name, data)), T).command
+    return decode(as_record(untyped(name, data)), T, None).command
 
 
 def refusal(reason, command):
@@ -337,7 +337,7 @@ def test_D16_nor_does_the_error_of_a_dead_letter(change):
     envelope = json.loads(in_envelope(refund_offer()).to_json()) | {"data": data} | change
     record = raw_record(ORDER.encode(), json.dumps(envelope).encode())
     with pytest.raises(Unreadable) as why:
-        decode(record, CLOCK.of_record(record.timestamp))
+        decode(record, CLOCK.of_record(record.timestamp), None)
     assert_not_marked(str(why.value))
     [outcome] = Service().judge([record]).outcomes
     assert outcome.message == record.value
