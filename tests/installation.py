@@ -2,8 +2,8 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import replace
 from fractions import Fraction
 from typing import Any
@@ -217,6 +217,14 @@ class Installation:
         with psycopg.connect(self.settings.shards[shard].database, autocommit=True) as connection:
             cursor = connection.execute(sql, parameters)
             return cursor.fetchall() if cursor.description else []
+
+    @contextmanager
+    def holding(self, table: str) -> Iterator[None]:
+        """Nobody else can write to a table meanwhile: a transaction that does not end holds it."""
+        with psycopg.connect(self.settings.database) as connection:
+            connection.execute(f"LOCK TABLE {table} IN EXCLUSIVE MODE")
+            yield
+            connection.rollback()
 
     def query_all(self, sql: str) -> list[tuple[Any, ...]]:
         """The rows of all shards."""

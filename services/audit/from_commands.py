@@ -21,6 +21,7 @@ from services.commands.judge import FirstUses, judge, read
 from services.commands.retries import at_first_time, first_offset
 from services.kafka.cluster import Cluster
 from services.kafka.consumer import Record
+from services.kafka.streams import read_some
 from services.kafka.topics import Topics, count_partitions
 from services.orders import Order
 from services.orders.events import OrderTextsErased
@@ -302,6 +303,7 @@ async def _read(consumer: AIOKafkaConsumer, topic: str, partition: int, extent: 
     consumer.assign([where])
     consumer.seek(where, offsets.start)
     while await consumer.position(where) < offsets.stop:
-        records = (await consumer.getmany(where, timeout_ms=1000, max_records=_AT_ONCE)).get(where, [])
-        if wanted := [record for record in records if record.offset in offsets]:
+        if wanted := [
+            record for record in await read_some(consumer, where, timeout_ms=1000) if record.offset in offsets
+        ]:
             yield wanted

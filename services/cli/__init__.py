@@ -38,9 +38,11 @@ from services.cli.split import split
 from services.cli.verify import verify
 from services.commands.dead import NotRetried
 from services.commands.parked import NotParked
+from services.commands.skip import NotSkipped
 from services.demo import run as run_demo
 from services.export import ExportError
 from services.installation import installation, prepare, require_known_topics, shard_of
+from services.kafka.record_batches import UnreadablePartition
 from services.kafka.topics import TopicError
 from services.master_keys import MasterKeyError
 from services.renewal import NotRenewed
@@ -93,6 +95,8 @@ _FAILURES = (
     NotRenewed,
     NotRetired,
     NotRetried,
+    NotSkipped,
+    UnreadablePartition,
     VerificationFailed,
     RebuildError,
     SchemaOutdated,

@@ -12,16 +12,21 @@ from typing import Annotated, Any
 
 import psycopg
 import typer
+from eventsourcing.persistence import PersistenceError
 from rich.console import Console
 from rich.table import Table
 
 from services.commands.dead import retry as send_again
 from services.commands.retries import RECORDED
+from services.commands.skip import NotSkipped, find_damage
+from services.commands.skip import skip as skip_damage
 from services.installation import installation, up_to_date
 from services.kafka.topics import Topics
 from services.settings import Settings
 from services.shards import Shard
+from services.store import OrderStore
 from services.store.dead_letters import DeadLetter, dead_letters, handle_dead_letter
+from services.store.positions import commands_bases
 
 app = typer.Typer(help="Records of the commands topic that are no command.", no_args_is_help=True)
 Places = Annotated[list[str] | None, typer.Argument(help="PARTITION/OFFSET, as `list` shows them.", metavar="PLACE...")]
@@ -107,6 +112,36 @@ def discard(
         for letter in letters:
             store.handle(letter, how="discarded", why=reason)
     print(f"{len(letters):,} discarded.")
+
+
+@app.command()
+def skip(
+    place: Annotated[str, typer.Argument(help="PARTITION/OFFSET where the partition stands, as the log says it.")],
+    reason: Annotated[str, typer.Option(help="Why; it goes with the dead letters.")],
+) -> None:
+    """Give up records that are damaged on the broker's disk, so that their partition goes on.
+
+    Those from PLACE up to the next one that can be read become dead letters without a value. Records that can be read
+    are not skipped.
+    """
+    if (match := _PLACE.fullmatch(place)) is None:
+        raise typer.BadParameter(f"{place} is not PARTITION/OFFSET, such as 3/17")
+    partition, offset = int(match[1]), int(match[2])
+    with installation(Settings.from_environment()) as settings:
+        shards = up_to_date(settings)
+        one = shards[Shard.of(partition, len(shards)).number]
+        topic = Topics(one.topic_prefix).commands
+        with psycopg.connect(one.database) as connection:
+            base = commands_bases(connection).get(partition, 0)
+        damage = asyncio.run(find_damage(one.cluster, topic, partition, offset - base))
+        with OrderStore(one.database, one.master_keys) as store:
+            try:
+                skip_damage(store, topic, damage, base, reason)
+            except PersistenceError:
+                raise NotSkipped(
+                    f"The commands role does not stand at {place}: see its log for where it does. Nothing is skipped."
+                ) from None
+    print(f"{damage.end - damage.first:,} skipped.")
 
 
 class _Letters:

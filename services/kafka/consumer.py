@@ -41,7 +41,7 @@ Positions = dict[int, int]
 _LAG_SECONDS = 5.0
 _CAUGHT_UP_SECONDS = 0.05
 _LONGEST_PAUSE_SECONDS = 5.0
-_STOPPED_SECONDS = 30.0
+_STOPPED_SECONDS = 15.0
 
 
 class PositionStore(Protocol):
@@ -78,6 +78,7 @@ class PositionedConsumer:
         gather_ms: int = 0,
         shard: Shard = ALONE,
     ) -> None:
+        measures.polls(topic)
         self._topic = topic
         self._store = store
         self._handle = handle
@@ -153,7 +154,7 @@ class PositionedConsumer:
     async def _next_batch(self, consumer: AIOKafkaConsumer) -> tuple[Record, ...]:
         # FastStream's own waits once more after an empty poll, without listening; light load would pay for it.
         try:
-            self._try_stopped_again(consumer)
+            await self._try_stopped_again(consumer)
             self._check_continuity(consumer)
             batches = await consumer.getmany(timeout_ms=500, max_records=self._max_records)
         except NoOffsetForPartitionError:
@@ -173,13 +174,18 @@ class PositionedConsumer:
             if _standing(consumer, tp) != self._left_at[tp]:
                 raise RuntimeError(f"{tp.topic}/{tp.partition} was left at {self._left_at[tp]} and is elsewhere now")
 
-    def _try_stopped_again(self, consumer: AIOKafkaConsumer) -> None:
+    async def _try_stopped_again(self, consumer: AIOKafkaConsumer) -> None:
+        """From where they are stored by now: an operator may have skipped what is damaged."""
         now = asyncio.get_running_loop().time()
         again = [tp for tp, at in self._stopped.items() if at <= now]
         for tp in again:
             del self._stopped[tp]
             stopped(tp.topic, tp.partition, "")
-        consumer.resume(*(consumer.assignment() & set(again)))
+        if again:
+            async with self._busy:
+                if self._positions:
+                    await self._rewind()
+                consumer.resume(*(consumer.assignment() & set(again)))
 
     async def _poll_failed(self, consumer: AIOKafkaConsumer, error: Exception) -> None:
         """Says so, and goes back to the stored positions. A partition that cannot be read is left out for a while."""

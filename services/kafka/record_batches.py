@@ -304,7 +304,11 @@ def _raw_records(batch: bytes, value: bytes, first: int, why: str) -> Iterator[_
 
 
 class _PartitionRecords(fetcher.PartitionRecords):
-    """The same for the records of one fetched partition."""
+    """The same for the records of one fetched partition. Those before what is damaged come out first."""
+
+    def __init__(self, tp: TopicPartition, records: Any, aborted: Any, fetch_offset: int, *options: Any) -> None:
+        super().__init__(tp, records, aborted, fetch_offset, *options)  # type: ignore[no-untyped-call]
+        self._began_at = fetch_offset
 
     def __next__(self) -> Any:
         try:
@@ -313,6 +317,8 @@ class _PartitionRecords(fetcher.PartitionRecords):
             self._records_iterator = None
             raise
         except Exception as error:
+            if self.next_fetch_offset > self._began_at:  # the next fetch begins with it
+                raise StopIteration from error
             raise UnreadablePartition(self._tp, self.next_fetch_offset, error) from error
 
     def _consumer_record(self, tp: TopicPartition, record: Any) -> ConsumerRecord[Any, Any]:

@@ -10,6 +10,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from .cluster import Cluster
 from .consumer import Record
+from .record_batches import UndecodableRecord, UnreadablePartition
 
 _AT_ONCE = 2000
 _LOOK_AHEAD = 200
@@ -83,8 +84,7 @@ class Stream:
     async def _fetch(self) -> bool:
         end = self._end - self._base
         while await self._consumer.position(self._where) < end:  # perhaps a transaction is under way
-            found = await self._consumer.getmany(self._where, timeout_ms=100, max_records=_AT_ONCE)
-            wanted: Sequence[Record] = found.get(self._where, [])
+            wanted: Sequence[Record] = await read_some(self._consumer, self._where, timeout_ms=100)
             if wanted and wanted[-1].offset >= end:
                 wanted = [record for record in wanted if record.offset < end]
             if wanted:
@@ -93,6 +93,26 @@ class Stream:
                 self._read.extend(wanted)
                 return True
         return False
+
+
+async def read_some(consumer: AIOKafkaConsumer, where: TopicPartition, timeout_ms: int) -> list[Record]:
+    """A partition's next records; none where none has come after a while. Raises KafkaError.
+
+    Of what is damaged on the broker's disk each offset comes as an UndecodableRecord without content, one at a time.
+    """
+    position = await consumer.position(where)
+    try:
+        found: list[Record] = (await consumer.getmany(where, timeout_ms=timeout_ms, max_records=_AT_ONCE)).get(
+            where, []
+        )
+    except UnreadablePartition as damaged:  # where it ends is not known
+        consumer.seek(where, damaged.offset + 1)
+        return [_unreadable(where, damaged.offset, str(damaged))] if damaged.offset >= position else []
+    return found
+
+
+def _unreadable(where: TopicPartition, offset: int, why: str) -> UndecodableRecord:
+    return UndecodableRecord(where.topic, where.partition, offset, 0, 1, None, None, None, -1, -1, (), why)
 
 
 async def open_streams(

@@ -58,6 +58,11 @@ def judged(records: int, tally: Mapping[tuple[str, str], int]) -> None:
         _commands.labels(command, outcome).inc(count)
 
 
+def polls(topic: str) -> None:
+    """A topic is polled from here on: so that its first failure shows as an increase."""
+    _polls_failed.labels(topic)
+
+
 def poll_failed(topic: str) -> None:
     """Polling a topic raised an error; the consumer goes back to its stored positions."""
     _polls_failed.labels(topic).inc()

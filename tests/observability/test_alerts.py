@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import subprocess
+from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 from uuid import uuid4
@@ -17,6 +18,7 @@ from services import cli
 from services.roles import ROLES
 from tests.engine.checkpoints import with_key
 from tests.engine.commands import ask_update, register
+from tests.engine.damage import damage
 from tests.installation import Installation, until
 from tests.observability.conftest import refusing
 from tests.observability.prometheus import DEPLOYED, Prometheus, program, prometheus, rules
@@ -49,16 +51,19 @@ async def test_each_alert_fires_when_its_fault_is_made(
 ):
     with_key(installation, tmp_path / "key")
     await installation.run(*ROLES, scale=_IN_10_SECONDS)
-    async with prometheus(tmp_path, ports) as watching:
+    async with prometheus(tmp_path, ports) as watching, AsyncExitStack() as faults:
         await installation.send("order-0", register())
         await until(lambda: installation.query("SELECT last_event_id FROM checkpoints") == [(1,)])
         await until(lambda: all_are_up(watching))
         await until(lambda: installation.page("order-0"))
         await until(lambda: watching.value('max(resolution_server_up{server="postgresql"})'))
         assert await watching.firing() == set()
+        faults.enter_context(installation.holding("projection_tracking"))
         await a_dead_letter(installation)
         await a_parked_order(installation)
         await a_forged_event(installation)
+        await a_damaged_partition(installation)
+        await all_fire(watching, {"ResolutionPartitionStopped", "ResolutionPollsFail", "ResolutionNoProgress"})
         await one_that_dies_again_and_again(installation, watching)
         await a_deadline_without_a_timer(installation)
         await installation.stop("projections", "relay", "checkpoints")
@@ -67,7 +72,8 @@ async def test_each_alert_fires_when_its_fault_is_made(
         await until(lambda: installation.query("SELECT count(*) FROM outcomes WHERE order_id = 'order-0'") == [(2,)])
         await installation.stop("commands")
         await installation.publish("order-0", ask_update())
-        await all_fire(watching, _NAMES - {"ResolutionServerUnreachable"})
+        shown = {"ResolutionPartitionStopped", "ResolutionPollsFail", "ResolutionNoProgress"}
+        await all_fire(watching, _NAMES - shown - {"ResolutionServerUnreachable"})
         with refusing(installation):
             await all_fire(watching, {"ResolutionServerUnreachable"})
 
@@ -102,6 +108,13 @@ async def a_parked_order(installation: Installation) -> None:
     await installation.run("commands")
     await installation.publish("order-1", ask_update())
     await until(lambda: installation.query("SELECT count(*) FROM parked_commands") == [(1,)])
+
+
+async def a_damaged_partition(installation: Installation) -> None:
+    await installation.stop("commands")
+    await installation.publish_raw(b"order-9", b"no command", partition=5)
+    damage(installation, 5)
+    await installation.run("commands")
 
 
 async def a_forged_event(installation: Installation) -> None:
