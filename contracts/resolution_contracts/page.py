@@ -9,6 +9,11 @@ Json = dict[str, Any]
 
 _INTRODUCTION = """# Messages
 
+**Before you send: set the partitioner.** A command goes to the partition that Kafka's murmur2 gives its key. That is
+the default of the Java client, aiokafka and kafkajs. With librdkafka (confluent-kafka for Python, Go and .NET) set
+`partitioner=murmur2_random`: its own default is another, and a command in another partition is not judged. It goes to
+`resolution.commands.dead`, and the header `error` says so.
+
 Made by `resolution schema` from `contracts/`; `contracts/schemas/` has the same as JSON Schemas and as an AsyncAPI 3
 document (`asyncapi.json`).
 

@@ -99,8 +99,9 @@ _ABOUT = {
         "What other services ask for. The record's key is the order id (`subject`), placed by Kafka's murmur2 "
         "partitioner. `id` is a UUID of the sender's choice and the idempotency key: sending a command again under "
         "the same id changes nothing and gets the first outcome again. A command's business time is the time at "
-        "which the broker appended it. Records of more than 256 KiB, or that are no command, go to "
-        "`resolution.commands.dead` with the reason in the header `error`.",
+        "which the broker appended it. Records of more than 256 KiB, in another partition than that of their key, or "
+        "that are no command, go to `resolution.commands.dead` with the reason in the header `error`; of a large value "
+        "the first 64 KiB.",
     ),
     "events": (
         "send",
