@@ -20,6 +20,7 @@ from resolution_contracts.values import format_instant
 
 from services.orders.events import Event
 from services.store.by_order import histories
+from services.store.database import connect, held, search
 from services.store.mapper import decode_row
 from services.store.order_keys import WITHOUT_TEXTS
 
@@ -61,11 +62,11 @@ class ReadModelsAsOf:
     @contextmanager
     def hold(cls, database_url: str, prefix: str) -> Iterator["ReadModelsAsOf"]:
         """Raises AsOfError while another replay into these schemas runs, and psycopg.Error."""
-        with psycopg.connect(database_url, autocommit=True, row_factory=dict_row) as connection:
-            row = connection.execute(
-                "SELECT pg_try_advisory_lock(hashtextextended(%s, 2)) AS held", (prefix,)
-            ).fetchone()
-            if not cast("DictRow", row)["held"]:
+        with (
+            held(database_url, "SELECT pg_try_advisory_xact_lock(hashtextextended(%s, 2))", (prefix,)) as alone,
+            connect(database_url, autocommit=True, row_factory=dict_row) as connection,
+        ):
+            if not alone:
                 raise AsOfError(f"Another replay into the schemas {prefix}_… is at work; wait until it has ended.")
             yield cls(connection, prefix)
 
@@ -211,9 +212,8 @@ class ReadModelsAsOf:
 
     @contextmanager
     def _in_schema(self, model: ReadModel[Any]) -> Iterator[Cursor[DictRow]]:
-        path = SQL("SET LOCAL search_path TO {}, public").format(Identifier(self._new(model)))
-        self._connection.execute(path)
         with self._connection.cursor() as cursor:
+            search(cursor, self._new(model))
             yield cursor
 
 

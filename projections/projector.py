@@ -16,6 +16,7 @@ from psycopg.sql import SQL, Identifier
 
 from services.faults import point
 from services.store import OrderStore
+from services.store.database import search
 from services.store.mapper import decode_row
 from services.store.order_keys import WITHOUT_TEXTS
 
@@ -83,7 +84,7 @@ class Projector:
         self.read_model.apply(cursor, events)
 
     def _search(self, cursor: Cursor[DictRow]) -> None:
-        cursor.execute(SQL("SET LOCAL search_path TO {}, public").format(Identifier(self.schema)))
+        search(cursor, self.schema)
 
 
 def catch_up(projectors: Sequence[Projector], most: int = BATCH) -> dict[str, int]:

@@ -16,6 +16,7 @@ from psycopg.rows import DictRow
 from psycopg.sql import SQL, Identifier
 
 from services.store import OrderStore
+from services.store.database import hold
 
 from . import READ_MODELS
 from .projector import Projector
@@ -76,16 +77,10 @@ class Rebuild:
     @contextmanager
     def _alone(self) -> Iterator[None]:
         name = f"rebuild {self._name}"
-        with self._datastore.get_connection() as connection:
-            row = connection.execute("SELECT pg_try_advisory_lock(hashtextextended(%s, 0)) AS held", (name,)).fetchone()
-            connection.commit()  # the lock is the session's
-            if not cast("DictRow", row)["held"]:
+        with self._datastore.transaction() as cursor:
+            if not hold(cursor, "SELECT pg_try_advisory_xact_lock(hashtextextended(%s, 0)) AS held", (name,)):
                 raise RebuildError(f"Another rebuild of {self._name} is at work; wait until it has ended.")
-            try:
-                yield
-            finally:
-                connection.execute("SELECT pg_advisory_unlock(hashtextextended(%s, 0))", (name,))
-                connection.commit()
+            yield
 
     def _begin(self) -> None:
         self._live.prepare()

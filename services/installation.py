@@ -17,6 +17,7 @@ from services.kafka.topics import TopicError, Topics, ensure_topics, id_of_topic
 from services.servers import default_data_dir, embedded
 from services.settings import Settings
 from services.store import migrate
+from services.store.database import connect
 from services.store.origin import clock_of
 from services.store.place import claim_shard, require_shard
 from services.store.positions import known_topics, other_topic
@@ -78,7 +79,7 @@ def require_known_topics(settings: Settings) -> None:
     """Raises TopicError where a database has read other topics than these."""
     topics = Topics(settings.topic_prefix)
     for one in settings.shards:
-        with psycopg.connect(one.database) as connection:
+        with connect(one.database) as connection:
             known = known_topics(connection)
         for consumer, topic in (("commands", topics.commands), ("timer", topics.events)):
             if known.get(consumer, set()) - {asyncio.run(id_of_topic(settings.cluster, topic))}:

@@ -18,7 +18,7 @@ from resolution_contracts.notifications import DisputeReminder
 from resolution_contracts.values import format_instant
 
 from services.clock import Clock
-from services.store.sessions import LET_GO
+from services.store.database import ANSWER_WITHIN_SECONDS, connect
 from services.telemetry import measures
 from services.telemetry.health import progress
 
@@ -55,10 +55,9 @@ def send_due(database_url: str, now: datetime) -> int:
 
     One of an order that has events which the read model lacks waits: its dispute may be settled. Raises psycopg.Error.
     """
-    with psycopg.connect(database_url) as connection:
+    with connect(database_url, answer_within=ANSWER_WITHIN_SECONDS) as connection:
         if connection.execute("SELECT 1 FROM reminders.due WHERE at <= %s LIMIT 1", (now,)).fetchone() is None:
             return 0
-        connection.execute(LET_GO)
         if (position := _hold(connection)) is None:
             return 0
         # From here to the commit nothing is appended, so that what the read model says of a dispute is so.

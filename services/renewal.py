@@ -17,6 +17,7 @@ from services.kafka.relay_position import Position, published
 from services.kafka.single import last_value
 from services.kafka.streams import extents
 from services.kafka.topics import Topics, count_partitions, id_of_topic
+from services.store.database import connect
 
 
 class NotRenewed(Exception):
@@ -41,7 +42,7 @@ async def renew_topics(cluster: Cluster, topics: Topics, database_url: str) -> i
     Raises NotRenewed, KafkaError and psycopg.Error.
     """
     found = await _look(cluster, topics)
-    with psycopg.connect(database_url) as connection:
+    with connect(database_url) as connection:
         connection.execute("LOCK TABLE positions IN EXCLUSIVE MODE")
         _check(connection, topics, found)
         await _begin(cluster, topics, Position(notification_id=_reminded(connection)))

@@ -20,6 +20,7 @@ from services.kafka.streams import extents, open_streams
 from services.kafka.topics import Topics, count_partitions, partition_of
 from services.settings import Settings
 from services.store import retiring
+from services.store.database import connect
 from services.store.positions import commands_bases
 
 _PATIENCE_SECONDS = 60
@@ -56,7 +57,7 @@ async def retire(settings: Settings, older_than: int, *, only_check: bool) -> li
     """
     topics = Topics(settings.topic_prefix, settings.shard)
     verdicts: list[Verdict] = []
-    with psycopg.connect(settings.database, autocommit=True) as connection:
+    with connect(settings.database, autocommit=True) as connection:
         old = retiring.months_before(connection, older_than)
         kafka = await _look(settings, topics, connection) if old else None
         for month in old:

@@ -33,6 +33,7 @@ from services.reminders import ReminderSender
 from services.settings import Settings
 from services.store import OrderStore
 from services.store.changes import Changes
+from services.store.database import ANSWER_WITHIN_SECONDS
 from services.store.order_keys import check_master_keys
 from services.store.origin import clock_of
 from services.store.place import require_shard
@@ -104,7 +105,7 @@ async def _relay(start: Start) -> None:
 
 async def _projections(start: Start) -> None:
     url = start.settings.database
-    store = OrderStore(url, start.settings.master_keys)
+    store = OrderStore(url, start.settings.master_keys, answer_within=ANSWER_WITHIN_SECONDS)
     projectors = [Projector(store, model()) for model in READ_MODELS.values()]
     for projector in projectors:
         await asyncio.to_thread(projector.prepare)

@@ -24,6 +24,7 @@ from services.kafka.single import all_values, last_value
 from services.kafka.topics import Topics, count_partitions, ensure_topics, partition_of
 from services.settings import Settings
 from services.shards import Shard
+from services.store.database import connect
 from services.store.place import Split
 from services.store.split import CannotSplit, PartitionOf, State, keep_own, state_of, strays
 
@@ -200,7 +201,7 @@ async def _write_position(target: _Target) -> None:
 
 def _note_all_published(target: _Target) -> str:
     """As the relay would have; returns the timeline of the numbers."""
-    with psycopg.connect(target.settings.database) as connection:
+    with connect(target.settings.database) as connection:
         row = connection.execute(
             "UPDATE publishing SET intended_outcome_id = greatest(intended_outcome_id, %s), "
             "intended_notification_id = greatest(intended_notification_id, %s) RETURNING timeline",

@@ -19,7 +19,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from services.checkpoints.chain import Checkpoint, Hashes, salt_hash
 from services.store.checkpoints import CheckpointNotes, checkpoint_notes
 from services.store.copied import Row
-from services.store.event_rows import connect, event_rows, newest_event, notification_id
+from services.store.database import connect
+from services.store.event_rows import event_rows, newest_event, notification_id
 from services.store.place import place
 
 from .chain import Chain
@@ -74,7 +75,7 @@ def verify_checkpoints(
 
 
 def _measure(url: str, found: Tampering) -> tuple[CheckpointNotes | None, int]:
-    with connect(url) as connection:
+    with connect(url, autocommit=True) as connection:
         try:
             notes, newest = checkpoint_notes(connection), newest_event(connection)
             outside = connection.execute(
@@ -115,7 +116,7 @@ class _Sources:
 
     def __init__(self, shards: Sequence[str], number: int) -> None:
         self._shards, self._number = shards, number
-        with connect(shards[number]) as connection:
+        with connect(shards[number], autocommit=True) as connection:
             self._splits = place(connection).splits
 
     @property
@@ -177,7 +178,7 @@ def compare(urls: Sequence[str], salt: bytes, run: Sequence[Checkpoint]) -> list
     """Which checkpoints of a run do not fit their events in these databases together. Raises psycopg.Error."""
     hashes = Hashes(salt)
     with ExitStack() as stack:
-        connections = [stack.enter_context(connect(url)) for url in urls]
+        connections = [stack.enter_context(connect(url, autocommit=True)) for url in urls]
         rows = _Rows(_in_order(connections, run[0].first, run[-1].last))
         wrong = [checkpoint for checkpoint in run if hashes.of_rows(rows.up_to(checkpoint.last)) != checkpoint.events]
         return [_mismatch(connections, hashes, checkpoint) for checkpoint in wrong]

@@ -30,6 +30,7 @@ from services.master_keys import MasterKeys
 from services.orders import Order, evolve
 from services.orders.events import Event
 from services.store import OutcomeRow
+from services.store.database import connect
 from services.store.dead_letters import dead_letters
 from services.store.mapper import decode_event, is_stored_as
 from services.store.months import Retired
@@ -39,7 +40,7 @@ from services.store.place import Split
 from .disputes import Change, Disputes, OpenDispute
 from .findings import Findings
 from .published import Published
-from .stored import Chunk, ChunkLoader, NumberedRow, StoredOutcome, connect, load_histories
+from .stored import Chunk, ChunkLoader, NumberedRow, StoredOutcome, load_histories
 
 _CHUNK = 10_000
 _SAVE_EVERY_SECONDS = 2.0
@@ -123,9 +124,9 @@ class History:
                 self._disputes,
                 self._findings,
             )
-            self._connection = stack.enter_context(connect(self._url))
+            self._connection = stack.enter_context(connect(self._url, autocommit=True))
             await self._reread_waiting()
-            loader = self._loader(stack.enter_context(connect(self._url)))
+            loader = self._loader(stack.enter_context(connect(self._url, autocommit=True)))
             await self._retired(loader, saved)
             await self._chunks(loader, min(self._limits.published, self._limits.outcome_id), saved)
             saved(self._save())

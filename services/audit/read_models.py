@@ -3,7 +3,6 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
-import psycopg
 from eventsourcing.persistence import MapperDeserialisationError
 from psycopg import Cursor
 from psycopg.rows import DictRow, dict_row
@@ -12,6 +11,7 @@ from psycopg.sql import SQL, Identifier
 from projections import READ_MODELS
 from projections.read_model import Fact, ReadModel
 from services.store.by_order import histories
+from services.store.database import connect, search
 from services.store.mapper import decode_row
 from services.store.order_keys import WITHOUT_TEXTS
 
@@ -23,7 +23,7 @@ def verify_read_models(url: str, names: Sequence[str], findings: Findings, progr
 
     Raises psycopg.Error, and what a read model's handlers fail with.
     """
-    with psycopg.connect(url, row_factory=dict_row) as connection:
+    with connect(url, row_factory=dict_row) as connection:
         connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
         with connection.cursor() as cursor:
             replays = [replay for name in names if (replay := _Replay.begin(cursor, READ_MODELS[name]())) is not None]
@@ -97,14 +97,14 @@ class _Replay:
         return row
 
     def _in_own_tables(self, cursor: Cursor[DictRow], facts: Sequence[Fact]) -> None:
-        cursor.execute(SQL("SET LOCAL search_path TO {}, public").format(Identifier("pg_temp")))
+        search(cursor, "pg_temp")
         cursor.execute("SELECT to_regclass(%s) IS NULL AS missing", (f"pg_temp.{self._mark}",))
         if cast("DictRow", cursor.fetchone())["missing"]:
             cursor.execute("DROP TABLE IF EXISTS pg_temp.orders")
             self._model.create(cursor)
             cursor.execute(SQL("CREATE TEMPORARY TABLE {} ()").format(Identifier(self._mark)))
         self._model.tally(cursor, facts)
-        cursor.execute("SET LOCAL search_path TO DEFAULT")
+        search(cursor)
 
     @property
     def _mark(self) -> str:

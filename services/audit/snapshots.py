@@ -4,12 +4,12 @@ from collections.abc import Callable, Collection, Iterator
 from itertools import groupby
 from operator import itemgetter
 
-import psycopg
 from eventsourcing.persistence import MapperDeserialisationError
 from psycopg import Cursor
 from psycopg.rows import DictRow, dict_row
 
 from services.orders import Order
+from services.store.database import connect
 from services.store.mapper import decode_row
 from services.store.order_keys import WITHOUT_TEXTS
 from services.store.snapshots import encode_state, snapshot_code
@@ -24,7 +24,7 @@ def verify_snapshots(url: str, findings: Findings, progress: Callable[[int, int]
 
     Those of other code are not used, and made anew when their orders are loaded.
     """
-    with psycopg.connect(url, row_factory=dict_row) as connection, connection.cursor(binary=True) as cursor:
+    with connect(url, row_factory=dict_row) as connection, connection.cursor(binary=True) as cursor:
         connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
         [count] = cursor.execute("SELECT count(*) AS n FROM order_snapshots WHERE code = %s", (snapshot_code(),))
         for snapshots in _snapshots(cursor):

@@ -7,6 +7,7 @@ from typing import Any
 import psycopg
 
 from services.settings import Settings
+from services.store.database import connect
 from services.store.months import read_retired
 from services.store.place import Split, place
 
@@ -43,7 +44,7 @@ def _regions(shards: Sequence[Settings]) -> dict[tuple[int, int], _Region]:
     """By the number of databases that there were, and which of them it was."""
     found: dict[tuple[int, int], _Region] = {}
     for one in shards:
-        with psycopg.connect(one.database) as connection:
+        with connect(one.database) as connection:
             splits, retired = place(connection).splits, read_retired(connection).outcome_id
         before = Split(0, 0, 0, 0)
         for split in splits:
@@ -57,7 +58,7 @@ def _regions(shards: Sequence[Settings]) -> dict[tuple[int, int], _Region]:
 
 
 def _count(url: str, region: _Region) -> tuple[int, int]:
-    with psycopg.connect(url) as connection:
+    with connect(url) as connection:
         return (
             _one(connection, "order_events", "notification_id", region.events),
             _one(connection, "outcomes", "outcome_id", region.outcomes),

@@ -4,7 +4,6 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, LiteralString
 
 import msgspec
-import psycopg
 from psycopg import Connection
 from psycopg.rows import args_row, tuple_row
 
@@ -201,8 +200,3 @@ def timer_state(connection: Connection[Any]) -> TimerState:
         deadlines = cursor.execute("SELECT order_id, dispute_id, due_at FROM deadlines").fetchall()
         positions = cursor.execute("SELECT partition, next_offset FROM positions WHERE consumer = 'timer'").fetchall()
     return TimerState({(order_id, dispute_id): due_at for order_id, dispute_id, due_at in deadlines}, dict(positions))
-
-
-def connect(url: str) -> psycopg.Connection[Any]:
-    """Raises psycopg.Error."""
-    return psycopg.connect(url, autocommit=True)

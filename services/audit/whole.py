@@ -24,6 +24,7 @@ from services.kafka.relay_position import published
 from services.kafka.streams import extents
 from services.kafka.topics import Topics, count_partitions
 from services.settings import Settings
+from services.store.database import connect
 from services.store.months import read_retired
 from services.store.place import place
 from services.store.positions import commands_bases
@@ -33,7 +34,7 @@ from .findings import Findings
 from .history import History, Limits, Progress
 from .read_models import verify_read_models
 from .snapshots import verify_snapshots
-from .stored import TimerState, connect, store_end, timer_state
+from .stored import TimerState, store_end, timer_state
 
 _WORKERS = 2
 _IMPORTED_ONCE = ["services.audit.whole", "services.cli"]
@@ -110,7 +111,7 @@ def _verify_history(
 
 async def _measure(settings: Settings, topics: Topics) -> tuple[Limits, TimerState]:
     partitions = await count_partitions(settings.cluster, topics)
-    with connect(settings.database) as connection:
+    with connect(settings.database, autocommit=True) as connection:
         timer = timer_state(connection)
         position = await published(settings.cluster, topics)
         begins, ends = await extents(

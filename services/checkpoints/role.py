@@ -20,7 +20,8 @@ from services.kafka.single import all_values, last_value
 from services.kafka.topics import Topics
 from services.settings import Settings
 from services.store.checkpoints import checkpoint_notes, note_published
-from services.store.event_rows import connect, event_rows, newest_event
+from services.store.database import ANSWER_WITHIN_SECONDS, connect
+from services.store.event_rows import event_rows, newest_event
 from services.store.place import place
 from services.telemetry.health import progress
 
@@ -52,7 +53,8 @@ class CheckpointsRole:
         try:
             value = await last_value(self._settings.cluster, self._topic)
             last = None if value is None else parse(value)
-            with await asyncio.to_thread(connect, self._settings.database) as connection:
+            url, options = self._settings.database, {"autocommit": True, "answer_within": ANSWER_WITHIN_SECONDS}
+            with await asyncio.to_thread(connect, url, **options) as connection:
                 signer = await asyncio.to_thread(self._signer, connection, last)
                 await self._check_unknown(connection, signer, last)
                 await self._note(connection, last)

@@ -51,6 +51,7 @@ from services.roles import ROLES
 from services.serve import serve as serve_roles
 from services.servers import ServerError
 from services.settings import Settings, SettingsError
+from services.store.database import connect
 from services.store.migrate import SchemaOutdated
 from services.store.origin import clock_of
 from services.store.place import WrongShard
@@ -191,7 +192,7 @@ def order(
     as_json: AsJson = False,
 ) -> None:
     """Show the order page, with the actions available now to whoever looks (to both parties without --as)."""
-    with _database() as settings, psycopg.connect((one := shard_of(settings, order_id)).database) as connection:
+    with _database() as settings, connect((one := shard_of(settings, order_id)).database) as connection:
         try:
             page = order_page.look(connection, one.master_keys, order_id, viewer, clock_of(one).now())
         except order_page.NotAParty:

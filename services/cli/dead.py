@@ -25,6 +25,7 @@ from services.kafka.topics import Topics
 from services.settings import Settings
 from services.shards import Shard
 from services.store import OrderStore
+from services.store.database import connect
 from services.store.dead_letters import DeadLetter, dead_letters, handle_dead_letter
 from services.store.positions import commands_bases
 
@@ -131,7 +132,7 @@ def skip(
         shards = up_to_date(settings)
         one = shards[Shard.of(partition, len(shards)).number]
         topic = Topics(one.topic_prefix).commands
-        with psycopg.connect(one.database) as connection:
+        with connect(one.database) as connection:
             base = commands_bases(connection).get(partition, 0)
         damage = asyncio.run(find_damage(one.cluster, topic, partition, offset - base))
         with OrderStore(one.database, one.master_keys) as store:
@@ -205,7 +206,7 @@ def _describe(letter: DeadLetter) -> dict[str, Any]:
 @contextmanager
 def _letters(kafka: bool = True) -> Iterator[tuple[Settings, _Letters]]:
     with installation(Settings.from_environment(), kafka=kafka) as settings, ExitStack() as stack:
-        connections = [psycopg.connect(one.database, autocommit=True) for one in up_to_date(settings)]
+        connections = [connect(one.database, autocommit=True) for one in up_to_date(settings)]
         for connection in connections:
             stack.enter_context(connection)
         yield settings, _Letters(connections)

@@ -4,13 +4,13 @@ import asyncio
 import json
 from typing import Annotated
 
-import psycopg
 import typer
 from resolution_contracts import CommandRejected, EraseOrderTexts
 from resolution_contracts.client import Client, OutcomePending
 
 from services.installation import installation, up_to_date
 from services.settings import Settings
+from services.store.database import connect
 from services.store.order_keys import rewrap
 from services.store.parking import parked_commands
 
@@ -49,7 +49,7 @@ def _refuse_if_parked(settings: Settings, order_id: str) -> None:
 
 
 def _is_parked(one: Settings, order_id: str) -> bool:
-    with psycopg.connect(one.database) as connection:
+    with connect(one.database) as connection:
         return bool(parked_commands(connection, order_id))
 
 
@@ -76,6 +76,6 @@ def rewrap_keys() -> None:
     with installation(Settings.from_environment(), kafka=False) as settings:
         count = 0
         for one in up_to_date(settings):
-            with psycopg.connect(one.database, autocommit=True) as connection:
+            with connect(one.database, autocommit=True) as connection:
                 count += rewrap(connection, one.master_keys)
     print(f"{count:,} keys are wrapped anew. Older master keys can go, once backups that need them are gone.")

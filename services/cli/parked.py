@@ -8,7 +8,6 @@ from functools import partial
 from itertools import chain
 from typing import Annotated, Any
 
-import psycopg
 import typer
 from rich.console import Console
 from rich.table import Table
@@ -18,6 +17,7 @@ from services.installation import installation, up_to_date
 from services.kafka.topics import Topics
 from services.settings import Settings
 from services.store import OrderStore, ParkedCommand
+from services.store.database import connect
 from services.store.origin import clock_of
 from services.store.parking import parked_commands, parked_orders
 
@@ -88,12 +88,12 @@ def _shards() -> Iterator[list[Settings]]:
 
 
 def _parked(one: Settings) -> list[dict[str, Any]]:
-    with psycopg.connect(one.database) as connection:
+    with connect(one.database) as connection:
         return parked_orders(connection)
 
 
 def _commands(one: Settings, order_id: str) -> list[ParkedCommand]:
-    with psycopg.connect(one.database) as connection:
+    with connect(one.database) as connection:
         return parked_commands(connection, order_id)
 
 

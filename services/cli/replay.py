@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
-import psycopg
 import typer
 from resolution_contracts.values import format_instant
 from rich.console import Console
@@ -21,6 +20,7 @@ from services.installation import installation, shard_of, up_to_date
 from services.settings import Settings
 from services.shards import Shard
 from services.store import OrderStore
+from services.store.database import connect
 from services.store.origin import clock_of
 
 from .history import history
@@ -153,7 +153,7 @@ def _show_all(settings: Settings, as_of: datetime, into: str | None, to: Path | 
 
 def _parked_by(settings: Settings, clock: Clock, as_of: datetime) -> int:
     """How many commands came by then that are not judged, because their orders are parked."""
-    with psycopg.connect(settings.database) as connection:
+    with connect(settings.database) as connection:
         times = connection.execute("SELECT record_time FROM parked_commands").fetchall()
     return sum(clock.of_record(time) <= as_of for (time,) in times)
 

@@ -9,7 +9,6 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated
 
-import psycopg
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -24,6 +23,7 @@ from services.cli.differences import tell_differences
 from services.installation import installation, up_to_date
 from services.kafka.topics import Topics
 from services.settings import Settings
+from services.store.database import connect
 from services.store.origin import clock_of
 from services.store.positions import commands_bases
 from services.store.verifications import record_verification
@@ -62,7 +62,7 @@ def verify(
             findings = _history(shards, resume, progress)
             found, told = findings, _tell(findings)
         for one in shards:
-            with psycopg.connect(one.database) as connection:
+            with connect(one.database) as connection:
                 record_verification(connection, "commands" if from_commands else "history", found.different)
     if as_json:
         print(json.dumps(found.as_dict()))
@@ -91,7 +91,7 @@ def _tell_progress(progress: Callable[[str, int, int], None], of: str, what: str
 def _from_commands(shards: Sequence[Settings], progress: Callable[[str, int, int], None]) -> FromCommands:
     parked: set[tuple[int, int]] = set()
     for one in shards:
-        with psycopg.connect(one.database) as connection:
+        with connect(one.database) as connection:
             parked.update(connection.execute("SELECT partition, record_offset FROM parked_commands").fetchall())
             if commands_bases(connection):
                 raise HistoryExpired(

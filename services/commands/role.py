@@ -13,6 +13,7 @@ from services.kafka.consumer import PositionedConsumer, Positions, Record
 from services.kafka.topics import Topics
 from services.master_keys import MasterKeys
 from services.store import Batch, MonthBegan, Months, OrderStore, Parking, ParkingChanged
+from services.store.database import ANSWER_WITHIN_SECONDS
 from services.store.positions import StoredPositions
 from services.store.recorder import is_refused_data
 from services.telemetry import measures, traces
@@ -47,7 +48,7 @@ class CommandsRole:
     ) -> None:
         self._clock = clock
         self._partitions = partitions
-        self._store = OrderStore(database_url, masters)
+        self._store = OrderStore(database_url, masters, answer_within=ANSWER_WITHIN_SECONDS)
         self._cache = OrderCache(CACHED_ORDERS)
         self._standing: tuple[Parking, Months] | None = None
         self._careful_pieces = 0

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import psycopg
 from eventsourcing.persistence import MapperDeserialisationError
 from resolution_contracts.values import SettledAs
 
@@ -16,6 +15,7 @@ from services.kafka.consumer import Record
 from services.orders.events import DisputeOpened
 from services.orders.public import event_envelope
 from services.store import OrderStore
+from services.store.database import connect
 
 from .kafka import read_all
 from .script import Json
@@ -100,7 +100,7 @@ def _stored(store: OrderStore) -> Stored:
 
 
 def _pages(stage: Stage, orders: Sequence[str]) -> dict[str, Json | None]:
-    with psycopg.connect(stage.settings.database) as connection:
+    with connect(stage.settings.database) as connection:
         found = {
             order: order_page.look(connection, stage.settings.master_keys, order, None, stage.clock.now())
             for order in orders

@@ -24,6 +24,7 @@ from services.clock import Clock
 from services.kafka.topics import Topics, ensure_topics
 from services.settings import Settings
 from services.store import migrate
+from services.store.database import connect
 from services.store.origin import clock_of
 from services.supervisor import Supervisor
 
@@ -127,7 +128,7 @@ def _database(server_url: str, name: str, *, keep: bool) -> Iterator[None]:
 
 
 def _execute(url: str, sql: str) -> None:
-    with psycopg.connect(url, autocommit=True) as connection:
+    with connect(url, autocommit=True) as connection:
         connection.execute(sql.encode())
 
 

@@ -10,11 +10,14 @@ from psycopg_pool import ConnectionPool, PoolTimeout
 
 from services.kafka.topics import partition_of
 from services.settings import Settings
+from services.store import database
+from services.store.database import ANSWER_WITHIN_SECONDS
 from services.store.place import require_shard
 
 from .problems import Problem
 
 Connection = psycopg.Connection[Any]
+_SHORT: dict[str, Any] = {"answer_within": ANSWER_WITHIN_SECONDS, "autocommit": True}
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
@@ -22,7 +25,7 @@ _T = TypeVar("_T")
 class Databases:
     """A pool of connections for each. `partitions`: of each topic; None where one database has everything."""
 
-    def __init__(self, pools: Sequence[ConnectionPool[Connection]], partitions: int | None) -> None:
+    def __init__(self, pools: Sequence[ConnectionPool[database.Connection[Any]]], partitions: int | None) -> None:
         self._pools = pools
         self._partitions = partitions
 
@@ -33,7 +36,12 @@ class Databases:
         first = settings.shards[0]
         partitions = require_shard(first.database, first.shard).partitions
         with ExitStack() as stack:
-            pools = [ConnectionPool(one.database, min_size=1, max_size=8, kwargs=_OPTIONS) for one in settings.shards]
+            pools = [
+                database.pool(
+                    one.database, min_size=1, max_size=8, answer_within=ANSWER_WITHIN_SECONDS, autocommit=True
+                )
+                for one in settings.shards
+            ]
             yield cls([stack.enter_context(pool) for pool in pools], partitions)
 
     def shard_of(self, order_id: str) -> int:
@@ -66,7 +74,11 @@ class Databases:
             raise Problem(503, "The read models are not there yet; run the role projections.") from None
 
     async def read_order(
-        self, look: Callable[Concatenate[Connection, str, _P], _T], order_id: str, *a: _P.args, **k: _P.kwargs
+        self,
+        look: Callable[Concatenate[Connection, str, _P], _T],
+        order_id: str,
+        *a: _P.args,
+        **k: _P.kwargs,
     ) -> _T:
         """The same in the database that has the order."""
         return await self.read(self.shard_of(order_id), look, order_id, *a, **k)
@@ -74,6 +86,3 @@ class Databases:
     async def read_all(self, look: Callable[Concatenate[Connection, _P], _T], *a: _P.args, **k: _P.kwargs) -> list[_T]:
         """The same in each database."""
         return await asyncio.gather(*(self.read(shard, look, *a, **k) for shard in range(len(self._pools))))
-
-
-_OPTIONS = {"autocommit": True}

@@ -4,14 +4,17 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Sequence
+from typing import Any
 
 import psycopg
 
 from projections.projector import CHANNEL
+from services.store.database import ANSWER_WITHIN_SECONDS, AsyncConnection, connect_async
 
 log = logging.getLogger(__name__)
 
 _LOOK_EVERY_SECONDS = 1.0
+_LOOK_OFTEN_SECONDS = 0.05  # behind a pooler, where there are no notifications
 
 
 class Pulse:
@@ -28,14 +31,29 @@ class Pulse:
     async def _listen(self, url: str) -> None:
         while True:
             try:
-                async with await psycopg.AsyncConnection.connect(url, autocommit=True) as connection:
+                async with await connect_async(url, autocommit=True) as connection:
+                    if connection.pooled:
+                        await self._look(connection)
                     await connection.execute(f"LISTEN {CHANNEL}".encode())
                     async for _ in connection.notifies():
-                        self._beat.set()
-                        self._beat = asyncio.Event()
+                        self._set()
             except psycopg.Error as error:
                 log.warning("no notifications from PostgreSQL, trying again: %s", error)
             await asyncio.sleep(_LOOK_EVERY_SECONDS)
+
+    async def _look(self, connection: AsyncConnection[Any]) -> None:
+        connection.answer_within = ANSWER_WITHIN_SECONDS
+        known = None
+        while True:
+            cursor = await connection.execute("SELECT application_name, notification_id FROM projection_tracking")
+            if (found := dict(await cursor.fetchall())) != known:
+                self._set()
+                known = found
+            await asyncio.sleep(_LOOK_OFTEN_SECONDS)
+
+    def _set(self) -> None:
+        self._beat.set()
+        self._beat = asyncio.Event()
 
     async def next(self, seconds: float = _LOOK_EVERY_SECONDS) -> None:
         """Returns at the next beat, or after so many seconds."""

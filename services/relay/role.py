@@ -27,9 +27,9 @@ from services.kafka.streams import Ends
 from services.kafka.topics import Topics, partition_of
 from services.master_keys import MasterKeys
 from services.store.changes import Changes
+from services.store.database import ANSWER_WITHIN_SECONDS, connect_async
 from services.store.months import Retired
 from services.store.publishing import Notes, note_intent, note_published, read_notes
-from services.store.sessions import connect
 from services.telemetry import measures, traces
 from services.telemetry.health import progress
 
@@ -104,7 +104,8 @@ class RelayRole:
     async def _opened(self) -> AsyncIterator[tuple[psycopg.AsyncConnection[Any], Changes]]:
         await self._ends.start()
         try:
-            async with await connect(self._url) as connection:
+            session = connect_async(self._url, answer_within=ANSWER_WITHIN_SECONDS, autocommit=True)
+            async with await session as connection:
                 changes = await Changes.listen(self._url)
                 try:
                     yield connection, changes

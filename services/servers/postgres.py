@@ -11,6 +11,8 @@ from pathlib import Path
 import psutil
 import psycopg
 
+from services.store.database import connect
+
 from .errors import ServerError
 
 with warnings.catch_warnings():
@@ -123,7 +125,7 @@ class Postgres:
             file.unlink()
 
     def _create_database(self, url: str) -> None:
-        with psycopg.connect(url, autocommit=True) as connection:
+        with connect(url, autocommit=True) as connection:
             if not connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", (_DATABASE,)).fetchone():
                 connection.execute(f"CREATE DATABASE {_DATABASE}")
 

@@ -9,12 +9,13 @@ from eventsourcing.application import Application
 from eventsourcing.persistence import InfrastructureFactory
 from eventsourcing.postgres import PostgresFactory
 from eventsourcing.utils import Environment
-from psycopg.conninfo import conninfo_to_dict
+from psycopg.rows import dict_row
 
 from services.master_keys import MasterKeys
 from services.orders.events import Event
 from services.orders.order import Order
 
+from .database import Connection, pool
 from .dead_letters import DeadLetter, dead_letters
 from .judged import JudgedCommand, judged_commands
 from .loading import load_orders
@@ -29,7 +30,7 @@ from .stored import Stored
 log = logging.getLogger(__name__)
 
 _REMEMBERED_KEYS = 40_000
-_LIBRARY_PARAMETERS = {"dbname", "host", "port", "user", "password"}
+_MOST_CONNECTIONS = 4
 
 
 class OrderStore(Application[str]):
@@ -37,10 +38,19 @@ class OrderStore(Application[str]):
 
     name = "order"
 
-    def __init__(self, database_url: str, masters: MasterKeys) -> None:
-        """Connects. The schema has to be there (`migrate`). `masters` wrap the orders' keys."""
-        parameters = conninfo_to_dict(database_url)
-        self._parameters = {name: value for name, value in parameters.items() if name not in _LIBRARY_PARAMETERS}
+    def __init__(self, database_url: str, masters: MasterKeys, *, answer_within: float | None = None) -> None:
+        """Connects. The schema has to be there (`migrate`). `masters` wrap the orders' keys.
+
+        `answer_within`: the seconds for each statement, for a role; see `services.store.database.connect`.
+        """
+        self._pool = pool(
+            database_url,
+            min_size=0,
+            max_size=_MOST_CONNECTIONS,
+            answer_within=answer_within,
+            autocommit=True,
+            row_factory=dict_row,
+        )
         super().__init__(
             {
                 "PERSISTENCE_MODULE": "eventsourcing.postgres",
@@ -48,13 +58,11 @@ class OrderStore(Application[str]):
                 "MAPPER_TOPIC": "services.store.mapper:OrderMapper",
                 "ORIGINATOR_ID_TYPE": "text",
                 "CREATE_TABLE": "no",
-                "POSTGRES_DBNAME": str(parameters.get("dbname") or "postgres"),
-                "POSTGRES_HOST": str(parameters.get("host") or ""),
-                "POSTGRES_PORT": str(parameters.get("port") or 5432),
-                "POSTGRES_USER": str(parameters.get("user") or ""),
-                "POSTGRES_PASSWORD": str(parameters.get("password") or ""),
-                "POSTGRES_POOL_SIZE": "0",
-                "POSTGRES_MAX_OVERFLOW": "4",
+                # Needed, but of no use: our pool takes the place of the one that is made of them.
+                "POSTGRES_DBNAME": "-",
+                "POSTGRES_HOST": "-",
+                "POSTGRES_USER": "-",
+                "POSTGRES_PASSWORD": "-",
             }
         )
         self.masters = masters
@@ -178,10 +186,11 @@ class OrderStore(Application[str]):
         return cast("OrderRecorder", self.recorder)
 
     def construct_factory(self, env: Environment) -> InfrastructureFactory[Any]:
-        # The library's factory knows five parameters of a connection; the URL may have more (sslmode, options, ...).
-        # They have to be there before the recorder is made, which connects.
+        # The library's pool knows five parameters of a connection, and makes settings that a pooler gives to others.
+        # Ours has to be there before the recorder is made, which connects.
         factory = super().construct_factory(env)
         datastore = cast("PostgresFactory", factory).datastore
-        assert isinstance(datastore.pool.kwargs, dict)
-        datastore.pool.kwargs.update(self._parameters)
+        datastore.pool = cast("Any", self._pool)
+        with datastore.get_connection() as connection:
+            datastore.schema = cast("Connection[Any]", connection).home
         return factory

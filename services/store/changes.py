@@ -1,18 +1,26 @@
-"""Waiting for commits: PostgreSQL's notifications, and a look from time to time, since one may be lost."""
+"""Waiting for commits: PostgreSQL's notifications, and a look from time to time, since one may be lost.
+
+Behind a pooler there are no notifications, and the looks follow one another closely.
+"""
 
 import asyncio
 import contextlib
+from typing import Any
 
 import psycopg
 
+from .database import AsyncConnection, connect_async
+
 _LOOK_EVERY_SECONDS = 1.0
+_LOOK_OFTEN_SECONDS = 0.05
 
 
 class Changes:
     """Tells that something was appended to the event store or the outcomes."""
 
-    def __init__(self, connection: psycopg.AsyncConnection) -> None:
+    def __init__(self, connection: AsyncConnection[Any]) -> None:
         self._connection = connection
+        self._look_every = _LOOK_OFTEN_SECONDS if connection.pooled else _LOOK_EVERY_SECONDS
         self._count = 0
         self._changed = asyncio.Event()
         self._task = asyncio.ensure_future(self._listen())
@@ -20,8 +28,9 @@ class Changes:
     @classmethod
     async def listen(cls, database_url: str) -> "Changes":
         """Raises psycopg.Error where the database does not answer."""
-        connection = await psycopg.AsyncConnection.connect(database_url, autocommit=True)
-        await connection.execute("LISTEN order_events")
+        connection = await connect_async(database_url, autocommit=True)
+        if not connection.pooled:
+            await connection.execute("LISTEN order_events")
         return cls(connection)
 
     async def _listen(self) -> None:
@@ -42,7 +51,7 @@ class Changes:
         self.check()
         if self._count == mark:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._changed.wait(), _LOOK_EVERY_SECONDS)
+                await asyncio.wait_for(self._changed.wait(), self._look_every)
 
     def check(self) -> None:
         """Raises psycopg.Error when the connection is lost."""

@@ -12,11 +12,6 @@ _NUMBER = 4 + 8
 """The bytes of the last column, length and value."""
 
 
-def connect(url: str) -> psycopg.Connection[Any]:
-    """To read rows from: texts are copied out in UTF-8, whatever the URL says. Raises psycopg.Error."""
-    return psycopg.connect(url, autocommit=True, client_encoding="utf8")
-
-
 def event_rows(connection: psycopg.Connection[Any], first: int, last: int) -> Generator[Row]:
     """The events with these notification ids, both included, in their order. Raises psycopg.Error.
 

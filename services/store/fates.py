@@ -8,6 +8,7 @@ from typing import Any
 import psycopg
 
 from .copied import copied_rows
+from .database import connect
 
 Fate = tuple[int, int, str]
 """Partition, offset, and what it became: a kind of outcome, or `parked`."""
@@ -19,7 +20,7 @@ _FIELDS = struct.Struct(">hiiiqi")
 @contextmanager
 def snapshot(url: str) -> Iterator[psycopg.Connection[Any]]:
     """Everything that is read is as of one moment, and nothing can be written. Raises psycopg.Error."""
-    with psycopg.connect(url, client_encoding="utf8") as connection:
+    with connect(url) as connection:
         connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
         yield connection
         connection.rollback()

@@ -3,11 +3,18 @@
 The release before goes on working meanwhile and afterwards: a migration only adds to what there is (`.squawk.toml`).
 """
 
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from typing import Any
 
 import psycopg
+
+from .database import UnfitDatabase, connect
+
+log = logging.getLogger(__name__)
 
 _LOCK = 7_283_640_114  # any number that nobody else uses for an advisory lock
 _LOCK_TIMEOUT = "5s"
@@ -21,24 +28,57 @@ def migrate(database_url: str) -> list[str]:
     """Runs the migrations that this database has not seen, in order, and grants what roles need; returns their names.
 
     A user who does not own the schema only looks whether it is up to date. Raises SchemaOutdated where it is not,
-    psycopg.Error where the database cannot be reached or refuses, and psycopg.errors.LockNotAvailable (an
-    OperationalError) where a table is in use for long: then run it again.
+    UnfitDatabase for one that has nothing yet and is not in UTF-8, psycopg.Error where the database cannot be reached
+    or refuses, and psycopg.errors.LockNotAvailable (an OperationalError) where a table is in use for long: then run it
+    again.
     """
-    with psycopg.connect(database_url, autocommit=True) as connection:
+    with connect(database_url, autocommit=True) as connection:
         if not _may_migrate(connection):
             _require_all(connection)
             return []
-        connection.execute("SELECT pg_advisory_lock(%s)", (_LOCK,))
+        _require_utf8(connection)
+        with _turn(connection):
+            connection.execute("CREATE TABLE IF NOT EXISTS schema_migrations (name text PRIMARY KEY)")
+        ran = [path.name for path in _missing(connection) if _run(connection, path)]
+        with _turn(connection):
+            connection.execute(files(__package__).joinpath("grants.sql").read_bytes())
+        return ran
+
+
+def _run(connection: psycopg.Connection[Any], path: Traversable) -> bool:
+    """Whether it was still to be done."""
+    with _turn(connection):
+        if connection.execute("SELECT 1 FROM schema_migrations WHERE name = %s", (path.name,)).fetchone():
+            return False
+        connection.execute(path.read_bytes())
+        connection.execute("INSERT INTO schema_migrations VALUES (%s)", (path.name,))
+        return True
+
+
+@contextmanager
+def _turn(connection: psycopg.Connection[Any]) -> Iterator[None]:
+    """A transaction that no other migration runs beside. Lock and settings end with it: a pooler keeps no others."""
+    with connection.transaction():
+        connection.execute("SELECT set_config('statement_timeout', '0', true), set_config('lock_timeout', '0', true)")
+        connection.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
         # Whoever comes after a statement that waits for a table waits as well.
-        connection.execute("SELECT set_config('lock_timeout', %s, false)", (_LOCK_TIMEOUT,))
-        connection.execute("CREATE TABLE IF NOT EXISTS schema_migrations (name text PRIMARY KEY)")
-        new = _missing(connection)
-        for path in new:
-            with connection.transaction():
-                connection.execute(path.read_bytes())
-                connection.execute("INSERT INTO schema_migrations VALUES (%s)", (path.name,))
-        connection.execute(files(__package__).joinpath("grants.sql").read_bytes())
-        return [path.name for path in new]
+        connection.execute("SELECT set_config('lock_timeout', %s, true)", (_LOCK_TIMEOUT,))
+        yield
+
+
+def _require_utf8(connection: psycopg.Connection[Any]) -> None:
+    """An installation that is there goes on, as far as it does."""
+    row = connection.execute("SELECT getdatabaseencoding(), to_regclass('schema_migrations') IS NULL").fetchone()
+    encoding, empty = row or ("", True)
+    if encoding == "UTF8":
+        return
+    sentence = (
+        f"The database {connection.info.dbname} has the encoding {encoding}, which cannot hold every text that comes. "
+        "The service needs UTF8: create a database with CREATE DATABASE ... TEMPLATE template0 ENCODING 'UTF8' "
+    )
+    if empty:
+        raise UnfitDatabase(sentence + "and name it in RESOLUTION_DATABASE_URL.")
+    log.warning("%sand move this one there with pg_dump and pg_restore.", sentence)
 
 
 def _may_migrate(connection: psycopg.Connection[Any]) -> bool:

@@ -15,6 +15,7 @@ from services.orders.events import Event, OrderTextsErased
 from services.orders.texts import WITH_TEXTS, texts
 from services.settings import Settings
 
+from .database import ANSWER_WITHIN_SECONDS, connect
 from .sealing import KEY_BYTES, NONCE_BYTES, VERSION_2, RandomBytes, encode_event, seal
 from .stored import Stored, StoredRow
 
@@ -81,7 +82,7 @@ def load_keys(connection: psycopg.Connection[Any], order_ids: Collection[str], m
 
 def check_master_keys(settings: Settings) -> None:
     """Raises MasterKeyError where the database has keys that the settings' master keys do not unwrap."""
-    with psycopg.connect(settings.database) as connection:
+    with connect(settings.database, answer_within=ANSWER_WITHIN_SECONDS) as connection:
         settings.master_keys.check(connection)
 
 

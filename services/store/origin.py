@@ -2,10 +2,10 @@
 
 from datetime import UTC, datetime
 
-import psycopg
-
 from services.clock import Clock
 from services.settings import Settings
+
+from .database import ANSWER_WITHIN_SECONDS, connect
 
 
 def clock_of(settings: Settings) -> Clock:
@@ -15,7 +15,7 @@ def clock_of(settings: Settings) -> Clock:
     """
     given = settings.time_origin or datetime.now(UTC)
     given = given.replace(microsecond=given.microsecond // 1000 * 1000)
-    with psycopg.connect(settings.database) as connection:
+    with connect(settings.database, answer_within=ANSWER_WITHIN_SECONDS) as connection:
         row = connection.execute("SELECT origin FROM clock").fetchone()
         if row is None:
             connection.execute("INSERT INTO clock (origin) VALUES (%s) ON CONFLICT DO NOTHING", (given,))

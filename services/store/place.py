@@ -10,6 +10,8 @@ from psycopg.sql import SQL, Literal
 
 from services.shards import Shard
 
+from .database import ANSWER_WITHIN_SECONDS, connect
+
 
 class WrongShard(Exception):
     """A database that is not what RESOLUTION_DATABASE_URL says: a sentence that says what to do instead."""
@@ -54,7 +56,7 @@ def require_shard(database_url: str, shard: Shard) -> Place:
 
     Raises WrongShard and psycopg.Error.
     """
-    with psycopg.connect(database_url) as connection:
+    with connect(database_url, answer_within=ANSWER_WITHIN_SECONDS) as connection:
         try:
             found = place(connection)
         except psycopg.errors.UndefinedTable:
@@ -77,7 +79,7 @@ def claim_shard(database_url: str, shard: Shard, partitions: int) -> None:
             f"RESOLUTION_DATABASE_URL names {shard.count} databases, but the topics have {partitions} partitions, and "
             f"a partition is in one database: the last ones would stay empty. Name {partitions} at most."
         )
-    with psycopg.connect(database_url) as connection:
+    with connect(database_url, answer_within=ANSWER_WITHIN_SECONDS) as connection:
         if (found := place(connection)).shard == shard:
             if found.partitions not in (None, partitions):
                 raise WrongShard(

@@ -6,6 +6,8 @@ from uuid import UUID
 
 import psycopg
 
+from .database import ANSWER_WITHIN_SECONDS, connect
+
 
 class OtherTopic(Exception):
     """A topic is not the one that was read before: a sentence that says which, and what to do."""
@@ -28,7 +30,7 @@ class StoredPositions:
 
     def _positions(self, topic_id: UUID, beginnings: dict[int, int]) -> tuple[dict[int, int], dict[int, int]]:
         partitions = list(beginnings)
-        with psycopg.connect(self._url) as connection:
+        with connect(self._url, answer_within=ANSWER_WITHIN_SECONDS) as connection:
             connection.execute(
                 "INSERT INTO positions (consumer, partition, next_offset) "
                 "SELECT %s, * FROM unnest(%s::int[], %s::bigint[]) ON CONFLICT DO NOTHING",

@@ -13,6 +13,8 @@ import psycopg
 from psycopg.rows import tuple_row
 from psycopg.sql import SQL, Identifier
 
+from .database import held
+
 _KEEPING = "hashtextextended('outcome_months', 0)"
 _LOCK_TIMEOUT = "1s"
 
@@ -128,8 +130,7 @@ def retire_month(connection: psycopg.Connection[Any], month: date) -> None:
 @contextmanager
 def months_kept(url: str) -> Iterator[None]:
     """No month is retired meanwhile. Raises psycopg.Error."""
-    with psycopg.connect(url, autocommit=True) as connection:
-        connection.execute(f"SELECT pg_advisory_lock_shared({_KEEPING})")
+    with held(url, f"SELECT pg_advisory_xact_lock_shared({_KEEPING})"):
         yield
 
 

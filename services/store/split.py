@@ -10,6 +10,7 @@ from psycopg.sql import SQL, Identifier, Literal
 from services.shards import Shard
 
 from .checkpoints import checkpoint_notes
+from .database import connect
 from .place import Place, Split, become, lock_appends, place
 
 PartitionOf = Callable[[str], int]
@@ -38,7 +39,7 @@ def state_of(database_url: str) -> State:
 
     Raises CannotSplit and psycopg.Error.
     """
-    with psycopg.connect(database_url) as connection:
+    with connect(database_url) as connection:
         try:
             found, notes = place(connection), checkpoint_notes(connection)
         except psycopg.errors.UndefinedTable:
@@ -61,7 +62,7 @@ def strays(database_url: str, shards: int, partition_of: PartitionOf) -> Iterato
 
     Their senders do not use Kafka's own partitioner; such an order cannot be in one shard alone.
     """
-    with psycopg.connect(database_url) as connection, connection.cursor("orders") as cursor:
+    with connect(database_url) as connection, connection.cursor("orders") as cursor:
         cursor.itersize = _AT_ONCE
         cursor.execute("SELECT DISTINCT order_id, partition FROM outcomes WHERE order_id <> ''")
         for order_id, partition in cursor:
@@ -83,7 +84,7 @@ def keep_own(
     `schemas`: of the read models that have rows of single orders only; `public` is one by itself. `also`: what else is
     to be done in it. Raises CannotSplit where the database is not as it `was` any more, and psycopg.Error.
     """
-    with psycopg.connect(database_url) as connection:
+    with connect(database_url) as connection:
         lock_appends(connection)
         if place(connection) != was.place or state_of(database_url).ends != was.ends:
             raise CannotSplit(f"The database for {shard} changes: a role still runs. Stop it, and copy again.")

@@ -22,6 +22,7 @@ from services.kafka.cluster import Cluster
 from services.kafka.record_batches import UnreadablePartition
 from services.kafka.relay_position import published
 from services.kafka.topics import Topics
+from services.store.database import connect
 from services.store.overview import Overview, overview
 
 from .health import Health, is_assigned
@@ -166,8 +167,7 @@ class Watch:
             _verified.labels(check).set(finished_at.timestamp())
 
     def _look(self) -> Overview:
-        options = "-c statement_timeout=10000"
-        with psycopg.connect(self._database, connect_timeout=10, options=options) as connection:
+        with connect(self._database, answer_within=_ANSWER_WITHIN_SECONDS) as connection:
             return overview(connection, self._clock.now())
 
     def _late(self, due_at: datetime | None) -> float:

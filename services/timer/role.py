@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from typing import Any
 from uuid import NAMESPACE_OID, uuid5
 
 import psycopg
@@ -28,8 +29,8 @@ from services.faults import point
 from services.kafka.cluster import Cluster
 from services.kafka.consumer import PositionedConsumer, Positions, Record
 from services.kafka.topics import Topics
+from services.store.database import ANSWER_WITHIN_SECONDS, connect_async
 from services.store.positions import StoredPositions
-from services.store.sessions import connect
 from services.telemetry import measures
 from services.telemetry.health import progress
 
@@ -74,7 +75,7 @@ class TimerRole:
         await self.consumer.caught_up()
         await self._producer.start()
         try:
-            async with await connect(self._url) as connection:
+            async with await self._connected() as connection:
                 deadlines = Deadlines(connection)
                 while True:
                     progress("timer")
@@ -125,8 +126,11 @@ class TimerRole:
         self, opened: Sequence[Deadline], settled: Sequence[tuple[str, str]], moves: dict[int, tuple[int, int]]
     ) -> None:
         if self._connection is None or self._connection.closed:
-            self._connection = await connect(self._url)
+            self._connection = await self._connected()
         await Deadlines(self._connection).record(opened, settled, moves)
+
+    async def _connected(self) -> psycopg.AsyncConnection[Any]:
+        return await connect_async(self._url, answer_within=ANSWER_WITHIN_SECONDS, autocommit=True)
 
     async def _handle(self, records: Sequence[Record], positions: Positions) -> None:
         """Records what a batch of events says about deadlines."""

@@ -27,7 +27,8 @@ from services.checkpoints.keys import KeyFileError, own_key, read_private_key, r
 from services.checkpoints.role import CheckpointsRole
 from services.servers import Servers
 from services.settings import Settings, SettingsError
-from services.store.event_rows import connect, event_rows
+from services.store.database import connect
+from services.store.event_rows import event_rows
 from tests.engine.checkpoints import (
     assert_chain_holds,
     chain,
@@ -106,7 +107,7 @@ async def test_D16_hashes_of_an_event_with_a_confidential_field_do_not_give_it_a
     await until(lambda: installation.query("SELECT count(*) FROM order_events") == [(2,)])
     as_stored_before_there_were_keys(installation, "order-1")  # when the reason was not sealed
     published = b"".join(map(line, await cover(installation)))
-    with connect(installation.settings.database) as connection:
+    with connect(installation.settings.database, autocommit=True) as connection:
         [_, offer] = map(bytes, event_rows(connection, 1, 2))
     [(reason,)] = {(r,) for r in RefundReason if str(r).encode() in offer}
     for guess in RefundReason:

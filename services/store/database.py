@@ -1,0 +1,258 @@
+"""How the service connects to PostgreSQL. Every connection of its roles and commands is made here.
+
+A URL says where the database is. What it leaves out is set here: how soon a server that has vanished is noticed, and
+the settings that our SQL depends on, whatever the database's own are. On an ordinary database nothing has to be set.
+
+Behind a pooler (PgBouncer) a session's settings, prepared statements and notifications belong to whichever client gets
+the server's connection next. So there nothing is set, prepared or listened to.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, LiteralString, NamedTuple, Self, TypeVar, cast
+
+import psycopg
+from psycopg import errors
+from psycopg.abc import PQGen
+from psycopg.conninfo import conninfo_to_dict
+from psycopg.rows import args_row, tuple_row
+from psycopg.sql import SQL, Identifier
+from psycopg_pool import ConnectionPool
+
+ANSWER_WITHIN_SECONDS = 30.0
+"""The bound of sessions whose statements are all short. Whatever takes longer hangs, or waits for a lock."""
+
+_CANCEL_WITHIN_SECONDS = 2.0
+_VANISHED = {
+    "connect_timeout": 5,
+    "tcp_user_timeout": 5000,
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+}
+"""A server whose packets stop is given up after about 12 seconds. Each one that the URL sets stays as it is there."""
+_UTF8 = {"client_encoding": "utf8"}
+_IDLE_IN_TRANSACTION = "5s"
+_WAIT_INTERVAL_SECONDS = 0.1  # psycopg's own: how soon it notices Ctrl-C
+
+_T = TypeVar("_T")
+_Row = TypeVar("_Row")
+
+
+class UnfitDatabase(psycopg.NotSupportedError):
+    """A database that the service cannot work with as it is set up: a sentence that says what to do."""
+
+
+class _Found(NamedTuple):
+    """What a new connection finds."""
+
+    pid: int
+    """The process that answers: another one than the server named when connecting if there is a pooler between."""
+    home: str
+    """The schema of the service's tables. `public` before there are any."""
+    first: str | None
+    """The schema that unqualified names mean first, and in which tables are made."""
+    date_style: str
+    strings: str
+    isolation: str
+    idle: str
+
+
+_LOOK: LiteralString = """
+SELECT pg_backend_pid(),
+    coalesce((SELECT nspname::text FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace
+        WHERE pg_class.oid = to_regclass('schema_migrations')), 'public'),
+    current_schema()::text, current_setting('DateStyle'), current_setting('standard_conforming_strings'),
+    current_setting('default_transaction_isolation'), current_setting('idle_session_timeout', true)
+"""
+
+
+class Connection(psycopg.Connection[_Row]):
+    """A connection for threads. Made by `connect`, or by a pool that has it as its class."""
+
+    pooled = False
+    """Whether a pooler is between this and the server."""
+    home = "public"
+    """The schema of the service's tables."""
+    answer_within: float | None = None
+    """After so many seconds without an answer the connection is closed. None waits as long as the server lives."""
+
+    @classmethod
+    def connect(  # type: ignore[override]  # psycopg's parameters, as keywords
+        cls, conninfo: str = "", *, answer_within: float | None = None, autocommit: bool = False, **options: Any
+    ) -> Self:
+        """Raises UnfitDatabase and psycopg.Error."""
+        found = super().connect(conninfo, autocommit=True, **_parameters(conninfo, options))
+        try:
+            found.answer_within = ANSWER_WITHIN_SECONDS
+            cursor = found.cursor(row_factory=args_row(_Found))
+            cursor.execute(_LOOK)
+            settings = _fit(found, cast("_Found", cursor.fetchone()), short=answer_within is not None)
+            if settings:
+                cursor.execute(_SET, (list(settings), list(settings.values())))
+            found.autocommit = autocommit
+            found.answer_within = answer_within
+        except BaseException:
+            found.close()
+            raise
+        return found
+
+    def wait(self, gen: PQGen[_T], interval: float = _WAIT_INTERVAL_SECONDS, timeout: float | None = None) -> _T:
+        """psycopg's; raises OperationalError where the server does not answer in time."""
+        if timeout is not None or self.answer_within is None:
+            return super().wait(gen, interval, timeout)
+        try:
+            return super().wait(gen, interval, self.answer_within)
+        except errors._WaitTimeout:
+            with suppress(psycopg.Error):
+                self.cancel_safe(timeout=_CANCEL_WITHIN_SECONDS)
+            self.close()
+            raise psycopg.OperationalError(_silent(self.answer_within)) from None
+
+
+class AsyncConnection(psycopg.AsyncConnection[_Row]):
+    """The same for coroutines. Made by `connect_async`."""
+
+    pooled = False
+    home = "public"
+    answer_within: float | None = None
+
+    @classmethod
+    async def connect(  # type: ignore[override]
+        cls, conninfo: str = "", *, answer_within: float | None = None, autocommit: bool = False, **options: Any
+    ) -> Self:
+        """Raises UnfitDatabase and psycopg.Error."""
+        found = await super().connect(conninfo, autocommit=True, **_parameters(conninfo, options))
+        try:
+            found.answer_within = ANSWER_WITHIN_SECONDS
+            cursor = found.cursor(row_factory=args_row(_Found))
+            await cursor.execute(_LOOK)
+            settings = _fit(found, cast("_Found", await cursor.fetchone()), short=answer_within is not None)
+            if settings:
+                await cursor.execute(_SET, (list(settings), list(settings.values())))
+            await found.set_autocommit(autocommit)
+            found.answer_within = answer_within
+        except BaseException:
+            await found.close()
+            raise
+        return found
+
+    async def wait(self, gen: PQGen[_T], interval: float = _WAIT_INTERVAL_SECONDS, timeout: float | None = None) -> _T:
+        """psycopg's; raises OperationalError where the server does not answer in time."""
+        if timeout is not None or self.answer_within is None:
+            return await super().wait(gen, interval, timeout)
+        try:
+            return await super().wait(gen, interval, self.answer_within)
+        except errors._WaitTimeout:
+            with suppress(psycopg.Error):
+                await self.cancel_safe(timeout=_CANCEL_WITHIN_SECONDS)
+            await self.close()
+            raise psycopg.OperationalError(_silent(self.answer_within)) from None
+
+
+def connect(url: str, *, answer_within: float | None = None, **options: Any) -> Connection[Any]:
+    """A connection for one thread. `options` are psycopg's. Raises UnfitDatabase and psycopg.Error.
+
+    `answer_within`: for a session whose statements are all short, the seconds within which the server has to answer;
+    after that the connection is closed, and psycopg.OperationalError is raised. The server ends such a session too
+    where its process hangs in the middle of a transaction, and others wait for what it holds.
+    """
+    return Connection.connect(url, answer_within=answer_within, **options)
+
+
+async def connect_async(url: str, *, answer_within: float | None = None, **options: Any) -> AsyncConnection[Any]:
+    """The same for coroutines."""
+    return await AsyncConnection.connect(url, answer_within=answer_within, **options)
+
+
+def pool(
+    url: str, *, min_size: int, max_size: int, answer_within: float | None = None, **options: Any
+) -> ConnectionPool[Connection[Any]]:
+    """Connections for many threads, made as needed; not opened yet. See `connect`."""
+    return ConnectionPool(
+        url,
+        connection_class=Connection[Any],
+        kwargs={"answer_within": answer_within, **options},
+        min_size=min_size,
+        max_size=max_size,
+        open=False,
+    )
+
+
+def search(cursor: psycopg.Cursor[Any], *schemas: str) -> None:
+    """Until the transaction ends, unqualified names mean these schemas' tables first, then the service's own."""
+    home = cast("Connection[Any]", cursor.connection).home
+    names = SQL(", ").join(map(Identifier, [*schemas, home]))
+    cursor.execute(SQL("SET LOCAL search_path TO {}").format(names))
+
+
+def hold(cursor: psycopg.Cursor[Any], lock: LiteralString, parameters: tuple[Any, ...] = ()) -> bool:
+    """Takes an advisory lock until the transaction ends, however long that lasts; whether it was free.
+
+    `lock` is a query that takes it for the transaction: a pooler leaves no other kind with who took it. A transaction
+    that does nothing else has no snapshot and no number, so vacuum does not wait for it. Raises psycopg.Error.
+    """
+    cursor.execute("SET LOCAL idle_in_transaction_session_timeout = 0")
+    with psycopg.ClientCursor(cursor.connection, row_factory=tuple_row) as rows:
+        row = rows.execute(lock, parameters).fetchone()
+    return row is not None and row[0] is not False
+
+
+@contextmanager
+def held(url: str, lock: LiteralString, parameters: tuple[Any, ...] = ()) -> Iterator[bool]:
+    """The same, until the block ends."""
+    with connect(url) as connection:
+        yield hold(connection.cursor(), lock, parameters)
+
+
+_SET: LiteralString = "SELECT set_config(name, value, false) FROM unnest(%s::text[], %s::text[]) AS s (name, value)"
+
+
+def _parameters(url: str, options: dict[str, Any]) -> dict[str, Any]:
+    given = conninfo_to_dict(url)
+    return {name: value for name, value in _VANISHED.items() if name not in given} | options | _UTF8
+
+
+def _fit(connection: Connection[Any] | AsyncConnection[Any], found: _Found, *, short: bool) -> dict[str, str]:
+    """Notes what was found; returns the settings that have to be made. Raises UnfitDatabase."""
+    connection.pooled = found.pid != connection.info.backend_pid
+    connection.home = found.home
+    settings = _needed(found)
+    if "search_path" in connection.info.options:  # of the URL
+        connection.home = found.first or found.home
+        settings.pop("search_path", None)
+    if not connection.pooled:
+        if found.idle not in (None, "0"):
+            settings["idle_session_timeout"] = "0"
+        return settings | ({"idle_in_transaction_session_timeout": _IDLE_IN_TRANSACTION} if short else {})
+    connection.prepare_threshold = None
+    if settings:
+        raise UnfitDatabase(_refusal(connection.info, settings))
+    return {}
+
+
+def _needed(found: _Found) -> dict[str, str]:
+    """What our SQL depends on and this database has otherwise."""
+    settings: dict[str, str] = {}
+    if not found.date_style.startswith("ISO"):
+        settings["DateStyle"] = "ISO"
+    if found.strings != "on":
+        settings["standard_conforming_strings"] = "on"
+    if found.isolation != "read committed":
+        settings["default_transaction_isolation"] = "read committed"
+    if found.first != found.home:
+        settings["search_path"] = Identifier(found.home).as_string()
+    return settings
+
+
+def _refusal(info: psycopg.ConnectionInfo, settings: dict[str, str]) -> str:
+    whose = SQL("ALTER ROLE {} IN DATABASE {} SET").format(Identifier(info.user), Identifier(info.dbname)).as_string()
+    statements = " ".join(f"{whose} {name} = {value};" for name, value in settings.items())
+    return (
+        f"The database {info.dbname} is behind a pooler, where a session cannot have settings of its own, and those of "
+        f"the database are not the ones that the service needs. Run this, and then reconnect the pooler: {statements}"
+    )
+
+
+def _silent(seconds: float) -> str:
+    return f"the database did not answer within {seconds:.0f} s"
