@@ -24,6 +24,7 @@ from services.kafka.topics import DEFAULT_PARTITIONS, Topics, ensure_topics
 from services.servers import Servers
 from services.settings import Settings
 from services.store import OrderStore, migrate
+from services.store.database import connect
 from services.store.origin import clock_of
 from services.supervisor import Supervisor
 
@@ -234,7 +235,7 @@ class Installation:
         return OrderStore(self.settings.database, self.settings.master_keys)
 
     def page(self, order_id: str, viewer: str | None = None) -> Json | None:
-        with psycopg.connect(self.settings.database) as connection:
+        with connect(self.settings.database) as connection:
             return order_page.look(connection, self.settings.master_keys, order_id, viewer, self.clock.now())
 
 
