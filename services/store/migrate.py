@@ -38,7 +38,7 @@ def migrate(database_url: str) -> list[str]:
             return []
         _require_utf8(connection)
         with _turn(connection):
-            connection.execute("CREATE TABLE IF NOT EXISTS schema_migrations (name text PRIMARY KEY)")
+            connection.execute('CREATE TABLE IF NOT EXISTS schema_migrations (name text COLLATE "C" PRIMARY KEY)')
         ran = [path.name for path in _missing(connection) if _run(connection, path)]
         with _turn(connection):
             connection.execute(files(__package__).joinpath("grants.sql").read_bytes())

@@ -1,0 +1,1 @@
+SELECT compare_bytewise(ARRAY['order_keys']::regclass[]);
