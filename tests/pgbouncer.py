@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from psycopg.conninfo import conninfo_to_dict
@@ -52,7 +53,7 @@ class PgBouncer:
             server = " ".join(f"{name}={value}" for name, value in named.items() if value)
             configuration = folder / "pgbouncer.ini"
             configuration.write_text(_CONFIGURATION.format(server=server, port=port, mode=mode, settings=settings))
-            identity = _may_reach(str(parameters["host"])) if os.geteuid() == 0 else {}
+            identity: dict[str, Any] = _may_reach(str(parameters["host"])) if os.geteuid() == 0 else {}
             for path in (folder, configuration):
                 path.chmod(0o755)
             with (folder / "log").open("w") as log:
