@@ -14,7 +14,7 @@ from psycopg.conninfo import conninfo_to_dict
 from resolution_contracts import topics
 
 from services.environment import SettingsError, readable_file
-from services.kafka.cluster import Cluster
+from services.kafka.cluster import REQUEST_TIMEOUT_MS, SHORTEST_REQUEST_TIMEOUT_MS, Cluster
 from services.kafka.security import PLAINTEXT, KafkaSecurity
 from services.shards import ALONE, Shard
 
@@ -37,6 +37,7 @@ class Settings:
     """The one that the roles of this process work on; all of them by default."""
     kafka_servers: str | None = None
     kafka_security: KafkaSecurity = PLAINTEXT
+    kafka_request_timeout_ms: int = REQUEST_TIMEOUT_MS
     topic_prefix: str = topics.PREFIX
     time_scale: Fraction = Fraction(1)
     time_origin: datetime | None = None
@@ -71,6 +72,7 @@ class Settings:
             only_shard=_only_shard(env.get("RESOLUTION_SHARD"), database_url),
             kafka_servers=env.get("RESOLUTION_KAFKA_SERVERS") or None,
             kafka_security=KafkaSecurity.from_environment(env),
+            kafka_request_timeout_ms=_request_timeout_ms(env.get("RESOLUTION_KAFKA_REQUEST_TIMEOUT_MS")),
             topic_prefix=env.get("RESOLUTION_TOPIC_PREFIX", topics.PREFIX),
             time_scale=_time_scale(env.get("RESOLUTION_TIME_SCALE") or "1"),
             time_origin=_time_origin(env.get("RESOLUTION_TIME_ORIGIN")),
@@ -116,6 +118,7 @@ class Settings:
             "RESOLUTION_HTTP_PORT": str(self.http_port),
             "RESOLUTION_CHECKPOINT_EVENTS": str(self.checkpoint_events),
             "RESOLUTION_CHECKPOINT_SECONDS": str(self.checkpoint_seconds),
+            "RESOLUTION_KAFKA_REQUEST_TIMEOUT_MS": str(self.kafka_request_timeout_ms),
         }
         optional = {
             "RESOLUTION_SHARD": None if self.only_shard is None else str(self.only_shard),
@@ -175,7 +178,7 @@ class Settings:
     @property
     def cluster(self) -> Cluster:
         """What clients of Kafka are made with, once the servers are known."""
-        return Cluster(self.kafka, self.kafka_security)
+        return Cluster(self.kafka, self.kafka_security, self.kafka_request_timeout_ms)
 
 
 def _check_database_url(url: str) -> None:
@@ -236,6 +239,17 @@ def _time_origin(text: str | None) -> datetime | None:
     if origin is None or origin.tzinfo is None:
         raise SettingsError(f"RESOLUTION_TIME_ORIGIN is {text!r}; give an instant such as 2026-01-31T12:00:00Z.")
     return origin
+
+
+def _request_timeout_ms(text: str | None) -> int:
+    if not text:
+        return REQUEST_TIMEOUT_MS
+    if not text.isdigit() or not SHORTEST_REQUEST_TIMEOUT_MS <= int(text) <= 300_000:
+        raise SettingsError(
+            f"RESOLUTION_KAFKA_REQUEST_TIMEOUT_MS is {text!r}; give the milliseconds after which a Kafka client gives "
+            f"up on a request, from {SHORTEST_REQUEST_TIMEOUT_MS} to 300000."
+        )
+    return int(text)
 
 
 def _anywhere(text: str | None) -> bool:

@@ -3,7 +3,7 @@
 from faststream.kafka import KafkaBroker
 from faststream.security import BaseSecurity, SASLPlaintext, SASLScram256, SASLScram512
 
-from .cluster import Cluster
+from .cluster import METADATA_MAX_AGE_MS, Cluster
 from .security import KafkaSecurity
 
 _SASL = {"SCRAM-SHA-512": SASLScram512, "SCRAM-SHA-256": SASLScram256, "PLAIN": SASLPlaintext}
@@ -16,6 +16,8 @@ def broker_of(cluster: Cluster) -> KafkaBroker:
         security=_security(cluster.security),
         client_id="resolution",
         consumer_only=True,
+        request_timeout_ms=cluster.request_timeout_ms,
+        metadata_max_age_ms=METADATA_MAX_AGE_MS,
         apply_types=False,
         logger=None,
     )

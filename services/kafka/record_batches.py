@@ -5,8 +5,7 @@ megabytes of spaces in twenty kilobytes. aiokafka raises on the first such recor
 partitions that it was about to return, and raises again at the next poll. Here such a record comes out as an
 `UndecodableRecord` with its raw bytes, in its place among the others.
 
-Importing this module makes every consumer of the process read like that. `services.kafka.cluster` imports it, and
-every consumer takes its address from there.
+`services.kafka.cluster`, from which every client takes its address, makes all consumers of the process read like that.
 """
 
 import struct
@@ -341,5 +340,7 @@ class _PartitionRecords(fetcher.PartitionRecords):
         )
 
 
-fetcher.MemoryRecords = _Records  # type: ignore[attr-defined]
-fetcher.PartitionRecords = _PartitionRecords  # type: ignore[misc]
+def read_whatever_senders_write() -> None:
+    """Makes every consumer of this process read like that."""
+    fetcher.MemoryRecords = _Records  # type: ignore[attr-defined]
+    fetcher.PartitionRecords = _PartitionRecords  # type: ignore[misc]

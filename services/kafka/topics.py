@@ -1,6 +1,7 @@
 """The topics: their names under a prefix, and the check that they are what the service needs."""
 
 import asyncio
+import logging
 from collections.abc import Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -17,10 +18,14 @@ from services.shards import ALONE, Shard
 
 from .cluster import Cluster
 from .topic_ids import topic_id
+from .topic_settings import copies_to_ask_for, doubts, missing_copies, refusal
+
+log = logging.getLogger(__name__)
 
 DEFAULT_PARTITIONS = 8
 _PATIENCE = 300  # tenths of a second
 _UNAUTHORIZED = 29
+_KAFKAS_OWN = ("__consumer_offsets", "__transaction_state")
 _DAY_MS = 24 * 60 * 60 * 1000
 LARGEST_RECORD = 4 * 1024 * 1024
 """In bytes: what the broker takes on the commands topic, so that what is too large for a command can be buried."""
@@ -95,10 +100,13 @@ def partition_of(key: bytes, partitions: int) -> int:
 async def ensure_topics(cluster: Cluster, topics: Topics, shards: int = 1) -> int:
     """Creates the topics that are missing and checks all; returns the number of partitions.
 
-    `shards`: how many databases there are. Raises TopicError where a topic has other timestamps or another partition
-    count than the service needs, and aiokafka's KafkaError where the cluster does not answer.
+    `shards`: how many databases there are. Raises TopicError where a topic is set otherwise or has another partition
+    count than the service needs, and aiokafka's KafkaError where the cluster does not answer. What may lose records,
+    and may be meant so, is named in the log.
     """
     settings = dict(topics.settings())
+    each = (replace(topics, shard=Shard(number, shards)).own_settings() for number in range(shards))
+    own = dict(chain.from_iterable(each))
     async with _admin(cluster) as admin:
         existing = await _partition_counts(admin, set(settings))
         if topics.commands not in existing:
@@ -107,10 +115,9 @@ async def ensure_topics(cluster: Cluster, topics: Topics, shards: int = 1) -> in
             existing |= await _visible(admin, {topics.commands})
         partitions = existing[topics.commands]
         await _create(admin, {name: settings[name] for name in settings if name not in existing}, partitions)
-        own = (replace(topics, shard=Shard(number, shards)).own_settings() for number in range(shards))
-        await _ensure_own(admin, dict(chain.from_iterable(own)))
+        await _ensure_own(admin, own)
         _check_partitions(await _visible(admin, set(settings)))
-        await _check_timestamps(admin, topics.commands)
+        await _check_settings(admin, settings | own)
         return partitions
 
 
@@ -152,9 +159,13 @@ async def _admin(cluster: Cluster) -> Any:
 
 async def _partition_counts(admin: AIOKafkaAdminClient, names: set[str]) -> dict[str, int]:
     """Of the topics that there are."""
+    return {topic["topic"]: len(topic["partitions"]) for topic in await _descriptions(admin, names)}
+
+
+async def _descriptions(admin: AIOKafkaAdminClient, names: set[str]) -> list[dict[str, Any]]:
     known = names & set(await admin.list_topics())
-    descriptions = await admin.describe_topics(sorted(known)) if known else []
-    return {topic["topic"]: len(topic["partitions"]) for topic in descriptions if topic["partitions"]}
+    topics = await admin.describe_topics(sorted(known)) if known else []
+    return [topic for topic in topics if topic["partitions"]]
 
 
 async def _ensure_own(admin: AIOKafkaAdminClient, settings: dict[str, dict[str, str]]) -> None:
@@ -176,12 +187,18 @@ async def _visible(admin: AIOKafkaAdminClient, names: set[str]) -> dict[str, int
 async def _create(admin: AIOKafkaAdminClient, wanted: dict[str, dict[str, str]], partitions: int) -> None:
     if not wanted:
         return
-    # An empty assignment with -1 asks for the cluster's default replication factor.
-    new = [NewTopic(name, partitions, -1, {}, settings) for name, settings in wanted.items()]
+    copies, more = copies_to_ask_for(len(await _brokers(admin)), await _defaults(admin))
+    assigned: dict[int, list[int]] | None = {} if copies == -1 else None  # -1 is taken with an assignment only
+    new = [NewTopic(name, partitions, copies, assigned, settings | more) for name, settings in wanted.items()]
     answer: Any = await admin.create_topics(new)
     for name, code, *rest in answer.topic_errors:
         if code not in (0, 36):  # 36: it exists, because another process was faster
             raise TopicError(f"Topic {name} cannot be created: {rest or code}. Create it, or grant the right to.")
+
+
+async def _brokers(admin: AIOKafkaAdminClient) -> list[int]:
+    """Their numbers."""
+    return [broker["node_id"] for broker in (await admin.describe_cluster())["brokers"]]
 
 
 def _check_partitions(counts: dict[str, int]) -> None:
@@ -193,19 +210,46 @@ def _check_partitions(counts: dict[str, int]) -> None:
         )
 
 
-async def _check_timestamps(admin: AIOKafkaAdminClient, topic: str) -> None:
+async def _check_settings(admin: AIOKafkaAdminClient, wanted: dict[str, dict[str, str]]) -> None:
+    """Raises TopicError where the service cannot work with what is set, and warns of what may lose records."""
+    settings = {topic: await _settings_of(admin, topic) for topic in wanted}
+    for topic, values in settings.items():
+        if why := refusal(topic, values, wanted[topic]):
+            raise TopicError(why)
+        for sentence in doubts(topic, values, wanted[topic]):
+            log.warning("%s", sentence)
+    copies = await _copies(admin, {*wanted, *_KAFKAS_OWN})
+    for sentence in missing_copies(len(await _brokers(admin)), copies, settings):
+        log.warning("%s", sentence)
+
+
+async def _settings_of(admin: AIOKafkaAdminClient, topic: str) -> dict[str, str]:
     for _ in range(_PATIENCE):
-        responses: list[Any] = await admin.describe_configs([ConfigResource(ConfigResourceType.TOPIC, topic)])
-        [(code, _, _, _, entries)] = responses[0].resources
+        code, values = await _configuration(admin, ConfigResourceType.TOPIC, topic)
         if code == _UNAUTHORIZED:
             raise TopicError(f"How {topic} is set may not be seen: grant DescribeConfigs on it (deploy/kafka/acls).")
-        values = {entry[0]: entry[1] for entry in entries}
         if values:
-            break
+            return values
         await asyncio.sleep(0.1)
-    if values.get("message.timestamp.type") != "LogAppendTime":
-        raise TopicError(
-            f"Topic {topic} has message.timestamp.type={values.get('message.timestamp.type')}; deadlines are judged by "
-            "the broker's clock. Set it to LogAppendTime (kafka-configs.sh --alter --entity-type topics "
-            f"--entity-name {topic} --add-config message.timestamp.type=LogAppendTime)."
-        )
+    raise TopicError(f"The cluster does not say how {topic} is set. Look at its log.")
+
+
+async def _defaults(admin: AIOKafkaAdminClient) -> dict[str, str]:
+    """A broker's configuration; nothing where this user may not see it."""
+    _, values = await _configuration(admin, ConfigResourceType.BROKER, (await _brokers(admin))[0])
+    return values
+
+
+async def _configuration(
+    admin: AIOKafkaAdminClient, kind: ConfigResourceType, name: object
+) -> tuple[int, dict[str, str]]:
+    """Kafka's error code, and what is set on a topic or a broker; nothing where it is not known to this broker yet."""
+    responses: list[Any] = await admin.describe_configs([ConfigResource(kind, str(name))])
+    [(code, _, _, _, entries)] = responses[0].resources
+    return code, {entry[0]: entry[1] for entry in entries}
+
+
+async def _copies(admin: AIOKafkaAdminClient, names: set[str]) -> dict[str, int]:
+    """Of each topic that there is, the number of copies of the partition with the fewest."""
+    topics = await _descriptions(admin, names)
+    return {topic["topic"]: min(len(each["replicas"]) for each in topic["partitions"]) for topic in topics}

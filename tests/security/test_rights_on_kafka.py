@@ -112,7 +112,7 @@ async def test_strangers_are_refused(guarded: Guarded, caplog: pytest.LogCapture
         "Connection": KafkaSecurity(),
     }
     for security in wrong.values():
-        consumer = AIOKafkaConsumer(**Cluster(guarded.bootstrap, security).options, request_timeout_ms=5_000)
+        consumer = AIOKafkaConsumer(**Cluster(guarded.bootstrap, security, request_timeout_ms=5_000).options)
         with pytest.raises(KafkaConnectionError):
             await asyncio.wait_for(consumer.start(), 30)
         await consumer.stop()
