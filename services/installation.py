@@ -13,13 +13,14 @@ import psycopg
 from aiokafka.errors import KafkaError
 
 from services.checkpoints.keys import own_key
-from services.kafka.topics import TopicError, Topics, ensure_topics, id_of_topic, partition_of
+from services.kafka.topics import TopicError, Topics, count_partitions, ensure_topics, id_of_topic
 from services.servers import default_data_dir, embedded
 from services.settings import Settings
+from services.shards import Shard
 from services.store import migrate
 from services.store.database import connect
 from services.store.origin import clock_of
-from services.store.place import claim_shard, require_shard
+from services.store.place import claim_shard, known_partitions, require_shard
 from services.store.positions import known_topics, other_topic
 
 _T = TypeVar("_T")
@@ -62,12 +63,14 @@ def prepare(settings: Settings) -> list[str]:
     Raises TopicError for topics that the service cannot work with, WrongShard for such databases, and SchemaOutdated
     where a schema lacks migrations and this user may not run them.
     """
-    shards, topics = settings.shards, Topics(settings.topic_prefix)
+    shards = settings.shards
     ran = [
         f"{one.shard.prefix}{name}"
         for one in shards
         for name in _patiently("PostgreSQL", partial(migrate, one.database))
     ]
+    counts = (_patiently("PostgreSQL", partial(known_partitions, one.database)) for one in shards)
+    topics = Topics(settings.topic_prefix, Shard(total=next((count for count in counts if count is not None), None)))
     partitions = _patiently("Kafka", lambda: asyncio.run(ensure_topics(settings.cluster, topics, len(shards))))
     claim_shards(settings, partitions)
     for one in shards:
@@ -98,14 +101,26 @@ def claim_shards(settings: Settings, partitions: int) -> None:
 
 
 def up_to_date(settings: Settings) -> list[Settings]:
-    """The settings of each shard, its schema up to date.
+    """The settings of each shard, its schema up to date, with the number of partitions that its database knows.
 
     Raises WrongShard where a database is not what the settings say, and psycopg.Error.
     """
     for one in settings.shards:
         migrate(one.database)
-        require_shard(one.database, one.shard)
-    return settings.shards
+    return [replace(one, shard=require_shard(one.database, one.shard).shard) for one in settings.shards]
+
+
+def with_partitions(settings: Settings) -> Settings:
+    """The settings with the number of partitions that the databases know. One that does not know it yet learns it.
+
+    Raises WrongShard where a database is not what the settings say, TopicError, KafkaError and psycopg.Error.
+    """
+    places = [require_shard(one.database, one.shard) for one in settings.shards]
+    total = places[0].shard.total
+    if total is None:
+        total = asyncio.run(count_partitions(settings.cluster, Topics(settings.topic_prefix)))
+        claim_shards(settings, total)
+    return replace(settings, shard=replace(settings.shard, total=total))
 
 
 def shard_of(settings: Settings, order_id: str) -> Settings:
@@ -117,8 +132,7 @@ def shard_of(settings: Settings, order_id: str) -> Settings:
     places = [require_shard(one.database, one.shard) for one in shards]
     if len(shards) == 1:
         return shards[0]
-    assert places[0].partitions is not None
-    return shards[partition_of(order_id.encode(), places[0].partitions) % len(shards)]
+    return shards[Topics(settings.topic_prefix, places[0].shard).partition_of(order_id.encode()) % len(shards)]
 
 
 def _patiently(server: str, attempt: Callable[[], _T]) -> _T:

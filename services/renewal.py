@@ -28,7 +28,6 @@ class NotRenewed(Exception):
 class _Found:
     """What there is on Kafka. `begins`: of the commands topic."""
 
-    partitions: int
     begins: dict[int, int]
     commands_id: UUID
     events_id: UUID
@@ -62,7 +61,6 @@ async def _look(cluster: Cluster, topics: Topics) -> _Found:
             "twice. Delete these topics, or name another RESOLUTION_TOPIC_PREFIX, and run this again."
         )
     return _Found(
-        partitions,
         begins[topics.commands],
         await id_of_topic(cluster, topics.commands),
         await id_of_topic(cluster, topics.events),
@@ -75,12 +73,6 @@ def _check(connection: psycopg.Connection[Any], topics: Topics, found: _Found) -
     if not rows:
         raise NotRenewed(
             "This database has never read a commands topic: there is nothing to go on with. Start the roles."
-        )
-    if (partitions := max(number for number, _ in rows) + 1) != found.partitions:
-        raise NotRenewed(
-            f"{topics.commands} has {found.partitions} partitions, and the one that was lost had {partitions}: orders "
-            f"would change partitions. Delete the new topics, create {topics.commands} with {partitions} partitions "
-            "and message.timestamp.type=LogAppendTime, and run this again; the others follow it."
         )
     if any(topic_id == found.commands_id for _, topic_id in rows):
         raise NotRenewed(

@@ -25,8 +25,9 @@ from projections.projector import Projector
 from services.checkpoints.role import CheckpointsRole
 from services.clock import Clock
 from services.commands.role import CommandsRole
+from services.installation import with_partitions
 from services.kafka.broker import broker_of
-from services.kafka.topics import Topics, count_partitions
+from services.kafka.topics import Topics
 from services.master_keys import NO_MASTER
 from services.relay.role import RelayRole
 from services.reminders import ReminderSender
@@ -36,7 +37,6 @@ from services.store.changes import Changes
 from services.store.database import ANSWER_WITHIN_SECONDS
 from services.store.order_keys import check_master_keys
 from services.store.origin import clock_of
-from services.store.place import require_shard
 from services.supervisor import OF_ALL_SHARDS
 from services.telemetry import logs, traces
 from services.telemetry.endpoint import endpoint
@@ -75,8 +75,7 @@ async def _commands(start: Start) -> None:
             "them: RESOLUTION_MASTER_KEY_FILE names one, see docs/erasure.md"
         )
     async with _broker(start.settings) as broker:
-        settings, partitions = start.settings, await count_partitions(start.settings.cluster, start.topics)
-        role = CommandsRole(broker, start.topics, settings.database, settings.master_keys, start.clock, partitions)
+        role = CommandsRole(broker, start.topics, start.settings.database, start.settings.master_keys, start.clock)
         try:
             await broker.start()
             await role.consumer.assigned()
@@ -161,8 +160,8 @@ async def run(name: str, settings: Settings) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    settings = await asyncio.to_thread(with_partitions, settings)
     for one in settings.shards:
-        await asyncio.to_thread(require_shard, one.database, one.shard)
         await asyncio.to_thread(check_master_keys, one)
     clock = await asyncio.to_thread(clock_of, settings.shards[0])
     start = Start(settings, Topics(settings.topic_prefix, settings.shard), clock, ready)
@@ -208,7 +207,16 @@ def _end(why: str) -> None:
 def _watch(start: Start, name: str, one: Settings, health: Health, *, one_of_several: bool) -> Watch:
     topics, models = Topics(one.topic_prefix, one.shard), list(READ_MODELS)
     return Watch(
-        one.database, one.cluster, topics, start.clock, health, models, role=name, one_of_several=one_of_several
+        one.database,
+        one.cluster,
+        topics,
+        start.clock,
+        health,
+        models,
+        role=name,
+        one_of_several=one_of_several,
+        # Added partitions make no difference to the role http: it stays ready, for its orders are in the others.
+        reads_topics=name not in OF_ALL_SHARDS,
     )
 
 

@@ -162,7 +162,9 @@ class Settings:
         urls = (self.database_url or "").split()
         if len(urls) < 2:
             return [self]
-        return [replace(self, database_url=url, shard=Shard(n, len(urls))) for n, url in enumerate(urls)]
+        return [
+            replace(self, database_url=url, shard=Shard(n, len(urls), self.shard.total)) for n, url in enumerate(urls)
+        ]
 
     @property
     def own_shards(self) -> "list[Settings]":

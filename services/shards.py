@@ -4,7 +4,7 @@ Shard = partition mod number of databases. All that is stored of an order lies i
 spans two. Each shard is a whole by itself: its own event store, outcomes, positions, read models, relay.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 
@@ -14,6 +14,11 @@ class Shard:
 
     number: int = 0
     count: int = 1
+    total: int | None = field(default=None, compare=False)
+    """How many partitions each topic has, as the database knows it; None before it was asked.
+
+    Partitions that are added later are nobody's: an order would change its partition with them.
+    """
 
     @classmethod
     def of(cls, partition: int, count: int) -> "Shard":
@@ -21,7 +26,7 @@ class Shard:
         return cls(partition % count, count)
 
     def has(self, partition: int) -> bool:
-        return partition % self.count == self.number
+        return partition % self.count == self.number and (self.total is None or partition < self.total)
 
     def partitions(self, total: int) -> list[int]:
         """Its partitions, of `total`."""

@@ -141,7 +141,7 @@ def _check_orders(targets: Sequence[_Target], partition_of: PartitionOf) -> None
 
 async def _check_topics(settings: Settings, targets: Sequence[_Target], *, create: bool) -> int:
     """Whether all that is stored is published, and covered by checkpoints where there are any; the partitions."""
-    topics = Topics(settings.topic_prefix)
+    topics = Topics(settings.topic_prefix, targets[0].state.place.shard)
     partitions = await count_partitions(settings.cluster, topics)
     if len(targets) > partitions:
         raise CannotSplit(f"The topics have {partitions} partitions; with more databases some would stay empty.")

@@ -23,6 +23,7 @@ from services.kafka.consumer import Record
 from services.kafka.topics import DEFAULT_PARTITIONS, Topics, ensure_topics
 from services.servers import Servers
 from services.settings import Settings
+from services.shards import Shard
 from services.store import OrderStore, migrate
 from services.store.database import connect
 from services.store.origin import clock_of
@@ -38,7 +39,7 @@ class Installation:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.topics = Topics(settings.topic_prefix)
+        self.topics = Topics(settings.topic_prefix, Shard(total=DEFAULT_PARTITIONS))
         self.supervisor = Supervisor(settings)
         self.metrics_ports: dict[str, int] = {}
         self._stack = AsyncExitStack()

@@ -15,6 +15,7 @@ from typing import Any, Literal, Self
 try:
     from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord, TopicPartition
     from aiokafka.errors import TopicAuthorizationFailedError
+    from aiokafka.partitioner import murmur2
 except ImportError as missing:
     raise ImportError("the client needs aiokafka: pip install 'resolution-contracts[kafka]'") from missing
 
@@ -25,6 +26,8 @@ from .events import EVENTS, PublicEvent
 from .outcomes import CommandAccepted, CommandRejected, Outcome
 
 _LARGEST_RECORD = 4 * 1024 * 1024
+_TIMEOUTS = {"request_timeout_ms": 10_000, "metadata_max_age_ms": 10_000}
+"""aiokafka's own are 40 s and 5 minutes: for so long a broker that hangs would not be noticed."""
 
 Json = dict[str, Any]
 Start = Literal["beginning", "end"] | datetime | Mapping[int, int]
@@ -70,15 +73,24 @@ class Received:
 class Client:
     """An async context manager. `source` says who sends, e.g. `/orders-service`; it is needed for sending only.
 
-    `options` go to aiokafka's producer and consumers: `security_protocol`, `sasl_mechanism`, `ssl_context`, ...
-    Methods raise aiokafka's KafkaError where the cluster does not answer.
+    `partitions`: in how many of the commands topic's partitions the service looks, where that is known: records go to
+    no others. `options` go to aiokafka's producer and consumers: `security_protocol`, `sasl_mechanism`, `ssl_context`,
+    `request_timeout_ms` (10 s unless it is given), ... Methods raise aiokafka's KafkaError where the cluster does not
+    answer.
     """
 
     def __init__(
-        self, bootstrap_servers: str, *, source: str = "", prefix: str = topics.PREFIX, **options: Any
+        self,
+        bootstrap_servers: str,
+        *,
+        source: str = "",
+        prefix: str = topics.PREFIX,
+        partitions: int | None = None,
+        **options: Any,
     ) -> None:
         self._source = source
-        self._options = {"bootstrap_servers": bootstrap_servers, **options}
+        self._partition_count = partitions
+        self._options = {"bootstrap_servers": bootstrap_servers, **_TIMEOUTS, **options}
         self._commands = prefix + topics.COMMANDS.removeprefix(topics.PREFIX)
         self._events = prefix + topics.EVENTS.removeprefix(topics.PREFIX)
         self._outcomes = prefix + topics.OUTCOMES.removeprefix(topics.PREFIX)
@@ -155,9 +167,15 @@ class Client:
             key=key.encode(),
             value=value,
             headers=_headers(traceparent),
+            partition=self._partition_of(key),
         )
         acknowledged.add_done_callback(lambda done: self._placed(done, answer))
         return answer
+
+    def _partition_of(self, key: str) -> int | None:
+        """None leaves it to the producer."""
+        count = self._partition_count
+        return None if count is None else int((murmur2(key.encode()) & 0x7FFFFFFF) % count)
 
     def _placed(self, done: asyncio.Future[Any], answer: asyncio.Future[Json]) -> None:
         self._unplaced -= 1

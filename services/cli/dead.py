@@ -6,6 +6,7 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import Annotated, Any
@@ -95,7 +96,7 @@ def retry(
     For when the service reads by now what it could not read then. One that was handled already has to be named.
     """
     with _letters() as (settings, store):
-        letters, topics = _chosen(store, places, key, error), Topics(settings.topic_prefix)
+        letters, topics = _chosen(store, places, key, error), Topics(settings.topic_prefix, settings.shard)
         asyncio.run(send_again(settings.cluster, topics, letters, keep_time, partial(store.handle, how="retried")))
     print(f"{len(letters):,} published again.")
 
@@ -206,7 +207,8 @@ def _describe(letter: DeadLetter) -> dict[str, Any]:
 @contextmanager
 def _letters(kafka: bool = True) -> Iterator[tuple[Settings, _Letters]]:
     with installation(Settings.from_environment(), kafka=kafka) as settings, ExitStack() as stack:
-        connections = [connect(one.database, autocommit=True) for one in up_to_date(settings)]
+        shards = up_to_date(settings)
+        connections = [connect(one.database, autocommit=True) for one in shards]
         for connection in connections:
             stack.enter_context(connection)
-        yield settings, _Letters(connections)
+        yield replace(settings, shard=shards[0].shard), _Letters(connections)

@@ -28,8 +28,7 @@ def ledger(
     with installation(Settings.from_environment()) as settings, events_progress(False, "offsets") as progress:
         found = Ledger()
         for one in settings.shards:
-            require_shard(one.database, one.shard)
-            topics = Topics(one.topic_prefix, one.shard)
+            topics = Topics(one.topic_prefix, require_shard(one.database, one.shard).shard)
             found.add(asyncio.run(balance(one.database, one.cluster, topics, progress)), one.shard)
         found.partitions.sort(key=lambda account: account.partition)
     print(json.dumps(found.as_dict())) if as_json else _show(found)

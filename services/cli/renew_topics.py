@@ -2,7 +2,7 @@
 
 import asyncio
 
-from services.installation import installation, prepare
+from services.installation import installation, prepare, with_partitions
 from services.kafka.topics import Topics
 from services.renewal import NotRenewed
 from services.renewal import renew_topics as renew
@@ -22,7 +22,7 @@ def renew_topics() -> None:
                 "published again by each of them. docs/backup.md says what is left to do."
             )
         prepare(settings)
-        topics = Topics(settings.topic_prefix)
+        topics = Topics(settings.topic_prefix, with_partitions(settings).shard)
         outcomes = asyncio.run(renew(settings.cluster, topics, settings.database))
     print(
         f"The database goes on with {topics.commands}. Start the relay alone; once it has published {outcomes:,} "

@@ -102,7 +102,7 @@ def _from_commands(shards: Sequence[Settings], progress: Callable[[str, int, int
     return asyncio.run(
         verify_from_commands(
             settings.cluster,
-            Topics(settings.topic_prefix),
+            Topics(settings.topic_prefix, settings.shard),
             clock_of(settings).of_record,
             parked,
             lambda done, of: progress("commands", done, of),

@@ -35,19 +35,13 @@ CACHED_ORDERS = 20_000
 
 
 class CommandsRole:
-    """Judges what is on the commands topic, which has so many `partitions`."""
+    """Judges what is on the commands topic."""
 
     def __init__(
-        self,
-        broker: KafkaBroker,
-        topics: Topics,
-        database_url: str,
-        masters: MasterKeys,
-        clock: Clock,
-        partitions: int,
+        self, broker: KafkaBroker, topics: Topics, database_url: str, masters: MasterKeys, clock: Clock
     ) -> None:
         self._clock = clock
-        self._partitions = partitions
+        self._partitions = topics.partitions
         self._store = OrderStore(database_url, masters, answer_within=ANSWER_WITHIN_SECONDS)
         self._cache = OrderCache(CACHED_ORDERS)
         self._standing: tuple[Parking, Months] | None = None

@@ -8,11 +8,10 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 import psycopg
 from psycopg_pool import ConnectionPool, PoolTimeout
 
-from services.kafka.topics import partition_of
+from services.kafka.topics import Topics
 from services.settings import Settings
 from services.store import database
 from services.store.database import ANSWER_WITHIN_SECONDS
-from services.store.place import require_shard
 
 from .problems import Problem
 
@@ -23,18 +22,16 @@ _T = TypeVar("_T")
 
 
 class Databases:
-    """A pool of connections for each. `partitions`: of each topic; None where one database has everything."""
+    """A pool of connections for each. `topics`: they say in which partition an order is."""
 
-    def __init__(self, pools: Sequence[ConnectionPool[database.Connection[Any]]], partitions: int | None) -> None:
+    def __init__(self, pools: Sequence[ConnectionPool[database.Connection[Any]]], topics: Topics) -> None:
         self._pools = pools
-        self._partitions = partitions
+        self._topics = topics
 
     @classmethod
     @contextmanager
     def open(cls, settings: Settings) -> Iterator["Databases"]:
-        """Raises WrongShard and psycopg.Error."""
-        first = settings.shards[0]
-        partitions = require_shard(first.database, first.shard).partitions
+        """Raises psycopg.Error."""
         with ExitStack() as stack:
             pools = [
                 database.pool(
@@ -42,11 +39,11 @@ class Databases:
                 )
                 for one in settings.shards
             ]
-            yield cls([stack.enter_context(pool) for pool in pools], partitions)
+            yield cls([stack.enter_context(pool) for pool in pools], Topics(settings.topic_prefix, settings.shard))
 
     def shard_of(self, order_id: str) -> int:
         """The place of the database that has an order."""
-        return 0 if self._partitions is None else partition_of(order_id.encode(), self._partitions) % len(self._pools)
+        return self._topics.partition_of(order_id.encode()) % len(self._pools)
 
     def position(self, order_id: str, event_id: int) -> int:
         """What the API calls the position of an event of an order: it tells the shard, too."""

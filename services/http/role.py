@@ -46,7 +46,9 @@ async def run(settings: Settings, topics: Topics, clock: Clock, ready: Callable[
     async def desk() -> AsyncIterator[Desk]:
         pulse = Pulse([one.database for one in settings.shards])
         with Databases.open(settings) as databases:
-            async with Client(**settings.cluster.options, prefix=topics.prefix) as client:
+            async with Client(
+                **settings.cluster.options, prefix=topics.prefix, partitions=topics.shard.total
+            ) as client:
                 ends = AIOKafkaConsumer(**settings.cluster.options, enable_auto_commit=False)
                 await ends.start()
                 beating = asyncio.create_task(pulse.run())

@@ -1,5 +1,6 @@
 """Shares out the partitions of one shard among the members of its consumer group."""
 
+import logging
 from collections.abc import Mapping
 
 from aiokafka.cluster import ClusterMetadata
@@ -9,14 +10,16 @@ from aiokafka.coordinator.protocol import ConsumerProtocolMemberAssignment, Cons
 
 from services.shards import Shard
 
+from .topics import other_count
+
+log = logging.getLogger(__name__)
+
 
 def assignor(shard: Shard) -> type[AbstractPartitionAssignor]:
     """Kafka's round robin over the shard's partitions. Its name keeps members that count shards differently apart."""
-    if shard.alone:
-        return RoundRobinPartitionAssignor
 
     class OfShard(RoundRobinPartitionAssignor):
-        name = f"roundrobin-{shard.number}-of-{shard.count}"
+        name = "roundrobin" if shard.alone else f"roundrobin-{shard.number}-of-{shard.count}"
 
         @classmethod
         def assign(
@@ -41,4 +44,8 @@ class _Part:
 
     def partitions_for_topic(self, topic: str) -> set[int] | None:
         partitions = self._cluster.partitions_for_topic(topic)
-        return None if partitions is None else {number for number in partitions if self._shard.has(number)}
+        if partitions is None:
+            return None
+        if (known := self._shard.total) is not None and len(partitions) > known:
+            log.error("nothing is read from what was added: %s", other_count({topic: len(partitions)}, known))
+        return {number for number in partitions if self._shard.has(number)}

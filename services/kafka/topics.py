@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -10,8 +10,11 @@ from itertools import chain
 from typing import Any
 from uuid import UUID
 
+from aiokafka import AIOKafkaConsumer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+from aiokafka.cluster import ClusterMetadata
+from aiokafka.errors import KafkaError
 from aiokafka.partitioner import murmur2
 
 from services.shards import ALONE, Shard
@@ -42,6 +45,16 @@ class Topics:
 
     prefix: str
     shard: Shard = ALONE
+
+    @property
+    def partitions(self) -> int:
+        """How many each has but those of one partition, as the database knows it."""
+        assert self.shard.total is not None
+        return self.shard.total
+
+    def partition_of(self, key: bytes) -> int:
+        """Where an order's records are, also where partitions were added."""
+        return partition_of(key, self.partitions)
 
     @property
     def commands(self) -> str:
@@ -109,27 +122,41 @@ async def ensure_topics(cluster: Cluster, topics: Topics, shards: int = 1) -> in
     own = dict(chain.from_iterable(each))
     async with _admin(cluster) as admin:
         existing = await _partition_counts(admin, set(settings))
+        _check_partitions(existing, topics.shard.total)
         if topics.commands not in existing:
-            count = next(iter(existing.values()), DEFAULT_PARTITIONS)
+            count = topics.shard.total or next(iter(existing.values()), DEFAULT_PARTITIONS)
             await _create(admin, {topics.commands: settings[topics.commands]}, count)
             existing |= await _visible(admin, {topics.commands})
         partitions = existing[topics.commands]
         await _create(admin, {name: settings[name] for name in settings if name not in existing}, partitions)
         await _ensure_own(admin, own)
-        _check_partitions(await _visible(admin, set(settings)))
+        _check_partitions(await _visible(admin, set(settings)), topics.shard.total)
         await _check_settings(admin, settings | own)
         return partitions
 
 
 async def count_partitions(cluster: Cluster, topics: Topics) -> int:
-    """The number of partitions of topics that exist. Raises TopicError where one is missing, and KafkaError."""
+    """The number of partitions of topics that exist: those that the database knows, where some were added.
+
+    Raises TopicError where one is missing, and KafkaError.
+    """
     async with _admin(cluster) as admin:
         names = {name for name, _ in topics.settings()}
         counts = await _partition_counts(admin, names)
     if missing := names - counts.keys():
         raise TopicError(f"There is no topic {', '.join(sorted(missing))}. Check RESOLUTION_TOPIC_PREFIX.")
-    _check_partitions(counts)
+    if (known := topics.shard.total) is not None and min(counts.values()) >= known:
+        return known
+    _check_partitions(counts, known)
     return counts[topics.commands]
+
+
+async def partition_counts(consumer: AIOKafkaConsumer, names: Collection[str]) -> dict[str, int]:
+    """Of those of the topics that there are and that this user may see. Raises KafkaError."""
+    metadata = ClusterMetadata()
+    if not await consumer._client._metadata_update(metadata, names):
+        raise KafkaError("no broker tells the topics")
+    return {name: len(found) for name in names if (found := metadata.partitions_for_topic(name))}
 
 
 async def require_topic(cluster: Cluster, name: str) -> None:
@@ -175,6 +202,16 @@ async def _ensure_own(admin: AIOKafkaAdminClient, settings: dict[str, dict[str, 
     await _visible(admin, set(settings))
 
 
+def other_count(counts: dict[str, int], known: int) -> str:
+    """The sentence about topics that have another number of partitions than the database knows."""
+    listed = ", ".join(f"{name} has {count} partitions" for name, count in sorted(counts.items()))
+    return (
+        f"{listed}, but the database knows {known}, and with another number an order changes "
+        f"its partition. Check RESOLUTION_TOPIC_PREFIX. Kafka cannot take added partitions away: go on with new topics "
+        f"of {known} under another prefix (resolution renew-topics; docs/backup.md has the steps)."
+    )
+
+
 async def _visible(admin: AIOKafkaAdminClient, names: set[str]) -> dict[str, int]:
     """Their partition counts, once the broker knows them: creating one returns a little earlier."""
     for _ in range(_PATIENCE):
@@ -201,7 +238,9 @@ async def _brokers(admin: AIOKafkaAdminClient) -> list[int]:
     return [broker["node_id"] for broker in (await admin.describe_cluster())["brokers"]]
 
 
-def _check_partitions(counts: dict[str, int]) -> None:
+def _check_partitions(counts: dict[str, int], known: int | None) -> None:
+    if known is not None and (other := {name: count for name, count in counts.items() if count != known}):
+        raise TopicError(other_count(other, known))
     if len(set(counts.values())) > 1:
         listed = ", ".join(f"{name} has {count}" for name, count in sorted(counts.items()))
         raise TopicError(

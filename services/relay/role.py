@@ -24,7 +24,7 @@ from services.faults import point
 from services.kafka.cluster import Cluster
 from services.kafka.relay_position import Position, published
 from services.kafka.streams import Ends
-from services.kafka.topics import Topics, partition_of
+from services.kafka.topics import Topics
 from services.master_keys import MasterKeys
 from services.store.changes import Changes
 from services.store.database import ANSWER_WITHIN_SECONDS, connect_async
@@ -174,7 +174,7 @@ class RelayRole:
                 await batches.add(*outcome.record(self._topics))
             for notification in notifications:
                 key = notification.order_id.encode()
-                partition = partition_of(key, len(await self._producer.partitions_for(self._topics.notifications)))
+                partition = self._topics.partition_of(key)
                 await batches.add(self._topics.notifications, partition, key, notification.message, CONTENT_TYPE)
         spans.end()
         measures.published(
@@ -188,11 +188,10 @@ class RelayRole:
         """A run of events whose outcomes were retired: topics that are new get all of history."""
         events, after = await retired_events(connection, self._masters, position, self._retired)
         await note_intent(connection, after)
-        count = len(await self._producer.partitions_for(self._topics.events))
         async with self._transaction(after) as batches:
             for event in events:
                 key = str(event.originator_id).encode()
-                partition = partition_of(key, count)
+                partition = self._topics.partition_of(key)
                 await batches.add(self._topics.events, partition, key, event_message(event), CONTENT_TYPE)
         return after
 
@@ -215,9 +214,7 @@ class RelayRole:
         if position == self._noted or monotonic() < self._note_at:
             return
         topics = (self._topics.events, self._topics.outcomes, self._topics.dead_letters, self._topics.notifications)
-        everywhere = [
-            TopicPartition(topic, number) for topic in topics for number in await self._producer.partitions_for(topic)
-        ]
+        everywhere = [TopicPartition(topic, number) for topic in topics for number in range(self._topics.partitions)]
         ends: Ends = {topic: {} for topic in topics}
         for where, end in (await self._ends.end_offsets(everywhere)).items():
             ends[where.topic][where.partition] = end

@@ -30,7 +30,6 @@ class Place(msgspec.Struct, frozen=True):
     """The row of the table `shard`, and the splits, the first one first."""
 
     shard: Shard
-    partitions: int | None
     splits: list[Split] = []
 
     @property
@@ -48,7 +47,23 @@ def place(connection: psycopg.Connection[Any]) -> Place:
         row = rows.execute("SELECT number, count, partitions FROM shard").fetchone()
     assert row is not None
     number, count, partitions = row
-    return Place(Shard(number, count), partitions, splits)
+    return Place(Shard(number, count, partitions), splits)
+
+
+def known_partitions(database_url: str) -> int | None:
+    """How many partitions the topics have that the database was filled from; None where there were none yet.
+
+    One that an earlier version has used alone does not say so, but the commands role has a position in each of them.
+    Raises psycopg.Error.
+    """
+    with psycopg.connect(database_url) as connection:
+        row = connection.execute(
+            "SELECT coalesce(partitions, (SELECT max(partition) + 1 FROM positions WHERE consumer = 'commands' "
+            "AND EXISTS (SELECT FROM outcomes) HAVING max(partition) + 1 = count(*))) FROM shard"
+        ).fetchone()
+    assert row is not None
+    found: int | None = row[0]
+    return found
 
 
 def require_shard(database_url: str, shard: Shard) -> Place:
@@ -70,9 +85,10 @@ def require_shard(database_url: str, shard: Shard) -> Place:
 
 
 def claim_shard(database_url: str, shard: Shard, partitions: int) -> None:
-    """Makes an empty database this shard; one that is it already is left as it is.
+    """Makes an empty database this shard. One that is it already is left as it is, or learns how many partitions.
 
-    Raises WrongShard where it has something of another one, or the topics have fewer partitions; and psycopg.Error.
+    Raises WrongShard where it has something of another one, or the topics have another number of partitions, or this
+    user may not note it; and psycopg.Error.
     """
     if shard.count > partitions:
         raise WrongShard(
@@ -81,9 +97,11 @@ def claim_shard(database_url: str, shard: Shard, partitions: int) -> None:
         )
     with connect(database_url, answer_within=ANSWER_WITHIN_SECONDS) as connection:
         if (found := place(connection)).shard == shard:
-            if found.partitions not in (None, partitions):
+            if found.shard.total is None:
+                _note_partitions(connection, partitions)
+            elif found.shard.total != partitions:
                 raise WrongShard(
-                    f"The database of {shard} was made for {found.partitions} partitions, and the topics have "
+                    f"The database of {shard} was made for {found.shard.total} partitions, and the topics have "
                     f"{partitions}: orders would be looked for in the wrong one. Check RESOLUTION_TOPIC_PREFIX."
                 )
             return
@@ -92,6 +110,16 @@ def claim_shard(database_url: str, shard: Shard, partitions: int) -> None:
             become(connection, shard, partitions)
         elif (found := place(connection)).shard != shard:
             raise WrongShard(_refusal(found.shard, shard))
+
+
+def _note_partitions(connection: psycopg.Connection[Any], partitions: int) -> None:
+    try:
+        connection.execute("UPDATE shard SET partitions = %s WHERE partitions IS NULL", (partitions,))
+    except psycopg.errors.InsufficientPrivilege:
+        raise WrongShard(
+            "The database does not know yet how many partitions the topics have, and user "
+            f"{connection.info.user} may not note it: run `resolution migrate` as its owner (resolution_owner) first."
+        ) from None
 
 
 def lock_appends(connection: psycopg.Connection[Any]) -> None:

@@ -21,7 +21,7 @@ from services.clock import Clock
 from services.kafka.cluster import Cluster
 from services.kafka.record_batches import UnreadablePartition
 from services.kafka.relay_position import published
-from services.kafka.topics import Topics
+from services.kafka.topics import Topics, other_count, partition_counts
 from services.store.database import connect
 from services.store.overview import Overview, overview
 
@@ -41,6 +41,11 @@ _relay = Gauge("resolution_relay_lag_outcomes", "Outcomes and dead letters store
 _relay_seconds = Gauge("resolution_relay_lag_seconds", "For how long at least the oldest of them is stored.")
 _ahead = Gauge(
     "resolution_published_ahead_outcomes", "Outcomes on Kafka that the store does not know to be: it was restored."
+)
+_added = Gauge(
+    "resolution_added_partitions",
+    "Partitions of a topic that the database does not know: nobody reads them.",
+    ["topic"],
 )
 _model = Gauge("resolution_projection_lag_events", "Events stored that a read model lacks.", ["read_model"])
 _model_seconds = Gauge(
@@ -62,6 +67,7 @@ class Watch:
     """Looks from time to time, for ever, and tells `health` which servers answered. `read_models`: their names.
 
     What `role`, the one of this process, leaves undone is told to `health`, too.
+    `reads_topics`: whether the role is not ready while partitions have been added that nobody reads.
 
     It shows one shard. Of several in one process none is shown, for their own processes show them; only what `health`
     asks for is told of each.
@@ -78,7 +84,9 @@ class Watch:
         *,
         role: str = "",
         one_of_several: bool = False,
+        reads_topics: bool = True,
     ) -> None:
+        self._reads_topics = reads_topics
         self._shows = not one_of_several
         self._postgresql = "postgresql" + (topics.shard.suffix if one_of_several else "")
         self._database, self._kafka, self._topics, self._clock, self._health = database, kafka, topics, clock, health
@@ -87,6 +95,7 @@ class Watch:
         self._moved: dict[str, tuple[int, float]] = {}
         self._ages: dict[str, _Ages] = {}
         self._relayed = 0
+        self._other: dict[str, int] = {}
         self._consumer: AIOKafkaConsumer | None = None
 
     async def run(self) -> None:
@@ -109,10 +118,23 @@ class Watch:
                     await consumer.topics()
                 else:
                     await self._compare(consumer, found)
+                self._show_added(await partition_counts(consumer, [name for name, _ in self._topics.settings()]))
             self._answered("kafka")
         except (KafkaError, TimeoutError, OSError) as error:
             self._answered("kafka", type(error).__name__)
             await self._hang_up()
+
+    def _show_added(self, counts: Mapping[str, int]) -> None:
+        """Says which topics have partitions that were added: their orders wait, and nothing else fails."""
+        known = self._topics.partitions
+        for topic, count in counts.items():
+            _added.labels(topic).set(max(0, count - known))
+        other = {topic: count for topic, count in counts.items() if count > known}
+        if other and other != self._other:
+            self._other = other
+            log.error("nothing is read from partitions that were added: %s", other_count(other, known))
+        if self._reads_topics:
+            self._health.server("topics", other_count(other, known) if other else "")
 
     async def _connected(self) -> AIOKafkaConsumer:
         """Raises KafkaError."""

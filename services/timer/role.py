@@ -51,7 +51,7 @@ class TimerRole:
     def __init__(self, broker: KafkaBroker, cluster: Cluster, topics: Topics, url: str, clock: Clock) -> None:
         self._url = url
         self._clock = clock
-        self._commands = topics.commands
+        self._topics = topics
         self._producer = AIOKafkaProducer(
             **cluster.options, enable_idempotence=True, linger_ms=0, max_batch_size=256 * 1024
         )
@@ -110,7 +110,11 @@ class TimerRole:
             deadline.order_id, ExpireDispute(dispute_id=deadline.dispute_id), source=_SOURCE, id=str(attempt)
         )
         future: asyncio.Future[object] = await self._producer.send(
-            self._commands, key=command.key, value=command.to_json(), headers=command.headers
+            self._topics.commands,
+            key=command.key,
+            value=command.to_json(),
+            headers=command.headers,
+            partition=self._topics.partition_of(command.key),
         )
         return future
 

@@ -236,11 +236,12 @@ async def test_a_database_goes_on_with_new_topics_when_kafka_is_lost(installatio
 async def test_new_topics_with_another_number_of_partitions_are_refused(installation: Installation):
     async with installation.here("commands", "relay"):
         await a_few(installation)
-    installation.query("UPDATE positions SET partition = 11, topic_id = gen_random_uuid() WHERE partition = 7")
+    installation.query("UPDATE shard SET partitions = 12")
     await lose_topics(installation)
     refused = await asyncio.to_thread(invoke, installation, "renew-topics")
-    assert isinstance(refused.exception, NotRenewed)
-    assert "had 12" in str(refused.exception)
+    assert isinstance(refused.exception, TopicError)
+    assert f"{installation.topics.commands} has 8 partitions" in str(refused.exception)
+    assert "but the database knows 12" in str(refused.exception)
 
 
 # --- what tests do ---
