@@ -63,7 +63,9 @@ async def test_each_alert_fires_when_its_fault_is_made(
         await a_parked_order(installation)
         await a_forged_event(installation)
         await a_damaged_partition(installation)
-        await all_fire(watching, {"ResolutionPartitionStopped", "ResolutionPollsFail", "ResolutionNoProgress"})
+        shown = {"ResolutionPartitionStopped", "ResolutionPollsFail", "ResolutionNoProgress"}
+        await all_fire(watching, shown)
+        await faults.aclose()
         await one_that_dies_again_and_again(installation, watching)
         await a_deadline_without_a_timer(installation)
         await installation.stop("projections", "relay", "checkpoints")
@@ -72,7 +74,6 @@ async def test_each_alert_fires_when_its_fault_is_made(
         await until(lambda: installation.query("SELECT count(*) FROM outcomes WHERE order_id = 'order-0'") == [(2,)])
         await installation.stop("commands")
         await installation.publish("order-0", ask_update())
-        shown = {"ResolutionPartitionStopped", "ResolutionPollsFail", "ResolutionNoProgress"}
         await all_fire(watching, _NAMES - shown - {"ResolutionServerUnreachable"})
         with refusing(installation):
             await all_fire(watching, {"ResolutionServerUnreachable"})
