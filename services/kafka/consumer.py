@@ -164,7 +164,8 @@ class PositionedConsumer:
             return ()
         # Between the records' leaving the consumer and this line, nothing else runs: no seek comes between.
         self._taken += bool(batches)
-        self._left_at |= {tp: position for tp in batches if (position := _standing(consumer, tp)) is not None}
+        # What it gave is all that it took. Where a transaction was aborted it moved on and gave nothing.
+        self._left_at |= {tp: position for tp in self._left_at if (position := _standing(consumer, tp)) is not None}
         progress(self._topic)
         return tuple(chain.from_iterable(batches.values()))
 

@@ -9,6 +9,7 @@ partitions that it was about to return, and raises again at the next poll. Here 
 """
 
 import struct
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
@@ -34,6 +35,7 @@ _LENGTH = struct.Struct(">i")
 _LENGTH_OFFSET, _LOG_OVERHEAD, _MAGIC_OFFSET, _ATTRIBUTES_OFFSET = 8, 12, 16, 21
 _CODEC_MASK, _LOG_APPEND_TIME = 0x07, 0x08
 _OUTPUT_BYTES = (256 * 1024, 4 * 1024 * 1024, LARGEST_BATCH_BYTES)
+_GZIP_MAGIC = b"\x1f\x8b"
 _XERIAL_MAGIC = b"\x82SNAPPY\x00"
 _XERIAL_HEADER_BYTES = 16
 
@@ -147,7 +149,7 @@ def _uncompressed(raw: bytes) -> bytes:
     body = raw[_HEADER.size :]
     match codec:
         case 1:
-            plain = _decompressed(cramjam.gzip, body)
+            plain = _from_gzip(body)
         case 2:
             plain = _from_snappy(body)
         case 3:
@@ -175,6 +177,20 @@ def _decompressed(codec: Any, body: bytes) -> bytes:
     raise AssertionError("the last size returns or raises")
 
 
+def _from_gzip(body: bytes) -> bytes:
+    """All members, one after another. What follows the last one is left out, as Java does."""
+    plain = bytearray()
+    while body.startswith(_GZIP_MAGIC):
+        member = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
+        plain += member.decompress(body, LARGEST_BATCH_BYTES - len(plain) + 1)
+        if len(plain) > LARGEST_BATCH_BYTES:
+            raise ValueError("it is larger")
+        if not member.eof:
+            raise ValueError("it ends too early")
+        body = member.unused_data
+    return bytes(plain)
+
+
 def _from_snappy(body: bytes) -> bytes:
     """Snappy comes in blocks (xerial, as Java writes it) or as one. Each says how long it is before it is read."""
     if not body.startswith(_XERIAL_MAGIC):
@@ -200,10 +216,11 @@ def _plain_records(raw: bytes) -> Iterator[Any]:
     """The records of an uncompressed batch, by aiokafka's decoder where that can be relied on.
 
     The broker does not look at the offsets that a sender writes into the records of an uncompressed batch, and aiokafka
-    believes them. As long as nothing was compacted away, a record's place in its batch is its offset.
+    believes them. As long as nothing was compacted away, a record's place in its batch is its offset. Attributes are a
+    byte, and aiokafka reads a number of variable length.
     """
     base, _, _, _, _, _, last_delta, *_, count = _HEADER.unpack_from(raw)
-    if count <= _MOST_AT_ONCE:
+    if count <= _MOST_AT_ONCE and _attributes_are_small(raw, count):
         try:
             records = list(DefaultRecordBatch(raw))
         except Exception:  # of some record; which one is found by reading them one by one
@@ -212,6 +229,26 @@ def _plain_records(raw: bytes) -> Iterator[Any]:
         if count <= last_delta or offsets == list(range(base, base + count)):
             return iter(records)
     return _one_by_one(raw)
+
+
+def _attributes_are_small(raw: bytes, count: int) -> bool:
+    """Whether the attributes of each record are less than 0x80. They have no meaning yet."""
+    position = _HEADER.size
+    try:
+        for _ in range(count):
+            length = raw[position]
+            if length < 0x80:
+                length, position = length >> 1, position + 1
+            elif (high := raw[position + 1]) < 0x80:  # all but the largest: a call for each would be felt
+                length, position = (length & 0x7F | high << 7) >> 1, position + 2
+            else:
+                length, position = _varint(raw, position)
+            if raw[position] >= 0x80:
+                return False
+            position += length
+    except (IndexError, ValueError):
+        return False
+    return True
 
 
 def _one_by_one(raw: bytes) -> Iterator[_Record]:
