@@ -10,13 +10,13 @@ from uuid import UUID
 
 import msgspec
 import psycopg
-from aiokafka import AIOKafkaProducer
 
 from services.kafka.cluster import Cluster
 from services.kafka.relay_position import Position, published
 from services.kafka.single import last_value
 from services.kafka.streams import extents
 from services.kafka.topics import Topics, count_partitions, id_of_topic
+from services.kafka.transactions import TransactionalProducer
 from services.store.database import connect
 
 
@@ -92,13 +92,8 @@ def _reminded(connection: psycopg.Connection[Any]) -> int:
 
 async def _begin(cluster: Cluster, topics: Topics, position: Position) -> None:
     """The relay is to publish everything but the reminders that went out."""
-    producer = AIOKafkaProducer(**cluster.options, transactional_id=topics.relay)
-    await producer.start()
-    try:
-        async with producer.transaction():
-            await producer.send_and_wait(topics.relay, msgspec.json.encode(position), b"position", partition=0)
-    finally:
-        await producer.stop()
+    async with TransactionalProducer(cluster, topics.relay) as producer, producer.transaction():
+        await producer.send_and_wait(topics.relay, msgspec.json.encode(position), b"position", partition=0)
 
 
 def _renew(connection: psycopg.Connection[Any], found: _Found) -> int:

@@ -14,7 +14,6 @@ from typing import Any
 
 import msgspec
 import psycopg
-from aiokafka import AIOKafkaProducer
 from psycopg.sql import SQL, Identifier
 
 from projections import READ_MODELS
@@ -22,6 +21,7 @@ from services.checkpoints.chain import parse
 from services.kafka.relay_position import Position, published
 from services.kafka.single import all_values, last_value
 from services.kafka.topics import Topics, count_partitions, ensure_topics, partition_of
+from services.kafka.transactions import TransactionalProducer
 from services.settings import Settings
 from services.shards import Shard
 from services.store.database import connect
@@ -190,13 +190,9 @@ async def _write_position(target: _Target) -> None:
     )
     if (await published(target.settings.cluster, topics)).outcome_id > position.outcome_id:
         return  # it has published since
-    producer = AIOKafkaProducer(**target.settings.cluster.options, transactional_id=topics.relay)
-    await producer.start()  # fences an old relay that still runs
-    try:
-        async with producer.transaction():
-            await producer.send_and_wait(topics.relay, msgspec.json.encode(position), b"position", partition=0)
-    finally:
-        await producer.stop()
+    # Its start fences an old relay that still runs.
+    async with TransactionalProducer(target.settings.cluster, topics.relay) as producer, producer.transaction():
+        await producer.send_and_wait(topics.relay, msgspec.json.encode(position), b"position", partition=0)
 
 
 def _note_all_published(target: _Target) -> str:
@@ -218,15 +214,11 @@ async def _copy_checkpoints(target: _Target) -> None:
         return
     last = await last_value(target.settings.cluster, new.checkpoints)
     there = 0 if last is None else parse(last).number
-    producer = AIOKafkaProducer(**target.settings.cluster.options, transactional_id=new.checkpoints)
-    await producer.start()
-    try:
+    async with TransactionalProducer(target.settings.cluster, new.checkpoints) as producer:
         async for line in all_values(target.settings.cluster, old.checkpoints):
             if parse(line).number > there:
                 async with producer.transaction():
                     await producer.send_and_wait(new.checkpoints, line, partition=0)
-    finally:
-        await producer.stop()
 
 
 def _topics(target: _Target, shard: Shard) -> Topics:

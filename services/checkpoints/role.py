@@ -13,11 +13,11 @@ from datetime import UTC, datetime
 from typing import Any
 
 import psycopg
-from aiokafka import AIOKafkaProducer
 
 from services.faults import point
 from services.kafka.single import all_values, last_value
 from services.kafka.topics import Topics
+from services.kafka.transactions import TransactionalProducer
 from services.settings import Settings
 from services.store.checkpoints import checkpoint_notes, note_published
 from services.store.database import ANSWER_WITHIN_SECONDS, connect
@@ -43,14 +43,11 @@ class CheckpointsRole:
         file = settings.checkpoint_file
         self._file = CheckpointFile(file.with_name(file.name + settings.shard.suffix)) if file else None
         self._due = 0.0
-        self._producer = AIOKafkaProducer(
-            **settings.cluster.options, transactional_id=topics.checkpoints, transaction_timeout_ms=60_000
-        )
+        self._producer = TransactionalProducer(settings.cluster, topics.checkpoints)
 
     async def run(self, ready: asyncio.Event) -> None:
         """Writes checkpoints for ever. Raises what went wrong; a new start goes on behind the last one published."""
-        await self._producer.start()  # fences any other before this one, and ends what it left open
-        try:
+        async with self._producer:  # fences any other before this one, and ends what it left open
             value = await last_value(self._settings.cluster, self._topic)
             last = None if value is None else parse(value)
             url, options = self._settings.database, {"autocommit": True, "answer_within": ANSWER_WITHIN_SECONDS}
@@ -62,8 +59,6 @@ class CheckpointsRole:
                 while True:
                     progress("checkpoints")
                     last = await self._next(connection, signer, last)
-        finally:
-            await self._producer.stop()
 
     async def _next(
         self, connection: psycopg.Connection[Any], signer: Signer, last: Checkpoint | None

@@ -3,8 +3,9 @@
 import asyncio
 import time
 
-from aiokafka import AIOKafkaProducer
 from aiokafka.producer.message_accumulator import BatchBuilder
+
+from services.kafka.transactions import TransactionalProducer
 
 Headers = list[tuple[str, bytes | None]]
 
@@ -12,7 +13,7 @@ Headers = list[tuple[str, bytes | None]]
 class Batches:
     """What one transaction publishes. Records of one partition keep their order."""
 
-    def __init__(self, producer: AIOKafkaProducer) -> None:
+    def __init__(self, producer: TransactionalProducer) -> None:
         self._producer = producer
         self._timestamp = int(time.time() * 1000)
         self._open: dict[tuple[str, int], BatchBuilder] = {}
@@ -35,7 +36,7 @@ class Batches:
         await asyncio.gather(*self._sent)
 
     def _new_batch(self, topic: str, partition: int) -> BatchBuilder:
-        batch: BatchBuilder = self._producer.create_batch()
+        batch = self._producer.create_batch()
         self._open[topic, partition] = batch
         return batch
 

@@ -16,8 +16,7 @@ from typing import Any
 
 import msgspec
 import psycopg
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
-from aiokafka.producer import sender as aiokafka_sender
+from aiokafka import AIOKafkaConsumer, TopicPartition
 from msgspec import structs
 
 from services.faults import point
@@ -25,6 +24,7 @@ from services.kafka.cluster import Cluster
 from services.kafka.relay_position import Position, published
 from services.kafka.streams import Ends
 from services.kafka.topics import Topics
+from services.kafka.transactions import TransactionalProducer
 from services.master_keys import MasterKeys
 from services.store.changes import Changes
 from services.store.database import ANSWER_WITHIN_SECONDS, connect_async
@@ -49,10 +49,6 @@ from .stored import (
 
 log = logging.getLogger(__name__)
 
-# While the broker still writes the markers of the last transaction, it refuses the next one's first partition, and
-# aiokafka tries again after 20 ms. Transactions follow one another here, and markers take a millisecond or two.
-aiokafka_sender.BACKOFF_OVERRIDE = 0.001
-
 _NOTE_EVERY_SECONDS = 1.0
 
 
@@ -67,10 +63,9 @@ class RelayRole:
         self._retired = Retired()
         self._noted = Position()
         self._note_at = 0.0
-        self._producer = AIOKafkaProducer(
-            **cluster.options,
-            transactional_id=topics.relay,
-            transaction_timeout_ms=60_000,
+        self._producer = TransactionalProducer(
+            cluster,
+            topics.relay,
             max_request_size=4 * 1024 * 1024,
             max_batch_size=512 * 1024,
             linger_ms=0,
@@ -80,8 +75,7 @@ class RelayRole:
 
     async def run(self, ready: asyncio.Event) -> None:
         """Publishes for ever. Raises what went wrong; a new start goes on where the last transaction ended."""
-        await self._producer.start()  # fences any relay before this one, and ends what it left open
-        try:
+        async with self._producer:  # fences any relay before this one, and ends what it left open
             position = await published(self._cluster, self._topics)
             async with self._opened() as (connection, changes):
                 position = await self._checked(connection, changes, position)
@@ -97,8 +91,6 @@ class RelayRole:
                     await self._note(connection, position)
                     if not more:
                         await changes.after(seen)
-        finally:
-            await self._producer.stop()
 
     @asynccontextmanager
     async def _opened(self) -> AsyncIterator[tuple[psycopg.AsyncConnection[Any], Changes]]:
