@@ -12,7 +12,6 @@ from collections import defaultdict, deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
-from uuid import uuid4
 
 import msgspec
 import psycopg
@@ -25,11 +24,11 @@ from services.kafka.topics import Topics, count_partitions
 from services.master_keys import MasterKeys
 from services.orders.texts import published_without_texts
 from services.store.changes import Changes
-from services.store.publishing import Notes, begin_timeline
+from services.store.publishing import note_intent
 from services.telemetry.health import progress
 
 from .messages import event_message
-from .stored import RUN, Decided, Notification, next_outcomes, one_with_events, with_events
+from .stored import RUN, Decided, Notification, Outcome, next_outcomes, one_with_events, with_events
 
 log = logging.getLogger(__name__)
 
@@ -152,29 +151,33 @@ class Restored:
         self._masters = masters
         self._changes = changes
 
-    async def bring_together(self, notes: Notes, position: Position, publish: Publish) -> Position:
+    async def bring_together(self, start: Position, ends: Ends, position: Position, publish: Publish) -> Position:
         """Returns the position from which to go on, once the store has brought out all that is on Kafka.
 
-        Whatever interrupts it, the next one begins where this one did. Raises Contradiction, KafkaError, psycopg.Error.
+        `start` is where the comparison begins: the last that the store knows to be published, when the topics ended at
+        `ends`. It is noted in a timeline of its own, and so is how far the store was compared: one that falls back
+        again meanwhile is noticed. `position` is the last on Kafka.
+
+        Whatever interrupts it, the next one begins where this one did. Raises Contradiction, NoteMissing, KafkaError,
+        psycopg.Error.
         """
         log.warning(
             "the store does not know that outcome %d is published: it was restored to an earlier state. Nothing is "
             "published until what is on Kafka has come out again, behind outcome %d",
             position.outcome_id,
-            notes.published.outcome_id,
+            start.outcome_id,
         )
-        async with Ahead.behind(self._cluster, self._topics, notes.ends) as ahead:
-            reminded = await self._adopt(notes.published.notification_id, await ahead.notifications())
-            end, new = await self._compare(ahead, notes.published)
+        async with Ahead.behind(self._cluster, self._topics, ends) as ahead:
+            start = await self._adopt(start, await ahead.notifications())
+            position, new = await self._compare(ahead, start)
         log.info("all that is on Kafka has come out again; %d outcomes are new", len(new))
-        for start in range(0, len(new), RUN):
-            decided = [
-                await one_with_events(self._connection, self._masters, *place) for place in new[start : start + RUN]
-            ]
+        for first in range(0, len(new), RUN):
+            async with self._connection.transaction():
+                decided = [
+                    await one_with_events(self._connection, self._masters, *place) for place in new[first : first + RUN]
+                ]
+                await note_intent(self._connection, position, position)
             await publish(decided, [], None)
-        # The numbers up to here are another timeline's than those that were published.
-        position = structs.replace(end, notification_id=reminded, timeline=uuid4().hex, shards=self._topics.shard.count)
-        await begin_timeline(self._connection, position)
         await publish([], [], position)
         return position
 
@@ -187,18 +190,25 @@ class Restored:
             progress("relay")
             seen = self._changes.seen()
             nothing_to_come = idle and await self._all_judged(commands)
-            outcomes = await next_outcomes(self._connection, at)
-            for decided in await with_events(self._connection, self._masters, outcomes, at.event_id):
+            for decided in (found := await self._next(at)):
                 if not await ahead.has(decided):
                     new.append((decided[0].outcome_id, at.event_id))
-                at = structs.replace(at, outcome_id=decided[0].outcome_id, event_id=decided[0].last_event_id)
-            idle = not outcomes
+                at = _behind(at, decided[0])
+            idle = not found
             if not (left := await ahead.left()):
                 return at, new
             if idle and nothing_to_come:
                 raise Contradiction(f"{left} follows from none of the commands that are on {self._topics.commands}")
             if idle:
                 await self._changes.after(seen)
+
+    async def _next(self, at: Position) -> list[Decided]:
+        """What follows, which is noted."""
+        async with self._connection.transaction():
+            outcomes = await next_outcomes(self._connection, at)
+            decided = await with_events(self._connection, self._masters, outcomes, at.event_id)
+            await note_intent(self._connection, at, _behind(at, outcomes[-1]) if outcomes else at)
+        return decided
 
     async def _commands_ends(self) -> dict[int, int]:
         _, ends = await extents(
@@ -224,9 +234,10 @@ class Restored:
         finally:
             await consumer.stop()
 
-    async def _adopt(self, after: int, published: Sequence[bytes]) -> int:
-        """Enters the reminders that are on Kafka behind number `after`, as those that follow it, so that none is sent
-        again; what was decided anew comes behind them. Returns the number of the last one that is on Kafka."""
+    async def _adopt(self, start: Position, published: Sequence[bytes]) -> Position:
+        """Enters the reminders that are on Kafka behind `start`, as those that follow it, so that none is sent again;
+        what was decided anew comes behind them. Returns `start` with the number of the last one that is on Kafka."""
+        after = start.notification_id
         told = {_reminder(message): message for message in published}
         async with self._connection.transaction():
             await self._connection.execute("SELECT pg_advisory_xact_lock(hashtextextended('order_events', 0))")
@@ -243,7 +254,13 @@ class Restored:
                     "VALUES (%s, %s, %s, %s, %s) ON CONFLICT (order_id, dispute_id, hours) DO NOTHING",
                     [(number, *key, message) for number, (key, message) in enumerate(rows, after + 1)],
                 )
-        return after + len(told)
+            end = structs.replace(start, notification_id=after + len(told))
+            await note_intent(self._connection, start, end)
+        return end
+
+
+def _behind(at: Position, outcome: Outcome) -> Position:
+    return structs.replace(at, outcome_id=outcome.outcome_id, event_id=outcome.last_event_id)
 
 
 def _check_begins(begins: Ends, starts: Ends) -> None:

@@ -3,8 +3,9 @@
 Each Kafka transaction holds a run of outcomes and dead letters, the events that precede them, and the relay's own
 position on a topic of its own. The fixed transactional id fences a second relay: the newest one publishes.
 
-Before each transaction the store has a note of what is to be on Kafka after it. A relay that starts and finds more
-there than was noted has a store before it that was restored to an earlier state (`restored.py`).
+Before each transaction the store has a note of what is to be on Kafka after it, made in the database transaction that
+read what is published. A store without the last note has fallen back to an earlier state; that ends the relay. One that
+starts and finds more on Kafka than was noted brings both together before it publishes anything (`restored.py`).
 """
 
 import asyncio
@@ -13,6 +14,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from time import monotonic
 from typing import Any
+from uuid import uuid4
 
 import msgspec
 import psycopg
@@ -29,7 +31,7 @@ from services.master_keys import MasterKeys
 from services.store.changes import Changes
 from services.store.database import ANSWER_WITHIN_SECONDS, connect_async
 from services.store.months import Retired
-from services.store.publishing import Notes, note_intent, note_published, read_notes
+from services.store.publishing import Notes, begin_timeline, note_intent, note_published, read_notes
 from services.telemetry import measures, traces
 from services.telemetry.health import progress
 
@@ -81,8 +83,6 @@ class RelayRole:
                 position = await self._checked(connection, changes, position)
                 self._retired = await retired_up_to(connection)
                 log.info("publishing goes on behind outcome %d", position.outcome_id)
-                # A note that a crash of the server takes away makes the next relay compare what needs no comparison.
-                await connection.execute("SET synchronous_commit = off")
                 ready.set()
                 while True:
                     progress("relay")
@@ -109,25 +109,32 @@ class RelayRole:
     async def _checked(
         self, connection: psycopg.AsyncConnection[Any], changes: Changes, position: Position
     ) -> Position:
-        """Where to go on, once store and topics are known to belong together. Raises RuntimeError where they do not."""
+        """Where to go on, once store and topics are known to belong together, and that is noted.
+
+        Raises RuntimeError where they do not.
+        """
         if position.shards != self._topics.shard.count:
             raise RuntimeError(
                 f"these topics belong to an installation with {position.shards} databases, and this is "
                 f"{self._topics.shard}. Name them all in RESOLUTION_DATABASE_URL, or use another "
                 "RESOLUTION_TOPIC_PREFIX."
             )
-        notes = await _notes(connection, position)
-        if notes.exceed(position):
-            raise RuntimeError(
-                f"outcome {notes.published.outcome_id} was published, but {self._topics.relay} ends at outcome "
-                f"{position.outcome_id}: Kafka has lost what it had, or these are other topics. Nothing is published. "
-                "docs/backup.md says how to go on (resolution renew-topics)."
-            )
-        if notes.lack(position):
-            restored = Restored(self._cluster, self._topics, connection, self._masters, changes)
-            position = await restored.bring_together(notes, position, self._publish)
-        await note_intent(connection, position)
-        return position
+        async with connection.transaction():
+            notes = await _notes(connection, position)
+            if notes.exceed(position):
+                raise RuntimeError(
+                    f"outcome {notes.published.outcome_id} was published, but {self._topics.relay} ends at outcome "
+                    f"{position.outcome_id}: Kafka has lost what it had, or these are other topics. Nothing is "
+                    "published. docs/backup.md says how to go on (resolution renew-topics)."
+                )
+            if not notes.lack(position):
+                await note_intent(connection, Position(timeline=position.timeline), position)
+                return position
+            # Numbers that come out of this store are another timeline's than those that were published.
+            start = structs.replace(notes.published, timeline=uuid4().hex, shards=self._topics.shard.count)
+            await begin_timeline(connection, start)
+        restored = Restored(self._cluster, self._topics, connection, self._masters, changes)
+        return await restored.bring_together(start, notes.ends, position, self._publish)
 
     async def _publish_next(
         self, connection: psycopg.AsyncConnection[Any], position: Position
@@ -135,19 +142,21 @@ class RelayRole:
         """Publishes one run; returns the position behind it, and whether more may be there already."""
         if position.outcome_id < self._retired.outcome_id:
             return await self._publish_retired(connection, position), True
-        outcomes = await next_outcomes(connection, position)
-        notifications = await next_notifications(connection, position)
-        if not outcomes and not notifications:
-            return position, False
-        after = position
-        if outcomes:
-            after = structs.replace(after, outcome_id=outcomes[-1].outcome_id, event_id=outcomes[-1].last_event_id)
-        if notifications:
-            after = structs.replace(after, notification_id=notifications[-1].notification_id)
-        point("relay.read")
-        with measures.stage("relay_read"):
-            decided = await with_events(connection, self._masters, outcomes, position.event_id)
-            await note_intent(connection, after)
+        async with _reading(connection):
+            outcomes = await next_outcomes(connection, position)
+            notifications = await next_notifications(connection, position)
+            after = position
+            if outcomes:
+                after = structs.replace(after, outcome_id=outcomes[-1].outcome_id, event_id=outcomes[-1].last_event_id)
+            if notifications:
+                after = structs.replace(after, notification_id=notifications[-1].notification_id)
+            if after == position:
+                await note_intent(connection, position, position)
+                return position, False
+            point("relay.read")
+            with measures.stage("relay_read"):
+                decided = await with_events(connection, self._masters, outcomes, position.event_id)
+                await note_intent(connection, position, after)
         with measures.stage("relay_publish"):
             await self._publish(decided, notifications, after)
         return after, is_full(outcomes, notifications)
@@ -178,8 +187,9 @@ class RelayRole:
 
     async def _publish_retired(self, connection: psycopg.AsyncConnection[Any], position: Position) -> Position:
         """A run of events whose outcomes were retired: topics that are new get all of history."""
-        events, after = await retired_events(connection, self._masters, position, self._retired)
-        await note_intent(connection, after)
+        async with _reading(connection):
+            events, after = await retired_events(connection, self._masters, position, self._retired)
+            await note_intent(connection, position, after)
         async with self._transaction(after) as batches:
             for event in events:
                 key = str(event.originator_id).encode()
@@ -212,6 +222,15 @@ class RelayRole:
             ends[where.topic][where.partition] = end
         await note_published(connection, position, ends)
         self._noted, self._note_at = position, monotonic() + _NOTE_EVERY_SECONDS
+
+
+@asynccontextmanager
+async def _reading(connection: psycopg.AsyncConnection[Any]) -> AsyncIterator[None]:
+    """One transaction, so that what is read and the note about it are on the same server."""
+    async with connection.transaction():
+        # A note that a crash of the server takes away makes the next relay compare what needs no comparison.
+        await connection.execute("SET LOCAL synchronous_commit = off")
+        yield
 
 
 async def _notes(connection: psycopg.AsyncConnection[Any], position: Position) -> Notes:

@@ -24,6 +24,15 @@ async def restore(installation: Installation, file: Path) -> None:
     )
 
 
+async def restore_as(installation: Installation, file: Path, name: str) -> None:
+    """Makes another database of the backup, beside the one that there is."""
+    url = urlsplit(installation.settings.database)
+    with psycopg.connect(url._replace(path="/postgres").geturl(), autocommit=True) as connection:
+        connection.execute(f'CREATE DATABASE "{name}"')
+    other = url._replace(path=f"/{name}").geturl()
+    await asyncio.to_thread(_run, "pg_restore", "--exit-on-error", "--no-owner", f"--dbname={other}", str(file))
+
+
 def empty(installation: Installation) -> None:
     """An empty database in the place of the one that there was."""
     url = urlsplit(installation.settings.database)

@@ -42,13 +42,13 @@ def pooled(installation: Installation, request: pytest.FixtureRequest) -> Iterat
 
 
 @contextmanager
-def behind_pgbouncer(installation: Installation, mode: str) -> Iterator[None]:
+def behind_pgbouncer(installation: Installation, mode: str) -> Iterator[PgBouncer]:
     direct = installation.settings
     with PgBouncer.before(direct.database, mode) as pooler:
         installation.settings = replace(direct, database_url=pooler.url(direct.database))
         installation.metrics_ports = {role: free_port() for role in ROLES}
         installation.supervisor = Supervisor(installation.settings, installation.metrics_ports)
-        yield
+        yield pooler
 
 
 async def test_the_service_works_behind_pgbouncer_and_leaves_nothing_with_others(pooled: Installation):
