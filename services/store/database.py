@@ -19,18 +19,20 @@ from psycopg.rows import args_row, tuple_row
 from psycopg.sql import SQL, Identifier
 from psycopg_pool import ConnectionPool
 
-ANSWER_WITHIN_SECONDS = 30.0
+ANSWER_WITHIN_SECONDS = 20.0
 """The bound of sessions whose statements are all short. Whatever takes longer hangs, or waits for a lock."""
 
 _CANCEL_WITHIN_SECONDS = 2.0
+_CONNECTED_WITHIN_SECONDS = 10.0
+_CONNECT_SECONDS, _NEXT_HOST_SECONDS = 5, 3
+"""How long an attempt to connect lasts: with a URL of one host, and of several, where the next one is tried then."""
 _VANISHED = {
-    "connect_timeout": 5,
     "tcp_user_timeout": 5000,
     "keepalives_idle": 5,
     "keepalives_interval": 2,
     "keepalives_count": 3,
 }
-"""A server whose packets stop is given up after about 12 seconds. Each one that the URL sets stays as it is there."""
+"""A server whose packets stop is given up after 5 to 12 seconds. Each one that the URL sets stays as it is there."""
 _UTF8 = {"client_encoding": "utf8"}
 _IDLE_IN_TRANSACTION = "5s"
 _WAIT_INTERVAL_SECONDS = 0.1  # psycopg's own: how soon it notices Ctrl-C
@@ -83,6 +85,7 @@ class Connection(psycopg.Connection[_Row]):
     ) -> Self:
         """Raises UnfitDatabase and psycopg.Error."""
         found = super().connect(conninfo, autocommit=True, **_parameters(conninfo, options))
+        _note_host(conninfo, found.info)
         try:
             found.answer_within = ANSWER_WITHIN_SECONDS
             cursor = found.cursor(row_factory=args_row(_Found))
@@ -123,6 +126,7 @@ class AsyncConnection(psycopg.AsyncConnection[_Row]):
     ) -> Self:
         """Raises UnfitDatabase and psycopg.Error."""
         found = await super().connect(conninfo, autocommit=True, **_parameters(conninfo, options))
+        _note_host(conninfo, found.info)
         try:
             found.answer_within = ANSWER_WITHIN_SECONDS
             cursor = found.cursor(row_factory=args_row(_Found))
@@ -165,17 +169,29 @@ async def connect_async(url: str, *, answer_within: float | None = None, **optio
     return await AsyncConnection.connect(url, answer_within=answer_within, **options)
 
 
-def pool(
-    url: str, *, min_size: int, max_size: int, answer_within: float | None = None, **options: Any
-) -> ConnectionPool[Connection[Any]]:
-    """Connections for many threads, made as needed; not opened yet. See `connect`."""
-    return ConnectionPool(
+class Pool(ConnectionPool[Connection[Any]]):
+    """Connections for many threads."""
+
+    def putconn(self, conn: Connection[Any]) -> None:
+        """Takes one back. Where it was lost, the others are lost too, and each would be found out by itself."""
+        lost = conn.closed
+        super().putconn(conn)
+        if lost:
+            self.drain()
+
+
+def pool(url: str, *, min_size: int, max_size: int, answer_within: float | None = None, **options: Any) -> Pool:
+    """A pool that is not opened yet. See `connect`."""
+    return Pool(
         url,
         connection_class=Connection[Any],
         kwargs={"answer_within": answer_within, **options},
         min_size=min_size,
         max_size=max_size,
         open=False,
+        timeout=_CONNECTED_WITHIN_SECONDS,
+        # An attempt doubles its pauses until it is given up; whoever asks next makes a new one.
+        reconnect_timeout=_CONNECTED_WITHIN_SECONDS,
     )
 
 
@@ -210,7 +226,30 @@ _SET: LiteralString = "SELECT set_config(name, value, false) FROM unnest(%s::tex
 
 def _parameters(url: str, options: dict[str, Any]) -> dict[str, Any]:
     given = conninfo_to_dict(url)
-    return {name: value for name, value in _VANISHED.items() if name not in given} | options | _UTF8
+    defaults = _VANISHED | {"connect_timeout": _NEXT_HOST_SECONDS if "," in url else _CONNECT_SECONDS}
+    unset = {name: value for name, value in defaults.items() if name not in given}
+    return unset | _hosts(url, given) | options | _UTF8
+
+
+_HOSTS = ("host", "hostaddr", "port")
+_answered: dict[str, tuple[str, str]] = {}
+"""By URL with several hosts, the host and the port that answered last: one that vanished costs seconds each time."""
+
+
+def _hosts(url: str, given: dict[str, Any]) -> dict[str, str]:
+    """The hosts of a URL that has several, the one that answered last first. The others follow in their order."""
+    lists = {name: str(given[name]).split(",") for name in _HOSTS if given.get(name)}
+    count = len(lists.get("host", []))
+    if url not in _answered or any(len(one) != count for one in lists.values()):
+        return {}
+    pairs = list(zip(lists["host"], lists.get("port", [""] * count), strict=True))
+    first = pairs.index(_answered[url]) if _answered[url] in pairs else 0
+    return {name: ",".join(one[first:] + one[:first]) for name, one in lists.items()}
+
+
+def _note_host(url: str, info: psycopg.ConnectionInfo) -> None:
+    if "," in url:
+        _answered[url] = info.host, str(info.port) if "port" in conninfo_to_dict(url) else ""
 
 
 def _fit(connection: Connection[Any] | AsyncConnection[Any], found: _Found, *, short: bool) -> dict[str, str]:
