@@ -10,7 +10,9 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 
@@ -34,8 +36,9 @@ admin_users = pgbouncer
 class PgBouncer:
     """One that runs. `url` is its own for a database."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, configuration: Path) -> None:
         self._port = port
+        self._configuration = configuration
 
     @classmethod
     @contextmanager
@@ -52,15 +55,13 @@ class PgBouncer:
             server = " ".join(f"{name}={value}" for name, value in named.items() if value)
             configuration = folder / "pgbouncer.ini"
             configuration.write_text(_CONFIGURATION.format(server=server, port=port, mode=mode, settings=settings))
-            user, group = _may_reach(str(parameters["host"])) if os.geteuid() == 0 else (None, None)
+            identity: dict[str, Any] = _may_reach(str(parameters["host"])) if os.geteuid() == 0 else {}
             for path in (folder, configuration):
                 path.chmod(0o755)
             with (folder / "log").open("w") as log:
-                process = subprocess.Popen(
-                    [PROGRAM, str(configuration)], stdout=log, stderr=log, cwd="/", user=user, group=group
-                )
+                process = subprocess.Popen([PROGRAM, str(configuration)], stdout=log, stderr=log, cwd="/", **identity)
             try:
-                bouncer = cls(port)
+                bouncer = cls(port, configuration)
                 bouncer._until_up(process, folder / "log")
                 yield bouncer
             finally:
@@ -71,6 +72,22 @@ class PgBouncer:
         """The same database through it."""
         parameters = conninfo_to_dict(database)
         return f"postgresql://{parameters.get('user')}@127.0.0.1:{self._port}/{parameters['dbname']}"
+
+    def switch(self, database: str, other: str) -> None:
+        """Puts another database of the server in the place of one, by name, as operators do for a failover.
+
+        Clients keep their connections; what they have begun is ended first.
+        """
+        before = self._configuration.read_text()
+        everything = next(line for line in before.splitlines() if line.startswith("* = "))
+        with psycopg.connect(
+            f"postgresql://pgbouncer@127.0.0.1:{self._port}/pgbouncer", autocommit=True, prepare_threshold=None
+        ) as console:
+            console.execute(f"PAUSE {database}".encode())
+            instead = f"{database} = {everything.removeprefix('* = ')} dbname={other}"
+            self._configuration.write_text(before.replace("[databases]", f"[databases]\n{instead}"))
+            console.execute("RELOAD")
+            console.execute(f"RESUME {database}".encode())
 
     def _until_up(self, process: subprocess.Popen[bytes], log: Path) -> None:
         for _ in range(100):
@@ -83,10 +100,10 @@ class PgBouncer:
         raise AssertionError(log.read_text())
 
 
-def _may_reach(host: str) -> tuple[int, int]:
+def _may_reach(host: str) -> dict[str, int]:
     """A user that is not root, and may open the server's socket."""
     owner = Path(host).stat() if host.startswith("/") else None
     if owner is not None and owner.st_uid:
-        return owner.st_uid, owner.st_gid
+        return {"user": owner.st_uid, "group": owner.st_gid}
     nobody = pwd.getpwnam("nobody")
-    return nobody.pw_uid, nobody.pw_gid
+    return {"user": nobody.pw_uid, "group": nobody.pw_gid}

@@ -56,7 +56,7 @@ def known_partitions(database_url: str) -> int | None:
     One that an earlier version has used alone does not say so, but the commands role has a position in each of them.
     Raises psycopg.Error.
     """
-    with psycopg.connect(database_url) as connection:
+    with connect(database_url, answer_within=ANSWER_WITHIN_SECONDS) as connection:
         row = connection.execute(
             "SELECT coalesce(partitions, (SELECT max(partition) + 1 FROM positions WHERE consumer = 'commands' "
             "AND EXISTS (SELECT FROM outcomes) HAVING max(partition) + 1 = count(*))) FROM shard"
