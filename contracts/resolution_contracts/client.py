@@ -5,6 +5,7 @@ Needs the extra: `pip install 'resolution-contracts[kafka]'`.
 
 import asyncio
 import json
+import logging
 from collections import defaultdict, deque
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
@@ -25,6 +26,9 @@ from .envelope import CommandEnvelope, EventEnvelope, OutcomeEnvelope
 from .events import EVENTS, PublicEvent
 from .outcomes import CommandAccepted, CommandRejected, Outcome
 
+log = logging.getLogger(__name__)
+
+_STOP_SECONDS = 5.0
 _LARGEST_RECORD = 4 * 1024 * 1024
 _TIMEOUTS = {"request_timeout_ms": 10_000, "metadata_max_age_ms": 10_000}
 """aiokafka's own are 40 s and 5 minutes: for so long a broker that hangs would not be noticed."""
@@ -41,6 +45,10 @@ class OutcomePending(TimeoutError):
         super().__init__(f"no outcome yet of command {command_id} on order {order_id}; send it again under this id")
         self.order_id = order_id
         self.command_id = command_id
+
+
+class NotAcknowledged(TimeoutError):
+    """Kafka has not said that it has the record. It may still arrive: send it again, under the same command id."""
 
 
 class DeadLetter(ValueError):
@@ -120,8 +128,18 @@ class Client:
     ) -> None:
         if self._reader is not None:
             self._reader.cancel()
-        await self._producer.stop()
+        await self._stop_producer()
         await self._answers.stop()
+
+    async def _stop_producer(self) -> None:
+        """Delivers what was published, or gives up on it: an idempotent producer would wait for Kafka for ever."""
+        try:
+            async with asyncio.timeout(_STOP_SECONDS):
+                await self._producer.stop()
+        except TimeoutError:
+            log.warning("Kafka does not answer: what it has not acknowledged is given up on")
+            self._producer._sender.sender_task.cancel()
+            await self._producer.client.close()
 
     # --- commands ---
 
@@ -136,14 +154,14 @@ class Client:
     ) -> CommandAccepted | CommandRejected:
         """Publishes a command and returns its outcome; a rejection's `code` says why, its `message` what to do.
 
-        Raises OutcomePending after `timeout` seconds. Its `command_id`, given as `id`, makes a retry safe: the command
-        takes effect once, whichever of the two arrived. `traceparent` (W3C) makes it part of a trace, which its
-        events and outcome carry on.
+        Raises OutcomePending after `timeout` seconds, also where Kafka is away. Its `command_id`, given as `id`,
+        makes a retry safe: the command takes effect once, whichever of the two arrived. `traceparent` (W3C) makes it
+        part of a trace, which its events and outcome carry on.
         """
         envelope = CommandEnvelope.of(order_id, command, source=self._source, id=id)
-        answer = await self.publish(order_id, envelope.to_json(), traceparent=traceparent)
         try:
-            found = await asyncio.wait_for(answer, timeout)
+            async with asyncio.timeout(timeout):
+                found = await (await self.publish(order_id, envelope.to_json(), traceparent=traceparent))
         except TimeoutError:
             raise OutcomePending(order_id, envelope.id) from None
         if "dead" in found:
@@ -156,21 +174,54 @@ class Client:
         """Publishes one record as it is; the future is its outcome's envelope, or `{"dead": reason}`.
 
         Records published one after the other keep their order. For `send`, and for tools that pass on what they got.
+        When this returns the record is on its way, and Kafka may not have it yet; `deliver` waits until it has.
         """
+        answer, _ = await self._publish(key, value, traceparent)
+        return answer
+
+    async def deliver(
+        self, key: str, value: bytes, *, timeout: float = 10.0, traceparent: str | None = None
+    ) -> asyncio.Future[Json]:
+        """Publishes one record as `publish` does, and returns once Kafka has acknowledged it.
+
+        Raises NotAcknowledged after `timeout` seconds, and KafkaError where Kafka refuses the record.
+        """
+        answer: asyncio.Future[Json] | None = None
+        try:
+            async with asyncio.timeout(timeout):
+                answer, acknowledged = await self._publish(key, value, traceparent)
+                await asyncio.shield(acknowledged)
+        except BaseException as error:
+            if answer is not None:
+                answer.cancel()  # nobody gets it
+            if isinstance(error, TimeoutError):
+                raise NotAcknowledged(f"Kafka has not acknowledged the record within {timeout:g} s") from None
+            raise
+        return answer
+
+    async def _publish(
+        self, key: str, value: bytes, traceparent: str | None
+    ) -> tuple[asyncio.Future[Json], asyncio.Future[Any]]:
+        """The futures of the outcome and of Kafka's acknowledgement."""
         answer: asyncio.Future[Json] = asyncio.get_running_loop().create_future()
         use = (key, _id_of(value))
         self._waiting[use].append(answer)
         answer.add_done_callback(lambda _: self._forget(use, answer))
         self._unplaced += 1
-        acknowledged = await self._producer.send(
-            self._commands,
-            key=key.encode(),
-            value=value,
-            headers=_headers(traceparent),
-            partition=self._partition_of(key),
-        )
+        try:
+            acknowledged: asyncio.Future[Any] = await self._producer.send(
+                self._commands,
+                key=key.encode(),
+                value=value,
+                headers=_headers(traceparent),
+                partition=self._partition_of(key),
+            )
+        except BaseException:
+            self._unplaced -= 1
+            answer.cancel()
+            raise
         acknowledged.add_done_callback(lambda done: self._placed(done, answer))
-        return answer
+        return answer, acknowledged
 
     def _partition_of(self, key: str) -> int | None:
         """None leaves it to the producer."""
@@ -179,9 +230,10 @@ class Client:
 
     def _placed(self, done: asyncio.Future[Any], answer: asyncio.Future[Json]) -> None:
         self._unplaced -= 1
+        error = done.exception()
         if answer.done():
             return
-        if (error := done.exception()) is not None:
+        if error is not None:
             answer.set_exception(error)
             return
         place = (done.result().partition, done.result().offset)

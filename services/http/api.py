@@ -134,9 +134,11 @@ async def send(
     idempotency_key: Key = None,
     prefer: Annotated[str | None, Header(max_length=100)] = None,
 ) -> JSONResponse:
-    """Publishes a command. With `Prefer: wait=5` it answers with the outcome (200) where that comes in time.
+    """Publishes a command, and answers once Kafka has it (202). With `Prefer: wait=5` the whole takes 5 s at most, and
+    the answer is the outcome (200) where that comes in time.
 
-    `Idempotency-Key` is the command id: sent again, it changes nothing and gives the first outcome.
+    `Idempotency-Key` is the command id: sent again, it changes nothing and gives the first outcome. After a 503 send it
+    again so, with `command_id` for the key: the command may have arrived, or may still arrive.
     """
     command_id, found = await desk.send(
         viewer,

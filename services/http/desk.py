@@ -10,7 +10,7 @@ import msgspec
 import psycopg
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
-from resolution_contracts.client import Client
+from resolution_contracts.client import Client, NotAcknowledged
 from resolution_contracts.commands import (
     Accept,
     CancelOrder,
@@ -50,6 +50,8 @@ PARTY_COMMANDS: dict[str, type[Command]] = {
 """What a party may send; facts come from other services, on Kafka."""
 
 _LONGEST_WAIT_SECONDS = 10.0
+_LONGEST_DELIVERY_SECONDS = 10.0
+_SHORTEST_DELIVERY_SECONDS = 1.0
 
 
 @dataclass
@@ -163,8 +165,10 @@ class Desk:
     ) -> tuple[str, Json | None]:
         """Publishes a command of the viewer; returns its id, and its outcome where that comes within `wait` seconds.
 
-        Raises Problem (403, 404, 422, 503).
+        Without `wait` it returns once Kafka has the command. Raises Problem (403, 404, 422, 503); with 503 Kafka may
+        have it or not.
         """
+        until = asyncio.get_running_loop().time() + _at_most(wait)
         if name not in PARTY_COMMANDS:
             raise Problem(422, f"There is no command {name!r} for a party; there are {', '.join(PARTY_COMMANDS)}.")
         if viewer.operator:
@@ -175,25 +179,50 @@ class Desk:
         envelope = CommandEnvelope(
             id=id or str(uuid4()), type=command_type(name), source="/resolution-http", subject=order_id, data=data
         )
-        try:
-            outcome = await self.client.publish(order_id, envelope.to_json(), traceparent=traceparent)
-        except KafkaError:
-            raise Problem(503, "Kafka does not answer; send again with the same Idempotency-Key.") from None
+        outcome = await self._delivered(envelope, traceparent, until)
         if wait is None:
+            outcome.cancel()
             return envelope.id, None
         try:
-            found = await asyncio.wait_for(outcome, wait)
+            async with asyncio.timeout_at(until):
+                found = await outcome
+                if "dead" not in found:
+                    found["position"] = await self._position_of(order_id, envelope.id)
         except TimeoutError:
             return envelope.id, None
-        except KafkaError:
-            raise Problem(503, "Kafka did not take it; send again with the same Idempotency-Key.") from None
         if "dead" in found:
             raise Problem(422, f"It is no command: {found['dead']}.")
-        return envelope.id, found | {"position": await self._position_of(order_id, envelope.id)}
+        return envelope.id, found
+
+    async def _delivered(
+        self, envelope: CommandEnvelope, traceparent: str | None, until: float
+    ) -> asyncio.Future[Json]:
+        """The outcome to come of a command that Kafka has. Raises Problem (503) where it has not said so in time."""
+        left = until - asyncio.get_running_loop().time()
+        try:
+            return await self.client.deliver(
+                envelope.subject,
+                envelope.to_json(),
+                timeout=min(left, _LONGEST_DELIVERY_SECONDS),
+                traceparent=traceparent,
+            )
+        except (KafkaError, NotAcknowledged):
+            raise Problem(
+                503,
+                "Kafka has not taken the command. It may still arrive: send it again with the header Idempotency-Key: "
+                f"{envelope.id}, so that it takes effect once.",
+                {"Retry-After": "5"},
+                command_id=envelope.id,
+            ) from None
 
     async def _position_of(self, order_id: str, command_id: str) -> int:
         found = await self.databases.read_order(_outcome, order_id, command_id)
         return self.databases.position(order_id, found[1]) if found else 0
+
+
+def _at_most(wait: float | None) -> float:
+    """How long a command may take, in seconds: Kafka gets one at least to acknowledge it."""
+    return _LONGEST_DELIVERY_SECONDS if wait is None else max(wait, _SHORTEST_DELIVERY_SECONDS)
 
 
 async def _answered(answer: Awaitable[_T]) -> _T:

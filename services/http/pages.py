@@ -86,6 +86,7 @@ async def order(
     return await _order_page(request, viewer, order_id, said=said)
 
 
+_NOT_SENT = "Your command was not sent: the service cannot take any right now. Nothing is lost here; try again soon."
 _DONE = {
     "OpenDispute": "Your request was sent. The other party has 48 hours to answer.",
     "OfferPartialRefund": "Your offer was sent. The client has 48 hours to answer.",
@@ -98,11 +99,15 @@ _DONE = {
 
 @dataclass(frozen=True)
 class _Refused:
-    """A form that was sent and refused: which one, why, and what was in it."""
+    """A form that was sent and refused: which one, why, and what was in it.
+
+    `id`: of its command, where the command may still arrive: sent again under it, it takes effect once.
+    """
 
     form: str
     why: str
     values: dict[str, str]
+    id: str | None = None
 
 
 async def _order_page(
@@ -141,6 +146,9 @@ async def act(request: Request, desk: ADesk, viewer: AViewer, order_id: OrderId)
     except (Problem, ValueError) as error:
         if isinstance(error, Problem) and error.status == 404:
             raise
+        if isinstance(error, Problem) and (id_ := error.more.get("command_id")):
+            refused = _Refused(key, _NOT_SENT, form, id_)
+            return await _order_page(request, viewer, order_id, refused=refused, status=503)
         refused = _Refused(key, str(error), form)
         return await _order_page(request, viewer, order_id, refused=refused, status=422)
     if outcome is None:
