@@ -180,9 +180,14 @@ def send(
     """
     commands = read_commands(sys.stdin if str(file) == "-" else _open(file))
     with installation(Settings.from_environment(), database=False) as settings:
-        complete = asyncio.run(send_all(settings, commands, timeout, lambda line: print(line, flush=True)))
-    if not complete:
-        _fail("Not every outcome came in time. Is the service running (resolution serve)? Send again: ids are kept.", 1)
+        rest = asyncio.run(send_all(settings, commands, timeout, lambda line: print(line, flush=True)))
+    if rest:
+        print("\n".join(map(json.dumps, rest)), file=sys.stderr)
+        _fail(
+            "Not every outcome came in time. Is the service running (resolution serve)? Send these lines again as they "
+            "are: they may have arrived, and with their ids each takes effect once.",
+            1,
+        )
 
 
 @app.command()

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 from uuid import uuid4
@@ -11,6 +12,8 @@ from resolution_contracts.client import Client
 from resolution_contracts.topics import command_type
 
 from services.settings import Settings
+
+log = logging.getLogger(__name__)
 
 
 class CommandsFileError(Exception):
@@ -38,14 +41,18 @@ def _complete(line: str, number: int) -> dict[str, Any]:
 
 async def send_all(
     settings: Settings, commands: Sequence[dict[str, Any]], timeout: float, tell: Callable[[str], None]
-) -> bool:
-    """Publishes the commands and tells their outcomes in the order sent; whether all came within the timeout."""
+) -> Sequence[dict[str, Any]]:
+    """Publishes the commands and tells their outcomes in the order sent; returns those without one after `timeout`."""
+    told = 0
     async with Client(**settings.cluster.options, prefix=settings.topic_prefix) as client:
-        outcomes = [await client.publish(command["subject"], json.dumps(command).encode()) for command in commands]
         try:
             async with asyncio.timeout(timeout):
+                outcomes = [
+                    await client.publish(command["subject"], json.dumps(command).encode()) for command in commands
+                ]
                 for outcome in outcomes:
                     tell(json.dumps(await outcome))
+                    told += 1
         except TimeoutError:
-            return False
-    return True
+            log.debug("%d outcomes did not come within %s s", len(commands) - told, timeout)
+    return commands[told:]
