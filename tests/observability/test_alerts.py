@@ -19,6 +19,7 @@ from services.roles import ROLES
 from tests.engine.checkpoints import with_key
 from tests.engine.commands import ask_update, register
 from tests.engine.damage import damage
+from tests.engine.test_partitions import add_partitions
 from tests.installation import Installation, until
 from tests.observability.conftest import refusing
 from tests.observability.prometheus import DEPLOYED, Prometheus, program, prometheus, rules
@@ -66,6 +67,7 @@ async def test_each_alert_fires_when_its_fault_is_made(
         shown = {"ResolutionPartitionStopped", "ResolutionPollsFail", "ResolutionNoProgress"}
         await all_fire(watching, shown)
         await faults.aclose()
+        await add_partitions(installation, installation.topics.notifications)
         await one_that_dies_again_and_again(installation, watching)
         await a_deadline_without_a_timer(installation)
         await installation.stop("projections", "relay", "checkpoints")
