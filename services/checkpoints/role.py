@@ -19,7 +19,7 @@ from services.kafka.single import all_values, last_value
 from services.kafka.topics import Topics
 from services.kafka.transactions import TransactionalProducer
 from services.settings import Settings
-from services.store.checkpoints import checkpoint_notes, note_published
+from services.store.checkpoints import checkpoint_notes, note_published, require_noted
 from services.store.database import ANSWER_WITHIN_SECONDS, connect
 from services.store.event_rows import event_rows, newest_event
 from services.store.place import place
@@ -53,8 +53,8 @@ class CheckpointsRole:
             url, options = self._settings.database, {"autocommit": True, "answer_within": ANSWER_WITHIN_SECONDS}
             with await asyncio.to_thread(connect, url, **options) as connection:
                 signer = await asyncio.to_thread(self._signer, connection, last)
-                await self._check_unknown(connection, signer, last)
-                await self._note(connection, last)
+                await self._note_unknown(connection, signer, last)
+                await self._copy(last)
                 ready.set()
                 while True:
                     progress("checkpoints")
@@ -81,7 +81,8 @@ class CheckpointsRole:
             point("checkpoints.sent")
         point("checkpoints.committed")
         self._due = time.monotonic() + self._settings.checkpoint_seconds
-        await self._note(connection, checkpoint)
+        await asyncio.to_thread(_note, connection, signer, checkpoint)
+        await self._copy(checkpoint)
         point("checkpoints.noted")
         return checkpoint
 
@@ -113,31 +114,25 @@ class CheckpointsRole:
             )
         return signer
 
-    async def _check_unknown(
-        self, connection: psycopg.Connection[Any], signer: Signer, last: Checkpoint | None
-    ) -> None:
+    async def _note_unknown(self, connection: psycopg.Connection[Any], signer: Signer, last: Checkpoint | None) -> None:
         """Checkpoints that the database does not know to be published: it may have been restored, and its events have
         other numbers by now. Raises RuntimeError where one does not fit."""
         notes = await asyncio.to_thread(checkpoint_notes, connection)
-        if last is None or notes is None or last.number <= notes.published:
+        if last is None or notes is None:
+            return
+        if last.number <= notes.published:
+            await asyncio.to_thread(note_published, connection, last.number, last.last)
             return
         await asyncio.to_thread(_uncovered, connection, last.last)
         async for value in all_values(self._settings.cluster, self._topic):
             checkpoint = parse(value)
-            if checkpoint.number > notes.published and not await asyncio.to_thread(
-                _fits, connection, signer, checkpoint
-            ):
-                raise RuntimeError(
-                    f"checkpoint {checkpoint.number} does not fit events {checkpoint.first} to {checkpoint.last}: the "
-                    "database was restored and has numbered them anew, or they were changed. Nothing is signed. "
-                    "docs/backup.md says how to begin another chain."
-                )
+            if checkpoint.number > notes.published:
+                await asyncio.to_thread(_note, connection, signer, checkpoint)
 
-    async def _note(self, connection: psycopg.Connection[Any], last: Checkpoint | None) -> None:
-        """Leaves word of the last checkpoint in the database and in the file."""
+    async def _copy(self, last: Checkpoint | None) -> None:
+        """Leaves the last checkpoint in the file."""
         if last is None:
             return
-        await asyncio.to_thread(note_published, connection, last.number, last.last)
         try:
             await self._append(line(last))
         except (CheckpointFileError, LinesMissing, OSError) as error:
@@ -155,13 +150,29 @@ class CheckpointsRole:
 
 
 def _sign(connection: psycopg.Connection[Any], signer: Signer, last: Checkpoint | None, up_to: int) -> Checkpoint:
-    with closing(event_rows(connection, signer.covered(last) + 1, up_to)) as rows:
-        return signer.sign(last, rows, datetime.now(UTC))
+    """Raises CheckpointLost where the database has fallen back since the last one."""
+    with connection.transaction():
+        require_noted(connection, 0 if last is None else last.number)
+        with closing(event_rows(connection, signer.covered(last) + 1, up_to)) as rows:
+            return signer.sign(last, rows, datetime.now(UTC))
 
 
-def _fits(connection: psycopg.Connection[Any], signer: Signer, checkpoint: Checkpoint) -> bool:
-    with closing(event_rows(connection, checkpoint.first, checkpoint.last)) as rows:
-        return signer.hashes.of_rows(rows) == checkpoint.events
+def _note(connection: psycopg.Connection[Any], signer: Signer, checkpoint: Checkpoint) -> None:
+    """Leaves word in the database that a checkpoint was published, which follows the last one noted.
+
+    Its events are compared again: the database may have fallen back since they were read. Raises RuntimeError where
+    they are not those that were signed, and CheckpointLost.
+    """
+    with connection.transaction():
+        require_noted(connection, checkpoint.number - 1)
+        with closing(event_rows(connection, checkpoint.first, checkpoint.last)) as rows:
+            if signer.hashes.of_rows(rows) != checkpoint.events:
+                raise RuntimeError(
+                    f"checkpoint {checkpoint.number} does not fit events {checkpoint.first} to {checkpoint.last}: the "
+                    "database was restored and has numbered them anew, or they were changed. Nothing is signed. "
+                    "docs/backup.md says how to begin another chain."
+                )
+        note_published(connection, checkpoint.number, checkpoint.last)
 
 
 def _uncovered(connection: psycopg.Connection[Any], covered: int) -> int:

@@ -2,17 +2,19 @@
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
 
+from services.checkpoints.role import CheckpointsRole
 from services.kafka.relay_position import published
 from services.settings import Settings
+from services.store.checkpoints import CheckpointLost
 from tests.engine.backups import back_up, restore_as
+from tests.engine.checkpoints import chain, store_events, until_covered, with_key
 from tests.engine.test_ledger import ledger
 from tests.engine.test_pooler import behind_pgbouncer
 from tests.engine.test_verify import findings
@@ -31,15 +33,22 @@ class Pooled:
     direct: Settings
     pooler: PgBouncer
 
-    @asynccontextmanager
-    async def falls_back(self, file: Path) -> AsyncIterator[None]:
-        """To what is stored now, once the block is done."""
-        name = urlsplit(self.direct.database).path[1:]
-        past = Installation(self.direct)
-        await back_up(past, file)
-        yield
-        await restore_as(past, file, f"{name}_earlier")
-        await asyncio.to_thread(self.pooler.switch, name, f"{name}_earlier")
+    @property
+    def name(self) -> str:
+        return urlsplit(self.direct.database).path[1:]
+
+    async def back_up(self, file: Path) -> None:
+        await back_up(Installation(self.direct), file)
+
+    async def restore(self, file: Path) -> Installation:
+        """Beside the database that there is."""
+        await restore_as(Installation(self.direct), file, f"{self.name}_earlier")
+        url = urlsplit(self.direct.database)._replace(path=f"/{self.name}_earlier").geturl()
+        return Installation(replace(self.direct, database_url=url))
+
+    async def fall_back(self) -> None:
+        """Puts what was restored in the place of the database."""
+        await asyncio.to_thread(self.pooler.switch, self.name, f"{self.name}_earlier")
 
 
 @pytest.fixture
@@ -56,11 +65,38 @@ async def test_a_database_that_falls_back_under_living_connections_loses_and_rep
     await installation.run(scale=FAST)
     async with under_load(installation, dice, per_second=150):
         await asyncio.sleep(2)
-        async with pooled.falls_back(tmp_path / "backup"):
-            await asyncio.sleep(dice.random())
+        await pooled.back_up(tmp_path / "backup")
+        await asyncio.sleep(dice.random())
+        await pooled.restore(tmp_path / "backup")
+        await pooled.fall_back()
         await asyncio.sleep(2)
     await assert_nothing_lost_and_nothing_twice(installation)
     assert (await published(installation.settings.cluster, installation.topics)).timeline != ""
     await installation.until_projected()
     assert (await findings(installation))["differences"] == []
     assert (await ledger(installation))["differences"] == []
+
+
+async def test_checkpoints_of_a_database_that_fell_back_and_grew_again_are_not_continued(
+    pooled: Pooled, tmp_path: Path
+):
+    """Between two looks of the role: the events that it has signed last are others by now."""
+    installation = pooled.installation
+    with_key(installation, tmp_path / "key")
+    store_events(installation, 10)
+    ready = asyncio.Event()
+    role = asyncio.create_task(CheckpointsRole(installation.settings, installation.topics).run(ready))
+    await ready.wait()
+    await until_covered(installation)
+    await pooled.back_up(tmp_path / "backup")
+    store_events(installation, 10)
+    signed = await until_covered(installation)
+    earlier = await pooled.restore(tmp_path / "backup")
+    store_events(earlier, 30)
+    earlier.query("UPDATE order_events SET topic = 'OrderCompleted' WHERE notification_id > 10")
+    await pooled.fall_back()
+    with pytest.raises(CheckpointLost):
+        await asyncio.wait_for(role, 30)
+    with pytest.raises(RuntimeError, match="does not fit"):
+        await CheckpointsRole(installation.settings, installation.topics).run(asyncio.Event())
+    assert await chain(installation) == signed
