@@ -21,6 +21,11 @@ class Differences:
         if len(self.differences) < _MOST:
             self.differences.append(what)
 
+    def note(self, other: "Differences") -> None:
+        """Adds what differs there."""
+        self.different += other.different
+        self.differences += other.differences[: _MOST - len(self.differences)]
+
     def in_shard(self, shard: Shard) -> None:
         """Where there are several, says of what differs in which it is."""
         if not shard.alone:

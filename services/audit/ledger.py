@@ -57,8 +57,7 @@ class Ledger(Differences):
         """Adds that of a shard."""
         other.in_shard(shard)
         self.partitions += other.partitions
-        self.different += other.different
-        self.differences += other.differences
+        self.note(other)
 
 
 class _Fates:

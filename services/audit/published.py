@@ -24,8 +24,8 @@ _encode = msgspec.json.Encoder().encode
 class Published:
     """Compares, in the order of the store, and lets `disputes` follow the events that are there.
 
-    `streams` are those of the topics by name and partition, which begin at `begins`. What is stored behind the outcome
-    `published` need not be there yet.
+    `streams` are those of the topics by name and partition, which begin at `begins`; without that of the events, these
+    are left out. What is stored behind the outcome `published` need not be there yet.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class Published:
         disputes: Disputes,
         findings: Findings,
     ) -> None:
-        self._events, self._outcomes = streams[topics.events], streams[topics.outcomes]
+        self._events, self._outcomes = streams.get(topics.events, {}), streams[topics.outcomes]
         self._dead_letters = streams[topics.dead_letters]
         self._begins = begins
         self._published = published
@@ -47,10 +47,10 @@ class Published:
     async def compare(self, row: StoredOutcome, events: Sequence[Event | None], keys: OrderKeys) -> None:
         """An outcome with its events, None for one that cannot be read. Raises KafkaError."""
         due = row.outcome_id <= self._published
-        stream = self._events[row.partition]
         for event in events:
             if event is None:
                 continue  # told already; that Kafka has it is told as a surplus
+            stream = self._events[row.partition]
             key, value = event.originator_id.encode(), _encode(event_envelope(event))
             if (offset := stream.take_if(key, value)) is None:
                 what = f"event {event.originator_id}:{event.originator_version}"

@@ -1,4 +1,4 @@
-"""`resolution ledger`: whether each record of the commands topic led to one thing."""
+"""`resolution ledger`: whether each record of the commands topic led to one thing, and that is on Kafka."""
 
 import asyncio
 import json
@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from services.audit.ledger import Account, Ledger, balance
+from services.audit.outcomes_on_kafka import compare_outcomes
 from services.cli.differences import tell_differences
 from services.cli.progress import events_progress
 from services.installation import installation
@@ -23,13 +24,17 @@ def ledger(
 ) -> None:
     """Check that each record of the commands topic led to one outcome, dead letter or parked command, and none to two.
 
+    Each outcome and dead letter that is published has to be on Kafka once, as it is stored, and nothing else may be.
+
     Reads only; the service may run meanwhile. Exit code 1 if anything is wrong.
     """
     with installation(Settings.from_environment()) as settings, events_progress(False, "offsets") as progress:
         found = Ledger()
         for one in settings.shards:
             topics = Topics(one.topic_prefix, require_shard(one.database, one.shard).shard)
-            found.add(asyncio.run(balance(one.database, one.cluster, topics, progress)), one.shard)
+            accounts = asyncio.run(balance(one.database, one.cluster, topics, progress))
+            accounts.note(asyncio.run(compare_outcomes(one.database, one.cluster, topics)))
+            found.add(accounts, one.shard)
         found.partitions.sort(key=lambda account: account.partition)
     print(json.dumps(found.as_dict())) if as_json else _show(found)
     raise typer.Exit(1 if found.differences else 0)
@@ -46,4 +51,4 @@ def _show(found: Ledger) -> None:
         table.add_row(*(f"{number:,}" for number in row))
     Console().print(table)
     print("waiting: not judged yet. expired: became something, and left the topic since.")
-    tell_differences(found, "Every record led to one thing.")
+    tell_differences(found, "Every record led to one thing, and Kafka has it once.")

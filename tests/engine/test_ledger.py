@@ -5,6 +5,7 @@ import json
 import random
 from typing import Any
 
+import msgspec
 import pytest
 from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
@@ -12,6 +13,7 @@ from resolution_contracts import CommandEnvelope
 from typer.testing import CliRunner
 
 from services import cli
+from services.kafka.relay_position import Position
 from services.kafka.topics import partition_of
 from tests.engine.commands import ask_update, offer_refund, register
 from tests.engine.test_parking import bug, judging_here, publish_a_few
@@ -72,7 +74,10 @@ async def test_every_record_leads_to_one_thing_also_beside_a_live_service(instal
     assert done["waiting"] == done["parked"] == done["expired"] == 0
     counts = dict(installation.query("SELECT kind, count(*) FROM outcomes GROUP BY kind"))
     assert {kind: done[kind] for kind in counts} == counts
-    assert "Every record led to one thing." in (await asyncio.to_thread(_invoke, installation)).output
+    assert (
+        "Every record led to one thing, and Kafka has it once."
+        in (await asyncio.to_thread(_invoke, installation)).output
+    )
 
 
 async def test_what_is_not_judged_yet_is_counted(installation: Installation):
@@ -179,3 +184,46 @@ async def test_a_topic_whose_beginning_has_expired_is_accepted(installation: Ins
     installation.query(ANOTHER.format(offset=1))
     [said] = (await ledger(installation))["differences"]
     assert said.startswith(f"{PLACE}/1: it is there twice")
+
+
+# --- what is on Kafka ---
+
+
+async def test_what_the_store_holds_otherwise_than_kafka_is_named(installation: Installation):
+    """As where a database has fallen back, and its numbers mean other outcomes than those that were published."""
+    await a_few(installation)
+    await installation.run("commands", "relay")
+    await installation.until_published()
+    assert (await ledger(installation))["differences"] == []
+    await installation.stop("relay")
+    installation.query(
+        "UPDATE outcomes SET message = convert_to(replace(convert_from(message, 'UTF8'), '\"time\":\"2', '\"time\":\"1'), "
+        "'UTF8') WHERE record_offset = 1"
+    )
+    installation.query("UPDATE outcomes SET key = 'another'::bytea WHERE record_offset = 5")
+    topics = installation.topics
+    changed, missing, surplus = (await ledger(installation))["differences"]
+    assert changed.startswith(f"{topics.outcomes}/{PLACE} offset 1 is not what is stored: outcome {ORDER}:")
+    assert missing == f"{topics.dead_letters}: dead letter 5 is missing"
+    assert surplus == f"{topics.dead_letters}/{PLACE} offset 0 follows from nothing that is stored"
+
+
+async def test_what_is_on_kafka_twice_is_named(installation: Installation):
+    await a_few(installation)
+    await installation.run("commands", "relay")
+    await installation.until_published()
+    [*_, last] = await installation.read(installation.topics.outcomes)
+    await installation.publish_raw(last.key, last.value, topic=last.topic, partition=last.partition)
+    [said] = (await ledger(installation))["differences"]
+    assert said == f"{last.topic}/{PLACE} offset {last.offset + 2} follows from nothing that is stored"
+
+
+async def test_what_was_published_and_is_not_on_kafka_is_named(installation: Installation):
+    """What the relay has still to publish may be missing."""
+    await a_few(installation)
+    assert (await ledger(installation))["differences"] == []
+    position = msgspec.json.encode(Position(outcome_id=4))
+    await installation.publish_raw(b"position", position, topic=installation.topics.relay, partition=0)
+    said = (await ledger(installation))["differences"]
+    assert len(said) == 4
+    assert all(sentence.endswith("is missing") for sentence in said)

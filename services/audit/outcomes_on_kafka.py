@@ -1,0 +1,72 @@
+"""The outcomes and dead letters that are stored, beside those on Kafka: each is there once, with the same content."""
+
+import asyncio
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from typing import Any
+
+import psycopg
+from psycopg.rows import args_row
+
+from services.kafka.cluster import Cluster
+from services.kafka.relay_position import published
+from services.kafka.streams import extents, open_streams
+from services.kafka.topics import Topics, count_partitions
+from services.store.fates import snapshot
+from services.store.order_keys import OrderKeys
+
+from .disputes import Disputes
+from .findings import Findings
+from .published import Published
+from .stored import StoredOutcome
+
+_AT_ONCE = 10_000
+
+
+async def compare_outcomes(database_url: str, cluster: Cluster, topics: Topics) -> Findings:
+    """Those of the shard, as of now; the service may run meanwhile. What the relay has still to publish may be missing.
+
+    The ends are measured before the store is read, so that all that is on Kafka up to there has to be stored. Raises
+    TopicError, KafkaError, psycopg.Error.
+    """
+    partitions = topics.shard.partitions(count := await count_partitions(cluster, topics))
+    position = await published(cluster, topics)
+    begins, ends = await extents(cluster, (topics.outcomes, topics.dead_letters), count)
+    findings = Findings()
+    async with AsyncExitStack() as stack:
+        streams = {}
+        for topic in ends:
+            starts = {number: begins[topic][number] for number in partitions}
+            consumer, streams[topic] = await open_streams(cluster, topic, starts, ends[topic])
+            stack.push_async_callback(consumer.stop)
+        connection = stack.enter_context(snapshot(database_url))
+        comparing = Published(topics, streams, begins, position.outcome_id, Disputes({}, [], []), findings)
+        after = 0
+        while rows := await asyncio.to_thread(_outcomes, connection, partitions, after):
+            keys = await asyncio.to_thread(_erased, connection, rows)
+            for row in rows:
+                await comparing.compare(row, (), keys)
+            after = rows[-1].outcome_id
+        await comparing.look_for_surplus()
+    return findings
+
+
+def _outcomes(connection: psycopg.Connection[Any], partitions: Sequence[int], after: int) -> list[StoredOutcome]:
+    """Without what is not compared."""
+    with connection.cursor(row_factory=args_row(StoredOutcome), binary=True) as cursor:
+        cursor.execute(
+            "SELECT outcome_id, partition, record_offset, kind, order_id, command_id, ''::bytea, '', 0::bigint, "
+            "0::bigint, key, message FROM outcomes WHERE partition = ANY(%s) AND outcome_id > %s "
+            "ORDER BY outcome_id LIMIT %s",
+            (list(partitions), after, _AT_ONCE),
+        )
+        return cursor.fetchall()
+
+
+def _erased(connection: psycopg.Connection[Any], rows: Sequence[StoredOutcome]) -> OrderKeys:
+    """The keys that were erased, of the orders that dead letters name."""
+    named = {row.key.decode(errors="ignore").replace("\0", "") for row in rows if row.kind == "dead" and row.key}
+    found = connection.execute(
+        "SELECT order_id, number FROM order_keys WHERE order_id = ANY(%s) AND wrapped IS NULL", (list(named),)
+    )
+    return OrderKeys(dict.fromkeys(found.fetchall()))
