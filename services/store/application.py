@@ -99,8 +99,9 @@ class OrderStore(Application[str]):
         return self._newest_keys
 
     def forget_keys(self) -> None:
-        """Others may have changed them."""
+        """Others may have changed them, or the database has fallen back to before they were made."""
         self._newest_keys = {}
+        self._registered = False
 
     def _keys_of(self, order_ids: Collection[str]) -> OrderKeys:
         if not order_ids:

@@ -98,3 +98,13 @@ async def test_ids_have_no_gap_after_a_transaction_that_failed(installation: Ins
 
 async def test_migrations_run_once_also_twice(installation: Installation):
     assert migrate(installation.settings.database) == []
+
+
+def test_orders_set_free_leave_a_version_that_no_other_history_comes_to(store: OrderStore, installation: Installation):
+    """Else a role would not notice that a database has fallen back to before that, and other orders were parked."""
+    versions = set()
+    for _ in range(2):
+        store.append([], Batch(freed=[(0, 1)]))
+        versions.add(store.parking().version)
+        installation.query("UPDATE parking SET version = 0")
+    assert len(versions) == 2
