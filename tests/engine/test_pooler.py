@@ -25,6 +25,7 @@ from tests.pgbouncer import PgBouncer, needed
 pytestmark = needed
 _SETTINGS = (
     "lock_timeout",
+    "synchronous_commit",
     "statement_timeout",
     "idle_in_transaction_session_timeout",
     "search_path",
