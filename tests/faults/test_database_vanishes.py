@@ -20,24 +20,26 @@ from tests.installation import Installation, until
 from tests.observability.prometheus import free_port
 from tests.observability.test_endpoints import ready
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="packets are dropped by a filter of Linux")
+pytestmark = [
+    pytest.mark.skipif(sys.platform != "linux", reason="packets are dropped by a filter of Linux"),
+    pytest.mark.timeout(300),  # a server is away for 40 s
+]
 _BUSY_SECONDS = 40  # a machine that does nothing else needs half of it
 
 
 @pytest.fixture
 async def two(installation: Installation) -> AsyncIterator[list[Address]]:
     """Two addresses of one server; the URL names both. As a primary and the standby that takes its place."""
-    direct = installation.settings.database
-    parameters = conninfo_to_dict(direct)
+    direct = installation.settings
+    parameters = conninfo_to_dict(direct.database)
     if not str(parameters["host"]).startswith("/"):
         pytest.skip("the server has no socket on this machine")
     async with AsyncExitStack() as stack:
-        addresses = [await stack.enter_async_context(Address.of(direct)) for _ in range(2)]
+        addresses = [await stack.enter_async_context(Address.of(direct.database)) for _ in range(2)]
         ports = ",".join(str(one.port) for one in addresses)
         url = f"postgresql://{parameters['user']}@/{parameters['dbname']}?host=127.0.0.1,127.0.0.1&port={ports}"
-        installation.settings = replace(installation.settings, database_url=url)
         installation.metrics_ports = {role: free_port() for role in ROLES}
-        installation.supervisor = Supervisor(installation.settings, installation.metrics_ports)
+        installation.supervisor = Supervisor(replace(direct, database_url=url), installation.metrics_ports)
         await installation.run(*ROLES)
         yield addresses
         await installation.stop()
