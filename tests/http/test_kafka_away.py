@@ -1,7 +1,6 @@
 """What is answered with 202, or shown as sent, is on Kafka. While Kafka is away that is said, and within a bounded time."""
 
 import asyncio
-import json
 import os
 import re
 import signal
@@ -83,9 +82,9 @@ async def test_the_api_does_not_take_a_command_that_kafka_has_not(
     again = await client.post("/api/commands", json=BODY, headers={"Idempotency-Key": said["command_id"]})
     assert again.status_code == 202
     await away.until_published()
-    outcomes = [outcome for outcome in await away.outcomes() if outcome["causationid"] == said["command_id"]]
-    assert {outcome["data"].get("duplicate", False) for outcome in outcomes} == {False, True}, "it came twice"
-    assert len({json.dumps(outcome["data"].get("events")) for outcome in outcomes}) == 1
+    first, *repeats = [o["data"] for o in await away.outcomes() if o["causationid"] == said["command_id"]]
+    assert "duplicate" not in first
+    assert all(repeat == first | {"duplicate": True} for repeat in repeats)  # the first may have arrived as well
 
 
 async def test_the_page_does_not_say_sent_and_its_form_keeps_the_id_and_the_role_can_end(
