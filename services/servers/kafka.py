@@ -86,6 +86,10 @@ class Kafka:
         """The broker's configuration. Another kind of broker has another one."""
         return _PROPERTIES.format(port=port, controller=controller, data=data.as_posix())
 
+    def cluster_id(self) -> str:
+        """The id that its storage is set up with. The brokers of one cluster share theirs."""
+        return new_cluster_id()
+
     def format_arguments(self) -> tuple[str, ...]:
         """What its storage is set up with, beside the configuration."""
         return ()
@@ -129,7 +133,7 @@ class Kafka:
         shutil.rmtree(new, ignore_errors=True)
         self._configure(self.folder, new, 1, 2)
         properties = str(self.folder / "server.properties")
-        arguments = ("format", "-t", _cluster_id(), "-c", properties, *self.format_arguments())
+        arguments = ("format", "-t", self.cluster_id(), "-c", properties, *self.format_arguments())
         done = subprocess.run(
             self._command(class_path, "kafka.tools.StorageTool", *arguments),
             capture_output=True,
@@ -185,7 +189,7 @@ class Kafka:
             return None
 
 
-def _cluster_id() -> str:
+def new_cluster_id() -> str:
     return base64.urlsafe_b64encode(uuid4().bytes).decode().rstrip("=").replace("-", "a", 1)
 
 

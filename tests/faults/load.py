@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from uuid import uuid4
 
@@ -16,17 +16,19 @@ from tests.judgement_day import assert_as_the_oracle_says, assert_read_models_co
 FAST = 34_560
 """The scale at which 48 hours pass in 5 s."""
 
-_ORDERS = 40
+_ORDERS = [f"order-{number}" for number in range(40)]
 
 
-async def some_day(installation: Installation, dice: random.Random) -> AsyncIterator[None]:
+async def some_day(
+    installation: Installation, dice: random.Random, orders: Sequence[str] = _ORDERS
+) -> AsyncIterator[None]:
     """Publishes a command at each step, some twice, some garbage."""
-    for number in range(_ORDERS):
-        await installation.publish(f"order-{number}", register())
+    for order_id in orders:
+        await installation.publish(order_id, register())
         yield
     disputes: dict[str, list[str]] = {}
     while True:
-        order_id = f"order-{dice.randrange(_ORDERS)}"
+        order_id = dice.choice(orders)
         known = disputes.setdefault(order_id, [str(uuid4())])
         about, actor = known[-1], dice.choice([CLIENT, "freelancer-1"])
         command: Command = dice.choice(

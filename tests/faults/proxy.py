@@ -1,15 +1,21 @@
-"""A broker behind a TCP proxy, so that a test can cut, delay or refuse its connections."""
+"""A server behind a TCP proxy, so that a test can cut, delay, refuse or silence its connections."""
 
 import asyncio
+import ctypes
+import socket
+import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from services.servers.kafka import Kafka
 
+_ATTACH_FILTER, _DETACH_FILTER = 26, 27  # of Linux; Python's socket module doesn't name them
+
 
 class Proxy:
-    """Passes bytes on between a port of its own and the broker's."""
+    """Passes bytes on between a port of its own and the server's."""
 
     def __init__(self) -> None:
         self.port = 0
@@ -17,13 +23,17 @@ class Proxy:
         self.delay = 0.0
         """Seconds by which each piece of data is held up."""
         self.reachable = True
+        self._vanished = False
         self._connections: set[asyncio.StreamWriter] = set()
+        self._listening: list[Any] = []
 
     @classmethod
     @asynccontextmanager
-    async def listening(cls) -> AsyncIterator["Proxy"]:
+    async def listening(cls, port: int = 0) -> AsyncIterator["Proxy"]:
+        """On a port of the proxy's own choice by default."""
         proxy = cls()
-        server = await asyncio.start_server(proxy._accept, "127.0.0.1", 0)
+        server = await asyncio.start_server(proxy._accept, "127.0.0.1", port)
+        proxy._listening = list(server.sockets)
         proxy.port = server.sockets[0].getsockname()[1]
         try:
             yield proxy
@@ -36,6 +46,25 @@ class Proxy:
         for writer in self._connections:
             writer.transport.abort()
 
+    def vanish(self) -> None:
+        """Drops every packet from now on, in both directions, as a dead host or a broken cable does.
+
+        Nothing is acknowledged, refused or closed, so TCP's own timers run on both sides. Linux only.
+        """
+        self._vanished = True
+        for each in self._sockets():
+            _drop_packets(each)
+
+    def appear(self) -> None:
+        """Takes packets again. Connections that neither side has given up go on."""
+        self._vanished = False
+        for each in self._sockets():
+            with suppress(OSError):
+                each.setsockopt(socket.SOL_SOCKET, _DETACH_FILTER, 0)
+
+    def _sockets(self) -> list[Any]:
+        return [*self._listening, *(writer.get_extra_info("socket") for writer in self._connections)]
+
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if not self.reachable:
             writer.transport.abort()
@@ -46,6 +75,8 @@ class Proxy:
             writer.transport.abort()
             return
         self._connections |= {writer, back}
+        if self._vanished:  # accepted a moment before
+            self.vanish()
         await asyncio.gather(self._pass(reader, back), self._pass(there, writer))
         self._connections -= {writer, back}
 
@@ -76,3 +107,19 @@ class BehindProxy(Kafka):
         told, tells = (f"advertised.listeners=PLAINTEXT://127.0.0.1:{number}" for number in (port, self._proxy.port))
         properties.write_text(properties.read_text().replace(told, tells))
         self._proxy.target = port  # it speaks to itself through the proxy too, while it starts
+
+
+class _Instruction(ctypes.Structure):
+    """Of the packet filter (struct sock_filter)."""
+
+    _fields_ = (("code", ctypes.c_uint16), ("jt", ctypes.c_uint8), ("jf", ctypes.c_uint8), ("k", ctypes.c_uint32))
+
+
+_KEEP_NOTHING = _Instruction(code=6)  # BPF_RET: 0 bytes of the packet
+
+
+def _drop_packets(each: Any) -> None:
+    """The kernel drops what arrives for a socket before TCP sees it."""
+    program = struct.pack("HP", 1, ctypes.addressof(_KEEP_NOTHING))
+    with suppress(OSError):  # closed meanwhile
+        each.setsockopt(socket.SOL_SOCKET, _ATTACH_FILTER, program)

