@@ -90,9 +90,9 @@ class Node:
             with suppress(psutil.NoSuchProcess):
                 process.resume()
 
-    def query(self, sql: str) -> list[tuple[Any, ...]]:
-        with psycopg.connect(f"postgresql://postgres@127.0.0.1:{self.port}/postgres", autocommit=True) as connection:
-            return connection.execute(sql).fetchall()
+    def query(self, sql: str, database: str = "postgres") -> list[tuple[Any, ...]]:
+        with psycopg.connect(f"postgresql://postgres@127.0.0.1:{self.port}/{database}", autocommit=True) as connection:
+            return connection.execute(sql.encode()).fetchall()
 
     def _processes(self) -> list[psutil.Process]:
         """The server's own first, so that it starts no other one."""
@@ -135,6 +135,7 @@ class Pair:
 
     def rejoin(self) -> None:
         """Makes the old primary the standby of the new one; returns when it streams."""
+        self.standby.stop()  # before anybody reaches it again
         for link in (self.standby.link, self.standby.replication):
             link.appear()
         self.standby.follow(self.primary)

@@ -17,6 +17,7 @@ class Trial:
     """One service, at whose servers a test makes things fail."""
 
     installation: Installation
+    outcomes: Outcomes
     dice: random.Random
     silence: float = 0.0
     """The longest time in seconds without an outcome, while commands kept coming."""
@@ -27,11 +28,9 @@ async def trial(servers: Servers, seed: int) -> AsyncIterator[Trial]:
     """The body makes things fail and mends them. Afterwards outcomes come again, and everything is as the oracle says."""
     async with Installation.fresh(servers) as installation:
         await installation.run(scale=FAST)
-        under_trial = Trial(installation, random.Random(seed))
-        async with (
-            under_steady_load(installation, under_trial.dice),
-            Outcomes.watched(installation) as outcomes,
-        ):
+        dice = random.Random(seed)
+        async with under_steady_load(installation, dice), Outcomes.watched(installation) as outcomes:
+            under_trial = Trial(installation, outcomes, dice)
             await outcomes.flow()
             outcomes.begin()
             try:
