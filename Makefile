@@ -13,7 +13,7 @@ LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --genera
   --no-emit-package resolution-center --no-emit-package resolution-contracts
 OURS := resolution-contracts[kafka] @ file:contracts
 
-.PHONY: demo test check unit faults format schemas lock sbom audit bench clean
+.PHONY: demo test check unit faults cluster format schemas lock sbom audit bench clean
 
 demo: $(READY)  ## a marketplace's day, through real Kafka and PostgreSQL
 	$(BIN)/resolution demo
@@ -34,6 +34,10 @@ unit: $(READY)  ## the tests that need no server
 
 faults: $(READY)  ## everything dies at every step, with SEEDS seeds (20, or 11-20), for an hour or two; `make test` has a short form
 	$(BIN)/python -m pytest tests/faults --timeout 600 --seeds $(or $(SEEDS),20) --numprocesses $(or $(WORKERS),2)
+	$(BIN)/python -m pytest tests/cluster --timeout 600 --seeds 1 -m short
+
+cluster: $(READY)  ## three brokers, a database with a standby, PgBouncer: they die, hang, vanish, with SEEDS seeds (20, or 11-20)
+	$(BIN)/python -m pytest tests/cluster --timeout 900 --seeds $(or $(SEEDS),20)
 
 format: $(READY)
 	$(BIN)/ruff check --fix .
