@@ -68,12 +68,12 @@ def kafka(folder: Path) -> Iterator[str]:
 
 
 @pytest.fixture
-def pair_of(tmp_path_factory: pytest.TempPathFactory, links: Links) -> Iterator[Callable[[bool], Pair]]:
+def pair_of(folder: Path, links: Links) -> Iterator[Callable[[bool], Pair]]:
     """Makes a primary with a standby; its argument says whether that is synchronous."""
     with ExitStack() as stack:
 
         def make(synchronous: bool) -> Pair:
-            pair = Pair(tmp_path_factory.mktemp("pair"), links, synchronous=synchronous)
+            pair = Pair(_new(folder, "pair"), links, synchronous=synchronous)
             stack.callback(pair.stop)
             pair.start()
             return pair
@@ -82,14 +82,14 @@ def pair_of(tmp_path_factory: pytest.TempPathFactory, links: Links) -> Iterator[
 
 
 @pytest.fixture
-def pooler_to(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str, int], Pooler]]:
+def pooler_to(folder: Path) -> Iterator[Callable[[str, int], Pooler]]:
     """Makes a PgBouncer in a mode, in front of a port."""
     if PROGRAM is None:
         pytest.skip("needs PgBouncer (Debian's package is called pgbouncer)")
     with ExitStack() as stack:
 
         def make(mode: str, target: int) -> Pooler:
-            pooler = Pooler(tmp_path_factory.mktemp("pooler") / mode, mode, target)
+            pooler = Pooler(_new(folder, "pooler"), mode, target)
             stack.callback(pooler.stop)
             pooler.start()
             return pooler
@@ -113,6 +113,11 @@ def bounded(record_property: Callable[[str, object], None]) -> Callable[[float, 
         assert silence <= bound, f"{silence:.1f} s without an outcome, and {bound:.0f} s are allowed"
 
     return check
+
+
+def _new(folder: Path, name: str) -> Path:
+    """A folder in that one. Not pytest's own, which another run would close to PostgreSQL's user meanwhile."""
+    return Path(tempfile.mkdtemp(prefix=f"{name}-", dir=folder))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -35,7 +35,6 @@ class Pooler:
     """In front of a server's port on loopback. What isn't named in its configuration is as PgBouncer has it."""
 
     def __init__(self, folder: Path, mode: str, target: int) -> None:
-        folder.mkdir(parents=True)
         postgres_programs.prepare(folder)
         self._configuration, users = folder / "pgbouncer.ini", folder / "users.txt"
         self.port = stable_port()
