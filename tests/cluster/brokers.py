@@ -11,13 +11,13 @@ from aiokafka.errors import KafkaError
 from services.servers.kafka import Kafka, new_cluster_id
 from tests.installation import until
 
-from .links import Links, stable_port
+from .links import Link, Links, stable_port
 
 _PROPERTIES = """
 node.id={number}
 controller.quorum.voters={voters}
 listeners=CLIENT://127.0.0.1:{port},PEER://127.0.0.1:{peer_port},CONTROLLER://127.0.0.1:{controller_port}
-advertised.listeners=CLIENT://127.0.0.1:{link_port},PEER://127.0.0.1:{peer_port}
+advertised.listeners=CLIENT://127.0.0.1:{link_port},PEER://127.0.0.1:{peer_link_port}
 inter.broker.listener.name=PEER
 listener.security.protocol.map=CLIENT:PLAINTEXT,PEER:PLAINTEXT,CONTROLLER:PLAINTEXT
 default.replication.factor=3
@@ -31,13 +31,14 @@ share.coordinator.state.topic.min.isr=2
 
 
 class Broker(Kafka):
-    """One of several. Clients reach it over its `link`; the other brokers reach it directly."""
+    """One of several. Clients reach it over its `link`, the other brokers over `peer_link` and `controller_link`."""
 
     def __init__(self, folder: Path, number: int, links: Links) -> None:
         super().__init__(folder, lambda _: None)
         self.number = number
         self.port, self.peer_port, self.controller_port = stable_port(), stable_port(), stable_port()
-        self.link = links.to(self.port)
+        self.link, self.peer_link = links.to(self.port), links.to(self.peer_port)
+        self.controller_link = links.to(self.controller_port)
         self.voters = self.shared_id = ""
 
     def cluster_id(self) -> str:
@@ -51,12 +52,18 @@ class Broker(Kafka):
             peer_port=self.peer_port,
             controller_port=self.controller_port,
             link_port=self.link.port,
+            peer_link_port=self.peer_link.port,
         )
         return super().properties(port, controller, data) + ours  # the last of two equal names counts
 
     @property
     def runs(self) -> bool:
         return self._process() is not None
+
+    @property
+    def links(self) -> tuple[Link, ...]:
+        """All on which it is reached."""
+        return self.link, self.peer_link, self.controller_link
 
     def kill(self) -> None:
         process = self._running()
@@ -69,6 +76,13 @@ class Broker(Kafka):
 
     def resume(self) -> None:
         self._running().resume()
+
+    def heal(self) -> None:
+        """Undoes everything but that it was killed."""
+        for link in self.links:
+            link.appear()
+        if self.runs:
+            self.resume()
 
     def _running(self) -> psutil.Process:
         process = self._process()
@@ -85,7 +99,7 @@ class Brokers:
             home = folder / f"broker-{number}"
             home.mkdir(parents=True)
             self.all.append(Broker(home, number, links))
-        voters = ",".join(f"{each.number}@127.0.0.1:{each.controller_port}" for each in self.all)
+        voters = ",".join(f"{each.number}@127.0.0.1:{each.controller_link.port}" for each in self.all)
         shared_id = new_cluster_id()
         for each in self.all:
             each.voters, each.shared_id = voters, shared_id
@@ -109,9 +123,7 @@ class Brokers:
     async def mend(self) -> None:
         """Undoes what a test did to them, and returns when every partition has three copies again."""
         for each in self.all:
-            each.link.appear()
-            if each.runs:
-                each.resume()
+            each.heal()
         await asyncio.to_thread(self.start)
         await self.until_in_sync()
 

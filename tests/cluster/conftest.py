@@ -46,9 +46,7 @@ async def brokers(three_brokers: Brokers) -> AsyncIterator[Brokers]:
     await three_brokers.mend()
     yield three_brokers
     for each in three_brokers.all:
-        each.link.appear()
-        if each.runs:
-            each.resume()
+        each.heal()
 
 
 @pytest.fixture(scope="package")

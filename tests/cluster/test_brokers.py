@@ -74,12 +74,38 @@ async def test_links_to_brokers_that_are_cut(brokers: Brokers, database: str, se
 
 
 @pytest.mark.usefixtures("drops_packets")
-async def test_a_link_that_drops_packets(brokers: Brokers, database: str, seed: int, bounded: Bounded):
+async def test_a_link_that_drops_the_packets_of_clients(brokers: Brokers, database: str, seed: int, bounded: Bounded):
     """The brokers see one another, so the one that no client reaches stays the leader of what it leads."""
     cut_off = 20.0
     async with trial(Servers(database, brokers.servers), seed) as it:
-        link = it.dice.choice(brokers.all).link
-        link.vanish()
+        broker = it.dice.choice(brokers.all)
+        broker.link.vanish()
         await asyncio.sleep(cut_off)
-        link.appear()
+        broker.link.appear()
     bounded(it.silence, cut_off + HUNG_BROKER)
+
+
+@pytest.mark.usefixtures("drops_packets")
+async def test_a_link_that_drops_the_packets_of_brokers(brokers: Brokers, database: str, seed: int, bounded: Bounded):
+    """No other broker gets copies of what one leads, so it takes no more until they do."""
+    cut_off = 20.0
+    async with trial(Servers(database, brokers.servers), seed) as it:
+        broker = it.dice.choice(brokers.all)
+        broker.peer_link.vanish()
+        broker.controller_link.vanish()
+        await asyncio.sleep(cut_off)
+        broker.heal()
+    bounded(it.silence, cut_off + HUNG_BROKER)
+
+
+@pytest.mark.usefixtures("drops_packets")
+async def test_a_vanished_broker(brokers: Brokers, database: str, seed: int, bounded: Bounded):
+    """Nothing reaches it, and nothing comes from it, as when its host is dead."""
+    async with trial(Servers(database, brokers.servers), seed) as it:
+        broker = it.dice.choice(brokers.all)
+        for link in broker.links:
+            link.vanish()
+        broker.hang()
+        await asyncio.sleep(25)
+        broker.heal()
+    bounded(it.silence, HUNG_BROKER)
