@@ -80,14 +80,18 @@ class PgBouncer:
         """
         before = self._configuration.read_text()
         everything = next(line for line in before.splitlines() if line.startswith("* = "))
+        self.say(f"PAUSE {database}")
+        instead = f"{database} = {everything.removeprefix('* = ')} dbname={other}"
+        self._configuration.write_text(before.replace("[databases]", f"[databases]\n{instead}"))
+        self.say("RELOAD", f"RESUME {database}")
+
+    def say(self, *commands: str) -> None:
+        """Commands to its console, such as PAUSE. Returns when they are done."""
         with psycopg.connect(
             f"postgresql://pgbouncer@127.0.0.1:{self._port}/pgbouncer", autocommit=True, prepare_threshold=None
         ) as console:
-            console.execute(f"PAUSE {database}".encode())
-            instead = f"{database} = {everything.removeprefix('* = ')} dbname={other}"
-            self._configuration.write_text(before.replace("[databases]", f"[databases]\n{instead}"))
-            console.execute("RELOAD")
-            console.execute(f"RESUME {database}".encode())
+            for command in commands:
+                console.execute(command.encode())
 
     def _until_up(self, process: subprocess.Popen[bytes], log: Path) -> None:
         for _ in range(100):

@@ -12,7 +12,6 @@ from services.servers import embedded
 
 from .brokers import Brokers
 from .links import Links
-from .pooler import PROGRAM, Pooler
 from .postgres import Pair
 
 _SILENCE = "seconds without outcomes"
@@ -75,22 +74,6 @@ def pair_of(folder: Path, links: Links) -> Iterator[Callable[[bool], Pair]]:
             stack.callback(pair.stop)
             pair.start()
             return pair
-
-        yield make
-
-
-@pytest.fixture
-def pooler_to(folder: Path) -> Iterator[Callable[[str, int], Pooler]]:
-    """Makes a PgBouncer in a mode, in front of a port."""
-    if PROGRAM is None:
-        pytest.skip("needs PgBouncer (Debian's package is called pgbouncer)")
-    with ExitStack() as stack:
-
-        def make(mode: str, target: int) -> Pooler:
-            pooler = Pooler(_new(folder, "pooler"), mode, target)
-            stack.callback(pooler.stop)
-            pooler.start()
-            return pooler
 
         yield make
 

@@ -37,6 +37,15 @@ class Node:
         self.link = links.to(self.port)
         self.replication = links.to(self.port)
 
+    @staticmethod
+    def url_of(port: int) -> str:
+        return f"postgresql://postgres@127.0.0.1:{port}/postgres"
+
+    @property
+    def url(self) -> str:
+        """Its own, past all links."""
+        return self.url_of(self.port)
+
     def create(self) -> None:
         """A new, empty server, which runs."""
         postgres_programs.run("initdb", "--auth=trust", "-E", "utf8", "-U", "postgres", "-D", str(self._data))
@@ -91,7 +100,7 @@ class Node:
                 process.resume()
 
     def query(self, sql: str, database: str = "postgres") -> list[tuple[Any, ...]]:
-        with psycopg.connect(f"postgresql://postgres@127.0.0.1:{self.port}/{database}", autocommit=True) as connection:
+        with psycopg.connect(self.url, dbname=database, autocommit=True) as connection:
             return connection.execute(sql.encode()).fetchall()
 
     def _processes(self) -> list[psutil.Process]:

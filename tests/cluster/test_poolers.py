@@ -1,4 +1,4 @@
-"""The service behind PgBouncer, in session and in transaction mode."""
+"""The service behind PgBouncer: under load in each of its modes, and while the server behind it falls back."""
 
 import asyncio
 import os
@@ -12,76 +12,55 @@ import psycopg
 import pytest
 
 from services.servers import Servers
-from tests.engine.commands import ask_update, register
-from tests.faults.load import FAST, assert_nothing_lost_and_nothing_twice
 from tests.installation import ROLES, Installation, until
 from tests.observability.prometheus import free_port
+from tests.pgbouncer import PgBouncer, needed
 
 from .links import Links
-from .pooler import Pooler
-from .postgres import Pair
+from .postgres import Node, Pair
 from .test_failover import FAILOVER, NOTICED, unreplicated
 from .trial import trial
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.long, needed]
 
 Bounded = Callable[[float, float], None]
 PairOf = Callable[[bool], Pair]
-PoolerTo = Callable[[str, int], Pooler]
-of_each_mode = pytest.mark.parametrize("mode", ["session", "transaction"])
 
 
 @pytest.mark.short
-@of_each_mode
-async def test_the_service_works_and_says_that_it_is_ready(pair_of: PairOf, pooler_to: PoolerTo, kafka: str, mode: str):
+@pytest.mark.parametrize("mode", ["session", "transaction"])
+async def test_the_service_works_behind_a_pooler(pair_of: PairOf, kafka: str, seed: int, bounded: Bounded, mode: str):
     pair = await asyncio.to_thread(pair_of, False)
-    pooler = await asyncio.to_thread(pooler_to, mode, pair.primary.port)
-    async with Installation.fresh(Servers(pooler.url, kafka)) as installation:
-        roles = (*ROLES, "http")
-        installation.metrics_ports |= {role: free_port() for role in roles}
-        await installation.run(*roles, scale=FAST)
-        for number in range(20):
-            await installation.send(f"order-{number}", register())
-            await installation.publish(f"order-{number}", ask_update())
-        await assert_nothing_lost_and_nothing_twice(installation)
-        for role in roles:
-            await until(partial(_is_ready, installation.metrics_ports[role]), 60)
-        assert await asyncio.to_thread(_left_behind, installation.settings.database) == set()
-
-
-@of_each_mode
-async def test_migrate_may_run_again_and_again(pair_of: PairOf, pooler_to: PoolerTo, kafka: str, mode: str):
-    """A lock or a setting that stays with a pooled connection would stop the next one, or the one at the same time."""
-    pair = await asyncio.to_thread(pair_of, False)
-    pooler = await asyncio.to_thread(pooler_to, mode, pair.primary.port)
-    async with Installation.fresh(Servers(pooler.url, kafka)) as installation:
-        for at_once in (1, 1, 3):
-            done = await asyncio.gather(*(_migrate(installation) for _ in range(at_once)))
-            assert done == [0] * at_once
-        assert await asyncio.to_thread(_left_behind, installation.settings.database) == set()
-        assert pair.primary.query("SELECT objid FROM pg_locks WHERE locktype = 'advisory'") == []
+    with PgBouncer.before(pair.primary.url, mode) as pooler:
+        ports = {role: free_port() for role in (*ROLES, "http")}
+        async with trial(Servers(pooler.url(pair.primary.url), kafka), seed, ports) as it:
+            for port in ports.values():
+                await until(partial(_is_ready, port), 60)
+            assert await asyncio.gather(*(_migrate(it.installation) for _ in range(2))) == [0, 0]
+            assert await asyncio.to_thread(_left_behind, it.installation.settings.database) == set()
+    bounded(it.silence, FAILOVER)
 
 
 @pytest.mark.usefixtures("drops_packets")
 async def test_a_failover_that_loses_the_last_commits_under_connections_that_live_on(
-    pair_of: PairOf, pooler_to: PoolerTo, links: Links, kafka: str, seed: int, bounded: Bounded
+    pair_of: PairOf, links: Links, kafka: str, seed: int, bounded: Bounded
 ):
     """PAUSE, fail over, RESUME: the roles see nothing of it, and what they remember did not happen."""
     pair = await asyncio.to_thread(pair_of, False)
     behind = links.to(pair.primary.port)
-    pooler = await asyncio.to_thread(pooler_to, "transaction", behind.port)
-    async with trial(Servers(pooler.url, kafka), seed) as it:
-        pair.primary.replication.vanish()
-        await asyncio.sleep(1 + it.dice.random())
-        await asyncio.to_thread(pooler.say, "PAUSE")
-        lost = unreplicated(it, pair)
-        pair.primary.stop()
-        await asyncio.sleep(NOTICED)
-        await asyncio.to_thread(pair.promote_standby)
-        behind.lead_to(pair.primary.port)
-        await asyncio.to_thread(pooler.say, "RESUME")
-        await it.outcomes.flow()
-        await asyncio.to_thread(pair.rejoin)
+    with PgBouncer.before(Node.url_of(behind.port), "transaction") as pooler:
+        async with trial(Servers(pooler.url(pair.primary.url), kafka), seed) as it:
+            pair.primary.replication.vanish()
+            await asyncio.sleep(1 + it.dice.random())
+            await asyncio.to_thread(pooler.say, "PAUSE")
+            lost = unreplicated(it, pair)
+            pair.primary.stop()
+            await asyncio.sleep(NOTICED)
+            await asyncio.to_thread(pair.promote_standby)
+            behind.lead_to(pair.primary.port)
+            await asyncio.to_thread(pooler.say, "RESUME")
+            await it.outcomes.flow()
+            await asyncio.to_thread(pair.rejoin)
     assert lost > 0
     bounded(it.silence, FAILOVER)
 

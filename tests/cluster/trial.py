@@ -1,7 +1,7 @@
 """A service under load while parts of its cluster fail, and the judgement of what came of it."""
 
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -24,10 +24,14 @@ class Trial:
 
 
 @asynccontextmanager
-async def trial(servers: Servers, seed: int) -> AsyncIterator[Trial]:
-    """The body makes things fail and mends them. Afterwards outcomes come again, and everything is as the oracle says."""
+async def trial(servers: Servers, seed: int, metrics_ports: Mapping[str, int] | None = None) -> AsyncIterator[Trial]:
+    """The body makes things fail and mends them. Afterwards outcomes come again, and everything is as the oracle says.
+
+    `metrics_ports`: of the roles that run, instead of the usual roles without any.
+    """
     async with Installation.fresh(servers) as installation:
-        await installation.run(scale=FAST)
+        installation.metrics_ports |= metrics_ports or {}
+        await installation.run(*installation.metrics_ports, scale=FAST)
         dice = random.Random(seed)
         async with under_steady_load(installation, dice), Outcomes.watched(installation) as outcomes:
             under_trial = Trial(installation, outcomes, dice)
