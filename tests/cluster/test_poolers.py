@@ -75,7 +75,7 @@ async def _migrate(installation: Installation) -> int:
         sys.executable, "-m", "services", "migrate", env=os.environ | installation.settings.as_environment()
     )
     try:
-        return await asyncio.wait_for(process.wait(), 60)
+        return await asyncio.wait_for(process.wait(), 150)
     except TimeoutError:
         process.kill()
         raise
