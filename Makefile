@@ -32,8 +32,8 @@ check: $(READY)  ## lint, types, who imports whom, whether migrations only add
 unit: $(READY)  ## the tests that need no server
 	$(BIN)/python -m pytest tests/rules tests/contract
 
-faults: $(READY)  ## everything dies at every step, with SEEDS seeds (20, or 11-20), for an hour or two; `make test` has a short form
-	$(BIN)/python -m pytest tests/faults --timeout 600 --seeds $(or $(SEEDS),20) --numprocesses $(or $(WORKERS),2)
+faults: $(READY)  ## everything dies at every step, with SEEDS seeds (20, or 11-20), for hours; `make test` has a short form
+	$(BIN)/python -m pytest tests/faults tests/fuzz --timeout 600 --seeds $(or $(SEEDS),20) --numprocesses $(or $(WORKERS),2)
 	$(BIN)/python -m pytest tests/cluster --timeout 600 --seeds 1 -m short
 
 cluster: $(READY)  ## three brokers, a database with a standby, PgBouncer: they die, hang, vanish, with SEEDS seeds (20, or 11-20)
