@@ -1,0 +1,397 @@
+"""Makes the calls of the Kafka and the PostgreSQL client raise what they can raise, at random moments.
+
+A test starts roles whose PYTHONPATH has `injected/`; `install` then wraps the clients' methods in them. Each call
+raises before it has taken effect, or after, which its caller cannot tell. What the server would raise, PostgreSQL
+itself is asked to raise, and a connection that is said to be lost is lost: so the client is afterwards as it would be.
+
+RESOLUTION_CLIENT_FAULTS is `SEED FOLDER`. What was raised is noted in FOLDER/raised, a line each. Nothing is raised any
+more once FOLDER/over exists.
+"""
+
+import asyncio
+import os
+import random
+import socket
+import sys
+import time
+from collections import defaultdict
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+import psycopg
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, errors
+from aiokafka.client import AIOKafkaClient
+from psycopg import sql
+
+VARIABLE = "RESOLUTION_CLIENT_FAULTS"
+
+# --- what can be raised ---
+
+_CONNECTION = [
+    errors.KafkaConnectionError, errors.NodeNotReadyError, errors.RequestTimedOutError, errors.CorrelationIdError,
+]  # fmt: skip
+"""Of any request: no connection, none in time, or the answer to another one."""
+
+_METADATA = [
+    errors.KafkaTimeoutError, errors.UnknownTopicOrPartitionError, errors.LeaderNotAvailableError,
+    errors.NotLeaderForPartitionError, errors.TopicAuthorizationFailedError, errors.StaleMetadata,
+]  # fmt: skip
+"""Of what asks where a partition is."""
+
+_GROUP = [
+    errors.GroupAuthorizationFailedError, errors.GroupCoordinatorNotAvailableError, errors.NotCoordinatorForGroupError,
+    errors.UnknownMemberIdError, errors.IllegalGenerationError, errors.RebalanceInProgressError,
+    errors.InconsistentGroupProtocolError,
+]  # fmt: skip
+
+_TRANSACTION = [
+    errors.ProducerFenced, errors.InvalidTxnState, errors.InvalidProducerIdMapping, errors.OutOfOrderSequenceNumber,
+    errors.ConcurrentTransactions, errors.CoordinatorLoadInProgressError, errors.TransactionalIdAuthorizationFailed,
+]  # fmt: skip
+
+_APPEND = [
+    errors.NotEnoughReplicasError, errors.NotEnoughReplicasAfterAppendError, errors.MessageSizeTooLargeError,
+    errors.ClusterAuthorizationFailedError, errors.DuplicateSequenceNumber, errors.UnknownError,
+]  # fmt: skip
+"""Of what writes records."""
+
+KAFKA: dict[tuple[type, str], list[type[Exception]]] = {
+    (AIOKafkaClient, "send"): _CONNECTION,
+    (AIOKafkaConsumer, "start"): [errors.KafkaConnectionError, errors.UnrecognizedBrokerVersion, OSError],
+    (AIOKafkaConsumer, "getmany"): [
+        *_GROUP, errors.TopicAuthorizationFailedError, errors.CorruptRecordException, errors.OffsetOutOfRangeError,
+        errors.KafkaError, errors.UnsupportedCodecError, UnicodeDecodeError, MemoryError,
+    ],
+    (AIOKafkaConsumer, "position"): [errors.IllegalStateError, *_GROUP, *_METADATA],
+    (AIOKafkaConsumer, "beginning_offsets"): [*_METADATA, *_CONNECTION, asyncio.TimeoutError],
+    (AIOKafkaConsumer, "end_offsets"): [*_METADATA, *_CONNECTION, asyncio.TimeoutError],
+    (AIOKafkaConsumer, "seek"): [errors.IllegalStateError],
+    (AIOKafkaConsumer, "commit"): [errors.CommitFailedError, errors.IllegalStateError, *_GROUP, *_CONNECTION],
+    (AIOKafkaConsumer, "stop"): _CONNECTION,
+    (AIOKafkaProducer, "start"): [errors.KafkaConnectionError, *_TRANSACTION, OSError],
+    (AIOKafkaProducer, "partitions_for"): _METADATA,
+    (AIOKafkaProducer, "send"): [*_METADATA, *_APPEND, errors.ProducerClosed, asyncio.TimeoutError],
+    (AIOKafkaProducer, "send_batch"): [*_METADATA, *_APPEND, *_TRANSACTION, errors.ProducerClosed],
+    (AIOKafkaProducer, "begin_transaction"): [errors.IllegalOperation, errors.ProducerFenced],
+    (AIOKafkaProducer, "commit_transaction"): [*_TRANSACTION, *_CONNECTION, errors.KafkaError, asyncio.TimeoutError],
+    (AIOKafkaProducer, "abort_transaction"): [*_TRANSACTION, *_CONNECTION, errors.KafkaError],
+    (AIOKafkaProducer, "stop"): _CONNECTION,
+}  # fmt: skip
+"""By method, what it can raise: from reading aiokafka, and from what brokers answer."""
+
+_STATES = [
+    "40001", "40P01", "57014", "53100", "53200", "55P03", "58030", "XX000", "XX001", "25006", "42501", "08006",
+]  # fmt: skip
+"""PostgreSQL's word for: serialization failure, deadlock, canceled, disk full, out of memory, lock not available, I/O
+error, internal error, data corrupted, read-only (a standby), no right, connection failure."""
+
+_LOST = "server closed the connection unexpectedly"
+
+
+def _kafka_error(kind: type[Exception]) -> Exception:
+    if kind is UnicodeDecodeError:
+        return UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte")
+    return kind("raised by a test")
+
+
+# --- when ---
+
+_EVERY = defaultdict(lambda: 12, {"start": 6, "connect": 10, "send": 200, "execute": 40, "stop": 6})
+"""How many calls of a method go well between two that do not, at most."""
+
+_BEGIN_SECONDS = (0, 4, 6, 8)
+"""How long a process is left alone: at once it fails while it starts, later in its work."""
+
+_PAUSE_SECONDS = 2
+"""At most, before the next call fails in the same process: a role that ends at once does nothing else."""
+
+
+class Faults:
+    """Decides which calls fail, and notes them."""
+
+    def __init__(self, plan: str) -> None:
+        by, _, folder = plan.partition(" ")
+        self._role = sys.argv[-1] if len(sys.argv) > 1 else "?"
+        self._dice = random.Random(f"{by} {self._role} {os.getpid()}")
+        self._folder = Path(folder)
+        self._left: dict[str, int] = {}
+        self._begins = time.monotonic() + self._dice.choice(_BEGIN_SECONDS)
+
+    def due(self, call: str) -> bool:
+        """Whether this call is to fail."""
+        if time.monotonic() < self._begins:
+            return False
+        method = call.rpartition(".")[2]
+        left = self._left.setdefault(call, self._dice.randint(1, _EVERY[method]))
+        if left > 1:
+            self._left[call] = left - 1
+            return False
+        del self._left[call]
+        self._begins = time.monotonic() + self._dice.uniform(0, _PAUSE_SECONDS)
+        return not (self._folder / "over").exists()
+
+    def choose(self, among: Sequence[Any]) -> Any:
+        return self._dice.choice(among)
+
+    def note(self, call: str, when: str, error: object) -> None:
+        with (self._folder / "raised").open("a") as file:
+            file.write(f"{self._role} {call} {when} {error}\n")
+
+
+# --- Kafka ---
+
+
+def _wrap_kafka(faults: Faults, owner: type, name: str, kinds: Sequence[type[Exception]]) -> None:
+    method, call = getattr(owner, name), f"{owner.__name__}.{name}"
+
+    def fail() -> tuple[str, Exception] | None:
+        if not faults.due(call):
+            return None
+        when, error = faults.choose(["before", "after"]), _kafka_error(faults.choose(kinds))
+        faults.note(call, when, type(error).__name__)
+        return when, error
+
+    @wraps(method)
+    async def wrapped(self: Any, *args: Any, **options: Any) -> Any:
+        if (failure := fail()) is None:
+            return await method(self, *args, **options)
+        if failure[0] == "after":
+            await method(self, *args, **options)
+        raise failure[1]
+
+    @wraps(method)
+    def plain(self: Any, *args: Any, **options: Any) -> Any:
+        if (failure := fail()) is None:
+            return method(self, *args, **options)
+        if failure[0] == "after":
+            method(self, *args, **options)
+        raise failure[1]
+
+    setattr(owner, name, wrapped if asyncio.iscoroutinefunction(method) else plain)
+
+
+def _wrap_delivery(faults: Faults) -> None:
+    """What is sent can fail later, too: its future does, whether or not the broker has it."""
+    method = AIOKafkaProducer.send_batch
+
+    @wraps(method)
+    async def wrapped(self: Any, *args: Any, **options: Any) -> Any:
+        delivered = await method(self, *args, **options)
+        if not faults.due("delivery"):
+            return delivered
+        error = _kafka_error(faults.choose([*_APPEND, *_TRANSACTION, *_CONNECTION]))
+        faults.note("delivery", "after", type(error).__name__)
+
+        async def fail() -> None:
+            with suppress(errors.KafkaError):
+                await delivered
+            raise error
+
+        return asyncio.ensure_future(fail())
+
+    _replace(AIOKafkaProducer, send_batch=wrapped)
+
+
+# --- PostgreSQL ---
+
+
+def _raising(state: str) -> sql.SQL:
+    return sql.SQL(f"DO $$ BEGIN RAISE EXCEPTION 'raised by a test' USING ERRCODE = '{state}'; END $$")
+
+
+def _end_own_session() -> sql.SQL:
+    return sql.SQL("SELECT pg_terminate_backend(pg_backend_pid())")
+
+
+def _cut(connection: Any) -> None:
+    """The connection is gone, and libpq finds out with the next call."""
+    with suppress(OSError, psycopg.Error), socket.socket(fileno=os.dup(connection.pgconn.socket)) as wire:
+        wire.shutdown(socket.SHUT_RDWR)
+
+
+def _lose(connection: Any) -> psycopg.OperationalError:
+    """The connection is gone, and libpq has found out."""
+    connection.pgconn.finish()
+    return psycopg.OperationalError(_LOST)
+
+
+_ways = [*_STATES, "57P01", "cut before", "cut after"]
+
+
+class _Failing:
+    """How a call on a connection fails: by the server's word in its place, or with its connection."""
+
+    def __init__(self, faults: Faults, call: str) -> None:
+        self.way: str = faults.choose(_ways)
+        faults.note(call, "after" if self.way == "cut after" else "before", self.way)
+
+    @property
+    def instead(self) -> sql.SQL | None:
+        """What the server is told in the call's place, if it is the one that raises."""
+        if self.way == "57P01":
+            return _end_own_session()
+        return _raising(self.way) if self.way in _STATES else None
+
+
+def _refused(faults: Faults, call: str) -> str:
+    faults.note(call, when := faults.choose(["before", "after"]), "OperationalError")
+    return str(when)
+
+
+class _Sync:
+    """The calls of psycopg's own classes for threads."""
+
+    execute = staticmethod(psycopg.Cursor.execute)
+    executemany = staticmethod(psycopg.Cursor.executemany)
+    copy = staticmethod(psycopg.Cursor.copy)
+    commit = staticmethod(psycopg.Connection.commit)
+    end = staticmethod(psycopg.Transaction.__exit__)
+    connect = staticmethod(psycopg.Connection.connect.__func__)  # type: ignore[attr-defined]
+
+    def __init__(self, faults: Faults) -> None:
+        self._faults = faults
+
+    def around(self, call: str, cursor: Any, do: Callable[[], Any]) -> Any:
+        if cursor.connection.pgconn.pipeline_status or not self._faults.due(call):
+            return do()
+        failing = _Failing(self._faults, call)
+        if failing.way == "cut before":
+            _cut(cursor.connection)
+        if (instead := failing.instead) is not None:
+            self.execute(cursor, instead)
+        found = do()
+        if failing.way == "cut after":
+            raise _lose(cursor.connection)
+        return found
+
+    def install(self) -> None:
+        def execute(cursor: Any, *args: Any, **options: Any) -> Any:
+            return self.around("Cursor.execute", cursor, lambda: self.execute(cursor, *args, **options))
+
+        def executemany(cursor: Any, *args: Any, **options: Any) -> Any:
+            return self.around("Cursor.executemany", cursor, lambda: self.executemany(cursor, *args, **options))
+
+        @contextmanager
+        def copy(cursor: Any, *args: Any, **options: Any) -> Iterator[Any]:
+            self.around("Cursor.copy", cursor, lambda: None)
+            with self.copy(cursor, *args, **options) as copying:
+                yield copying
+            self.around("Cursor.copied", cursor, lambda: None)
+
+        def commit(connection: Any) -> None:
+            self.around("Connection.commit", connection.cursor(), lambda: self.commit(connection))
+
+        def end(transaction: Any, kind: Any, *about: Any) -> Any:
+            if kind is not None:
+                return self.end(transaction, kind, *about)
+            try:
+                cursor = transaction.connection.cursor()
+                return self.around("Transaction.end", cursor, lambda: self.end(transaction, None, None, None))
+            except psycopg.Error as error:
+                self.end(transaction, type(error), error, None)  # what PostgreSQL does where a commit fails
+                raise
+
+        _replace(psycopg.Transaction, __exit__=end)
+        _replace(psycopg.Cursor, execute=execute, executemany=executemany, copy=copy)
+        _replace(
+            psycopg.Connection,
+            commit=commit,
+            connect=classmethod(lambda cls, *args, **options: self._connect(cls, *args, **options)),
+        )
+        psycopg.connect = psycopg.Connection.connect
+
+    def _connect(self, cls: Any, *args: Any, **options: Any) -> Any:
+        if not self._faults.due("Connection.connect"):
+            return self.connect(cls, *args, **options)
+        if _refused(self._faults, "Connection.connect") == "after":
+            self.connect(cls, *args, **options).close()
+        raise psycopg.OperationalError("connection refused")
+
+
+class _Async:
+    """The same for those of an event loop."""
+
+    execute = staticmethod(psycopg.AsyncCursor.execute)
+    executemany = staticmethod(psycopg.AsyncCursor.executemany)
+    commit = staticmethod(psycopg.AsyncConnection.commit)
+    end = staticmethod(psycopg.AsyncTransaction.__aexit__)
+    notifies = staticmethod(psycopg.AsyncConnection.notifies)
+    connect = staticmethod(psycopg.AsyncConnection.connect.__func__)  # type: ignore[attr-defined]
+
+    def __init__(self, faults: Faults) -> None:
+        self._faults = faults
+
+    async def around(self, call: str, cursor: Any, do: Callable[[], Any]) -> Any:
+        if cursor.connection.pgconn.pipeline_status or not self._faults.due(call):
+            return await do()
+        failing = _Failing(self._faults, call)
+        if failing.way == "cut before":
+            _cut(cursor.connection)
+        if (instead := failing.instead) is not None:
+            await self.execute(cursor, instead)
+        found = await do()
+        if failing.way == "cut after":
+            raise _lose(cursor.connection)
+        return found
+
+    def install(self) -> None:
+        async def execute(cursor: Any, *args: Any, **options: Any) -> Any:
+            return await self.around("AsyncCursor.execute", cursor, lambda: self.execute(cursor, *args, **options))
+
+        async def executemany(cursor: Any, *args: Any, **options: Any) -> Any:
+            do = self.executemany
+            return await self.around("AsyncCursor.executemany", cursor, lambda: do(cursor, *args, **options))
+
+        async def commit(connection: Any) -> None:
+            await self.around("AsyncConnection.commit", connection.cursor(), lambda: self.commit(connection))
+
+        async def notifies(connection: Any, *args: Any, **options: Any) -> AsyncIterator[Any]:
+            async for notify in self.notifies(connection, *args, **options):
+                if self._faults.due("AsyncConnection.notifies"):
+                    self._faults.note("AsyncConnection.notifies", "before", "cut before")
+                    _cut(connection)
+                yield notify
+
+        async def end(transaction: Any, kind: Any, *about: Any) -> Any:
+            if kind is not None:
+                return await self.end(transaction, kind, *about)
+            try:
+                cursor, do = transaction.connection.cursor(), self.end
+                return await self.around("AsyncTransaction.end", cursor, lambda: do(transaction, None, None, None))
+            except psycopg.Error as error:
+                await self.end(transaction, type(error), error, None)
+                raise
+
+        _replace(psycopg.AsyncTransaction, __aexit__=end)
+        _replace(psycopg.AsyncCursor, execute=execute, executemany=executemany)
+        _replace(
+            psycopg.AsyncConnection,
+            commit=commit,
+            notifies=notifies,
+            connect=classmethod(lambda cls, *args, **options: self._connect(cls, *args, **options)),
+        )
+
+    async def _connect(self, cls: Any, *args: Any, **options: Any) -> Any:
+        if not self._faults.due("AsyncConnection.connect"):
+            return await self.connect(cls, *args, **options)
+        if _refused(self._faults, "AsyncConnection.connect") == "after":
+            await (await self.connect(cls, *args, **options)).close()
+        raise psycopg.OperationalError("connection refused")
+
+
+def _replace(owner: type, **methods: Any) -> None:
+    for name, method in methods.items():
+        setattr(owner, name, method)
+
+
+def install() -> None:
+    """Wraps the clients of this process."""
+    faults = Faults(os.environ[VARIABLE])
+    for (owner, name), kinds in KAFKA.items():
+        _wrap_kafka(faults, owner, name, kinds)
+    _wrap_delivery(faults)
+    _Sync(faults).install()
+    _Async(faults).install()

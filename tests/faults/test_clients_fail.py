@@ -1,0 +1,51 @@
+"""Whatever a call of the Kafka or the PostgreSQL client raises, before or after it took effect: what comes out had to."""
+
+import os
+import random
+from collections import Counter
+from contextlib import suppress
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+
+import pytest
+
+from services.supervisor import Supervisor
+from tests.engine.checkpoints import assert_chain_holds, with_key
+from tests.faults.clients import VARIABLE
+from tests.faults.load import FAST, assert_nothing_lost_and_nothing_twice, under_load
+from tests.installation import ROLES, Installation, until
+
+_INJECTED = Path(__file__).parent / "injected"
+_ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.timeout(600)
+async def test_whatever_a_client_raises_changes_nothing(
+    installation: Installation, seed: int, every_step: bool, tmp_path: Path
+):
+    dice, roles = random.Random(seed), (*ROLES, "checkpoints")
+    installation.settings = replace(installation.settings, time_scale=Fraction(FAST))
+    public = with_key(installation, tmp_path / "key")
+    installation.supervisor = Supervisor(installation.settings)
+    installation.supervisor.environment |= {
+        VARIABLE: f"{seed} {tmp_path}",
+        "PYTHONPATH": os.pathsep.join(map(str, (_INJECTED, _ROOT))),
+    }
+    installation.supervisor.start(*roles)
+    async with under_load(installation, dice):
+        with suppress(TimeoutError):
+            await until(lambda: len(raised(tmp_path)) > (400 if every_step else 50), 60 if every_step else 30)
+        (tmp_path / "over").touch()
+        await installation.supervisor.ready()
+    said = raised(tmp_path)
+    print(len(said), *(Counter(line.split()[place] for line in said) for place in (0, 1)))
+    await assert_nothing_lost_and_nothing_twice(installation)
+    await assert_chain_holds(installation, public)
+    assert {line.split()[0] for line in said} == set(roles), said
+
+
+def raised(folder: Path) -> list[str]:
+    """A line for each: role, call, before or after it took effect, what."""
+    file = folder / "raised"
+    return file.read_text().splitlines() if file.exists() else []
