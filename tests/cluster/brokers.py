@@ -20,7 +20,6 @@ listeners=CLIENT://127.0.0.1:{port},PEER://127.0.0.1:{peer_port},CONTROLLER://12
 advertised.listeners=CLIENT://127.0.0.1:{link_port},PEER://127.0.0.1:{peer_link_port}
 inter.broker.listener.name=PEER
 listener.security.protocol.map=CLIENT:PLAINTEXT,PEER:PLAINTEXT,CONTROLLER:PLAINTEXT
-default.replication.factor=3
 min.insync.replicas=2
 offsets.topic.replication.factor=3
 transaction.state.log.replication.factor=3

@@ -1,5 +1,6 @@
 """Clusters for these tests, and the times without outcomes that they measured."""
 
+import os
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -90,8 +91,9 @@ def bounded(record_property: Callable[[str, object], None]) -> Callable[[float, 
     """Records a silence and holds it against its bound, both in seconds."""
 
     def check(silence: float, bound: float) -> None:
-        record_property(_SILENCE, (silence, bound))
-        assert silence <= bound, f"{silence:.1f} s without an outcome, and {bound:.0f} s are allowed"
+        busy = f"load average {os.getloadavg()[0]:.1f} on {os.cpu_count()} processors"
+        record_property(_SILENCE, (silence, bound, busy))
+        assert silence <= bound, f"{silence:.1f} s without an outcome, and {bound:.0f} s are allowed ({busy})"
 
     return check
 
@@ -112,5 +114,5 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     ]
     if measured:
         terminalreporter.section(f"cluster: {_SILENCE}")
-        for test, silence, bound in sorted(measured):
-            terminalreporter.write_line(f"{silence:6.1f}  of {bound:3.0f}  {test}")
+        for test, silence, bound, busy in sorted(measured):
+            terminalreporter.write_line(f"{silence:6.1f}  of {bound:3.0f}  {test}  ({busy})")

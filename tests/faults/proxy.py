@@ -1,9 +1,6 @@
 """A server behind a TCP proxy, so that a test can cut, delay, refuse or silence its connections."""
 
 import asyncio
-import ctypes
-import socket
-import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -11,7 +8,7 @@ from typing import Any
 
 from services.servers.kafka import Kafka
 
-_ATTACH_FILTER, _DETACH_FILTER = 26, 27  # of Linux; Python's socket module doesn't name them
+from . import packets
 
 
 class Proxy:
@@ -47,20 +44,16 @@ class Proxy:
             writer.transport.abort()
 
     def vanish(self) -> None:
-        """Drops every packet from now on, in both directions, as a dead host or a broken cable does.
-
-        Nothing is acknowledged, refused or closed, so TCP's own timers run on both sides. Linux only.
-        """
+        """Drops every packet from now on, in both directions, and those of new connections. Linux only."""
         self._vanished = True
         for each in self._sockets():
-            _drop_packets(each)
+            packets.drop(each)
 
     def appear(self) -> None:
         """Takes packets again. Connections that neither side has given up go on."""
         self._vanished = False
         for each in self._sockets():
-            with suppress(OSError):
-                each.setsockopt(socket.SOL_SOCKET, _DETACH_FILTER, 0)
+            packets.take(each)
 
     def _sockets(self) -> list[Any]:
         return [*self._listening, *(writer.get_extra_info("socket") for writer in self._connections)]
@@ -107,19 +100,3 @@ class BehindProxy(Kafka):
         told, tells = (f"advertised.listeners=PLAINTEXT://127.0.0.1:{number}" for number in (port, self._proxy.port))
         properties.write_text(properties.read_text().replace(told, tells))
         self._proxy.target = port  # it speaks to itself through the proxy too, while it starts
-
-
-class _Instruction(ctypes.Structure):
-    """Of the packet filter (struct sock_filter)."""
-
-    _fields_ = (("code", ctypes.c_uint16), ("jt", ctypes.c_uint8), ("jf", ctypes.c_uint8), ("k", ctypes.c_uint32))
-
-
-_KEEP_NOTHING = _Instruction(code=6)  # BPF_RET: 0 bytes of the packet
-
-
-def _drop_packets(each: Any) -> None:
-    """The kernel drops what arrives for a socket before TCP sees it."""
-    program = struct.pack("HP", 1, ctypes.addressof(_KEEP_NOTHING))
-    with suppress(OSError):  # closed meanwhile
-        each.setsockopt(socket.SOL_SOCKET, _ATTACH_FILTER, program)

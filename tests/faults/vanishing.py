@@ -1,17 +1,13 @@
 """A PostgreSQL server behind addresses that can vanish: packets are dropped, and nobody hears of an end."""
 
 import asyncio
-import ctypes
 import socket
-import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
 from psycopg.conninfo import conninfo_to_dict
 
-_SO_ATTACH_FILTER, _SO_DETACH_FILTER = 26, 27
-_TAKE_NOTHING = ctypes.create_string_buffer(struct.pack("HBBI", 0x06, 0, 0, 0))
-_FILTER = struct.pack("HxxxxxxP", 1, ctypes.addressof(_TAKE_NOTHING))
+from . import packets
 
 
 class Address:
@@ -46,7 +42,7 @@ class Address:
 
     def vanish(self) -> None:
         for one in self._sockets:
-            one.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, _FILTER)
+            packets.drop(one)
         self._going.clear()
 
     def hang(self) -> None:
@@ -54,8 +50,7 @@ class Address:
 
     def back(self) -> None:
         for one in self._sockets:
-            with suppress(OSError):  # it had not vanished
-                one.setsockopt(socket.SOL_SOCKET, _SO_DETACH_FILTER, 0)
+            packets.take(one)
         self._going.set()
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
