@@ -14,7 +14,7 @@ import random
 import socket
 import sys
 import time
-from collections import defaultdict
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import wraps
@@ -99,39 +99,48 @@ def _kafka_error(kind: type[Exception]) -> Exception:
 
 # --- when ---
 
-_EVERY = defaultdict(lambda: 12, {"start": 6, "connect": 10, "send": 200, "execute": 40, "stop": 6})
-"""How many calls of a method go well between two that do not, at most."""
-
-_BEGIN_SECONDS = (0, 4, 6, 8)
-"""How long a process is left alone: at once it fails while it starts, later in its work."""
+_BEGIN_SECONDS = (1, 3, 6, 9, 12)
+"""How long a process is left alone: then it fails while it starts, or later in its work."""
 
 _PAUSE_SECONDS = 2
 """At most, before the next call fails in the same process: a role that ends at once does nothing else."""
 
+_PATIENCE_SECONDS = 1
+"""For a call that was chosen to fail; one that does not come by then comes at the start only."""
+
 
 class Faults:
-    """Decides which calls fail, and notes them."""
+    """Decides which calls fail, and notes them. Each call that a role makes comes to its turn."""
 
     def __init__(self, plan: str) -> None:
         by, _, folder = plan.partition(" ")
         self._role = sys.argv[-1] if len(sys.argv) > 1 else "?"
         self._dice = random.Random(f"{by} {self._role} {os.getpid()}")
         self._folder = Path(folder)
-        self._left: dict[str, int] = {}
-        self._begins = time.monotonic() + self._dice.choice(_BEGIN_SECONDS)
+        self._seen: dict[str, None] = {}
+        self._choose_at = time.monotonic() + self._dice.choice(_BEGIN_SECONDS)
+        self._chosen, self._left = "", 0
 
     def due(self, call: str) -> bool:
         """Whether this call is to fail."""
-        if time.monotonic() < self._begins:
+        self._seen[call] = None
+        if (now := time.monotonic()) >= self._choose_at:
+            self._chosen, self._left = self._rarest(), self._dice.randint(1, 4)
+            self._choose_at = now + _PATIENCE_SECONDS
+        if call != self._chosen:
             return False
-        method = call.rpartition(".")[2]
-        left = self._left.setdefault(call, self._dice.randint(1, _EVERY[method]))
-        if left > 1:
-            self._left[call] = left - 1
+        self._left -= 1
+        if self._left > 0:
             return False
-        del self._left[call]
-        self._begins = time.monotonic() + self._dice.uniform(0, _PAUSE_SECONDS)
+        self._chosen, self._choose_at = "", now + self._dice.uniform(0, _PAUSE_SECONDS)
         return not (self._folder / "over").exists()
+
+    def _rarest(self) -> str:
+        """Of the calls seen, one that the role's processes have failed at least often."""
+        file = self._folder / "raised"
+        lines = [line.split() for line in file.read_text().splitlines()] if file.exists() else []
+        raised = Counter(line[1] for line in lines if line[0] == self._role)
+        return min(self._seen.copy(), key=lambda call: (raised[call], self._dice.random()))
 
     def choose(self, among: Sequence[Any]) -> Any:
         return self._dice.choice(among)

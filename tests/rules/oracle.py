@@ -627,9 +627,16 @@ def read_envelope(record: Record) -> Data | None:
 
 def has_nul(value: Any) -> bool:
     """Whether a text anywhere in it has a NUL."""
-    if type(value) is dict:
-        value = [*value.keys(), *value.values()]
-    return any(map(has_nul, value)) if type(value) is list else type(value) is str and "\0" in value
+    values = [value]
+    while values:
+        one = values.pop()
+        if type(one) is str and "\0" in one:
+            return True
+        if type(one) is dict:
+            values += [*one.keys(), *one.values()]
+        elif type(one) is list:
+            values += one
+    return False
 
 
 def integer(digits: str) -> int | Decimal:
