@@ -117,7 +117,7 @@ _TYPES = [*_DATA, "RegisterOrder", "RegisterOrder", "OpenDispute", "OpenDispute"
 def is_doubtful(value: bytes) -> bool:
     """Whether the contract leaves open what this is: JSON with half a surrogate pair, or with an attribute twice."""
     try:
-        pairs = json.loads(value, object_pairs_hook=lambda pairs: pairs)
+        pairs = json.loads(value, object_pairs_hook=lambda pairs: pairs, parse_int=float)  # of any length
         json.dumps(pairs, ensure_ascii=False).encode()
     except UnicodeEncodeError:
         return True
