@@ -142,9 +142,9 @@ async def test_two_that_migrate_at_once_run_each_migration_once_and_say_which(in
         empty = Installation(replace(installation.settings, database_url=url))
         done = await asyncio.gather(*(resolution(empty, "migrate", "--json") for _ in range(2)))
         assert [code for code, _, _ in done] == [0, 0]
-        ran = sorted(json.loads(out)["ran"] for _, out, _ in done)
+        ran = [name for _, out, _ in done for name in json.loads(out)["ran"]]
         migrations = sorted(path.name for path in files("services.store").joinpath("migrations").iterdir())
-        assert ran == [[], migrations]
+        assert sorted(ran) == migrations, "each by one of the two"
         code, out, _ = await resolution(empty, "migrate")
         assert (code, out) == (0, "Schema and topics are up to date.\n")
         connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
