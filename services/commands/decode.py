@@ -59,7 +59,8 @@ class Received(msgspec.Struct, gc=False):
 
 
 _decode_envelope = msgspec.json.Decoder(_Envelope).decode
-_decode_attributes = msgspec.json.Decoder(dict[str, object]).decode
+_decode_attributes = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_has_nul = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000").search  # a backslash before it may be an escaped one
 
 
 def decode(record: Record, time: datetime, partitions: int | None) -> Received:
@@ -106,6 +107,8 @@ def _envelope(value: bytes) -> _Envelope:
     try:
         value.decode()
         envelope = _decode_envelope(value)
+        if b"\\u0000" in value:
+            _must_have_no_nul(value)
     except UnicodeDecodeError:
         raise Unreadable("the value is not UTF-8") from None
     except RecursionError:
@@ -114,31 +117,14 @@ def _envelope(value: bytes) -> _Envelope:
         raise Unreadable(f"the envelope is not a command's: {error}") from None
     except msgspec.DecodeError as error:
         raise Unreadable(f"the value is not JSON: {error}") from None
-    if b"\\u0000" in value:
-        _must_have_no_nul(value)
     return envelope
 
 
 def _must_have_no_nul(value: bytes) -> None:
     """PostgreSQL stores no NUL. In `data` it is for the schema to say so, and the command's outcome says where."""
-    try:
-        attributes = _decode_attributes(value)
-    except (msgspec.MsgspecError, RecursionError):
-        return  # the fault is in `data`, and is found there
-    attributes.pop("data", None)
-    if named := [name for name, content in attributes.items() if _has_nul([name, content])]:
-        raise Unreadable(f"the attribute {named[0]!a} has a NUL character: leave it out")
-
-
-def _has_nul(value: object) -> bool:
-    match value:
-        case str():
-            return "\0" in value
-        case list():
-            return any(map(_has_nul, value))
-        case dict():
-            return any(_has_nul(name) or _has_nul(content) for name, content in value.items())
-    return False
+    for name, content in _decode_attributes(value).items():
+        if "\0" in name or (name != "data" and _has_nul(bytes(content))):
+            raise Unreadable(f"the attribute {name[:_LONGEST_PATH]!a} has a NUL character: leave it out")
 
 
 def _must_be_in_its_partition(record: Record, partitions: int) -> None:

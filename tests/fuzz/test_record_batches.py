@@ -1,6 +1,7 @@
 """The reader of record batches: every offset comes out once, in its place, whatever the bytes are. No server."""
 
 import random
+from typing import Any
 
 import pytest
 from aiokafka import TopicPartition
@@ -16,7 +17,7 @@ WHERE = TopicPartition("commands", 3)
 THREE = tuple(RawRecord(key=b"order-%d" % n, value=b"value %d" % n, headers=((b"h", b"x"),)) for n in range(3))
 
 
-def read(data: bytes, offset: int = 0) -> list[record_batches.ConsumerRecord]:
+def read(data: bytes, offset: int = 0) -> list[Any]:
     """What a consumer of committed records gets of a fetched response."""
     records = record_batches._Records(data)
     return list(record_batches._PartitionRecords(WHERE, records, [], offset, None, None, True, 1))
@@ -63,7 +64,8 @@ def test_a_header_name_that_is_not_utf8_spoils_its_own_record_only():
     spoilt = (THREE[0], RawRecord(key=b"k", value=b"v", headers=((b"\xff", None),)), THREE[2])
     good, bad, last = read(RawBatch(spoilt).encode())
     assert isinstance(bad, UndecodableRecord)
-    assert (bad.offset, bad.key, bad.value, bad.headers) == (1, b"k", b"v", (("\\xff", None),))
+    assert (bad.offset, bad.key, bad.value) == (1, b"k", b"v")
+    assert list(bad.headers) == [("\\xff", None)]
     assert (good.value, last.value) == (b"value 0", b"value 2")
 
 
