@@ -99,13 +99,16 @@ def _kafka_error(kind: type[Exception]) -> Exception:
 
 # --- when ---
 
-_BEGIN_SECONDS = (1, 3, 6, 9, 12)
+_BEGIN_SECONDS = (1, 2, 4, 6)
 """How long a process is left alone: then it fails while it starts, or later in its work."""
 
-_PAUSE_SECONDS = 2
+_BEGIN_CALLS = (1, 5, 5, 5)
+"""And until it has made so many different calls: most processes get as far as their work."""
+
+_PAUSE_SECONDS = 1
 """At most, before the next call fails in the same process: a role that ends at once does nothing else."""
 
-_PATIENCE_SECONDS = 1
+_PATIENCE_SECONDS = 0.3
 """For a call that was chosen to fail; one that does not come by then comes at the start only."""
 
 
@@ -119,12 +122,13 @@ class Faults:
         self._folder = Path(folder)
         self._seen: dict[str, None] = {}
         self._choose_at = time.monotonic() + self._dice.choice(_BEGIN_SECONDS)
+        self._begin_calls = self._dice.choice(_BEGIN_CALLS)
         self._chosen, self._left = "", 0
 
     def due(self, call: str) -> bool:
         """Whether this call is to fail."""
         self._seen[call] = None
-        if (now := time.monotonic()) >= self._choose_at:
+        if (now := time.monotonic()) >= self._choose_at and len(self._seen) >= self._begin_calls:
             self._chosen, self._left = self._rarest(), self._dice.randint(1, 4)
             self._choose_at = now + _PATIENCE_SECONDS
         if call != self._chosen:
