@@ -15,8 +15,11 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from time import monotonic
 
+import psycopg
 import uvloop
+from aiokafka.errors import KafkaError, ProducerFenced
 from faststream.kafka import KafkaBroker
 
 from projections import READ_MODELS
@@ -28,6 +31,7 @@ from services.commands.role import CommandsRole
 from services.installation import with_partitions
 from services.kafka.broker import broker_of
 from services.kafka.topics import Topics
+from services.kafka.transactions import TransactionInDoubt
 from services.master_keys import NO_MASTER
 from services.relay.role import RelayRole
 from services.reminders import ReminderSender
@@ -40,11 +44,14 @@ from services.store.origin import clock_of
 from services.supervisor import OF_ALL_SHARDS
 from services.telemetry import logs, traces
 from services.telemetry.endpoint import endpoint
-from services.telemetry.health import Guard, Health
+from services.telemetry.health import Guard, Health, trouble
 from services.telemetry.watch import Watch
 from services.timer.role import TimerRole
 
 log = logging.getLogger(__name__)
+
+_FIRST_PAUSE_SECONDS = 0.2
+_LONGEST_PAUSE_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -98,8 +105,19 @@ async def _timer(start: Start) -> None:
 
 
 async def _relay(start: Start) -> None:
-    settings = start.settings
-    await RelayRole(settings.cluster, start.topics, settings.database, settings.master_keys).run(start.ready)
+    """Begins anew where a server failed, which takes a moment; a new process would take seconds."""
+    settings, pause = start.settings, _FIRST_PAUSE_SECONDS
+    while True:
+        began = monotonic()
+        try:
+            await RelayRole(settings.cluster, start.topics, settings.database, settings.master_keys).run(start.ready)
+        except (KafkaError, psycopg.OperationalError) as error:
+            if isinstance(error, ProducerFenced) and not isinstance(error, TransactionInDoubt):
+                raise  # by another relay, which goes on
+            trouble("relay", str(error), waits=True)
+            log.warning("the relay begins anew, and fences what may come late: %s", error)
+        pause = _FIRST_PAUSE_SECONDS if monotonic() - began > _LONGEST_PAUSE_SECONDS else pause * 2
+        await asyncio.sleep(min(pause, _LONGEST_PAUSE_SECONDS))
 
 
 async def _projections(start: Start) -> None:

@@ -41,4 +41,12 @@ class Batches:
         return batch
 
     async def _send(self, topic: str, partition: int, batch: BatchBuilder) -> None:
-        self._sent.append(await self._producer.send_batch(batch, topic, partition=partition))
+        sent = await self._producer.send_batch(batch, topic, partition=partition)
+        sent.add_done_callback(_retrieved)
+        self._sent.append(sent)
+
+
+def _retrieved(sent: asyncio.Future[object]) -> None:
+    """One failure is raised; asyncio would log all the others, as if nobody had looked."""
+    if not sent.cancelled():
+        sent.exception()
