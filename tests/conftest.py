@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 
 from services.servers import Servers
-from tests.installation import Installation
+from tests.installation import Installation, drop_template
 from tests.servers_for_tests import servers as start_servers
 
 pytest.register_assert_rewrite("tests.judgement_day")
@@ -52,6 +52,8 @@ def every_step(pytestconfig: pytest.Config) -> bool:
 def servers() -> Iterator[Servers]:
     with start_servers() as found:
         yield found
+        assert found.database is not None
+        drop_template(found.database)
 
 
 @pytest.fixture

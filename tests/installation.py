@@ -53,15 +53,14 @@ class Installation:
         assert servers.database is not None
         names = [name, *(f"{name}_{number}" for number in range(1, shards))]
         urls = [urlsplit(servers.database)._replace(path=f"/{name}").geturl() for name in names]
+        template = await asyncio.to_thread(_template, servers.database)
         with psycopg.connect(servers.database, autocommit=True) as connection:
             for each in names:
-                connection.execute(f"CREATE DATABASE {each}")
+                connection.execute(f"CREATE DATABASE {each} TEMPLATE {template}")
         base = Settings(
             database_url=" ".join(urls), kafka_servers=servers.kafka, topic_prefix=f"{name}.", http_port=0, **settings
         )
         installation = cls(base)
-        for one in base.shards:
-            migrate(one.database)
         claim_shards(base, DEFAULT_PARTITIONS)
         await ensure_topics(base.cluster, installation.topics, shards)
         try:
@@ -238,6 +237,29 @@ class Installation:
     def page(self, order_id: str, viewer: str | None = None) -> Json | None:
         with connect(self.settings.database) as connection:
             return order_page.look(connection, self.settings.master_keys, order_id, viewer, self.clock.now())
+
+
+_templates: dict[str, str] = {}
+
+
+def _template(server: str) -> str:
+    """A database with the newest schema, made once on a server: to copy one takes a quarter of the time of migrating."""
+    with psycopg.connect(server, autocommit=True) as connection:
+        name = _templates.get(server)
+        if name and connection.execute("SELECT FROM pg_database WHERE datname = %s", (name,)).fetchone():
+            return name  # at this address there may be another server by now
+        name = f"template_{uuid4().hex[:12]}"
+        connection.execute(f"CREATE DATABASE {name}")
+    migrate(urlsplit(server)._replace(path=f"/{name}").geturl())
+    _templates[server] = name
+    return name
+
+
+def drop_template(server: str) -> None:
+    """After the last test on a server."""
+    if name := _templates.pop(server, None):
+        with psycopg.connect(server, autocommit=True) as connection:
+            connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
 async def until(condition: Callable[[], Any], seconds: float = 30) -> Any:
