@@ -205,12 +205,12 @@ async def test_a_month_stays_as_long_as_somebody_needs_it(installation: Installa
 
 
 async def test_a_month_with_commands_in_a_strange_partition_stays(installation: Installation):
-    await installation.run("commands", "relay")
     envelope = CommandEnvelope.of(ORDER, register(), source="/tests")
     strange = (partition_of(envelope.key, 8) + 1) % 8
     await installation.publish_raw(envelope.key, envelope.to_json(), partition=strange)
-    await installation.until_published()
-    await installation.stop("commands")
+    async with installation.earlier_here("commands", "relay"):
+        await installation.until_published()
+    await installation.run("relay")
     ends = await ends_of(installation)
     months_pass(installation, 14)
     await installation.run("commands")

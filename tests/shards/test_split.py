@@ -172,13 +172,12 @@ async def told(installation: Installation, *arguments: str) -> str:
 
 
 async def test_what_is_not_ready_is_not_split(installation: Installation):
-    await installation.run("commands")
     await installation.publish("order-1", register())
     # To a partition of the other shard: its sender does not use Kafka's partitioner.
     stray = CommandEnvelope.of("order-2", register(), source="/tests")
     await installation.publish_raw(stray.key, stray.to_json(), partition=partition_of(b"order-1", 8))
-    await until(lambda: installation.query("SELECT 1 FROM outcomes WHERE outcome_id = 2"))
-    await installation.stop()
+    async with installation.earlier_here("commands"):
+        await until(lambda: installation.query("SELECT 1 FROM outcomes WHERE outcome_id = 2"))
     async with copied(installation) as two:
         with pytest.raises(CannotSplit, match="2 outcomes of shard 0 of 1 are not on Kafka yet"):
             await told(two, "split")
