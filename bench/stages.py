@@ -41,7 +41,7 @@ async def per_command(settings: Settings, topic: str, commands: int) -> dict[str
     pieces = await _poll(settings.kafka, topic, commands, watch)
     with OrderStore(settings.database, settings.master_keys) as store:
         for piece in pieces:
-            readings = watch.time("decode", partial(read, piece, clock.of_record))
+            readings = watch.time("decode", partial(read, piece, clock.of_record, DEFAULT_PARTITIONS))
             for _, reading in readings:
                 orders.setdefault(reading.order_id, Order(id=reading.order_id))
             judged = watch.time("judge", partial(judge, readings, orders, [], set()))
