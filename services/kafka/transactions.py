@@ -97,11 +97,6 @@ class TransactionalProducer:
         sent: asyncio.Future[object] = await self._producer.send_batch(batch, topic, partition=partition)
         return sent
 
-    async def partitions_for(self, topic: str) -> set[int]:
-        """The numbers of a topic's partitions. Raises KafkaError."""
-        partitions: set[int] = await self._producer.partitions_for(topic)
-        return partitions
-
 
 class _Sender(Sender):
     """Sends as aiokafka's own, whose two methods these are, with handlers that do not repeat what is in doubt."""
