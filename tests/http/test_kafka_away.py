@@ -1,6 +1,7 @@
 """What is answered with 202, or shown as sent, is on Kafka. While Kafka is away that is said, and within a bounded time."""
 
 import asyncio
+import contextlib
 import os
 import re
 import signal
@@ -133,7 +134,8 @@ async def _until_killed(client: httpx.AsyncClient, pid: int) -> str | None:
     except httpx.TransportError:
         return None
     assert answer.status_code == 202
-    os.kill(pid, signal.SIGKILL)
+    with contextlib.suppress(ProcessLookupError):  # another command, taken a moment before, had it killed
+        os.kill(pid, signal.SIGKILL)
     command_id: str = answer.json()["command_id"]
     return command_id
 
