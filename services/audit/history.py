@@ -32,6 +32,7 @@ from services.orders.events import Event
 from services.store import OutcomeRow
 from services.store.database import connect
 from services.store.dead_letters import dead_letters
+from services.store.last_events import digest_of_last_events
 from services.store.mapper import decode_event, is_stored_as
 from services.store.months import Retired
 from services.store.order_keys import OrderKeys, load_keys
@@ -67,7 +68,8 @@ class Progress(msgspec.Struct):
     """How far a verification has come; what another one needs to go on from there. `event_id`: the last event of the
     outcomes up to `outcome_id`, or of those that were retired.
 
-    `open`: disputes as of the offsets `timer`; `later`: what came behind those.
+    `open`: disputes as of the offsets `timer`; `later`: what came behind those. `history`: a digest of the last events
+    up to `event_id`; none in a file of an earlier version.
     """
 
     partitions: list[int]
@@ -78,6 +80,7 @@ class Progress(msgspec.Struct):
     open: list[OpenDispute] = []
     later: list[Change] = []
     findings: dict[str, Any] = {}
+    history: str = ""
 
 
 class History:
@@ -356,6 +359,7 @@ class History:
         self._progress.open = self._disputes.open
         self._progress.later = self._disputes.later
         self._progress.findings = self._findings.as_dict()
+        self._progress.history = digest_of_last_events(self._connection, self._progress.event_id)
         return self._progress
 
     async def _reread_waiting(self) -> None:

@@ -25,6 +25,7 @@ from services.kafka.streams import extents
 from services.kafka.topics import Topics, count_partitions
 from services.settings import Settings
 from services.store.database import connect
+from services.store.last_events import digest_of_last_events
 from services.store.months import read_retired
 from services.store.place import place
 from services.store.positions import commands_bases
@@ -81,6 +82,7 @@ def _verify_history(
     topics = Topics(settings.topic_prefix, settings.shard)
     limits, timer = asyncio.run(_measure(settings, topics))
     states = _states(resume, settings.shard.partitions(len(limits.ends[topics.commands])))
+    _require_same_history(settings, resume, states)
     findings = Findings()
 
     def note(message: _Message) -> None:
@@ -148,6 +150,17 @@ def _states(resume: Path | None, partitions: Sequence[int]) -> list[Progress]:
     if [state.partitions for state in found] != [state.partitions for state in fresh]:
         raise VerificationFailed(f"{resume} is of another installation. Name another file.")
     return found
+
+
+def _require_same_history(settings: Settings, resume: Path | None, states: Sequence[Progress]) -> None:
+    """A database that fell back may have grown past where the last verification came to."""
+    with connect(settings.database, autocommit=True) as connection:
+        for state in states:
+            if state.history and state.history != digest_of_last_events(connection, state.event_id):
+                raise VerificationFailed(
+                    f"{resume} is about events up to {state.event_id} that are not those of the store: it was "
+                    "restored, fell back to an earlier state, or was changed since. Verify all, with another file."
+                )
 
 
 def _save(resume: Path, states: Sequence[Progress]) -> None:

@@ -15,6 +15,7 @@ from eventsourcing.postgres import PostgresFactory
 
 from services.orders.events import Event, OrderTextsErased
 from services.store import OrderStore
+from services.store.last_events import digest_of_last_events
 from services.store.mapper import decode_row
 from services.store.order_keys import WITHOUT_TEXTS
 
@@ -24,6 +25,7 @@ from .summary import Summary, summarize
 _AT_ONCE = 50_000
 _ORDERS_AT_ONCE = 2_000
 _STATE = "state.json"
+_HISTORY = "history.json"
 
 
 class ExportError(Exception):
@@ -38,6 +40,16 @@ class _State(msgspec.Struct, forbid_unknown_fields=True):
     position: int
     writing: int
     summarized: int
+
+
+class _History(msgspec.Struct):
+    """What tells the store's history from another one: a digest of its last events up to a position.
+
+    It has a file of its own, for earlier versions refuse a state with another field.
+    """
+
+    position: int
+    digest: str
 
 
 class Exported(msgspec.Struct):
@@ -66,14 +78,16 @@ def export(
             f"{directory} has events up to {state.position}, but the store ends at {last}: it was exported from "
             "another database. Export to another directory."
         )
+    _require_same_history(store, directory)
     while state.position < last:
         if state.writing == state.position:
             state.writing = min(state.position + _AT_ONCE, last)
-            _save(directory, state)
+            _save(directory / _STATE, state)
         erased = _write_events(store, files, directory, range(state.position + 1, state.writing + 1))
         _write_erased_again(store, files, directory, erased)
+        _save(directory / _HISTORY, _History(state.writing, _digest(store, state.writing)))
         state.position = state.writing
-        _save(directory, state)
+        _save(directory / _STATE, state)
         progress(state.position - began, last - began)
     orders = _renew_summaries(store, files, directory, state)
     return Exported(state.position, state.position - began, orders)
@@ -96,10 +110,31 @@ def _begin(directory: Path, format_: str, after: int) -> _State:
     return state
 
 
-def _save(directory: Path, state: _State) -> None:
-    new = directory / f".{_STATE}"
-    new.write_bytes(msgspec.json.encode(state))
-    new.replace(directory / _STATE)
+def _require_same_history(store: OrderStore, directory: Path) -> None:
+    """A database that fell back may have grown past the position since: other events have those numbers now."""
+    file = directory / _HISTORY
+    if not file.exists():
+        return
+    try:
+        history = msgspec.json.decode(file.read_bytes(), type=_History)
+    except msgspec.MsgspecError:
+        raise ExportError(f"{file} is not an export's. Export to another directory.") from None
+    if history.digest != _digest(store, history.position):
+        raise ExportError(
+            f"{directory} has events up to {history.position} that are not those of the store: it was restored, or "
+            "fell back, to an earlier state since, or is another database. Export to another directory."
+        )
+
+
+def _digest(store: OrderStore, position: int) -> str:
+    with cast("PostgresFactory", store.factory).datastore.get_connection() as connection:
+        return digest_of_last_events(connection, position)
+
+
+def _save(file: Path, content: _State | _History) -> None:
+    new = file.with_name(f".{file.name}")
+    new.write_bytes(msgspec.json.encode(content))
+    new.replace(file)
 
 
 def _write_events(store: OrderStore, files: Format, directory: Path, positions: range) -> dict[str, int]:
@@ -155,7 +190,7 @@ def _renew_summaries(store: OrderStore, files: Format, directory: Path, state: _
 
     _replace(file, lambda new: files.write_summaries(new, rows()))
     state.summarized = state.position
-    _save(directory, state)
+    _save(directory / _STATE, state)
     return len(changed)
 
 

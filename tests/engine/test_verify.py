@@ -192,6 +192,15 @@ async def test_a_file_of_another_kind_is_refused(installation: Installation, tmp
         await findings(installation, "--resume", str(tmp_path / "x"))
 
 
+async def test_a_database_that_fell_back_since_is_not_gone_on_with(installation: Installation, tmp_path: Path):
+    await a_few(installation)
+    resume = ("--resume", str(tmp_path / "verified.json"))
+    assert (await findings(installation, *resume))["differences"] == []
+    installation.query("UPDATE order_events SET originator_id = 'order-9' WHERE notification_id = 3")
+    with pytest.raises(Exception, match="with another file"):
+        await findings(installation, *resume)
+
+
 def test_what_cannot_go_on_is_not_asked_to():
     result = CliRunner().invoke(cli.app, ["verify", "--from-commands", "--resume", "x"])
     assert result.exit_code == 2

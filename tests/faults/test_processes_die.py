@@ -1,6 +1,7 @@
 """Whatever role is killed or stopped, at whatever step: what comes out is what had to."""
 
 import asyncio
+import contextlib
 import os
 import random
 import signal
@@ -86,7 +87,8 @@ async def test_roles_killed_at_random_change_nothing(installation: Installation,
             await asyncio.sleep(dice.random())
             pid = installation.supervisor.pid(dice.choice(ROLES))
             if pid is not None:
-                os.kill(pid, signal.SIGKILL)
+                with contextlib.suppress(ProcessLookupError):  # it may just have been ended
+                    os.kill(pid, signal.SIGKILL)
     await assert_nothing_lost_and_nothing_twice(installation)
 
 

@@ -189,3 +189,27 @@ async def test_a_directory_of_others_another_format_and_another_database_are_ref
     installation.query("DELETE FROM order_events WHERE notification_id > 5")
     with pytest.raises(incremental.ExportError, match="another database"):
         export(installation, tmp_path / "x")
+
+
+async def test_a_database_that_fell_back_and_grew_past_the_position_is_noticed(
+    installation: Installation, tmp_path: Path
+):
+    play(installation, DAY_ONE)
+    assert "19 events added" in export(installation, tmp_path)
+    installation.query("DELETE FROM order_events WHERE notification_id > 12")
+    play(installation, {f"other-{n}": [(0 * HOURS, registered())] for n in range(10)})
+    assert installation.query("SELECT max(notification_id) FROM order_events") == [(22,)]
+    with pytest.raises(incremental.ExportError, match="fell back"):
+        export(installation, tmp_path)
+
+
+async def test_a_directory_of_an_earlier_version_is_gone_on_with(installation: Installation, tmp_path: Path):
+    play(installation, DAY_ONE)
+    export(installation, tmp_path)
+    assert json.loads((tmp_path / "state.json").read_text()).keys() == {
+        "format", "first", "position", "writing", "summarized",
+    }  # fmt: skip
+    (tmp_path / "history.json").unlink()  # an earlier version wrote none
+    play(installation, LATER)
+    assert "2 orders" in export(installation, tmp_path)
+    assert (tmp_path / "history.json").exists()
