@@ -187,6 +187,8 @@ async def run(name: str, settings: Settings) -> None:
         role = asyncio.ensure_future(ROLES[name](start))
         watchers = [asyncio.ensure_future(w) for w in (_say_ready(start, name), _parent_gone(stop), stop.wait())]
         await asyncio.wait([role, watchers[-1]], return_when=asyncio.FIRST_COMPLETED)
+        if role.cancelled():
+            raise RuntimeError("the role was cancelled, and nobody here did that")
         for task in (*watchers, role):
             task.cancel()
         with contextlib.suppress(asyncio.CancelledError):

@@ -6,10 +6,12 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 
 from services.servers import Servers
+from tests import warm
 from tests.installation import Installation, drop_template
 from tests.servers_for_tests import servers as start_servers
 
 pytest.register_assert_rewrite("tests.judgement_day")
+warm.install()
 
 _SECURITY = "tests/security/"
 

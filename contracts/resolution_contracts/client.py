@@ -129,7 +129,7 @@ class Client:
         if self._reader is not None:
             self._reader.cancel()
         await self._stop_producer()
-        await self._answers.stop()
+        await _stop(self._answers)
 
     async def _stop_producer(self) -> None:
         """Delivers what was published, or gives up on it: an idempotent producer would wait for Kafka for ever."""
@@ -303,7 +303,7 @@ class Client:
                     envelope, envelope.event() if known else None, position, traceparent and traceparent.decode()
                 )
         finally:
-            await consumer.stop()
+            await _stop(consumer)
 
     async def _dead_letter_partitions(self) -> list[TopicPartition]:
         """None for those who may not read them, since they hold what others sent: `send` runs out of time instead."""
@@ -344,6 +344,16 @@ async def _seek(consumer: AIOKafkaConsumer, partitions: list[TopicPartition], st
     for partition, offset in offsets.items():
         consumer.seek(partition, offset)
     return {partition.partition: offset for partition, offset in offsets.items()}
+
+
+async def _stop(consumer: AIOKafkaConsumer) -> None:
+    """aiokafka raises CancelledError from it where a fetch has just failed, and leaves its connections open."""
+    try:
+        await consumer.stop()
+    except asyncio.CancelledError:
+        if (task := asyncio.current_task()) is not None and task.cancelling():
+            raise
+        await consumer._client.close()
 
 
 def _check(envelope: EventEnvelope, sequences: dict[str, int], first: int | None) -> None:

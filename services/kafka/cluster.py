@@ -10,9 +10,11 @@ from typing import Any
 from .hung_brokers import give_up_on_hung_brokers
 from .record_batches import read_whatever_senders_write
 from .security import PLAINTEXT, KafkaSecurity
+from .stopping import stop_without_cancelling
 
 give_up_on_hung_brokers()
 read_whatever_senders_write()
+stop_without_cancelling()
 
 REQUEST_TIMEOUT_MS = 10_000
 """A fetch waits half a second at most, and an append until all copies in sync have it: 9 s where one of them hangs."""
