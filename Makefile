@@ -20,7 +20,7 @@ demo: $(READY)  ## a marketplace's day, through real Kafka and PostgreSQL
 
 # Tests wait more than they compute, so there are more workers than processors. Each has servers of its own.
 test: check  ## lint, types, all tests; WORKERS says how many files at once
-	$(BIN)/python -m pytest --numprocesses $(or $(WORKERS),3) --dist loadgroup
+	$(BIN)/python -m pytest --numprocesses $(or $(WORKERS),3)
 
 check: $(READY)  ## lint, types, who imports whom, whether migrations only add
 	$(BIN)/ruff check .

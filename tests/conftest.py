@@ -2,8 +2,10 @@
 
 import logging
 from collections.abc import AsyncIterator, Iterator
+from typing import Any
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 from services.servers import Servers
 from tests import warm
@@ -13,7 +15,7 @@ from tests.servers_for_tests import servers as start_servers
 pytest.register_assert_rewrite("tests.judgement_day")
 warm.install()
 
-_SECURITY = "tests/security/"
+_ONE_AFTER_THE_OTHER = ("tests/security/", "tests/cluster/")
 
 
 def _seeds(text: str) -> list[int]:
@@ -33,11 +35,19 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("seed", metafunc.config.getoption("--seeds") or [1])
 
 
-@pytest.hookimpl(tryfirst=True)  # xdist reads the groups here too
+class _ByFile(LoadScopeScheduling):
+    """A file goes to one worker, or a folder whose files share servers of their own."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        return next((folder for folder in _ONE_AFTER_THE_OTHER if file.startswith(folder)), file)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
+    return _ByFile(config, log)  # type: ignore[no-untyped-call]
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    for item in items:  # what goes to one worker: a file, or a folder whose files share servers of their own
-        file = item.nodeid.partition("::")[0]
-        item.add_marker(pytest.mark.xdist_group(_SECURITY if file.startswith(_SECURITY) else file))
     if not config.getoption("--seeds"):
         long = [item for item in items if item.get_closest_marker("long")]
         config.hook.pytest_deselected(items=long)
