@@ -35,7 +35,7 @@ def create(gate: Gate, desk: Callable[[], AbstractAsyncContextManager[Desk]]) ->
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with desk() as app.state.desk:
+        async with gate.open(), desk() as app.state.desk:
             yield
 
     app = FastAPI(title="Resolution Center", version="1", lifespan=lifespan, docs_url=None, redoc_url=None)
