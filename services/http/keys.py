@@ -11,6 +11,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import jwt
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.serialization import load_pem_public_key
+
+from services.environment import SettingsError
 
 log = logging.getLogger(__name__)
 
@@ -37,13 +41,20 @@ class Keys(Protocol):
 
 
 class KeyFile:
-    """A PEM public key, or a JWKS document."""
+    """A PEM public key, or a JWKS document. Raises SettingsError if it is neither."""
 
     def __init__(self, file: Path) -> None:
-        text = file.read_text()
-        jwks = jwt.PyJWKSet.from_dict(json.loads(text)) if text.lstrip().startswith("{") else None
-        self._keys = None if jwks is None else _by_id(jwks)
-        self._pem = text
+        text = file.read_bytes()
+        self._keys: dict[str | None, jwt.PyJWK] | None = None
+        try:
+            if text.lstrip().startswith(b"{"):
+                self._keys = _by_id(jwt.PyJWKSet.from_dict(json.loads(text)))
+            else:
+                self._pem = load_pem_public_key(text)
+        except (ValueError, AttributeError, jwt.PyJWTError, UnsupportedAlgorithm):
+            raise SettingsError(
+                f"RESOLUTION_JWT_KEY_FILE is {file}, which is neither a PEM public key nor a JWKS."
+            ) from None
 
     async def key(self, key_id: str | None) -> Any:
         return self._pem if self._keys is None else _find(self._keys, key_id)
