@@ -45,13 +45,20 @@ ADesk = Annotated[Desk, Depends(desk_of)]
 AViewer = Annotated[Viewer, Depends(viewer_of)]
 
 
+_EXAMPLE: Any = {
+    "order_id": "order-1",
+    "command": "OpenDispute",
+    "data": {"request": {"kind": "order_update", "message": "How is it going?"}},
+}
+
+
 class CommandRequest(BaseModel):
     """A command of the viewer; `actor` is filled in."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [_EXAMPLE]})
 
     order_id: str = Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")
-    command: str = Field(description=f"One of {', '.join(PARTY_COMMANDS)}.")
+    command: str = Field(json_schema_extra={"enum": list(PARTY_COMMANDS)})
     data: dict[str, Any] = {}
 
 

@@ -24,7 +24,7 @@ http {{
 """
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port: int = listener.getsockname()[1]
         return port
@@ -46,7 +46,7 @@ async def nginx(name: str, service: str, port: int | None = None) -> AsyncIterat
     program = shutil.which("nginx", path="/usr/sbin:/usr/local/sbin:/usr/bin")
     if program is None:
         pytest.skip("nginx is missing: apt-get install nginx-light")
-    port = port or _free_port()
+    port = port or free_port()
     with tempfile.TemporaryDirectory(prefix="rc-nginx-") as folder:
         configuration = Path(folder) / "nginx.conf"
         configuration.write_text(_MAIN.format(folder=folder, site=_site(name, port, service)))

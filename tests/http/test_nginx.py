@@ -2,16 +2,21 @@
 
 import asyncio
 import re
+from dataclasses import replace
 from urllib.parse import urlsplit
 
 import httpx
 import pytest
+from playwright.async_api import Browser, Page, expect
 
 from services.http import connections
 from services.http.who import COOKIE
-from tests.http.nginx import nginx
+from services.supervisor import Supervisor
+from tests.engine.commands import CLIENT, FREELANCER, register
+from tests.http.browser import browser
+from tests.http.nginx import free_port, nginx
 from tests.http.serving import FakeDesk, served
-from tests.installation import until
+from tests.installation import Installation, until
 
 MARKET = "https://market.example"
 SITES = [("resolution.conf", ""), ("resolution-path.conf", "/resolution")]
@@ -78,6 +83,43 @@ async def _first(lines, count):
             count -= 1
         if not count:
             return
+
+
+async def test_two_people_settle_a_dispute_under_a_path(installation: Installation):
+    port = free_port()
+    public = f"http://127.0.0.1:{port}/resolution"
+    installation.settings = replace(installation.settings, http_public_url=public)
+    installation.supervisor = Supervisor(installation.settings)
+    await installation.run("commands", "relay", "projections", "http")
+    await installation.send("logo-1", register())
+    await until(lambda: installation.page("logo-1"))
+    async with nginx("resolution-path.conf", installation.url, port), browser() as chromium:
+        client, freelancer = [await _logged_in(chromium, public, user) for user in (CLIENT, FREELANCER)]
+        await client.get_by_role("link", name="View logo-1").click()
+        await freelancer.goto(f"{public}/orders/logo-1")
+        await client.get_by_text("Ask for an order update", exact=True).click()
+        await client.get_by_label("What do you want to know?").fill("How is it going?")
+        await client.get_by_role("button", name="Send").click()
+        await expect(client.locator(".countdown")).to_be_visible()
+        await expect(freelancer.get_by_text("How is it going?")).to_be_visible()  # by itself
+        await freelancer.get_by_text("Decline the request", exact=True).click()
+        await freelancer.get_by_role("button", name="Decline", exact=True).click()
+        await expect(client.get_by_text("How is it going?")).to_be_visible()
+        await expect(client.locator(".countdown")).to_have_count(0)
+        await client.get_by_role("link", name="Orders", exact=True).first.click()
+        await expect(client).to_have_url(f"{public}/")
+        links = _LINK.findall(await client.content())
+        assert len(links) > 5
+        assert all(link.startswith("/resolution/") and link.count("/resolution/") == 1 for link in links), links
+
+
+async def _logged_in(chromium: Browser, url: str, user: str) -> Page:
+    page = await (await chromium.new_context()).new_page()
+    await page.goto(f"{url}/login")
+    await page.get_by_label("Client or freelancer id").fill(user)
+    await page.get_by_role("button", name="Log in").click()
+    await page.get_by_role("heading", name="Orders", exact=True).wait_for()
+    return page
 
 
 HALVES = [
