@@ -1,4 +1,4 @@
-"""Connections that do not send: nobody else has to wait for them."""
+"""Connections that do not send or do not read: nobody else has to wait for them."""
 
 import asyncio
 import sys
@@ -13,10 +13,12 @@ from .app import HEADERS
 _MOST_CONNECTIONS = 1000
 _SECONDS_TO_SEND = 30.0
 """For a complete request, from the connection's beginning or the last answer on."""
+_SECONDS_TO_READ = 30.0
+"""For some of an answer, once the buffers are full."""
 
 
 class Connection(H11Protocol):
-    """Closes a connection that does not send a complete request in time.
+    """Closes a connection that does not send a complete request, or does not read its answer, in time.
 
     When there are too many connections, the one that has waited longest for its request is closed. Whoever sends at
     once gets an answer, however many others do not.
@@ -38,6 +40,14 @@ class Connection(H11Protocol):
     def on_response_complete(self) -> None:
         super().on_response_complete()
         self._note()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._stalled = self.loop.call_later(_SECONDS_TO_READ, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._stalled.cancel()
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
@@ -87,3 +97,4 @@ class Connection(H11Protocol):
             self.cycle.disconnected = True
         self._forget()
         self.transport.close()
+        self.loop.call_later(_SECONDS_TO_READ, self.transport.abort)  # unless it could send the rest by then

@@ -3,7 +3,9 @@
 import asyncio
 import json
 import logging
+import socket
 from collections.abc import AsyncIterator
+from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
@@ -265,3 +267,22 @@ async def test_a_request_has_to_come_in_time(monkeypatch: pytest.MonkeyPatch):
     async with served() as url, httpx.AsyncClient(base_url=url) as client:
         for request in (b"GET /", FORM, FORM + b"Content-Length: 9\r\n\r\nuser"):
             assert is_problem(await raw(client, request), 408)
+
+
+async def test_an_answer_has_to_be_read_in_time(client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(connections, "_SECONDS_TO_READ", 0.1)
+    lost = asyncio.Event()
+    ended = connections.Connection.connection_lost
+
+    def connection_lost(*given: Any) -> None:
+        ended(*given)
+        lost.set()
+
+    monkeypatch.setattr(connections.Connection, "connection_lost", connection_lost)
+    address = urlsplit(str(client.base_url))
+    with socket.create_connection((address.hostname, address.port)) as connection:
+        connection.setblocking(False)
+        requests = b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n" * 1000  # the answers fill all buffers
+        await asyncio.get_running_loop().sock_sendall(connection, requests)
+        await asyncio.wait_for(lost.wait(), 30)
+    assert (await client.get("/login")).status_code == 200
