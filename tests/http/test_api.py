@@ -86,6 +86,8 @@ async def test_an_idempotency_key_is_the_command_id(api: httpx.AsyncClient):
 async def test_a_refusal_is_an_outcome_and_a_command_without_wait_is_only_taken(api: httpx.AsyncClient):
     refused = await _send(api, "OpenDispute", EXTENSION)
     assert (refused.status_code, refused.json()["data"]["code"]) == (200, "not_allowed")
+    nul = await _send(api, "OpenDispute", {"request": {"kind": "order_update", "message": "\0"}})
+    assert (nul.status_code, nul.json()["data"]["code"]) == (200, "invalid")
     taken = await _send(api, "OpenDispute", UPDATE, Prefer="")
     assert (taken.status_code, set(taken.json())) == (202, {"command_id"})
 
@@ -166,30 +168,6 @@ async def test_a_stranger_gets_nothing(api: httpx.AsyncClient):
     as_operator = bearer("op", scope="resolution:operator")
     assert (await api.get("/api/overview", headers=as_operator)).status_code == 200
     assert (await api.post("/api/commands", json=body, headers=as_operator)).status_code == 403
-
-
-async def test_garbage_and_oversize_bodies_are_refused(api: httpx.AsyncClient):
-    headers = {"Content-Type": "application/json"}
-    assert (await api.post("/api/commands", content=b"\xff{", headers=headers)).status_code == 400
-    assert (await api.post("/api/commands", content=b"[" * 100_000, headers=headers)).status_code == 400
-    large = b'{"order_id": "' + b"x" * 300_000 + b'"}'
-    assert (await api.post("/api/commands", content=large, headers=headers)).status_code == 413
-
-    async def chunks() -> AsyncIterator[bytes]:
-        for _ in range(40):
-            yield b"x" * 10_000
-
-    assert (await api.post("/api/commands", content=chunks(), headers=headers)).status_code == 413
-    assert (await _send(api, "OpenDispute", {"request": {"kind": "order_update", "message": "\0"}})).status_code == 200
-
-
-async def test_a_form_of_another_site_may_not_act(api: httpx.AsyncClient):
-    form = {"command": "CancelOrder", "comment": "Ha."}
-    for headers in ({"Origin": "https://evil.example"}, {"Sec-Fetch-Site": "cross-site"}):
-        assert (await api.post("/orders/order-1", data=form, headers=headers)).status_code == 403
-    answer = await api.get("/orders/order-1", headers={"Accept": "text/html"})
-    assert "script-src 'self'" in answer.headers["content-security-policy"]
-    assert "<script>" not in answer.text
 
 
 async def test_no_answer_is_outside_the_openapi_document(api: httpx.AsyncClient, installation: Installation):
