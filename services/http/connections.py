@@ -2,6 +2,7 @@
 
 import asyncio
 import sys
+from contextlib import suppress
 from typing import ClassVar
 
 import h11
@@ -26,6 +27,8 @@ class Connection(H11Protocol):
 
     _waiting: ClassVar[dict["Connection", asyncio.TimerHandle]] = {}
     """Those whose request is not complete, the longest-waiting one first, and when they are closed."""
+    _stalled: asyncio.TimerHandle | None = None
+    """Ends a connection whose client does not read."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -43,15 +46,16 @@ class Connection(H11Protocol):
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self._stalled = self.loop.call_later(_SECONDS_TO_READ, self.transport.abort)
+        self._abort_later()
 
     def resume_writing(self) -> None:
         super().resume_writing()
-        self._stalled.cancel()
+        self._abort_not()
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
         self._forget()
+        self._abort_not()
 
     def shutdown(self) -> None:
         if self in self._waiting:
@@ -87,14 +91,23 @@ class Connection(H11Protocol):
     def _refuse(self, status: int, detail: str) -> None:
         if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
             answer = problems.answer(status, detail, HEADERS | {"Cache-Control": "no-store", "Connection": "close"})
-            for event in (h11.Response(status_code=status, headers=answer.raw_headers), h11.Data(bytes(answer.body))):
-                self.transport.write(self.conn.send(event))
-            self.transport.write(self.conn.send(h11.EndOfMessage()))
+            with suppress(h11.LocalProtocolError):  # an answer to HEAD has no body
+                self.transport.write(self.conn.send(h11.Response(status_code=status, headers=answer.raw_headers)))
+                self.transport.write(self.conn.send(h11.Data(bytes(answer.body))))
+                self.transport.write(self.conn.send(h11.EndOfMessage()))
         self._end()
 
     def _end(self) -> None:
         if self.cycle:
             self.cycle.disconnected = True
         self._forget()
-        self.transport.close()
-        self.loop.call_later(_SECONDS_TO_READ, self.transport.abort)  # unless it could send the rest by then
+        self.transport.close()  # once the client has read the rest
+        self._abort_later()
+
+    def _abort_later(self) -> None:
+        self._abort_not()
+        self._stalled = self.loop.call_later(_SECONDS_TO_READ, self.transport.abort)
+
+    def _abort_not(self) -> None:
+        if self._stalled:
+            self._stalled.cancel()

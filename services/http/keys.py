@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -36,8 +36,8 @@ class Keys(Protocol):
     async def key(self, key_id: str | None) -> Any:
         """Returns a key. Raises jwt.PyJWTError if there is none with this id, KeysUnavailable if nobody knows."""
 
-    def kept(self) -> Any:
-        """An async context manager: keeps the keys up to date meanwhile."""
+    def kept(self) -> AbstractAsyncContextManager[None]:
+        """Keeps the keys up to date meanwhile."""
 
 
 class KeyFile:

@@ -170,7 +170,9 @@ async def test_a_stranger_gets_nothing(api: httpx.AsyncClient):
     assert (await api.post("/api/commands", json=body, headers=as_operator)).status_code == 403
 
 
-async def test_no_answer_is_outside_the_openapi_document(api: httpx.AsyncClient, installation: Installation):
+async def test_no_answer_is_outside_the_openapi_document(
+    api: httpx.AsyncClient, installation: Installation, tmp_path: Path
+):
     """Schemathesis sends what fits the document and what does not, one request after the other and in sequences."""
     assert (await api.get("/openapi.json")).json()["openapi"].startswith("3.1")
     options = ["--exclude-path-regex", "/live$"]  # they do not end
@@ -188,10 +190,11 @@ async def test_no_answer_is_outside_the_openapi_document(api: httpx.AsyncClient,
     options += ["--header", f"Authorization: {bearer(CLIENT)['Authorization']}", "--no-color", "--no-shrink"]
     options += ["--generation-database", "none", "--suppress-health-check", "all", "--warnings", "off"]
     program = await asyncio.create_subprocess_exec(
-        Path(sys.executable).with_name("schemathesis"),
+        Path(sys.executable).absolute().with_name("schemathesis"),
         "run",
         f"{installation.url}/openapi.json",
         *options,
+        cwd=tmp_path,  # it keeps what it finds
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
     )

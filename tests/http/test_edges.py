@@ -267,6 +267,10 @@ async def test_a_request_has_to_come_in_time(monkeypatch: pytest.MonkeyPatch):
     async with served() as url, httpx.AsyncClient(base_url=url) as client:
         for request in (b"GET /", FORM, FORM + b"Content-Length: 9\r\n\r\nuser"):
             assert is_problem(await raw(client, request), 408)
+        reader, writer = await asyncio.open_connection(urlsplit(url).hostname, urlsplit(url).port)
+        writer.write(b"HEAD /login HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nuser")
+        assert (await reader.read()).startswith(b"HTTP/1.1 408")
+        writer.close()
 
 
 async def test_an_answer_has_to_be_read_in_time(client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch):
