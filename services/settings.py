@@ -1,6 +1,7 @@
 """What the environment says. Read once, at the edge; nothing below reads the environment."""
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -23,6 +24,8 @@ from .master_keys import MasterKeyError, MasterKeys
 __all__ = ["LogFormat", "Settings", "SettingsError"]
 
 LogFormat = Literal["json", "text"]
+_PUBLIC_URL = re.compile(r"(https?)://([a-z0-9.-]+|\[[0-9a-f:]+\])(:[0-9]{1,5})?((?:/[a-z0-9._~-]+)*)/?", re.IGNORECASE)
+_DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,8 @@ class Settings:
     http_host: str = "127.0.0.1"
     http_development_login_anywhere: bool = False
     """For a container, which sees its published port as one beyond loopback."""
+    http_public_url: str | None = None
+    """Where browsers find the pages, if a proxy stands before them: origin and path, without a slash at the end."""
     jwt_jwks_url: str | None = None
     jwt_key_file: Path | None = None
     jwt_issuer: str | None = None
@@ -79,7 +84,8 @@ class Settings:
             http_port=_port(env.get("RESOLUTION_HTTP_PORT") or "8080"),
             http_host=env.get("RESOLUTION_HTTP_HOST") or "127.0.0.1",
             http_development_login_anywhere=_anywhere(env.get("RESOLUTION_HTTP_DEVELOPMENT_LOGIN")),
-            jwt_jwks_url=env.get("RESOLUTION_JWT_JWKS_URL") or None,
+            http_public_url=_public_url(env.get("RESOLUTION_HTTP_PUBLIC_URL")),
+            jwt_jwks_url=_jwks_url(env.get("RESOLUTION_JWT_JWKS_URL")),
             jwt_key_file=readable_file(env, "RESOLUTION_JWT_KEY_FILE"),
             jwt_issuer=env.get("RESOLUTION_JWT_ISSUER") or None,
             jwt_audience=env.get("RESOLUTION_JWT_AUDIENCE") or None,
@@ -124,6 +130,7 @@ class Settings:
             "RESOLUTION_SHARD": None if self.only_shard is None else str(self.only_shard),
             "RESOLUTION_HTTP_HOST": self.http_host,
             "RESOLUTION_HTTP_DEVELOPMENT_LOGIN": "anywhere" if self.http_development_login_anywhere else None,
+            "RESOLUTION_HTTP_PUBLIC_URL": self.http_public_url,
             "RESOLUTION_JWT_JWKS_URL": self.jwt_jwks_url,
             "RESOLUTION_JWT_KEY_FILE": self.jwt_key_file and str(self.jwt_key_file),
             "RESOLUTION_JWT_ISSUER": self.jwt_issuer,
@@ -191,7 +198,7 @@ def _check_database_url(url: str) -> None:
         found = None
     hosts, ports = (str((found or {}).get(name) or "").split(",") for name in ("host", "port"))
     misread = any("@" in host and not host.startswith("/") for host in hosts)  # the rest of a password
-    if found is None or misread or not all(port.isdigit() for port in ports if port):
+    if found is None or misread or not all(port.isdecimal() for port in ports if port):
         raise SettingsError(
             "RESOLUTION_DATABASE_URL is no URL of a database, such as postgresql://user@host:5432/resolution. In a "
             "password, write %40 for @, %2F for /, %3A for : and %25 for %."
@@ -211,7 +218,7 @@ def _only_shard(text: str | None, database_url: str | None) -> int | None:
     if not text:
         return None
     count = len((database_url or "one").split())
-    if not text.isdigit() or int(text) >= count:
+    if not text.isdecimal() or int(text) >= count:
         raise SettingsError(
             f"RESOLUTION_SHARD is {text!r}; give the place of one of the databases in RESOLUTION_DATABASE_URL, from 0 "
             f"to {count - 1}, or leave it out for all."
@@ -246,7 +253,7 @@ def _time_origin(text: str | None) -> datetime | None:
 def _request_timeout_ms(text: str | None) -> int:
     if not text:
         return REQUEST_TIMEOUT_MS
-    if not text.isdigit() or not SHORTEST_REQUEST_TIMEOUT_MS <= int(text) <= 300_000:
+    if not text.isdecimal() or not SHORTEST_REQUEST_TIMEOUT_MS <= int(text) <= 300_000:
         raise SettingsError(
             f"RESOLUTION_KAFKA_REQUEST_TIMEOUT_MS is {text!r}; give the milliseconds after which a Kafka client gives "
             f"up on a request, from {SHORTEST_REQUEST_TIMEOUT_MS} to 300000."
@@ -260,8 +267,29 @@ def _anywhere(text: str | None) -> bool:
     return text == "anywhere"
 
 
+def _public_url(text: str | None) -> str | None:
+    """The origin as browsers write it in the header Origin, and the path."""
+    if not text:
+        return None
+    found = _PUBLIC_URL.fullmatch(text)
+    if found is None:
+        raise SettingsError(
+            f"RESOLUTION_HTTP_PUBLIC_URL is {text!r}; give the address that browsers see, such as "
+            "https://market.example or https://market.example/resolution."
+        )
+    scheme, host, port, path = found.groups()
+    is_default = port == _DEFAULT_PORTS[scheme.lower()]
+    return f"{scheme}://{host}".lower() + ("" if is_default else port or "") + path
+
+
+def _jwks_url(text: str | None) -> str | None:
+    if text and not text.startswith(("http://", "https://")):
+        raise SettingsError(f"RESOLUTION_JWT_JWKS_URL is {text!r}; give the URL of the issuer's JWKS, with https.")
+    return text or None
+
+
 def _port(text: str) -> int:
-    if not text.isdigit() or int(text) > 65535:
+    if not text.isdecimal() or int(text) > 65535:
         raise SettingsError(f"RESOLUTION_HTTP_PORT is {text!r}; give a port from 1 to 65535, or 0 for a free one.")
     return int(text)
 
@@ -269,7 +297,7 @@ def _port(text: str) -> int:
 def _metrics_port(text: str | None) -> int | None:
     if not text:
         return None
-    if not text.isdigit() or not 0 < int(text) < 65_000:
+    if not text.isdecimal() or not 0 < int(text) < 65_000:
         raise SettingsError(
             f"RESOLUTION_METRICS_PORT is {text!r}; give a port from 1 to 64999, or leave it out for no metrics."
         )
@@ -285,7 +313,7 @@ def _log_format(text: str | None) -> LogFormat | None:
 
 
 def _checkpoint_events(text: str) -> int:
-    if not text.isdigit() or not 0 < int(text) <= 50_000:
+    if not text.isdecimal() or not 0 < int(text) <= 50_000:
         raise SettingsError(f"RESOLUTION_CHECKPOINT_EVENTS is {text!r}; give the most events for one, from 1 to 50000.")
     return int(text)
 

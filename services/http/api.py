@@ -6,18 +6,20 @@ from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from resolution_contracts.commands import COMMANDS
 from sse_starlette import EventSourceResponse, ServerSentEvent
 
 from services.telemetry import traces
 
+from .bodies import json_of
 from .desk import PARTY_COMMANDS, Desk, Json
 from .problems import Problem, documented
 from .who import Viewer
 
-router = APIRouter(prefix="/api", tags=["api"], responses=documented(400, 401, 403, 404, 409, 413, 422, 503))
+router = APIRouter(prefix="/api", tags=["api"], responses=documented(400, 401, 403, 404, 405, 409, 413, 422, 503))
 _UNCHANGED: dict[int | str, dict[str, Any]] = {304: {"description": "What If-None-Match named is still so."}}
 
 OrderId = Annotated[str, Path(pattern=r"^[A-Za-z0-9._-]{1,64}$")]
@@ -43,14 +45,32 @@ ADesk = Annotated[Desk, Depends(desk_of)]
 AViewer = Annotated[Viewer, Depends(viewer_of)]
 
 
+_EXAMPLE: Any = {
+    "order_id": "order-1",
+    "command": "OpenDispute",
+    "data": {"request": {"kind": "order_update", "message": "How is it going?"}},
+}
+
+
 class CommandRequest(BaseModel):
     """A command of the viewer; `actor` is filled in."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [_EXAMPLE]})
 
     order_id: str = Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")
-    command: str = Field(description=f"One of {', '.join(PARTY_COMMANDS)}.")
+    command: str = Field(json_schema_extra={"enum": list(PARTY_COMMANDS)})
     data: dict[str, Any] = {}
+
+
+_SCHEMA = CommandRequest.model_json_schema()
+
+
+async def command_of(request: Request) -> CommandRequest:
+    """The command in a request's body. Raises Problem (400, 413, 415), RequestValidationError."""
+    try:
+        return CommandRequest.model_validate(await json_of(request))
+    except ValidationError as error:
+        raise RequestValidationError([{**one, "loc": ("body", *one["loc"])} for one in error.errors()]) from None
 
 
 @router.get("/orders", responses=_UNCHANGED)
@@ -67,9 +87,10 @@ async def order(desk: ADesk, viewer: AViewer, request: Request, order_id: OrderI
     if after is not None:
         await desk.caught_up("order_page", after)
     page = await desk.order(viewer, order_id)
+    root = request.scope["root_path"]
     for actions in page["available_actions"].values():
         for action in actions:
-            action["schema"] = f"/api/schemas/{action['command']}"
+            action["schema"] = f"{root}/api/schemas/{action['command']}"
             action["send"] = {"order_id": order_id, "command": action["command"], "data": _begun(action)}
     return _with_etag(request, page)
 
@@ -125,11 +146,16 @@ async def schema(command: Annotated[str, Path(max_length=40)]) -> dict[str, Any]
     return COMMANDS[command].model_json_schema()
 
 
-@router.post("/commands", status_code=202, responses={200: {"description": "The outcome."}})
+@router.post(
+    "/commands",
+    status_code=202,
+    responses={200: {"description": "The outcome."}, **documented(408, 415)},
+    openapi_extra={"requestBody": {"required": True, "content": {"application/json": {"schema": _SCHEMA}}}},
+)
 async def send(
     desk: ADesk,
     viewer: AViewer,
-    body: CommandRequest,
+    body: Annotated[CommandRequest, Depends(command_of)],
     request: Request,
     idempotency_key: Key = None,
     prefer: Annotated[str | None, Header(max_length=100)] = None,
@@ -227,6 +253,6 @@ def _still(body: Any) -> Any:
 def _seconds(prefer: str | None) -> float | None:
     for preference in (prefer or "").split(","):
         name, _, value = preference.strip().partition("=")
-        if name == "wait" and value.isdigit():
+        if name == "wait" and value.isdecimal():
             return float(min(int(value), 30))
     return None

@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from time import perf_counter
+from urllib.parse import urlsplit
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -20,36 +21,47 @@ from .desk import Desk
 from .who import Gate
 
 STATIC = Path(__file__).with_name("static")
-_METHODS = {"GET", "HEAD", "POST"}
-_HEADERS = {
+HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
     "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "same-origin",
     "Cross-Origin-Opener-Policy": "same-origin",
 }
+_METHODS = {"GET", "POST"}
+_MOST_REQUESTS = 900
+"""At the same time; pages that follow by themselves count, each has one open."""
 
 
-def create(gate: Gate, desk: Callable[[], AbstractAsyncContextManager[Desk]]) -> FastAPI:
+def create(gate: Gate, desk: Callable[[], AbstractAsyncContextManager[Desk]], public_url: str | None = None) -> ASGIApp:
     """The application; `desk` opens what it works with while it runs."""
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with desk() as app.state.desk:
+        async with gate.open(), desk() as app.state.desk:
             yield
 
-    app = FastAPI(title="Resolution Center", version="1", lifespan=lifespan, docs_url=None, redoc_url=None)
+    app = FastAPI(
+        title="Resolution Center",
+        version="1",
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,  # it would redirect to the Host that a proxy names
+    )
+    public = urlsplit(public_url or "")
     app.state.gate = gate
+    app.state.public_origin = f"{public.scheme}://{public.netloc}" if public_url else None
+    pages.serve_under(public.path)
     app.include_router(api.router)
     app.include_router(pages.router)
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
     app.add_exception_handler(problems.Problem, _told_as(problems.of_problem))
     app.add_exception_handler(HTTPException, _told_as(problems.of_http))
     app.add_exception_handler(RequestValidationError, _told_as(problems.of_validation))
-    app.add_middleware(_Headers)
-    app.add_middleware(_Limit)
-    app.add_middleware(_Measured)
-    return app
+    app.add_exception_handler(Exception, _told_as(problems.of_bug))
+    # Around all of FastAPI, and not as its middlewares, which its answers to unexpected exceptions do not go through.
+    return _Headers(_Head(_Measured(_Complete(_Busy(app)))))
 
 
 def _told_as(
@@ -59,7 +71,8 @@ def _told_as(
 
     async def handle(request: Request, error: Exception) -> Response:
         told = await handler(request, error)
-        if request.url.path.startswith("/api") or "text/html" not in request.headers.get("accept", ""):
+        path = request.scope["path"].removeprefix(request.scope["root_path"])
+        if path.startswith("/api") or "text/html" not in request.headers.get("accept", ""):
             return told
         return pages.failure(request, told)
 
@@ -67,7 +80,7 @@ def _told_as(
 
 
 class _OfRequests:
-    """A middleware of requests; what is none passes by."""
+    """Base class: handles HTTP requests, passes every other scope through."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -80,41 +93,39 @@ class _OfRequests:
 
 
 class _Headers(_OfRequests):
-    """Tells browsers what every answer forbids them, where it does not say so itself."""
+    """Gives every answer the headers that restrict browsers, and redirects the public path."""
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        public_path = scope["root_path"]
+        is_static = scope["path"].startswith(f"{public_path}/static")
+
         async def told(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
-                for name, value in _HEADERS.items():
+                for name, value in HEADERS.items():
                     headers.setdefault(name, value)
-                if not scope["path"].startswith("/static"):
+                if not is_static or message["status"] >= 400:
                     headers.setdefault("Cache-Control", "no-store")
+                if headers.get("Location", "").startswith("/"):
+                    headers["Location"] = public_path + headers["Location"]
             await send(message)
 
         await self._app(scope, receive, told)
 
 
-class _Limit(_OfRequests):
-    """Refuses bodies larger than a command may be, also those that do not say so."""
+class _Head(_OfRequests):
+    """Answers HEAD like GET, but for the body, which may never end."""
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
-        seen = 0
+        async def begun(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                await send(message)
+                await send({"type": "http.response.body"})
 
-        async def limited() -> Message:
-            nonlocal seen
-            message = await receive()
-            seen += len(message.get("body", b""))
-            if seen > MAX_COMMAND_BYTES:
-                raise HTTPException(413, f"More than {MAX_COMMAND_BYTES} bytes.")
-            return message
-
-        length = dict(scope["headers"]).get(b"content-length", b"0")
-        if length.isdigit() and int(length) > MAX_COMMAND_BYTES:
-            answer = problems.answer(413, f"More than {MAX_COMMAND_BYTES} bytes.")
-            await answer(scope, receive, send)
-            return
-        await self._app(scope, limited, send)
+        if scope["method"] == "HEAD":
+            await self._app({**scope, "method": "GET"}, receive, begun)
+        else:
+            await self._app(scope, receive, send)
 
 
 class _Measured(_OfRequests):
@@ -131,3 +142,45 @@ class _Measured(_OfRequests):
             await send(message)
 
         await self._app(scope, receive, measured)
+
+
+class _Complete(_OfRequests):
+    """Lets a request through once all of it is there, and refuses bodies larger than a command may be."""
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        declared = dict(scope["headers"]).get(b"content-length", b"")
+        too_large = declared.isdigit() and int(declared) > MAX_COMMAND_BYTES
+        body, more = bytearray(), not too_large
+        while more:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                return
+            body += message.get("body", b"")
+            too_large = len(body) > MAX_COMMAND_BYTES
+            more = message.get("more_body", False) and not too_large
+        if too_large:
+            await problems.answer(413, f"More than {MAX_COMMAND_BYTES} bytes.")(scope, receive, send)
+            return
+        whole: list[Message] = [{"type": "http.request", "body": bytes(body)}]
+
+        async def received() -> Message:
+            return whole.pop() if whole else await receive()
+
+        await self._app(scope, received, send)
+
+
+class _Busy(_OfRequests):
+    """Refuses requests while too many others are being answered."""
+
+    _running = 0
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self._running >= _MOST_REQUESTS:
+            answer = problems.answer(503, "Too many requests at the same time; try again soon.", {"Retry-After": "5"})
+            await answer(scope, receive, send)
+            return
+        self._running += 1
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            self._running -= 1

@@ -68,7 +68,9 @@ class Databases:
         except (psycopg.OperationalError, PoolTimeout):
             raise Problem(503, "The database does not answer; try again soon.", {"Retry-After": "2"}) from None
         except psycopg.errors.UndefinedTable:
-            raise Problem(503, "The read models are not there yet; run the role projections.") from None
+            raise Problem(
+                503, "The read models are not there yet; run the role projections.", {"Retry-After": "5"}
+            ) from None
 
     async def read_order(
         self,

@@ -2,10 +2,9 @@
 
 import json
 from dataclasses import dataclass
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any
-from urllib.parse import urlsplit
 from uuid import uuid4
 
 from babel.numbers import format_currency, get_currency_precision
@@ -14,12 +13,16 @@ from fastapi.responses import HTMLResponse, RedirectResponse
 from fastapi.templating import Jinja2Templates
 
 from .api import ADesk, OrderId, desk_of
+from .bodies import fields_of
 from .desk import Json
 from .problems import Problem
-from .who import COOKIE, Viewer
+from .public_path import UnderPublicPath
+from .same_site import same_site
+from .who import COOKIE, Viewer, is_user_id
 
 router = APIRouter(include_in_schema=False)
 _templates = Jinja2Templates(Path(__file__).with_name("templates"))
+_templates.env.template_class = UnderPublicPath
 _WAIT_SECONDS = 8.0
 
 
@@ -33,16 +36,8 @@ async def _viewer_of(request: Request) -> Viewer:
     return viewer
 
 
-async def _same_site(request: Request) -> None:
-    """A form of another site may not act for the viewer."""
-    site, origin = request.headers.get("sec-fetch-site"), request.headers.get("origin")
-    foreign = site not in (None, "same-origin", "none")
-    if foreign or (origin not in (None, "null") and urlsplit(origin or "").netloc != request.headers.get("host")):
-        raise Problem(403, "This form was sent from another site.")
-
-
 AViewer = Annotated[Viewer, Depends(_viewer_of)]
-SameSite = Depends(_same_site)
+SameSite = Depends(same_site)
 
 
 def _show(request: Request, template: str, viewer: Viewer | None, status: int = 200, **context: Any) -> HTMLResponse:
@@ -138,7 +133,7 @@ async def _order_page(
 @router.post("/orders/{order_id}", dependencies=[SameSite])
 async def act(request: Request, desk: ADesk, viewer: AViewer, order_id: OrderId) -> Response:
     """A form that was sent: publishes the command, waits for its outcome, and shows what came of it."""
-    form = {name: str(value) for name, value in (await request.form()).items()}
+    form = await fields_of(request)
     command, key = form.get("command", ""), form.get("form", "")
     try:
         data = _data_of(command, form)
@@ -177,7 +172,7 @@ def _data_of(command: str, form: dict[str, str]) -> Json:
         case "OpenDispute":
             request: Json = {"kind": form.get("kind", "")} | text
             if "days" in form:
-                request["days"] = int(form["days"]) if form["days"].isdigit() else 0
+                request["days"] = int(form["days"]) if form["days"].isdecimal() else 0
             return {"request": request}
         case "OfferPartialRefund":
             return {"amount": _money(form.get("amount", ""), form.get("currency", ""))} | text
@@ -192,7 +187,7 @@ def _money(entered: str, currency: str) -> Json:
         raise ValueError("The currency is missing.")
     try:
         minor = Decimal(entered.strip()).scaleb(get_currency_precision(currency))
-    except InvalidOperation:
+    except ArithmeticError:
         raise ValueError("Enter the amount as a number, such as 25.00.") from None
     if not minor.is_finite() or minor != minor.to_integral_value() or abs(minor) > 2**53:
         raise ValueError(f"Enter an amount with at most {get_currency_precision(currency)} decimals.")
@@ -231,9 +226,9 @@ async def logged_in(request: Request) -> Response:
     gate = request.app.state.gate
     if not gate.development:
         raise Problem(404, "There is no such page.")
-    form = await request.form()
-    user, is_operator = str(form.get("user", "")).strip()[:200], form.get("operator") == "yes"
-    if not user and not is_operator:
+    form = await fields_of(request)
+    user, is_operator = form.get("user", "").strip(), form.get("operator") == "yes"
+    if not is_user_id(user or "operator") or not (user or is_operator):
         return _show(request, "login.html", None, 422, why="Enter the id of a client or a freelancer.")
     response = RedirectResponse("/", 303)
     token = gate.token_for(user or "operator", operator=is_operator)
@@ -273,6 +268,11 @@ def _duration(seconds: float) -> str:
 def _step(money: Json) -> str:
     """The smallest amount of a currency, for a number field."""
     return _decimal({"amount": 1, "currency": money["currency"]})
+
+
+def serve_under(path: str) -> None:
+    """From now on links begin with this path, which a proxy takes off again."""
+    _templates.env.globals["public_path"] = path
 
 
 _templates.env.filters |= {

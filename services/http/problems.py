@@ -13,10 +13,14 @@ _TITLES = {
     403: "Not allowed",
     404: "Not found",
     405: "Method not allowed",
+    408: "Too slow",
     409: "Not yet",
     413: "Too large",
     415: "Unsupported media type",
     422: "Invalid",
+    431: "Headers too large",
+    500: "Our mistake",
+    501: "Not implemented",
     503: "Not now",
 }
 
@@ -56,6 +60,11 @@ def unknown(what: str) -> Problem:
 def answer(status: int, detail: str, headers: dict[str, str] | None = None, **more: Any) -> JSONResponse:
     body = {"type": "about:blank", "title": _TITLES.get(status, "Error"), "status": status, "detail": detail} | more
     return JSONResponse(body, status, headers, media_type="application/problem+json")
+
+
+async def of_bug(request: Request, error: Exception) -> JSONResponse:
+    """The log has the traceback; the answer has nothing of it, which might be confidential (D16)."""
+    return answer(500, "The service failed on this request. Try again; if that fails too, tell its operators.")
 
 
 async def of_problem(request: Request, problem: Exception) -> JSONResponse:

@@ -3,19 +3,23 @@
 import asyncio
 import ipaddress
 import logging
+import resource
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
+from urllib.parse import urlsplit
 
 import uvicorn
 from aiokafka import AIOKafkaConsumer
 from resolution_contracts.client import Client
+from starlette.types import ASGIApp
 
 from services.clock import Clock
 from services.kafka.topics import Topics
 from services.settings import Settings, SettingsError
 
 from .app import create
+from .connections import Connection
 from .databases import Databases
 from .desk import Desk
 from .pulse import Pulse
@@ -61,12 +65,22 @@ async def run(settings: Settings, topics: Topics, clock: Clock, ready: Callable[
                     beating.cancel()
                     await ends.stop()
 
+    await serve(create(gate, desk, settings.http_public_url), listener, urlsplit(settings.http_public_url or "").path)
+
+
+async def serve(app: ASGIApp, listener: socket.socket, public_path: str = "") -> None:
+    """Serves until cancelled; `public_path` is what a proxy takes off the paths of requests."""
+    _allow_many_files()
     config = uvicorn.Config(
-        create(gate, desk),
+        app,
+        http=Connection,
+        ws="none",
+        root_path=public_path,
+        backlog=128,  # asyncio accepts so many at once, before any of them can be closed
+        proxy_headers=False,
         log_config=None,
         access_log=False,
         server_header=False,
-        limit_concurrency=1000,
         timeout_keep_alive=15,
         timeout_graceful_shutdown=3,
         h11_max_incomplete_event_size=32_768,
@@ -87,6 +101,13 @@ class _Server(uvicorn.Server):
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
+
+
+def _allow_many_files() -> None:
+    """As many open files as the system lets this process have: often it begins with 1,024, hardly enough."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(ValueError, OSError):  # macOS says infinite, and means less
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _listen(host: str, port: int) -> socket.socket:

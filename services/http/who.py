@@ -1,20 +1,26 @@
 """Who looks: a JWT bearer, or a login for development that works on loopback only."""
 
-import asyncio
-import json
 import secrets
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import jwt
 from fastapi import Request
+from pydantic import TypeAdapter, ValidationError
+from resolution_contracts.values import Id
 
+from .keys import IssuerKeys, KeyFile, Keys, KeysUnavailable
 from .problems import Problem
 
 COOKIE = "resolution_token"
 _ALGORITHMS = ["RS256", "PS256", "ES256", "EdDSA"]
 _CHALLENGE = {"WWW-Authenticate": "Bearer"}
+_CLOCK_SKEW_SECONDS = 30
+_OPERATOR = "resolution:operator"
+_USER_ID: TypeAdapter[str] = TypeAdapter(Id)
 
 
 @dataclass(frozen=True)
@@ -30,34 +36,6 @@ class Viewer:
         return None if self.operator else self.user
 
 
-class _Keys(Protocol):
-    async def key(self, token: str) -> Any: ...
-
-
-class _KeyFile:
-    """A PEM public key, or a JWKS document."""
-
-    def __init__(self, file: Path) -> None:
-        text = file.read_text()
-        self._jwks = jwt.PyJWKSet.from_dict(json.loads(text)) if text.lstrip().startswith("{") else None
-        self._pem = text
-
-    async def key(self, token: str) -> Any:
-        if self._jwks is None:
-            return self._pem
-        return self._jwks[jwt.get_unverified_header(token)["kid"]].key
-
-
-class _KeyUrl:
-    """An issuer's JWKS, fetched when a key is new and kept for a while."""
-
-    def __init__(self, url: str) -> None:
-        self._client = jwt.PyJWKClient(url, cache_keys=True, timeout=5)
-
-    async def key(self, token: str) -> Any:
-        return (await asyncio.to_thread(self._client.get_signing_key_from_jwt, token)).key
-
-
 class Gate:
     """Turns a request into its viewer."""
 
@@ -65,8 +43,17 @@ class Gate:
         self, *, jwks_url: str | None, key_file: Path | None, issuer: str | None, audience: str | None
     ) -> None:
         self._issuer, self._audience = issuer, audience
-        self._keys: _Keys | None = _KeyUrl(jwks_url) if jwks_url else _KeyFile(key_file) if key_file else None
+        self._keys: Keys | None = IssuerKeys(jwks_url) if jwks_url else KeyFile(key_file) if key_file else None
         self._secret = secrets.token_bytes(32)
+
+    @asynccontextmanager
+    async def open(self) -> AsyncIterator[None]:
+        """Keeps the issuer's keys up to date meanwhile."""
+        if self._keys is None:
+            yield
+        else:
+            async with self._keys.kept():
+                yield
 
     @property
     def development(self) -> bool:
@@ -76,17 +63,17 @@ class Gate:
     def token_for(self, user: str, *, operator: bool) -> str:
         """A token of the development login, good until this process ends."""
         assert self.development
-        return jwt.encode({"sub": user, "operator": operator}, self._secret, "HS256")
+        return jwt.encode({"sub": user, "scope": _OPERATOR if operator else ""}, self._secret, "HS256")
 
     async def viewer(self, request: Request) -> Viewer:
-        """Raises Problem (401)."""
+        """Raises Problem (401, 503)."""
         viewer = await self.find(request)
         if viewer is None:
             raise Problem(401, "Send Authorization: Bearer with a token of your issuer.", _CHALLENGE)
         return viewer
 
     async def find(self, request: Request) -> Viewer | None:
-        """None where there is no token. Raises Problem (401) for one that is not valid."""
+        """Returns None if there is no token. Raises Problem: 401 for an invalid token, 503 while the issuer is away."""
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
         if not token or scheme.lower() != "bearer":
             token = request.cookies.get(COOKIE, "")
@@ -94,24 +81,46 @@ class Gate:
             return None
         try:
             claims = await self._claims(token)
-        except (jwt.PyJWTError, KeyError, ValueError):
-            raise Problem(401, "The token is not valid, or not any more: get a new one.", _CHALLENGE) from None
-        user = claims.get("sub")
-        if not isinstance(user, str) or not user:
-            raise Problem(401, "The token names no user (sub).", _CHALLENGE)
-        scopes = str(claims.get("scope", "")).split()
-        return Viewer(user, operator=claims.get("operator") is True or "resolution:operator" in scopes)
+        except KeysUnavailable:
+            raise Problem(503, "The token's issuer does not answer; try again soon.", {"Retry-After": "10"}) from None
+        except (jwt.PyJWTError, ValueError, TypeError, RecursionError):
+            raise Problem(401, "The token is invalid or has expired: get a new one.", _CHALLENGE) from None
+        return Viewer(_user(claims), operator=_OPERATOR in _scopes(claims))
 
     async def _claims(self, token: str) -> dict[str, Any]:
         if self._keys is None:
             return dict(jwt.decode(token, self._secret, ["HS256"]))
+        key = await self._keys.key(jwt.get_unverified_header(token).get("kid"))
         return dict(
             jwt.decode(
                 token,
-                await self._keys.key(token),
+                key,
                 _ALGORITHMS,
                 issuer=self._issuer,
                 audience=self._audience,
+                leeway=_CLOCK_SKEW_SECONDS,
                 options={"require": ["exp", "sub"], "verify_aud": self._audience is not None},
             )
         )
+
+
+def is_user_id(text: str) -> bool:
+    """Whether a party can have this id."""
+    try:
+        _USER_ID.validate_python(text, strict=True)
+    except ValidationError:
+        return False
+    return True
+
+
+def _user(claims: dict[str, Any]) -> str:
+    user: str = claims.get("sub", "")
+    if not is_user_id(user):
+        raise Problem(401, "The token names no user (sub).", _CHALLENGE)
+    return user
+
+
+def _scopes(claims: dict[str, Any]) -> list[Any]:
+    """The claim `scope`: words with spaces between (RFC 8693), or a list."""
+    scope = claims.get("scope")
+    return scope.split() if isinstance(scope, str) else scope if isinstance(scope, list) else []

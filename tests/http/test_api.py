@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import sys
 import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -10,13 +11,10 @@ from typing import Any
 from uuid import uuid4
 
 import httpx
-import hypothesis
 import jwt
 import pytest
-import schemathesis
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from schemathesis.specs.openapi.checks import positive_data_acceptance
 
 from services.supervisor import Supervisor
 from tests.engine.commands import CLIENT, FREELANCER, offer_refund, register
@@ -88,6 +86,8 @@ async def test_an_idempotency_key_is_the_command_id(api: httpx.AsyncClient):
 async def test_a_refusal_is_an_outcome_and_a_command_without_wait_is_only_taken(api: httpx.AsyncClient):
     refused = await _send(api, "OpenDispute", EXTENSION)
     assert (refused.status_code, refused.json()["data"]["code"]) == (200, "not_allowed")
+    nul = await _send(api, "OpenDispute", {"request": {"kind": "order_update", "message": "\0"}})
+    assert (nul.status_code, nul.json()["data"]["code"]) == (200, "invalid")
     taken = await _send(api, "OpenDispute", UPDATE, Prefer="")
     assert (taken.status_code, set(taken.json())) == (202, {"command_id"})
 
@@ -145,7 +145,7 @@ async def test_a_stranger_gets_nothing(api: httpx.AsyncClient):
     for headers, status in (
         ({"Authorization": ""}, 401),
         (bearer(CLIENT, key=FORGED), 401),
-        (bearer(CLIENT, exp=time.time() - 5), 401),
+        (bearer(CLIENT, exp=time.time() - 60), 401),
         (bearer(CLIENT, aud="another"), 401),
         (bearer(CLIENT, iss="https://another.example"), 401),
         ({"Authorization": "Bearer " + jwt.encode({"sub": CLIENT, "exp": time.time() + 60}, "x" * 40, "HS256")}, 401),
@@ -170,61 +170,35 @@ async def test_a_stranger_gets_nothing(api: httpx.AsyncClient):
     assert (await api.post("/api/commands", json=body, headers=as_operator)).status_code == 403
 
 
-async def test_garbage_and_oversize_bodies_are_refused(api: httpx.AsyncClient):
-    headers = {"Content-Type": "application/json"}
-    assert (await api.post("/api/commands", content=b"\xff{", headers=headers)).status_code == 400
-    assert (await api.post("/api/commands", content=b"[" * 100_000, headers=headers)).status_code in (400, 422)
-    large = b'{"order_id": "' + b"x" * 300_000 + b'"}'
-    assert (await api.post("/api/commands", content=large, headers=headers)).status_code == 413
-
-    async def chunks() -> AsyncIterator[bytes]:
-        for _ in range(40):
-            yield b"x" * 10_000
-
-    assert (await api.post("/api/commands", content=chunks(), headers=headers)).status_code in (400, 413)
-    assert (await _send(api, "OpenDispute", {"request": {"kind": "order_update", "message": "\0"}})).status_code == 200
-
-
-async def test_a_form_of_another_site_may_not_act(api: httpx.AsyncClient):
-    form = {"command": "CancelOrder", "comment": "Ha."}
-    for headers in ({"Origin": "https://evil.example"}, {"Sec-Fetch-Site": "cross-site"}):
-        assert (await api.post("/orders/order-1", data=form, headers=headers)).status_code == 403
-    answer = await api.get("/orders/order-1", headers={"Accept": "text/html"})
-    assert "script-src 'self'" in answer.headers["content-security-policy"]
-    assert "<script>" not in answer.text
-
-
-async def test_no_answer_is_outside_the_openapi_document(api: httpx.AsyncClient, installation: Installation):
-    document = (await api.get("/openapi.json")).json()
-    assert document["openapi"].startswith("3.1")
-    for path in [path for path in document["paths"] if path.endswith("/live")]:
-        del document["paths"][path]  # they do not end
-    schema = schemathesis.openapi.from_dict(document)
-
-    def walk() -> int:
-        called = 0
-        for result in schema.get_all_operations():
-            operation = result.ok()
-            strategy = operation.as_strategy()
-
-            @hypothesis.settings(
-                max_examples=12,
-                deadline=None,
-                derandomize=True,
-                database=None,
-                suppress_health_check=list(hypothesis.HealthCheck),
-            )
-            @hypothesis.given(case=strategy)
-            def check(case: Any) -> None:
-                nonlocal called
-                called += 1
-                case.call_and_validate(
-                    base_url=installation.url,
-                    headers=bearer(CLIENT),
-                    excluded_checks=[positive_data_acceptance],
-                )
-
-            check()
-        return called
-
-    assert await asyncio.to_thread(walk) > 50
+async def test_no_answer_is_outside_the_openapi_document(
+    api: httpx.AsyncClient, installation: Installation, tmp_path: Path
+):
+    """Schemathesis sends what fits the document and what does not, one request after the other and in sequences."""
+    assert (await api.get("/openapi.json")).json()["openapi"].startswith("3.1")
+    options = ["--exclude-path-regex", "/live$"]  # they do not end
+    options += ["--checks", "all", "--exclude-checks", "positive_data_acceptance"]
+    options += [
+        "--phases",
+        "examples,coverage,fuzzing,stateful",
+        "--mode",
+        "all",
+        "--max-examples",
+        "12",
+        "--seed",
+        "1",
+    ]
+    options += ["--header", f"Authorization: {bearer(CLIENT)['Authorization']}", "--no-color", "--no-shrink"]
+    options += ["--generation-database", "none", "--suppress-health-check", "all", "--warnings", "off"]
+    program = await asyncio.create_subprocess_exec(
+        Path(sys.executable).absolute().with_name("schemathesis"),
+        "run",
+        f"{installation.url}/openapi.json",
+        *options,
+        cwd=tmp_path,  # it keeps what it finds
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    said, _ = await program.communicate()
+    assert program.returncode == 0, said.decode()
+    for phase in ("Examples", "Coverage", "Fuzzing", "Stateful"):
+        assert f"\u2705  {phase}" in said.decode(), said.decode()

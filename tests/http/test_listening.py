@@ -3,12 +3,14 @@
 from dataclasses import replace
 from datetime import UTC, datetime
 from fractions import Fraction
+from pathlib import Path
 
 import httpx
 import pytest
 
 from services.clock import Clock
 from services.http.role import run
+from services.http.who import Gate
 from services.kafka.topics import Topics
 from services.settings import Settings, SettingsError
 from services.supervisor import Supervisor
@@ -36,3 +38,53 @@ def test_what_it_says_has_to_be_one_of_two_words():
     assert Settings.from_environment(anywhere.as_environment()) == anywhere
     with pytest.raises(SettingsError, match="or anywhere"):
         Settings.from_environment({variable: "yes"})
+
+
+@pytest.mark.parametrize(
+    ("url", "known"),
+    [
+        ("https://Market.example", "https://market.example"),
+        ("https://market.example:443/", "https://market.example"),
+        ("http://market.example:8443/a/resolution/", "http://market.example:8443/a/resolution"),
+        ("http://[::1]:80/Resolution", "http://[::1]/Resolution"),
+        ("", None),
+    ],
+)
+def test_the_public_url_is_known_as_browsers_write_it(url: str, known: str | None):
+    settings = Settings.from_environment({"RESOLUTION_HTTP_PUBLIC_URL": url})
+    assert settings.http_public_url == known
+    assert Settings.from_environment(settings.as_environment()) == settings
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        *(
+            ("RESOLUTION_HTTP_PUBLIC_URL", url)
+            for url in (
+                "market.example",
+                "ftp://x",
+                "https://",
+                "https://u@x",
+                "https://x/?a",
+                "https://x//a",
+                "//x",
+                "http://[",
+            )
+        ),
+        ("RESOLUTION_JWT_JWKS_URL", "file:///etc/passwd"),
+        ("RESOLUTION_HTTP_PORT", "\u00b2"),
+        ("RESOLUTION_METRICS_PORT", "\u00b2"),
+    ],
+)
+def test_what_cannot_be_used_is_refused_with_an_example(variable: str, value: str):
+    with pytest.raises(SettingsError, match=f"{variable} is .*; give "):
+        Settings.from_environment({variable: value})
+
+
+async def test_a_key_file_has_to_hold_a_key(tmp_path: Path):
+    file = tmp_path / "key"
+    for text in ("", "nonsense", "{}", '{"keys": []}', "{", '{"keys": [1]}', "-----BEGIN PUBLIC KEY-----"):
+        file.write_text(text)
+        with pytest.raises(SettingsError, match="neither a PEM public key nor a JWKS"):
+            Gate(jwks_url=None, key_file=file, issuer=None, audience=None)

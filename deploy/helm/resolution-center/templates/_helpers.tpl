@@ -73,6 +73,9 @@ variable, so that no URL in a log has it.
 {{- if not (or $jwt.jwksUrl $jwt.key.secret $jwt.key.configMap) }}{{ fail "http.jwt.jwksUrl or http.jwt.key has to be given: without an issuer anybody could log in as anybody" }}{{ end }}
 - {name: RESOLUTION_HTTP_HOST, value: "0.0.0.0"}
 - {name: RESOLUTION_HTTP_PORT, value: {{ .Values.http.port | quote }}}
+{{- with .Values.http.publicUrl }}
+- {name: RESOLUTION_HTTP_PUBLIC_URL, value: {{ . | quote }}}
+{{- end }}
 {{- if $jwt.jwksUrl }}
 - {name: RESOLUTION_JWT_JWKS_URL, value: {{ $jwt.jwksUrl | quote }}}
 {{- else }}
