@@ -19,6 +19,9 @@ from pydantic import (
 _INSTANT = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d{1,6})?([Zz]|[+-]\d\d:\d\d)")
 _FIRST_YEAR, _LAST_YEAR = 1970, 8999
 
+LARGEST_AMOUNT = 2**63 - 1
+"""Minor units: what 64 bits hold."""
+
 
 def format_instant(instant: datetime) -> str:
     """An aware UTC instant as the contract writes it: RFC 3339, always six decimals, `Z`."""
