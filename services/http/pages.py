@@ -165,9 +165,7 @@ def _reason(rejected: Json) -> str:
     if rejected["code"] == "refund_over_limit":
         limit = money_text(rejected["details"]["limit"])
         return f"A partial refund is at most 60% of the original price: offer {limit} or less."
-    errors = rejected["details"].get("errors") if isinstance(rejected["details"], dict) else None
-    told = "; ".join(f"{error['path']}: {error['reason']}" for error in errors or [])
-    return f"{rejected['message']} {told}".strip()
+    return str(rejected["message"])
 
 
 def _data_of(command: str, form: dict[str, str]) -> Json:
