@@ -2,8 +2,8 @@
 
 import json
 import re
-from collections.abc import Callable
 from datetime import datetime
+from functools import lru_cache
 from hashlib import sha256
 from typing import Annotated, Literal
 
@@ -20,6 +20,8 @@ from .data import NotJson, canonical_form, read_data
 from .earlier import read_data_as_before
 
 _NAMES = {type_: type_.split(".")[-2] for type_ in COMMAND_TYPES}
+_ENDS = {name: name.encode() for name in _NAMES.values()}
+_REMEMBERED_ORDERS = 20_000
 _NAMED_IDS = dict.fromkeys(("Accept", "Decline", "Withdraw", "ExpireDispute"), "dispute_id")
 _NAMED_IDS["RecordRefundProcessed"] = "refund_id"
 _LONGEST_SOURCE = 1000
@@ -82,26 +84,44 @@ def decode(record: Record, time: datetime, partitions: int | None, *, as_before:
         raise Unreadable("type is not a command that this service knows")
     if not _is_command_id(envelope.id):
         raise Unreadable("the envelope is not a command's: id is not a UUID")
-    if not _is_order_id(envelope.subject):
+    own = _partition_of(envelope.subject, partitions)
+    if own is None:
         raise Unreadable("the envelope is not a command's: subject is not 1-64 characters of A-Za-z0-9._-")
     if record.key != envelope.subject.encode():
         raise Unreadable("subject is not the record's key")
     if not as_before:
-        _must_be_in_its_partition(record, partitions)
-        if envelope.data_base64 is not msgspec.UNSET:
-            raise Unreadable("data_base64 is not supported: send the command's content as JSON in data")
-        if len(envelope.source) > _LONGEST_SOURCE:
-            raise Unreadable(f"source has more than {_LONGEST_SOURCE} characters: send a shorter one")
+        _check(envelope, record, own if partitions is not None else record.partition)
     data = bytes(envelope.data)
     canonical = canonical_form(data)
     try:
         command = read_data_as_before(envelope.type, data) if as_before else read_data(envelope.type, data, canonical)
     except NotJson as error:
         raise Unreadable(str(error)) from None
-    if name in _NAMED_IDS and not as_before and not (id_ := getattr(command, _NAMED_IDS[name], "")).islower():
-        canonical = _without_case(canonical, _NAMED_IDS[name], id_)
-    digest = sha256(canonical + name.encode()).digest()[:16]
+    if name in _NAMED_IDS and not as_before:
+        canonical = _without_case(canonical, _NAMED_IDS[name], command)
+    digest = sha256(canonical + _ENDS[name]).digest()[:16]
     return Received(envelope.subject, envelope.id, name, envelope.source, command, digest, time, as_before)
+
+
+def _check(envelope: _Envelope, record: Record, partition: int) -> None:
+    """What earlier versions did not look at. `partition`: the one of the record's key."""
+    if record.partition != partition:
+        raise Unreadable(
+            f"the record is in partition {record.partition}, and its key belongs in {partition}: its sender does not "
+            "use Kafka's murmur2 partitioner. With librdkafka (confluent-kafka) set partitioner=murmur2_random"
+        )
+    if envelope.data_base64 is not msgspec.UNSET:
+        raise Unreadable("data_base64 is not supported: send the command's content as JSON in data")
+    if len(envelope.source) > _LONGEST_SOURCE:
+        raise Unreadable(f"source has more than {_LONGEST_SOURCE} characters: send a shorter one")
+
+
+@lru_cache(_REMEMBERED_ORDERS)
+def _partition_of(subject: str, partitions: int | None) -> int | None:
+    """None if it is not an order id. The commands of an order follow one another closely."""
+    if not _is_order_id(subject):
+        return None
+    return -1 if partitions is None else partition_of(subject.encode(), partitions)
 
 
 # --- the envelope ---
@@ -110,13 +130,8 @@ def decode(record: Record, time: datetime, partitions: int | None, *, as_before:
 def _envelope(record: Record, as_before: bool) -> _Envelope:
     if type(record) is UndecodableRecord:
         raise Unreadable(f"the record cannot be decoded: {record.why}")
-    value = record.value
     try:
-        if value is None:
-            raise Unreadable("the record has no value")
-        if len(value) > MAX_COMMAND_BYTES:
-            raise Unreadable(f"the record is larger than {MAX_COMMAND_BYTES} bytes")
-        return _decoded(value, _decode_envelope if as_before else _decode_with_halves)
+        return _decoded(record.value, as_before)
     except Unreadable:
         if any(name.lower() == "ce_specversion" for name, _ in record.headers):
             raise Unreadable(
@@ -126,14 +141,19 @@ def _envelope(record: Record, as_before: bool) -> _Envelope:
         raise
 
 
-def _decoded(value: bytes, decode_envelope: Callable[[bytes], _Envelope]) -> _Envelope:
+def _decoded(value: bytes | None, as_before: bool) -> _Envelope:
+    if value is None:
+        raise Unreadable("the record has no value")
     try:
+        if len(value) > MAX_COMMAND_BYTES:
+            raise Unreadable(f"the record is larger than {MAX_COMMAND_BYTES} bytes")
         value.decode()
-        envelope = decode_envelope(value)
-        if value.count(b'"data"') > 1 and decode_envelope is _decode_with_halves:
+        envelope = _decode_envelope(value)
+        if value.count(b'"data"') > 1 and not as_before:
             _must_have_data_once(value)
         if b"\\" in value and b"\\u0000" in value:  # a single byte is found in a tenth of the time
             _must_have_no_nul(value)
+        return envelope
     except UnicodeDecodeError:
         raise Unreadable("the value is not UTF-8") from None
     except RecursionError:
@@ -141,7 +161,17 @@ def _decoded(value: bytes, decode_envelope: Callable[[bytes], _Envelope]) -> _En
     except msgspec.ValidationError:
         raise Unreadable(f"the envelope is not a command's: {_what_is_wrong(value)}") from None
     except msgspec.DecodeError as error:
-        raise Unreadable(f"the value is not JSON: {error}") from None
+        whole = value if as_before else _escapes(lambda escape: _STAND_IN if escape[1] else escape[0], value)
+        if whole == value:
+            raise Unreadable(f"the value is not JSON: {error}") from None
+    return _with_halves(whole)
+
+
+def _with_halves(value: bytes) -> _Envelope:
+    """Halves of characters (lone surrogates) are no text. In `data` it is for the command's outcome to say where."""
+    envelope = _decoded(value, as_before=False)
+    _must_have_no_stand_in(value)
+    envelope.data = msgspec.Raw(bytes(envelope.data).replace(_STAND_IN, b"\\ud800"))
     return envelope
 
 
@@ -176,34 +206,16 @@ def _must_have_no_nul(value: bytes) -> None:
             raise Unreadable(f"the attribute {name[:_LONGEST_NAME]!a} has a NUL character: leave it out")
 
 
-def _decode_with_halves(value: bytes) -> _Envelope:
-    """Halves of characters (lone surrogates) are no text. In `data` it is for the command's outcome to say where."""
-    try:
-        return _decode_envelope(value)
-    except msgspec.DecodeError:
-        whole = _escapes(lambda escape: _STAND_IN if escape[1] else escape[0], value)
-        if whole == value:
-            raise
-    envelope = _decode_envelope(whole)
-    for name, content in _decode_attributes(whole).items():
+def _must_have_no_stand_in(value: bytes) -> None:
+    for name, content in _decode_attributes(value).items():
         if "\ufdd0" in name or (name != "data" and _STAND_IN in bytes(content)):
             shown = name[:_LONGEST_NAME]
             raise Unreadable(f"the attribute {shown!a} has half of a character (a lone surrogate): leave it out")
-    envelope.data = msgspec.Raw(bytes(envelope.data).replace(_STAND_IN, b"\\ud800"))
-    return envelope
 
 
-def _must_be_in_its_partition(record: Record, partitions: int | None) -> None:
-    assert record.key is not None
-    if partitions is not None and (own := partition_of(record.key, partitions)) != record.partition:
-        raise Unreadable(
-            f"the record is in partition {record.partition}, and its key belongs in {own}: its sender does not use "
-            "Kafka's murmur2 partitioner. With librdkafka (confluent-kafka) set partitioner=murmur2_random"
-        )
-
-
-def _without_case(canonical: bytes, field: str, id_: str) -> bytes:
+def _without_case(canonical: bytes, field: str, command: Command | rejections.Rejected) -> bytes:
     """A dispute is the same in capital letters, and so is the data that names it."""
-    if not _is_command_id(id_):
+    id_: str = getattr(command, field, "")
+    if id_.islower() or not _is_command_id(id_):
         return canonical
     return canonical.replace(f'"{field}":"{id_}"'.encode(), f'"{field}":"{id_.lower()}"'.encode())
