@@ -204,7 +204,7 @@ class Client:
     ) -> tuple[asyncio.Future[Json], asyncio.Future[Any]]:
         """The futures of the outcome and of Kafka's acknowledgement."""
         answer: asyncio.Future[Json] = asyncio.get_running_loop().create_future()
-        use = (key, _id_of(value))
+        use = (key, _id_of(value).lower())
         self._waiting[use].append(answer)
         answer.add_done_callback(lambda _: self._forget(use, answer))
         self._unplaced += 1
@@ -262,7 +262,7 @@ class Client:
     def _arrived(self, record: ConsumerRecord[bytes, bytes]) -> None:
         assert record.value is not None
         envelope: Json = json.loads(record.value)
-        if waiting := self._waiting.get((envelope["subject"], envelope["causationid"])):
+        if waiting := self._waiting.get((envelope["subject"], envelope["causationid"].lower())):
             answer = waiting.popleft()
             if not answer.done():
                 answer.set_result(envelope)

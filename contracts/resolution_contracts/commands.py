@@ -5,7 +5,7 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from . import topics
-from .values import CancellationReason, Id, Instant, Message, Money, RefundReason, Text
+from .values import Amount, CancellationReason, Id, Instant, Message, RefundReason, Text
 
 
 class Command(Message):
@@ -24,16 +24,16 @@ class RegisterOrder(Command):
 
     client_id: Id
     freelancer_id: Id
-    price: Money
+    price: Amount
     expected_delivery_at: Instant | None = None
     awaiting_requirements: bool = False
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.expected_delivery_at is None and not self.awaiting_requirements:
-            raise ValueError("expected_delivery_at is optional only while the order awaits requirements")
+            raise ValueError("needs expected_delivery_at, unless the order awaits requirements")
         if self.client_id == self.freelancer_id:
-            raise ValueError("client_id and freelancer_id should differ")
+            raise ValueError("should have a client_id and a freelancer_id that differ")
         return self
 
 
@@ -106,7 +106,7 @@ class OfferPartialRefund(Command):
     """The freelancer offers up to 60% of the original price back (R8). The reason is confidential."""
 
     actor: Id
-    amount: Money
+    amount: Amount
     explanation: Text
     reason: RefundReason
 
@@ -168,7 +168,7 @@ class OfferPartialRefundV2(Command):
     version = 2
 
     actor: Id
-    amount: Money | None = None
+    amount: Amount | None = None
     percent: Annotated[int, Field(ge=1, le=60)] | None = None
     explanation: Text
     reason: RefundReason
@@ -176,7 +176,7 @@ class OfferPartialRefundV2(Command):
     @model_validator(mode="after")
     def _one_of_two(self) -> Self:
         if (self.amount is None) is (self.percent is None):
-            raise ValueError("give either amount or percent")
+            raise ValueError("should have either amount or percent")
         return self
 
 

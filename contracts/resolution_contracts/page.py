@@ -18,8 +18,13 @@ Made by `resolution schema` from `contracts/`; `contracts/schemas/` has the same
 document (`asyncapi.json`).
 
 Every record's value is one CloudEvents 1.0 JSON object, with the header
-`content-type: application/cloudevents+json`. Its key is `subject`, the order id. Instants are RFC 3339 in UTC; money is
-an integer count of the currency's minor units. A command may have a header `traceparent` (W3C Trace Context); what
+`content-type: application/cloudevents+json`. Binary mode and `data_base64` are not supported. Its key is `subject`, the
+order id. `source` has at most 1,000 characters.
+
+Instants are RFC 3339 in UTC. A command's may have any offset, and any number of decimals: those beyond microseconds are
+cut. Money is an integer count of the currency's minor units, at most 2^63 - 1 in a command. UUIDs are compared without
+regard to letter case; what is published is what came first. A key that comes twice in `data` is refused, and so is a
+text or id of which nothing can be seen. A command may have a header `traceparent` (W3C Trace Context); what
 follows from it has one that goes on with it.
 """
 

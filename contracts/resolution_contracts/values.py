@@ -16,8 +16,17 @@ from pydantic import (
     StringConstraints,
 )
 
-_INSTANT = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d{1,6})?([Zz]|[+-]\d\d:\d\d)")
+_INSTANT = re.compile(r"(?a)\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)")
+_VISIBLE = re.compile(
+    # Neither white space nor a control character, nor what Unicode calls Default_Ignorable, nor an empty Braille cell.
+    r"[^\s\x00-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f"
+    r"\u2800\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
+)
+_PLAIN = frozenset(map(chr, range(ord("!"), ord("~") + 1)))
 _FIRST_YEAR, _LAST_YEAR = 1970, 8999
+
+LARGEST_AMOUNT = 2**63 - 1
+"""In minor units: what 64 bits hold."""
 
 
 def format_instant(instant: datetime) -> str:
@@ -25,12 +34,16 @@ def format_instant(instant: datetime) -> str:
     return instant.isoformat(timespec="microseconds")[:-6] + "Z"
 
 
-def _rfc3339_only(value: Any) -> Any:
+def rfc3339_only(value: Any) -> Any:
+    """What reads an instant's text."""
     if isinstance(value, datetime):
         return value
-    if isinstance(value, str) and _INSTANT.fullmatch(value):
-        return datetime.fromisoformat(value.upper())
-    raise ValueError("should be an RFC 3339 instant with an offset and at most six decimals")
+    try:
+        if isinstance(value, str) and _INSTANT.fullmatch(value):
+            return datetime.fromisoformat(value.upper())  # cuts further decimals
+    except ValueError:
+        pass  # a 13th month
+    raise ValueError("should be a date and time with an offset, as RFC 3339 has them: 2027-01-31T12:00:00Z")
 
 
 def _to_utc(value: datetime) -> datetime:
@@ -43,25 +56,30 @@ def _to_utc(value: datetime) -> datetime:
     return instant
 
 
-def _no_nul(value: str) -> str:
+def readable(value: str) -> str:
+    """A text or an id in which there is something to read."""
     if "\0" in value:
         raise ValueError("should not contain the NUL character")
+    if value[0] not in _PLAIN and not _VISIBLE.search(value):
+        raise ValueError("should not be empty: it has only spaces and invisible characters")
     return value
 
 
 Instant = Annotated[
     AwareDatetime,
-    BeforeValidator(_rfc3339_only),
+    BeforeValidator(rfc3339_only),
     AfterValidator(_to_utc),
     PlainSerializer(format_instant, return_type=str, when_used="json"),
 ]
-"""A moment in UTC. On the wire: RFC 3339 with an offset, read with up to six decimals, written with six and `Z`."""
+"""A moment in UTC. On the wire: RFC 3339 with an offset, read to the microsecond, written with six decimals and `Z`.
 
-Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=2500), AfterValidator(_no_nul)]
-"""What a person wrote: 1 to 2,500 characters after trimming."""
+Further decimals are cut."""
 
-Id = Annotated[str, StringConstraints(min_length=1, max_length=200), AfterValidator(_no_nul)]
-"""A user's, dispute's or refund's id, as its owner wrote it."""
+Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=2500), AfterValidator(readable)]
+"""What a person wrote: 1 to 2,500 characters after trimming, one of them visible at least."""
+
+Id = Annotated[str, StringConstraints(min_length=1, max_length=200), AfterValidator(readable)]
+"""A user's, dispute's or refund's id, as its owner wrote it. UUIDs are compared without regard to letter case."""
 
 OrderId = Annotated[str, StringConstraints(pattern=r"\A[A-Za-z0-9._-]{1,64}\z")]
 CommandId = Annotated[
@@ -82,6 +100,17 @@ class Money(Message):
 
     amount: Annotated[int, Field(ge=1)]
     currency: Currency
+
+
+def at_most_64_bits(money: Money) -> Money:
+    """The limit of a command's amounts. Events of earlier versions may have larger ones."""
+    if money.amount > LARGEST_AMOUNT:
+        raise ValueError(f"should have an amount of at most {LARGEST_AMOUNT}, which is 2^63 - 1")
+    return money
+
+
+Amount = Annotated[Money, AfterValidator(at_most_64_bits)]
+"""Money in a command: at most 2^63 - 1 minor units."""
 
 
 class Role(StrEnum):

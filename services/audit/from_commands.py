@@ -17,7 +17,8 @@ from itertools import chain
 import msgspec
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
-from services.commands.judge import FirstUses, judge, read
+from services.commands.decode import Received
+from services.commands.judge import Reading, judge, read
 from services.commands.retries import at_first_time, first_offset
 from services.kafka.cluster import Cluster
 from services.kafka.consumer import Record
@@ -28,7 +29,9 @@ from services.orders.events import OrderTextsErased
 from services.orders.public import event_envelope
 from services.orders.texts import published_without_texts
 from services.store.dead_letters import DeadLetter, published_letter
+from services.store.first_uses import FirstUses
 
+from .earlier import code_of, judged_before, same_but_for_sentences, spelled_twice
 from .findings import Differences
 
 _AT_ONCE = 2000
@@ -36,6 +39,9 @@ _DISCARDED = b"discarded by an operator"
 
 Extent = dict[int, range]
 """By partition, the offsets that a topic had when the verification began."""
+
+Answers = dict[tuple[str, str], str]
+"""By order id and command id, the code of the first outcome that was published; empty where it is an acceptance."""
 
 _encode = msgspec.json.Encoder().encode
 
@@ -86,11 +92,14 @@ class _Judge:
         partitions: int,
         passed_over: set[int],
         letters: dict[int, DeadLetter],
+        answers: Answers,
     ) -> None:
         self._business_time = business_time
         self._partitions = partitions
         self._passed_over = passed_over
         self._letters = letters
+        self._answers = answers
+        self._twice = spelled_twice(answers)
         self._orders: dict[str, Order] = {}
         self._first_uses: FirstUses = {}
         self.outgrown = 0
@@ -104,12 +113,8 @@ class _Judge:
         for record in records:
             if record.offset in self._passed_over:
                 continue
-            first = first_offset(record)
-            timely = record if first is None else at_first_time(record, self._letters.get(first))
-            [(_, reading)] = readings = read([timely], self._business_time, self._partitions)
-            if isinstance(reading, str) and record.offset not in self._letters:
-                # An earlier version took it. Or it is not published yet, and nothing after it is.
-                [(_, reading)] = readings = read([timely], self._business_time, None)
+            readings = [self._reading(record)]
+            [(_, reading)] = readings
             if not isinstance(reading, str) and record.offset in self._letters:
                 self.outgrown += 1
                 self.dead.append(_Expected(record.offset, record.value))
@@ -128,6 +133,22 @@ class _Judge:
             for row in judged.outcomes:
                 place = self.dead if row.kind == "dead" else self.outcomes[record.key]
                 place.append(_Expected(record.offset, row.message))
+
+    def _reading(self, record: Record) -> tuple[Record, Reading]:
+        """As the version that judged the record read it."""
+        first = first_offset(record)
+        timely = record if first is None else at_first_time(record, self._letters.get(first))
+        [found] = read([timely], self._business_time, self._partitions)
+        # If it is no command now, an earlier version took it. Or it is not published yet, and nothing after it is.
+        is_dead = isinstance(found[1], str) and record.offset not in self._letters
+        if is_dead or (isinstance(found[1], Received) and self._was_judged_before(found[1])):
+            [found] = read([timely], self._business_time, None, as_before=True)
+        return found
+
+    def _was_judged_before(self, received: Received) -> bool:
+        use = received.order_id, received.command_id
+        code = self._answers.get(use)
+        return code is not None and judged_before(received, code, (use[0], use[1].lower()) in self._twice)
 
 
 async def verify_from_commands(
@@ -160,7 +181,11 @@ async def verify_from_commands(
             passed_over = {offset for number, offset in parked if number == partition}
             discarded = {_source_offset(record) for record in dead if _is_discarded(record)}
             by_offset = {_source_offset(record): _letter(record) for record in dead}
-            again = _Judge(business_time, partitions, passed_over | discarded, by_offset)
+            published = _read(consumer, topics.outcomes, partition, outputs.written[topics.outcomes])
+            answers: Answers = {}
+            async for batch in published:
+                _note_answers(batch, answers)
+            again = _Judge(business_time, partitions, passed_over | discarded, by_offset, answers)
             async for batch in _read(consumer, topics.commands, partition, commands):
                 again.take(batch)
                 findings.commands += len(batch)
@@ -223,8 +248,10 @@ def _compare(record: Record, expected: deque[_Expected], erased: bool, findings:
     should = expected.popleft()
     # Of a large dead letter the topic has the beginning; an earlier version published all of it.
     published = published_letter(None, should.value, ())[1]
-    if record.value not in (should.value, published) and not (
-        erased and _same_without_texts(should.value, record.value)
+    if (
+        record.value not in (should.value, published)
+        and not same_but_for_sentences(should.value, record.value)
+        and not (erased and _same_without_texts(should.value, record.value))
     ):
         findings.differs(
             f"{place}, from the command at offset {should.offset}: {_difference(should.value, record.value)}"
@@ -272,6 +299,22 @@ def _letter(record: Record) -> DeadLetter:
 
 def _source_offset(record: Record) -> int:
     return int(dict(record.headers)["source-offset"])
+
+
+class _Published(msgspec.Struct):
+    subject: str
+    causationid: str
+
+
+_decode_published = msgspec.json.Decoder(_Published).decode
+
+
+def _note_answers(outcomes: Iterable[Record], answers: Answers) -> None:
+    for record in outcomes:
+        value = record.value or b""
+        outcome, code = _decode_published(value), code_of(value)
+        if code != "command_id_reused" and not value.endswith(b'"duplicate":true}}'):
+            answers.setdefault((outcome.subject, outcome.causationid), code)
 
 
 async def _outputs(cluster: Cluster, topics: Topics, partitions: int) -> _Outputs:

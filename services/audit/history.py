@@ -20,7 +20,7 @@ from eventsourcing.persistence import MapperDeserialisationError
 
 from services.commands.cache import OrderCache
 from services.commands.decode import Received
-from services.commands.judge import Judged, judge, read
+from services.commands.judge import Judged, Reading, judge, read
 from services.commands.retries import at_first_time, first_offset
 from services.kafka.cluster import Cluster
 from services.kafka.consumer import Record
@@ -32,6 +32,7 @@ from services.orders.events import Event
 from services.store import OutcomeRow
 from services.store.database import connect
 from services.store.dead_letters import dead_letters
+from services.store.first_uses import first_use, remember
 from services.store.last_events import digest_of_last_events
 from services.store.mapper import decode_event, is_stored_as
 from services.store.months import Retired
@@ -39,6 +40,7 @@ from services.store.order_keys import OrderKeys, load_keys
 from services.store.place import Split
 
 from .disputes import Change, Disputes, OpenDispute
+from .earlier import code_of, judged_before, same_but_for_sentences, spelled_twice
 from .findings import Findings
 from .published import Published
 from .stored import Chunk, ChunkLoader, NumberedRow, StoredOutcome, load_histories
@@ -243,11 +245,13 @@ class History:
     ) -> dict[tuple[int, int], tuple[OutcomeRow, list[Event]] | str]:
         """By partition and offset, what should be stored, or why that cannot be told."""
         records = [self._at_first_time(record) for _, record in rows]
+        first = [(row.order_id, row.command_id) for row in chunk.outcomes if row.kind in _FIRST]
+        twice = spelled_twice([*first, *chunk.first_uses])
         readings = []
         partitions = len(self._limits.begins[self._topics.commands])
         for (row, record), reading in zip(rows, read(records, self._business_time, partitions), strict=True):
-            if row.kind != "dead" and isinstance(reading[1], str):  # an earlier version took it
-                readings += read([reading[0]], self._business_time, None)
+            if _was_judged_before(row, reading[1], twice):
+                readings += read([reading[0]], self._business_time, None, as_before=True)
             elif row.kind == "dead" and not isinstance(reading[1], str):
                 self._outgrown(row, record, chunk.keys)
             else:
@@ -274,7 +278,7 @@ class History:
     def _follow(self, row: StoredOutcome, chunk: Chunk) -> None:
         """Takes a stored outcome and its events as they are; events must follow one another all the same."""
         if row.kind in ("accepted", "rejected") and row.message is not None:
-            chunk.first_uses[row.order_id, row.command_id] = (row.digest, row.message)
+            remember(chunk.first_uses, row.order_id, row.command_id, (row.digest, row.message))
         for stored in chunk.of(row):
             if stored is None:
                 continue  # told already
@@ -307,7 +311,8 @@ class History:
         outcome, events = expected
         if _compared(outcome) != _compared(row):
             compared = _COMPARED[:-1] if row.is_erased_letter(keys) else _COMPARED
-            if names := [name for name in compared if getattr(outcome, name) != getattr(row, name)]:
+            names = [name for name in compared if getattr(outcome, name) != getattr(row, name)]
+            if names and not (names == ["message"] and same_but_for_sentences(outcome.message, row.message)):
                 self._differs(row, f"outcome {row.outcome_id} is not what follows from its command: {', '.join(names)}")
         if len(events) != len(stored):
             self._differs(row, f"outcome {row.outcome_id} has {len(stored)} events; {len(events)} follow")
@@ -378,18 +383,30 @@ def _load(loader: ChunkLoader, after: int, end: int) -> tuple[int, asyncio.Futur
     return last, asyncio.ensure_future(asyncio.to_thread(loader.load, after, last))
 
 
+_FIRST = ("accepted", "rejected")
 _AGAIN = ("repeated", "reused")
 _COMPARED = ("kind", "order_id", "command_id", "digest", "source", "key", "message")
 _compared = attrgetter(*_COMPARED)
 
 
+def _was_judged_before(row: StoredOutcome, reading: Reading, twice: set[tuple[str, str]]) -> bool:
+    """Whether an earlier version read this command in its own way. `twice`: see `spelled_twice`."""
+    if row.kind == "dead" or not isinstance(reading, Received):
+        return row.kind != "dead" and isinstance(reading, str)
+    if row.kind in _FIRST:
+        code = "" if row.kind == "accepted" else code_of(row.message or b"")
+        if judged_before(reading, code, (row.order_id, row.command_id.lower()) in twice):
+            return True
+    return reading.digest != row.digest
+
+
 def _repeats_what_is_gone(row: StoredOutcome, chunk: Chunk) -> bool:
     """Whether the first use of its command id was retired."""
-    use = row.order_id, row.command_id
-    if row.kind not in _AGAIN or use in chunk.first_uses:
+    if row.kind not in _AGAIN or first_use([chunk.first_uses], row.order_id, row.command_id) is not None:
         return False
+    use = row.order_id, row.command_id.lower()
     before = takewhile(lambda other: other is not row, chunk.outcomes)
-    return not any(o.kind not in _AGAIN and (o.order_id, o.command_id) == use for o in before)
+    return not any(o.kind not in _AGAIN and (o.order_id, o.command_id.lower()) == use for o in before)
 
 
 def _by_place(judged: Judged) -> dict[tuple[int, int], tuple[OutcomeRow, list[Event]] | str]:

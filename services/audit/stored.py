@@ -7,8 +7,9 @@ import msgspec
 from psycopg import Connection
 from psycopg.rows import args_row, tuple_row
 
-from services.commands.judge import FirstUses
 from services.master_keys import MasterKeys
+from services.store.first_uses import FirstUses, remember
+from services.store.months import FIRST_USES_NOT_RETIRED
 from services.store.order_keys import OrderKeys, load_keys
 from services.store.place import Split
 from services.store.stored import StoredRow
@@ -143,12 +144,17 @@ def _first_uses(connection: Connection[Any], outcomes: Collection[StoredOutcome]
     if not again:
         return {}
     rows = connection.execute(
-        "SELECT o.order_id, o.command_id, o.digest, o.message FROM unnest(%s::text[], %s::text[]) "
-        "AS again (order_id, command_id) JOIN outcomes AS o USING (order_id, command_id) "
-        "WHERE o.kind IN ('accepted', 'rejected') AND o.outcome_id <= %s",
-        ([row.order_id for row in again], [row.command_id for row in again], before),
+        FIRST_USES_NOT_RETIRED + "WHERE outcome_id <= %s",
+        (
+            [row.order_id for row in again] * 2,
+            [row.command_id for row in again] + [row.command_id.lower() for row in again],
+            before,
+        ),
     )
-    return {(order_id, command_id): (digest, message) for order_id, command_id, digest, message in rows}
+    found: FirstUses = {}
+    for order_id, command_id, digest, message in rows:
+        remember(found, order_id, command_id, (digest, message))
+    return found
 
 
 def load_histories(connection: Connection[Any], order_ids: Collection[str], up_to: int) -> dict[str, list[NumberedRow]]:

@@ -11,6 +11,8 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from services.money import plain_text
+
 Json = dict[str, Any]
 _INDENT = (0, 0, 0, 4)
 
@@ -96,8 +98,8 @@ def _value(value: Any) -> str:
             return "none"
         case bool():
             return "yes" if value else "no"
-        case {"amount": int() as amount, "currency": currency}:
-            return f"{amount} {currency} minor units"
+        case {"amount": int(), "currency": str()}:
+            return plain_text(value)
         case {"kind": kind, "opened_by": opened_by, "respond_by": respond_by}:
             return f"{kind} of the {opened_by}, to be answered before {respond_by}"
         case dict():

@@ -6,6 +6,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from services.money import plain_text
+
 _COLORS = {"accepted": "green", "auto_accepted": "yellow", "declined": "red", "withdrawn": "dim", "closed": "dim"}
 
 
@@ -15,12 +17,12 @@ def order(console: Console, page: dict[str, Any]) -> None:
     facts = Table.grid(padding=(0, 2))
     facts.add_row("client", escape(page["client_id"]))
     facts.add_row("freelancer", escape(page["freelancer_id"]))
-    facts.add_row("price", _money(page["price"]))
+    facts.add_row("price", plain_text(page["price"]))
     facts.add_row("delivery", _short(page["expected_delivery_at"]) or "no date yet")
     if refund := page["refund"]:
-        facts.add_row("refund", f"{_money(refund['amount'])}, {refund['state']}")
+        facts.add_row("refund", f"{plain_text(refund['amount'])}, {refund['state']}")
     if canceled := page["canceled"]:
-        due = f", refund due {_money(canceled['refund_due'])}" if canceled["refund_due"] else ""
+        due = f", refund due {plain_text(canceled['refund_due'])}" if canceled["refund_due"] else ""
         facts.add_row("canceled", f"{_words(canceled['grounds'])}, by {_words(canceled['initiated_by'])}{due}")
     console.print(facts)
     _disputes(console, page["disputes"])
@@ -63,7 +65,9 @@ def _actions(console: Console, party: str, actions: list[dict[str, Any]]) -> Non
 
 def _request(request: dict[str, Any]) -> str:
     parts = [
-        _money(v) if isinstance(v, dict) else f"{v} days" if k == "days" else str(v) for k, v in request.items() if v
+        plain_text(v) if isinstance(v, dict) else f"{v} days" if k == "days" else str(v)
+        for k, v in request.items()
+        if v
     ]
     return "; ".join(parts)
 
@@ -76,12 +80,8 @@ def _need(value: Any) -> str:
     if isinstance(value, list):
         return " | ".join(value)
     if isinstance(value, dict):
-        return _money(value) if "currency" in value else f"{value['min']}-{value['max']}"
+        return plain_text(value) if "currency" in value else f"{value['min']}-{value['max']}"
     return str(value)
-
-
-def _money(money: dict[str, Any]) -> str:
-    return f"{money['amount']} {money['currency']} minor units"
 
 
 def _short(instant: str | None) -> str:

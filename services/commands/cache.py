@@ -13,7 +13,8 @@ class OrderCache:
     """The orders used last, at most `size`. Not for two threads.
 
     `size` is well above the orders of two pieces of a batch, so that none gives way before its events are committed.
-    `earlier` names those that have commands of earlier months, whose command ids no index of this month knows.
+    `earlier` names those that have commands of earlier months, or command ids in capital letters: no index finds those
+    where they are used again.
     """
 
     def __init__(self, size: int) -> None:

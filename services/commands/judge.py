@@ -12,6 +12,7 @@ from services.kafka.consumer import Record
 from services.orders import Order, Rejected, rejections
 from services.orders.events import Event
 from services.store import OutcomeRow, ParkedCommand
+from services.store.first_uses import FirstUses, first_use, has_capitals, remember
 
 from . import outcomes
 from .decode import Received, Unreadable, decode
@@ -19,10 +20,6 @@ from .decode import Received, Unreadable, decode
 log = logging.getLogger(__name__)
 
 _LONGEST_ID = 200
-
-FirstUses = dict[tuple[str, str], tuple[bytes, bytes]]
-"""By order id and command id: the digest of the data it first came with, and the outcome it got; both empty where that
-was retired."""
 
 
 class Failed(msgspec.Struct):
@@ -40,32 +37,38 @@ Reading = Received | Failed | str
 class Judged(msgspec.Struct):
     """What a sequence of records brings out. `first_uses` are the command ids used first in it.
 
-    `tally` counts the records by the command's name and what became of it, for whoever watches.
+    `in_capitals`: orders with command ids that have capital letters. `tally` counts the records by the command's name
+    and what became of it, for whoever watches.
     """
 
     events: list[Event] = []
     outcomes: list[OutcomeRow] = []
     parked: list[ParkedCommand] = []
     first_uses: FirstUses = {}
+    in_capitals: set[str] = set()
     tally: Counter[tuple[str, str]] = msgspec.field(default_factory=Counter)
 
 
 def read(
-    records: Iterable[Record], business_time: Callable[[int], datetime], partitions: int | None
+    records: Iterable[Record],
+    business_time: Callable[[int], datetime],
+    partitions: int | None,
+    *,
+    as_before: bool = False,
 ) -> list[tuple[Record, Reading]]:
-    """Each record with what it says. `partitions`: see `decode`."""
+    """Each record with what it says. `partitions` and `as_before`: see `decode`."""
     readings: list[tuple[Record, Reading]] = []
     timestamp, time = None, datetime.min
     for record in records:
         if record.timestamp != timestamp:  # the broker stamps whole batches alike
             timestamp, time = record.timestamp, business_time(record.timestamp)
-        readings.append((record, _read_one(record, time, partitions)))
+        readings.append((record, _read_one(record, time, partitions, as_before)))
     return readings
 
 
-def _read_one(record: Record, time: datetime, partitions: int | None) -> Reading:
+def _read_one(record: Record, time: datetime, partitions: int | None, as_before: bool) -> Reading:
     try:
-        return decode(record, time, partitions)
+        return decode(record, time, partitions, as_before=as_before)
     except Unreadable as unreadable:
         return str(unreadable)
     except Exception as bug:
@@ -126,8 +129,7 @@ def _judge_one(
     order = orders[received.order_id]
     if isinstance(order, Exception):
         raise order
-    use = (received.order_id, received.command_id)
-    first = _first_use(use, earlier)
+    first = first_use(earlier, received.order_id, received.command_id, as_written=received.as_before)
     if first is not None:
         row = _again(order, received, record, *first)
         judged.outcomes.append(row)
@@ -135,18 +137,13 @@ def _judge_one(
         return
     row, events, code = _decide(order, received, record)
     assert row.message is not None
-    judged.first_uses[use] = (received.digest, row.message)
+    remember(judged.first_uses, received.order_id, received.command_id, (received.digest, row.message))
+    if has_capitals(received.command_id):
+        judged.in_capitals.add(received.order_id)
     judged.outcomes.append(row)
     judged.events += events
     if code:
         judged.tally[received.name, code] += 1
-
-
-def _first_use(use: tuple[str, str], earlier: Sequence[FirstUses]) -> tuple[bytes, bytes] | None:
-    for uses in earlier:
-        if use in uses:
-            return uses[use]
-    return None
 
 
 def _again(order: Order, received: Received, record: Record, digest: bytes, message: bytes) -> OutcomeRow:
@@ -154,17 +151,24 @@ def _again(order: Order, received: Received, record: Record, digest: bytes, mess
 
     The latter, too, where the first outcome was retired.
     """
-    if digest == received.digest:
+    if digest and _is_same_data(received, record, digest):
         return outcomes.repeated(received, record, message)
     why = rejections.command_id_reused() if digest else rejections.command_id_of_old()
     return outcomes.reused(received, record, order.business_time(received.time), why)
+
+
+def _is_same_data(received: Received, record: Record, digest: bytes) -> bool:
+    """An earlier version made another digest of data that names a dispute in capital letters."""
+    if digest == received.digest or received.as_before:
+        return digest == received.digest
+    return digest == decode(record, received.time, None, as_before=True).digest
 
 
 def _decide(order: Order, received: Received, record: Record) -> tuple[OutcomeRow, list[Event], str]:
     """The outcome, its events, and the code of a rejection."""
     now = order.business_time(received.time)
     try:
-        order.handle(received.command, received.command_id, now)
+        order.handle(received.command, received.command_id, now, ids_as_written=received.as_before)
     except Rejected as why:
         events = order.collect_events()
         return outcomes.rejected(received, record, now, why, len(events)), events, why.code

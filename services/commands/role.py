@@ -14,13 +14,14 @@ from services.kafka.topics import Topics
 from services.master_keys import MasterKeys
 from services.store import Batch, MonthBegan, Months, OrderStore, Parking, ParkingChanged
 from services.store.database import ANSWER_WITHIN_SECONDS
+from services.store.first_uses import FirstUses, has_capitals
 from services.store.positions import StoredPositions
 from services.store.recorder import is_refused_data
 from services.telemetry import measures, traces
 
 from .cache import OrderCache, Orders
 from .decode import Received
-from .judge import FirstUses, Judged, Reading, judge, read
+from .judge import Judged, Reading, judge, read
 from .retries import all_at_first_time, first_offset
 
 log = logging.getLogger(__name__)
@@ -142,13 +143,17 @@ class CommandsRole:
         commands = [reading for _, reading in readings if isinstance(reading, Received)]
         orders, missing = self._cache.take(command.order_id for command in commands)
         committed: FirstUses = {}
-        if missing or self._careful_pieces or not self._cache.earlier.isdisjoint(c.order_id for c in commands):
+        looked_up = self._careful_pieces or any(
+            c.order_id in self._cache.earlier or has_capitals(c.command_id) for c in commands
+        )
+        if missing or looked_up:
             with measures.stage("load"):
                 loaded, committed = await asyncio.to_thread(self._load, missing, commands, months)
             orders |= loaded
         with measures.stage("judge"):
             judged = judge(readings, orders, (uncommitted, committed), parked)
         self._cache.put(orders)
+        self._cache.earlier |= judged.in_capitals
         if judged.parked:
             self._cache.drop(command.order_id for command in judged.parked)
         return judged
@@ -158,9 +163,16 @@ class CommandsRole:
         loaded = self._store.orders(missing) if missing else {}
         if missing and months.others:
             self._cache.earlier |= self._store.with_earlier_commands(missing, months.newest)
+        if missing:
+            self._cache.earlier |= self._store.with_ids_in_capitals(missing)
         if careful := self._careful_pieces > 0:
             self._careful_pieces -= 1
-        uses = {(c.order_id, c.command_id) for c in commands if careful or c.order_id in self._cache.earlier}
+        earlier = self._cache.earlier
+        uses = {
+            (c.order_id, c.command_id)
+            for c in commands
+            if careful or c.order_id in earlier or has_capitals(c.command_id)
+        }
         return loaded, self._store.first_uses(uses) if uses else {}
 
     def _read(self, records: Sequence[Record]) -> list[tuple[Record, Reading]]:

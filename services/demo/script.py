@@ -11,6 +11,8 @@ from pydantic import BaseModel
 from resolution_contracts import EVENTS, Code, Command, CommandEnvelope, Money
 from resolution_contracts.values import format_instant
 
+from services.money import read_money
+
 Json = dict[str, Any]
 
 
@@ -242,15 +244,6 @@ def _listed(names: list[str]) -> str:
     return ", ".join(names) or "no event"
 
 
-_MINOR_DIGITS = {"JPY": 0}
-
-
 def money(units: int, currency: str) -> Money:
     """Whole units as the contract's minor ones: `money(120, "USD")` is 12000 cents, `money(599, "JPY")` 599 yen."""
-    return Money(amount=units * 10 ** _MINOR_DIGITS.get(currency, 2), currency=currency)
-
-
-def money_text(amount: int, currency: str) -> str:
-    """`120.00 USD`, `599 JPY`"""
-    digits = _MINOR_DIGITS.get(currency, 2)
-    return f"{amount / 10**digits:,.{digits}f} {currency}"
+    return Money(**read_money(str(units), currency))

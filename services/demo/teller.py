@@ -13,8 +13,9 @@ from rich.rule import Rule
 from rich.text import Text
 
 from services.clock import Clock
+from services.money import plain_text
 
-from .script import Json, RunsOut, Step, Tale, event_name, money_text
+from .script import Json, RunsOut, Step, Tale, event_name
 from .verification import Check
 
 _MORNING = timedelta(hours=9)
@@ -248,9 +249,9 @@ def _detail(data: Json) -> str:
     if "days" in data:
         words.append(f"{data['days']} days")
     if due := data.get("refund_due"):
-        words.append(f"{money_text(due['amount'], due['currency'])} to pay back")
+        words.append(f"{plain_text(due)} to pay back")
     if amount := data.get("amount"):
-        words.append(money_text(amount["amount"], amount["currency"]))
+        words.append(plain_text(amount))
     return f" ({', '.join(words)})" if words else ""
 
 

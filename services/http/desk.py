@@ -248,10 +248,12 @@ def _events(
 
 def _outcome(connection: psycopg.Connection[Any], order_id: str, command_id: str) -> tuple[Json, int] | None:
     """Its envelope, and the last event's number when it was decided."""
+    small = command_id.lower()
     row = connection.execute(
-        "SELECT message, last_event_id FROM outcomes "
-        "WHERE order_id = %s AND command_id = %s AND kind IN ('accepted', 'rejected')",
-        (order_id, command_id),
+        "SELECT message, last_event_id FROM outcomes WHERE order_id = %s AND kind IN ('accepted', 'rejected') "
+        "AND (command_id IN (%s, %s) OR (lower(command_id) = %s AND command_id <> lower(command_id))) "
+        "ORDER BY command_id <> %s, outcome_id LIMIT 1",
+        (order_id, command_id, small, small, command_id),
     ).fetchone()
     return None if row is None else (msgspec.json.decode(row[0]), row[1])
 

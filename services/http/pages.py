@@ -2,15 +2,15 @@
 
 import json
 from dataclasses import dataclass
-from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any
 from uuid import uuid4
 
-from babel.numbers import format_currency, get_currency_precision
 from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.responses import HTMLResponse, RedirectResponse
 from fastapi.templating import Jinja2Templates
+
+from services.money import decimal_text, money_text, read_money
 
 from .api import ADesk, OrderId, desk_of
 from .bodies import fields_of
@@ -158,11 +158,9 @@ async def act(request: Request, desk: ADesk, viewer: AViewer, order_id: OrderId)
 def _reason(rejected: Json) -> str:
     """The rejection's own sentence; where it speaks of minor units, one for people."""
     if rejected["code"] == "refund_over_limit":
-        limit = _money_text(rejected["details"]["limit"])
+        limit = money_text(rejected["details"]["limit"])
         return f"A partial refund is at most 60% of the original price: offer {limit} or less."
-    errors = rejected["details"].get("errors") if isinstance(rejected["details"], dict) else None
-    told = "; ".join(f"{error['path']}: {error['reason']}" for error in errors or [])
-    return f"{rejected['message']} {told}".strip()
+    return str(rejected["message"])
 
 
 def _data_of(command: str, form: dict[str, str]) -> Json:
@@ -175,23 +173,11 @@ def _data_of(command: str, form: dict[str, str]) -> Json:
                 request["days"] = int(form["days"]) if form["days"].isdecimal() else 0
             return {"request": request}
         case "OfferPartialRefund":
-            return {"amount": _money(form.get("amount", ""), form.get("currency", ""))} | text
+            return {"amount": read_money(form.get("amount", ""), form.get("currency", ""))} | text
         case "CancelOrder":
             return dict(text)
         case _:
             return {"dispute_id": form.get("dispute_id", "")} | text
-
-
-def _money(entered: str, currency: str) -> Json:
-    if not (len(currency) == 3 and currency.isalpha()):
-        raise ValueError("The currency is missing.")
-    try:
-        minor = Decimal(entered.strip()).scaleb(get_currency_precision(currency))
-    except ArithmeticError:
-        raise ValueError("Enter the amount as a number, such as 25.00.") from None
-    if not minor.is_finite() or minor != minor.to_integral_value() or abs(minor) > 2**53:
-        raise ValueError(f"Enter an amount with at most {get_currency_precision(currency)} decimals.")
-    return {"amount": int(minor), "currency": currency}
 
 
 @router.get("/metrics")
@@ -246,16 +232,6 @@ async def logged_out(request: Request) -> Response:
 # --- how things are said ---
 
 
-def _money_text(money: Json) -> str:
-    precision = get_currency_precision(money["currency"])
-    return format_currency(Decimal(money["amount"]).scaleb(-precision), money["currency"], locale="en_US")
-
-
-def _decimal(money: Json) -> str:
-    precision = get_currency_precision(money["currency"])
-    return f"{Decimal(money['amount']).scaleb(-precision):.{precision}f}"
-
-
 def _words(name: object) -> str:
     return str(name).replace("_", " ")
 
@@ -267,7 +243,7 @@ def _duration(seconds: float) -> str:
 
 def _step(money: Json) -> str:
     """The smallest amount of a currency, for a number field."""
-    return _decimal({"amount": 1, "currency": money["currency"]})
+    return decimal_text({"amount": 1, "currency": money["currency"]})
 
 
 def serve_under(path: str) -> None:
@@ -276,8 +252,8 @@ def serve_under(path: str) -> None:
 
 
 _templates.env.filters |= {
-    "money": _money_text,
-    "decimal": _decimal,
+    "money": money_text,
+    "decimal": decimal_text,
     "step": _step,
     "words": _words,
     "duration": _duration,

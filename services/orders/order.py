@@ -84,17 +84,28 @@ class Order(msgspec.Struct, dict=True):
         self.pending: list[Event] = []
         self._cause = ""
         self._now: datetime | None = None
+        self._ids_as_written = False
 
     # --- the one door ---
 
-    def handle(self, command: Command | rejections.Rejected, command_id: str, now: datetime) -> None:
+    def handle(
+        self,
+        command: Command | rejections.Rejected,
+        command_id: str,
+        now: datetime,
+        *,
+        ids_as_written: bool = False,
+    ) -> None:
         """Judges a command at the business time `now` (see `business_time`).
+
+        Disputes are named without regard to letter case, or by their `ids_as_written`, as earlier versions compared.
 
         What follows from it is in `pending`, and stays there when the command is rejected: a due auto-acceptance
         holds all the same (D3). A command that its schema refused comes as the rejection it gets. Raises Rejected.
         """
         self._cause = command_id
         self._now = now
+        self._ids_as_written = ids_as_written
         self.settle_if_due(now)
         if isinstance(command, rejections.Rejected):
             raise command
@@ -167,10 +178,10 @@ class Order(msgspec.Struct, dict=True):
     def record_refund_processed(self, command: RecordRefundProcessed) -> None:
         """Fits every state, also after the end of the order; the second time changes nothing (D10)."""
         self._must_be_known()
-        if self.refund is None or self.refund.refund_id != command.refund_id:
+        if self.refund is None or not self._is_same(self.refund.refund_id, command.refund_id):
             raise rejections.refund_unknown()
         if not self.refund_processed:
-            self._trigger(RefundProcessed, refund_id=command.refund_id)
+            self._trigger(RefundProcessed, refund_id=self.refund.refund_id)
 
     # --- for operators ---
 
@@ -258,17 +269,18 @@ class Order(msgspec.Struct, dict=True):
     def withdraw(self, command: Withdraw) -> None:
         """The requester takes it back until it is answered (R2, D7)."""
         role = self._party(command.actor)
-        if self._opened_by(command.dispute_id) is not role:
+        dispute_id = self._dispute_named(command.dispute_id)
+        if self._opened_by(dispute_id) is not role:
             raise rejections.not_allowed("Only the party that sent the request may withdraw it; decline it instead.")
-        dispute = self._still_open(command.dispute_id)
+        dispute = self._still_open(dispute_id)
         self._trigger(Withdrawn, dispute_id=dispute.dispute_id, kind=dispute.kind, by=role)
 
     def expire(self, command: ExpireDispute) -> None:
         """The timer's nudge. What was due is out by now (D3); a dispute settled otherwise needs nothing."""
         self._must_be_known()
-        self._opened_by(command.dispute_id)
+        dispute_id = self._dispute_named(command.dispute_id)
         dispute = self.open_dispute
-        if dispute is not None and dispute.dispute_id == command.dispute_id:
+        if dispute is not None and dispute.dispute_id == dispute_id:
             raise rejections.not_due(dispute.respond_by)
 
     # --- the client's right (R5) ---
@@ -412,12 +424,24 @@ class Order(msgspec.Struct, dict=True):
         if self.status not in statuses:
             raise rejections.invalid_transition(self.status, " or ".join(statuses))
 
-    def _opened_by(self, dispute_id: str) -> Role:
-        if self.open_dispute is not None and self.open_dispute.dispute_id == dispute_id:
-            return self.open_dispute.opened_by
-        if (settled := self.settled.get(dispute_id)) is not None:
-            return settled.opened_by
+    def _dispute_named(self, dispute_id: str) -> str:
+        """A dispute's id as it is stored."""
+        known = [*self.settled, *([] if self.open_dispute is None else [self.open_dispute.dispute_id])]
+        if dispute_id in known:
+            return dispute_id
+        for one in known:
+            if self._is_same(one, dispute_id):
+                return one
         raise rejections.dispute_unknown()
+
+    def _is_same(self, stored: str, named: str) -> bool:
+        return stored == named or (not self._ids_as_written and stored.lower() == named.lower())
+
+    def _opened_by(self, dispute_id: str) -> Role:
+        dispute = self.open_dispute
+        if dispute is not None and dispute.dispute_id == dispute_id:
+            return dispute.opened_by
+        return self.settled[dispute_id].opened_by
 
     def _still_open(self, dispute_id: str) -> DisputeOpened:
         if (settled := self.settled.get(dispute_id)) is not None:
@@ -427,6 +451,7 @@ class Order(msgspec.Struct, dict=True):
 
     def _answerable(self, dispute_id: str, actor: str) -> DisputeOpened:
         role = self._party(actor)
+        dispute_id = self._dispute_named(dispute_id)
         if self._opened_by(dispute_id) is role:
             raise rejections.not_allowed("Only the other party may answer the request; withdraw it instead.")
         return self._still_open(dispute_id)

@@ -14,6 +14,10 @@ KIND_NAMES = {
 }
 
 
+_TOLD = 3
+"""How many of the errors in a command's data its message tells. All are in the details."""
+
+
 class Rejected(Exception):
     """A command that the rules refuse."""
 
@@ -26,8 +30,9 @@ class Rejected(Exception):
 
 def invalid(errors: list[dict[str, str]]) -> Rejected:
     """`errors`: path and reason of each. They name no value that the sender sent (D16)."""
-    places = ", ".join(error["path"] or "data" for error in errors)
-    return Rejected(Code.INVALID, f"The command's data does not fit its schema; correct: {places}.", errors=errors)
+    told = [f"{error['path'] or 'data'} {error['reason']}" for error in errors[:_TOLD]]
+    more = f"; and {len(errors) - _TOLD} more" if len(errors) > _TOLD else ""
+    return Rejected(Code.INVALID, f"Correct the command's data: {'; '.join(told)}{more}.", errors=errors)
 
 
 def invalid_field(path: str, reason: str) -> Rejected:

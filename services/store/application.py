@@ -17,10 +17,11 @@ from services.orders.order import Order
 
 from .database import Connection, pool
 from .dead_letters import DeadLetter, dead_letters
+from .first_uses import FirstUses, remember
 from .judged import JudgedCommand, judged_commands
 from .loading import load_orders
 from .mapper import OrderMapper, decode_event
-from .months import FIRST_USES, Months, begun_months, with_earlier_commands
+from .months import FIRST_USES, Months, begun_months, with_earlier_commands, with_ids_in_capitals
 from .order_keys import CHANGE_KEYS, OrderKey, OrderKeys, Sealing, load_keys, sealed_orders
 from .parking import ParkedCommand, Parking, parked_commands, read_parking
 from .recorder import Batch, OrderRecorder
@@ -156,6 +157,11 @@ class OrderStore(Application[str]):
         with self._recorder.datastore.get_connection() as connection:
             return with_earlier_commands(connection, order_ids, month)
 
+    def with_ids_in_capitals(self, order_ids: Collection[str]) -> set[str]:
+        """Which of these orders have commands whose ids have capital letters."""
+        with self._recorder.datastore.get_connection() as connection:
+            return with_ids_in_capitals(connection, order_ids)
+
     def parked(self, order_id: str) -> list[ParkedCommand]:
         """An order's parked commands, in the order of the log."""
         with self._recorder.datastore.get_connection() as connection:
@@ -166,15 +172,17 @@ class OrderStore(Application[str]):
         with self._recorder.datastore.get_connection() as connection:
             return judged_commands(connection, order_id, again=again)
 
-    def first_uses(self, command_ids: Collection[tuple[str, str]]) -> dict[tuple[str, str], tuple[bytes, bytes]]:
+    def first_uses(self, command_ids: Collection[tuple[str, str]]) -> FirstUses:
         """Which of these commands (order id, command id) were judged before: the data's digest and the outcome.
 
         Both are empty where the outcome was retired.
         """
-        order_ids, ids = zip(*command_ids, strict=True)
+        order_ids, ids = zip(*{*command_ids, *((order, id_.lower()) for order, id_ in command_ids)}, strict=True)
+        found: FirstUses = {}
         with self._recorder.datastore.get_connection() as connection:
-            rows = connection.execute(FIRST_USES, (list(order_ids), list(ids)), prepare=True, binary=True)
-            return {(row["order_id"], row["command_id"]): (row["digest"], row["message"]) for row in rows}
+            for row in connection.execute(FIRST_USES, (list(order_ids), list(ids)), prepare=True, binary=True):
+                remember(found, row["order_id"], row["command_id"], (row["digest"], row["message"]))
+        return found
 
     def dead_letters(self, places: Collection[tuple[int, int]]) -> dict[tuple[int, int], DeadLetter]:
         """What became of the records at these places (partition, offset), where they are dead letters."""

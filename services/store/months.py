@@ -7,7 +7,7 @@ tells the command that it follows from: what changed an order is recognised for 
 
 from collections.abc import Collection
 from datetime import date
-from typing import Any
+from typing import Any, LiteralString
 
 import msgspec
 import psycopg
@@ -70,15 +70,35 @@ def with_earlier_commands(connection: psycopg.Connection[Any], order_ids: Collec
         return {order_id for (order_id,) in cursor}
 
 
-FIRST_USES = (
-    "WITH asked AS (SELECT * FROM unnest(%s::text[], %s::text[]) AS asked (order_id, command_id)) "
-    "SELECT o.order_id, o.command_id, o.digest, o.message FROM asked JOIN outcomes AS o USING (order_id, command_id) "
+def with_ids_in_capitals(connection: psycopg.Connection[Any], order_ids: Collection[str]) -> set[str]:
+    """Which of these orders have commands whose ids have capital letters. Raises psycopg.Error."""
+    with connection.cursor(row_factory=tuple_row) as cursor:
+        cursor.execute(
+            "SELECT DISTINCT order_id FROM outcomes WHERE order_id = ANY(%s) AND kind IN ('accepted', 'rejected') "
+            "AND command_id <> lower(command_id)",
+            (list(order_ids),),
+            prepare=True,
+        )
+        return {order_id for (order_id,) in cursor}
+
+
+FIRST_USES_NOT_RETIRED: LiteralString = (
+    "WITH asked AS (SELECT * FROM unnest(%s::text[], %s::text[]) AS asked (order_id, command_id)), "
+    "used AS (SELECT o.* FROM asked JOIN outcomes AS o USING (order_id, command_id) "
     "WHERE o.kind IN ('accepted', 'rejected') "
-    "UNION ALL SELECT order_id, command_id, ''::bytea, ''::bytea FROM asked JOIN order_events ON "
-    "originator_id = order_id AND notification_id <= retired_event_id() "
-    "AND convert_from(state, 'UTF8')::json ->> 'command_id' = command_id"
+    "UNION ALL SELECT o.* FROM asked JOIN outcomes AS o ON o.order_id = asked.order_id "
+    "AND lower(o.command_id) = asked.command_id AND o.command_id <> lower(o.command_id) "
+    "WHERE o.kind IN ('accepted', 'rejected')) SELECT order_id, command_id, digest, message FROM used "
 )
 """SQL: of order ids and command ids, those that were used before, with the digest and the outcome of the first time.
 
-Both are empty for one whose outcome was retired.
+Each id is to be asked for as it is, and in small letters: then it is found however it was written.
 """
+
+FIRST_USES: LiteralString = (
+    FIRST_USES_NOT_RETIRED  # noqa: S608 - nothing of a sender's
+    + "UNION ALL SELECT order_id, command_id, ''::bytea, ''::bytea FROM asked JOIN order_events "
+    "ON originator_id = order_id AND notification_id <= retired_event_id() "
+    "AND lower(convert_from(state, 'UTF8')::json ->> 'command_id') = lower(command_id)"
+)
+"""SQL: the same, and those whose outcome was retired, with neither digest nor outcome."""

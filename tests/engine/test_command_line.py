@@ -90,7 +90,7 @@ async def test_a_script_that_knows_only_the_contract_gets_one_right_outcome_for_
         code, out, _ = await resolution(installation, "order", "order-1", "--as", "client-1")
         assert code == 0
         assert "canceled" in out
-        assert "refund due 10000 USD" in out
+        assert "refund due 100.00 USD" in out
         code, out, _ = await resolution(installation, "order", "order-1", "--as", "client-1", "--json")
         assert json.loads(out)["viewer"] == "client"
         code, out, _ = await resolution(installation, "replay", "order-1", "--json")

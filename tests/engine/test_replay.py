@@ -110,7 +110,7 @@ async def test_a_block_for_each_event_is_readable_without_colours(installation: 
     words = " ".join(out.split())
     assert "#2 DisputeOpened" in words
     assert "cause OfferPartialRefund from /tests command " + dispute_id in words
-    assert "amount: 2500 USD minor units" in words
+    assert "amount: 25.00 USD" in words
     assert "refund_reason: minor_dissatisfaction" in words
     assert "changed open_dispute: none -> partial_refund of the freelancer, to be answered before" in words
     assert "status: unknown -> in progress" in words

@@ -114,19 +114,6 @@ _DATA: dict[str, list[dict[str, Any]]] = {
 _TYPES = [*_DATA, "RegisterOrder", "RegisterOrder", "OpenDispute", "OpenDispute"]
 
 
-def is_doubtful(value: bytes) -> bool:
-    """Whether the contract leaves open what this is: JSON with half a surrogate pair, or with an attribute twice."""
-    try:
-        pairs = json.loads(value, object_pairs_hook=lambda pairs: pairs, parse_int=float)  # of any length
-        json.dumps(pairs, ensure_ascii=False).encode()
-    except UnicodeEncodeError:
-        return True
-    except (ValueError, RecursionError):
-        return False
-    names = [pair[0] for pair in pairs if type(pair) is tuple] if type(pairs) is list else []
-    return len(set(names)) < len(names)
-
-
 def command(order_id: str, number: int, name: str = "RegisterOrder", data: str | None = None) -> Members:
     """A command as it should be."""
     return [

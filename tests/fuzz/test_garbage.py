@@ -25,7 +25,7 @@ from services import cli
 from services.kafka.topics import partition_of
 from services.supervisor import Supervisor
 from tests.engine.commands import ask_update, register
-from tests.fuzz.generate import PARTITIONS, Garbage, catalogue, drawn, flood, is_doubtful, repeated
+from tests.fuzz.generate import PARTITIONS, Garbage, catalogue, drawn, flood, repeated
 from tests.fuzz.sender import BrokerHungUp, RawSender, Refused, Taken
 from tests.fuzz.topic import Found, Place, read_topic
 from tests.fuzz.wire import RawBatch, RawRecord
@@ -235,12 +235,11 @@ async def published(installation: Installation, number: int) -> tuple[list[Json]
 
 
 def judged(installation: Installation, record: Found, fate: str, oracle: Oracle) -> Judged:
-    """What has to come of a record. One that aiokafka reads otherwise than Kafka's own client may be dead, or judged;
-    so may one of which the contract does not say what it is."""
+    """What has to come of a record. One that aiokafka reads otherwise than Kafka's own client may be dead, or judged."""
     said, dead = record.said, Judged(dead=True)
     if said is None or said.key is None or partition_of(said.key, PARTITIONS) != record.partition:
         return dead
-    if fate == "dead" and (not record.plain or is_doubtful(said.value or b"")):
+    if fate == "dead" and not record.plain:
         return dead
     micros = round(installation.clock.of_record(record.time).timestamp() * 1_000_000)
     return oracle.read(Read(said.key, said.value, micros))

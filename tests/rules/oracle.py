@@ -24,6 +24,8 @@ ANSWER_WINDOW = 48 * HOUR  # R1, R3, D18
 VERY_LATE_AFTER = 24 * HOUR  # R5, D5
 MOST_PERCENT = 60  # R8, D9
 LARGEST_RECORD = 262_144
+LONGEST_SOURCE = 1_000
+LARGEST_AMOUNT = 2**63 - 1
 
 CLIENT_REASONS = {
     "ordered_by_mistake",
@@ -90,8 +92,8 @@ class Rejected(Exception):
 class Oracle:
     def __init__(self) -> None:
         self.orders: dict[str, Data] = {}
-        # (order id, command id): the first command's name and data, its outcome's time and data
-        self.memory: dict[tuple[str, str], tuple[str, Any, str, Data]] = {}
+        # (order id, command id in small letters): the first command's id, name and data, its outcome's time and data
+        self.memory: dict[tuple[str, str], tuple[str, str, Any, str, Data]] = {}
 
     def read(self, record: Record) -> Judged:
         envelope = read_envelope(record)
@@ -105,11 +107,12 @@ class Oracle:
         now = time if order is None else max(time, order["last"])  # D1, D4
 
         # A repeated command id comes before everything and changes nothing (D19).
-        remembered = self.memory.get((order_id, command_id))
+        remembered = self.memory.get((order_id, command_id.lower()))
         if remembered is not None:
-            first_name, first_data, at, said = remembered
-            if name == first_name and same_json(data, first_data):
+            first_id, first_name, first_data, at, said = remembered
+            if name == first_name and same_json(with_small_ids(data), with_small_ids(first_data)):
                 said = {**said, "duplicate": True}
+                command_id = first_id  # what was stored first
             else:
                 at = instant_text(now)
                 said = {"command_id": command_id, "command": name, "code": "command_id_reused", "details": {}}
@@ -131,7 +134,7 @@ class Oracle:
             said["details"] = rejected.details
 
         at = instant_text(now)
-        self.memory[order_id, command_id] = (name, data, at, dict(said))
+        self.memory[order_id, command_id.lower()] = (command_id, name, data, at, dict(said))
         return Judged(events, outcome(order_id, command_id, at, said))
 
     def decide(  # noqa: C901 - one pass, to be read beside the rules
@@ -168,7 +171,7 @@ class Oracle:
             return
 
         if name == "ExpireDispute":
-            dispute = order["disputes"].get(data["dispute_id"])
+            dispute = order["disputes"].get(data["dispute_id"].lower())
             if dispute is None:
                 raise Rejected("dispute_unknown")
             if dispute["settled_as"] is None:  # were it due, judge() would have auto-accepted it
@@ -177,7 +180,7 @@ class Oracle:
 
         if name == "RecordRefundProcessed":  # D10
             refund = order["refund"]
-            if refund is None or refund["id"] != data["refund_id"]:
+            if refund is None or refund["id"].lower() != data["refund_id"].lower():
                 raise Rejected("refund_unknown")
             if not refund["processed"]:
                 refund["processed"] = True
@@ -229,7 +232,7 @@ class Oracle:
         if name in ("Accept", "Decline", "Withdraw"):
             if role is None:
                 raise Rejected("not_a_party")
-            dispute = order["disputes"].get(data["dispute_id"])
+            dispute = order["disputes"].get(data["dispute_id"].lower())
             if dispute is None:
                 raise Rejected("dispute_unknown")
             if (role == dispute["opened_by"]) != (name == "Withdraw"):  # D7
@@ -306,7 +309,7 @@ class Oracle:
 
         respond_by = now + ANSWER_WINDOW  # fixed from now on (D18)
         dispute = {"id": command_id, "kind": kind, "opened_by": role, "respond_by": respond_by}
-        order["open"] = order["disputes"][command_id] = {**dispute, "settled_as": None, "asked": asked}
+        order["open"] = order["disputes"][command_id.lower()] = {**dispute, "settled_as": None, "asked": asked}
         happens(
             "DisputeOpened",
             dispute_id=command_id,
@@ -331,7 +334,7 @@ def new_order(order_id: str, facts: Data) -> Data:
         "price": facts["price"],  # the original one (D9)
         "state": AWAITING if facts["awaiting_requirements"] else IN_PROGRESS,
         "expected": facts["expected_delivery_at"],  # moves with every accepted extension (R7)
-        "disputes": {},  # every dispute ever, by id
+        "disputes": {},  # every dispute ever, by id in small letters
         "open": None,  # the one of them that is open (R11)
         "refund": None,  # the only one ever granted (R9)
         "texts": False,  # whether anybody wrote anything since they were last erased
@@ -445,9 +448,19 @@ ABSENT: Any = object()
 WHITE_SPACE = "\t\n\v\f\r \x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a"
 WHITE_SPACE += "\u2028\u2029\u202f\u205f\u3000"
 NOT_TEXT = re.compile("[\0\ud800-\udfff]")  # NUL, and halves of characters
+# What shows nothing: white space, controls, Unicode's Default_Ignorable_Code_Point, and the empty cell of Braille.
+INVISIBLE = {
+    *WHITE_SPACE,
+    *map(chr, [*range(0x20), *range(0x7F, 0xA0), 0xAD, 0x34F, 0x61C, 0x115F, 0x1160, 0x17B4, 0x17B5]),
+}
+INVISIBLE |= {
+    chr(n) for a, b in ((0x180B, 0x180F), (0x200B, 0x200F), (0x202A, 0x202E), (0x2060, 0x206F)) for n in range(a, b + 1)
+}
+INVISIBLE |= {*"\u2800\u3164\ufeff\uffa0", *map(chr, range(0xFE00, 0xFE10)), *map(chr, range(0xFFF0, 0xFFFC))}
+INVISIBLE |= {*map(chr, [*range(0x1BCA0, 0x1BCA4), *range(0x1D173, 0x1D17B), *range(0xE0000, 0xE1000)])}
 CURRENCY = re.compile("[A-Z]{3}")
 INSTANT = re.compile(  # RFC 3339 lets T and Z be small
-    r"([0-9]{4})-([0-9]{2})-([0-9]{2})[Tt]([0-9]{2}):([0-9]{2}):([0-9]{2})(?:\.([0-9]{1,6}))?"
+    r"([0-9]{4})-([0-9]{2})-([0-9]{2})[Tt]([0-9]{2}):([0-9]{2}):([0-9]{2})(?:\.([0-9]+))?"
     r"(?:[Zz]|([+-])([0-9]{2}):([0-9]{2}))"
 )
 MICROSECOND = timedelta(microseconds=1)
@@ -463,7 +476,7 @@ def fields(**readers: Reader) -> Reader:
     """An object with these fields and no others."""
 
     def read(value: Any) -> Data:
-        if type(value) is not dict or not value.keys() <= readers.keys():
+        if type(value) is not dict or not value.keys() <= readers.keys():  # a dict of another type has a key twice
             raise invalid()
         return {name: reader(value.get(name, ABSENT)) for name, reader in readers.items()}
 
@@ -485,7 +498,7 @@ def one_of(names: set[str]) -> Reader:
 
 def whole_number(least: int, most: int) -> Reader:
     def read(value: Any) -> int:
-        if type(value) is not int or not least <= value <= most:  # a bool's type is not int, nor is 5.0's
+        if type(value) is not int or not least <= value <= most:  # a bool's type is not int; 5.0 was read as one
             raise invalid()
         return value
 
@@ -493,7 +506,7 @@ def whole_number(least: int, most: int) -> Reader:
 
 
 def identifier(value: Any) -> str:
-    if type(value) is not str or not 1 <= len(value) <= 200 or NOT_TEXT.search(value):
+    if type(value) is not str or not 1 <= len(value) <= 200 or NOT_TEXT.search(value) or INVISIBLE.issuperset(value):
         raise invalid()
     return value
 
@@ -502,7 +515,7 @@ def text(value: Any) -> str:
     if type(value) is not str:
         raise invalid()
     trimmed = value.strip(WHITE_SPACE)
-    if not 1 <= len(trimmed) <= 2500 or NOT_TEXT.search(trimmed):
+    if not 1 <= len(trimmed) <= 2500 or NOT_TEXT.search(trimmed) or INVISIBLE.issuperset(trimmed):
         raise invalid()
     return trimmed
 
@@ -530,7 +543,7 @@ def instant(value: Any) -> int:
         local = datetime(int(year), int(month), int(day), int(hour), int(minute), int(second))
     except ValueError:  # the 30th of February, 24:00, a leap second
         raise invalid() from None
-    micros = (local - EPOCH) // MICROSECOND + int((fraction or "").ljust(6, "0"))
+    micros = (local - EPOCH) // MICROSECOND + int((fraction or "").ljust(6, "0")[:6])
     if sign:
         if int(hours_off) > 23 or int(minutes_off) > 59:
             raise invalid()
@@ -551,14 +564,14 @@ def registration(value: Any) -> Data:
 
 
 def request(value: Any) -> Data:
-    kind = value.get("kind") if type(value) is dict else None
+    kind = value.get("kind") if isinstance(value, dict) else None
     if type(kind) is not str or kind not in REQUESTS:
         raise invalid()
     asked: Data = REQUESTS[kind](value)
     return asked
 
 
-MONEY = fields(amount=whole_number(1, 10**4000 - 1), currency=currency)
+MONEY = fields(amount=whole_number(1, LARGEST_AMOUNT), currency=currency)
 REGISTRATION = fields(
     client_id=identifier,
     freelancer_id=identifier,
@@ -608,31 +621,45 @@ def read_envelope(record: Record) -> Data | None:
         envelope = JSON.decode(record.value.decode())
     except (ValueError, RecursionError):  # not UTF-8, not JSON, nested some hundred levels deep
         return None
-    if type(envelope) is not dict:
+    if not isinstance(envelope, dict):
         return None
+    # Of an attribute that comes twice the last counts, but data, and each has to be what it should.
+    if isinstance(envelope, Twice):
+        twice = [{**envelope, name: content} for name, content in envelope.pairs if name in ATTRIBUTES]
+        if sum(name == "data" for name, _ in envelope.pairs) > 1 or not all(map(could_be_read, twice)):
+            return None
     command_id, command = envelope.get("id"), envelope.get("type")
     source, subject = envelope.get("source"), envelope.get("subject")
     if (
         envelope.get("specversion") == "1.0"
         and (type(command_id) is str and UUID.fullmatch(command_id))
         and (type(command) is str and command in COMMAND_TYPES)
-        and (type(source) is str and source != "")
+        and (type(source) is str and 1 <= len(source) <= LONGEST_SOURCE)
         and (type(subject) is str and ORDER_ID.fullmatch(subject) and subject == key)
         and "data_base64" not in envelope
-        and not has_nul([[name, content] for name, content in envelope.items() if name != "data"])
+        and not any(NOT_TEXT.search(name) for name in envelope)
+        and not has_no_text([content for name, content in envelope.items() if name != "data"])
     ):
         return envelope
     return None
 
 
-def has_nul(value: Any) -> bool:
-    """Whether a text anywhere in it has a NUL."""
+ATTRIBUTES = ("specversion", "id", "type", "source", "subject")
+
+
+def could_be_read(envelope: Data) -> bool:
+    texts = all(type(envelope.get(name)) is str for name in ATTRIBUTES)
+    return texts and envelope["specversion"] == "1.0" and envelope["source"] != ""
+
+
+def has_no_text(value: Any) -> bool:
+    """Whether a text anywhere in it has a NUL or half of a character."""
     values = [value]
     while values:
         one = values.pop()
-        if type(one) is str and "\0" in one:
+        if type(one) is str and NOT_TEXT.search(one):
             return True
-        if type(one) is dict:
+        if isinstance(one, dict):
             values += [*one.keys(), *one.values()]
         elif type(one) is list:
             values += one
@@ -644,11 +671,46 @@ def integer(digits: str) -> int | Decimal:
     return int(digits) if len(digits) <= 4000 else Decimal(digits)
 
 
+def number(text: str) -> int | float:
+    """JSON Schema: a number without a fraction is an integer, however it is written."""
+    try:
+        value = Decimal(text)
+    except ArithmeticError:  # an exponent of twenty digits
+        return float(text)
+    return int(value) if value.adjusted() < 20 and value == value.to_integral_value() else float(text)
+
+
+class Twice(dict[str, Any]):
+    """An object with a key that comes twice, of which it has the last."""
+
+    pairs: list[tuple[str, Any]]
+
+
+def members(pairs: list[tuple[str, Any]]) -> Data:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        found = Twice(found)
+        found.pairs = pairs
+    return found
+
+
 def not_json(constant: str) -> NoReturn:
     raise ValueError(f"{constant} is not JSON")  # NaN, Infinity, -Infinity, which Python would read
 
 
-JSON = json.JSONDecoder(parse_int=integer, parse_constant=not_json)  # of equal keys the last one wins
+JSON = json.JSONDecoder(parse_int=integer, parse_float=number, parse_constant=not_json, object_pairs_hook=members)
+
+
+def with_small_ids(data: Any) -> Any:
+    """A dispute's or refund's id is the same in capital letters."""
+    if type(data) is not dict:
+        return data
+    ids = {name: data[name].lower() for name in ("dispute_id", "refund_id") if is_uuid(data.get(name))}
+    return {**data, **ids}
+
+
+def is_uuid(value: Any) -> bool:
+    return type(value) is str and UUID.fullmatch(value) is not None
 
 
 def same_json(one: Any, other: Any) -> bool:
@@ -656,7 +718,7 @@ def same_json(one: Any, other: Any) -> bool:
     pairs = [(one, other)]
     while pairs:
         a, b = pairs.pop()
-        if type(a) is dict and type(b) is dict:
+        if isinstance(a, dict) and isinstance(b, dict):
             if a.keys() != b.keys():
                 return False
             pairs += [(a[name], b[name]) for name in a]

@@ -235,7 +235,7 @@ ANY_COMMAND = [
     pytest.param(expire("unknown"), [rejected("dispute_unknown")], id="timer, unknown dispute"),
     pytest.param(
         received("Accept", actor=CLIENT),
-        [rejected("invalid", errors=[{"path": "dispute_id", "reason": "Field required"}])],
+        [rejected("invalid", errors=[{"path": "dispute_id", "reason": "is missing: add it"}])],
         id="invalid data",
     ),
 ]

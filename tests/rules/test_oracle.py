@@ -413,7 +413,7 @@ def test_R7_1_to_60_days(days, expected):
     assert code(Order().asks(extension(days), FREELANCER)) == expected
 
 
-@pytest.mark.parametrize("price", [2, 5, 999, 3_333, 10_000, 10**30 + 1])
+@pytest.mark.parametrize("price", [2, 5, 999, 3_333, 10_000, 2**63 - 1])
 def test_R8_up_to_60_percent_of_the_original_price(price):
     limit = price * 3 // 5
     assert code(Order(price=usd(price)).asks(refund(limit), FREELANCER)) is None
@@ -1079,7 +1079,9 @@ def test_contract_expiring_too_early_or_nothing():
 # -- the schema ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("text", ["", "  ", "\u3000\n", "x" * 2501, "a\0b", "\0", "\ud800", None, 5, ["x"]])
+@pytest.mark.parametrize(
+    "text", ["", "  ", "\u3000\n", "x" * 2501, "a\0b", "\0", "\x1f", "\u200b \ufe0f", "\ud800", None, 5, ["x"]]
+)
 def test_schema_texts_that_are_not(text):
     assert code(Order().asks({"kind": "order_update", "message": text}, CLIENT)) == "invalid"
 
@@ -1091,8 +1093,8 @@ def test_schema_texts_that_are_not(text):
         ("x" * 2500, "x" * 2500),
         (" \t\n\x85\xa0\u2003" + "é" * 2500 + "\u2029\u202f\u205f\u3000", "é" * 2500),
         ("a  b", "a  b"),
-        ("\x1f", "\x1f"),
-        ("\u200b", "\u200b"),
+        ("\x1fa", "\x1fa"),
+        ("\u200b\u0301", "\u200b\u0301"),
         ("\U0001f600" * 2500, "\U0001f600" * 2500),
     ],
 )
@@ -1119,10 +1121,10 @@ def test_schema_ids_are_not_trimmed():
         {"freelancer_id": CLIENT},
         {"price": usd(0)},
         {"price": usd(-1)},
-        {"price": usd(10**4000)},
+        {"price": usd(2**63)},
         {"price": {"amount": 5}},
         {"price": {"currency": "USD"}},
-        {"price": {"amount": 5.0, "currency": "USD"}},
+        {"price": {"amount": 5.5, "currency": "USD"}},
         {"price": {"amount": "5", "currency": "USD"}},
         {"price": {"amount": True, "currency": "USD"}},
         {"price": {"amount": 5, "currency": "usd"}},
@@ -1151,8 +1153,8 @@ def test_schema_what_a_registration_needs(missing):
         assert code(Oracle().read(record("RegisterOrder", {**data, "awaiting_requirements": True}))) is None
 
 
-def test_schema_prices_of_any_size():
-    price = 10**4000 - 1
+def test_schema_prices_of_64_bits():
+    price = 2**63 - 1
     judged = Order(price=usd(price)).asks(refund(price), FREELANCER)
     assert details(judged) == {"limit": usd(price * 3 // 5)}
     value = record("RegisterOrder", {**FACTS, "price": usd(7)}).value
@@ -1165,6 +1167,7 @@ def test_schema_prices_of_any_size():
     [
         ("2026-02-28T23:59:59Z", "2026-02-28T23:59:59.000000Z"),
         ("2026-02-28t23:59:59.5z", "2026-02-28T23:59:59.500000Z"),
+        ("2026-02-28T23:59:59.123456789Z", "2026-02-28T23:59:59.123456Z"),
         ("2026-03-01T00:00:00.000001+00:01", "2026-02-28T23:59:00.000001Z"),
         ("2026-02-28T23:59:59.123456-23:59", "2026-03-01T23:58:59.123456Z"),
         ("2026-02-28T23:59:59-00:00", "2026-02-28T23:59:59.000000Z"),
@@ -1191,7 +1194,6 @@ def test_schema_instants(instant, kept):
         "2026-02-28T24:00:00Z",
         "2026-06-30T23:59:60Z",
         "2026-02-28T23:59:59.Z",
-        "2026-02-28T23:59:59.1234567Z",
         "2026-02-28T23:59:59,5Z",
         "2026-02-28T23:59:59+24:00",
         "2026-02-28T23:59:59+00:60",
@@ -1235,7 +1237,7 @@ def test_schema_instants_that_are_not(instant):
         {"kind": "delivery_extension", "days": 1},
         {"kind": "delivery_extension", "note": "-"},
         {"kind": "delivery_extension", "days": "5", "note": "-"},
-        {"kind": "delivery_extension", "days": 5.0, "note": "-"},
+        {"kind": "delivery_extension", "days": 5.5, "note": "-"},
         {"kind": "delivery_extension", "days": True, "note": "-"},
         {"kind": "delivery_extension", "days": None, "note": "-"},
     ],
@@ -1366,14 +1368,13 @@ def test_envelope_unknown_attributes_and_repeated_keys():
     assert code(Oracle().read(Record(b"o1", value, T))) == "order_unknown"
 
 
-def test_envelope_ids_are_compared_as_written():
+def test_envelope_ids_are_the_same_in_capital_letters():
     order = Order()
     small = "abcdefab-cdef-abcd-efab-cdefabcdefab"
-    assert code(order.does("RecordDelivery", id=small.upper())) is None
-    judged = order.does("RecordDelivery", id=small)
-    assert code(judged) == "invalid_transition"
-    assert "duplicate" not in judged.outcome["data"]
-    assert order.does("RecordDelivery", id=small.upper()).outcome["data"]["duplicate"] is True
+    first = order.does("RecordDelivery", id=small.upper()).outcome
+    again = order.does("RecordDelivery", id=small).outcome
+    assert again == first | {"data": first["data"] | {"duplicate": True}}
+    assert order.does("RecordCompletion", id=small).outcome["data"]["code"] == "command_id_reused"
 
 
 @pytest.mark.parametrize(

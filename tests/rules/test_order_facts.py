@@ -104,7 +104,7 @@ def test_contract_another_order_has_a_date():
     facts = {"client_id": CLIENT, "freelancer_id": FREELANCER, "price": {"amount": 1, "currency": "USD"}}
     given()
     when(received("RegisterOrder", **facts))
-    why = "expected_delivery_at is optional only while the order awaits requirements"
+    why = "needs expected_delivery_at, unless the order awaits requirements"
     then(rejected("invalid", errors=[{"path": "", "reason": why}]))
 
 

@@ -82,7 +82,7 @@ def usd_on_the_wire(amount):
         (3333, 1999),
         (100_00, 60_00),
         (10**18 + 1, 6 * 10**17),
-        (10**30 + 7, 6 * 10**29 + 4),
+        (2**63 - 1, 5_534_023_222_112_865_484),
     ],
 )
 def test_D9_60_percent_is_inclusive_and_exact(price, most):
@@ -102,11 +102,11 @@ def test_D9_a_price_of_1_has_no_room_for_an_offer():
 @pytest.mark.parametrize(
     ("amount", "reason"),
     [
-        (0, "Input should be greater than or equal to 1"),
-        (-1, "Input should be greater than or equal to 1"),
-        (1.0, "Input should be a valid integer"),
-        ("1", "Input should be a valid integer"),
-        (True, "Input should be a valid integer"),
+        (0, "should be at least 1"),
+        (-1, "should be at least 1"),
+        (1.5, "should be a whole number"),
+        ("1", "should be a whole number"),
+        (True, "should be a whole number"),
     ],
 )
 def test_D9_at_least_one_minor_unit_and_whole_ones_only(amount, reason):
@@ -160,7 +160,7 @@ def test_R8_the_reason_is_from_a_list_and_not_in_the_event(reason):
     then(offered())
 
 
-ON_THE_LIST = "Input should be 'scope_reduced', 'delay_compensation', 'minor_dissatisfaction' or 'other'"
+ON_THE_LIST = "should be 'scope_reduced', 'delay_compensation', 'minor_dissatisfaction' or 'other'"
 
 
 @pytest.mark.parametrize("reason", ["", "late_delivery", "Other", None, 1])
@@ -176,7 +176,7 @@ def test_R8_an_offer_has_an_amount_an_explanation_and_a_reason(missing):
     given(registered())
     offer = {"actor": FREELANCER, "amount": usd_on_the_wire(1), "explanation": EXPLANATION, "reason": "other"}
     when(received("OfferPartialRefund", **{name: value for name, value in offer.items() if name != missing}))
-    then(rejected("invalid", errors=[{"path": missing, "reason": "Field required"}]))
+    then(rejected("invalid", errors=[{"path": missing, "reason": "is missing: add it"}]))
 
 
 def offer_v2(**amount):

@@ -41,7 +41,7 @@ CLOSED = [registered(), completed()]
 GRANTED = [registered(), refund_offer(), accept(by=CLIENT)]
 LIMIT = {"amount": 60_00, "currency": "USD"}
 POSSIBLE_FROM = "2026-03-13T09:00:00.000000Z"
-MISSING = [{"path": "dispute_id", "reason": "Field required"}]
+MISSING = [{"path": "dispute_id", "reason": "is missing: add it"}]
 
 EVERY_CODE = [
     ([], delivered(), rejected("order_unknown")),
@@ -111,7 +111,7 @@ def test_contract_a_rejection_on_the_wire():
 
 # --- first the schema, then the order, then the actor, then the dispute named, then the rules ---
 
-NO_ACTOR = [{"path": "actor", "reason": "String should have at least 1 character"}]
+NO_ACTOR = [{"path": "actor", "reason": "should not be empty"}]
 NO_REASON = rejected("invalid", errors=[{"path": "request.reason", "reason": "is required of the freelancer"}])
 NO_DATE = "is required: none was registered with the order"
 

@@ -135,7 +135,7 @@ def test_a_state_with_an_open_dispute_is_not_read():
 def test_an_order_goes_on_from_a_snapshot_as_from_its_events():
     """A price that fits no machine word; a settled dispute that is named again; a refund that was granted."""
     commands = [
-        registered(price=refund_offer(10**20 + 1).amount),
+        registered(price=refund_offer(2**63 - 1).amount),
         refund_offer(1),
         accept(command_id(1), CLIENT),
         refund_offer(1),

@@ -102,7 +102,7 @@ async def test_the_queries_of_the_documentation_answer_as_written(installation: 
         ("delivery_extension", 1.0, 1.0),
         ("partial_refund", 4.0, 4.0),
     ]
-    assert ask(tmp_path, asked.pop("Refunds")) == [("2026-03", "USD", 1, 25.0)]
+    assert ask(tmp_path, asked.pop("Refunds")) == [("2026-03", "USD", 1, 2500)]
     assert ask(tmp_path, asked.pop("Cancellations")) == [
         ("agreement", 1, 1),
         ("auto_accepted", 1, 1),

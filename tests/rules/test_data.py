@@ -1,0 +1,219 @@
+"""What a command's data may look like, and how it is said what is wrong: the field, and what to do."""
+
+import json
+from datetime import datetime
+from typing import Any
+
+import pytest
+from resolution_contracts.commands import COMMAND_TYPES, RegisterOrder
+
+from services.commands.decode import decode
+from services.orders import Rejected
+from tests.controls import ORDER, T, raw_record, untyped
+
+FACTS = '{"client_id":"a","freelancer_id":"b","price":{"amount":100,"currency":"USD"},"expected_delivery_at":"2027-01-31T12:00:00Z"}'
+SPACED = json.dumps(json.loads(FACTS), indent=1)
+
+
+def received(data: str, name: str = "RegisterOrder", **how):
+    value = untyped(name, {}).to_json().replace(b'"data":{}', b'"data":' + data.encode())
+    return decode(raw_record(ORDER.encode(), value), T, None, **how)
+
+
+def errors(data: str, name: str = "RegisterOrder") -> dict[str, str]:
+    command = received(data, name).command
+    assert isinstance(command, Rejected)
+    return {error["path"]: error["reason"] for error in command.details["errors"]}
+
+
+@pytest.mark.parametrize("facts", [FACTS, SPACED])
+@pytest.mark.parametrize(
+    ("change", "path"),
+    [
+        (('"USD"', '"USD","amount":1'), "price.amount"),
+        (('"USD"', '"USD","amount":100'), "price.amount"),
+        (('"a"', '"a","client_id":"a"'), "client_id"),
+        (('"a"', '"\\u003a","client_id":"a"'), "client_id"),
+        (('"a"', '"a","client\\u005fid":"a"'), "client_id"),
+        (('"a"', '"a","x":1,"x":2'), "x"),
+        (('"a"', '"a","x":[{"y":1,"y":1}]'), "x.0.y"),
+        (('"USD"', '"USD","amount":1e' + "14"), "price.amount"),
+    ],
+)
+def test_a_key_that_comes_twice_is_named(facts, change, path):
+    assert errors(facts.replace(*change)) == {path: "is there more than once: send it once"}
+
+
+@pytest.mark.parametrize("text", ["a:b::", "\\u003a", '\\":', "\\\\u003a"])
+def test_a_colon_in_a_text_is_no_key(text):
+    assert isinstance(received(FACTS.replace('"a"', f'"{text}"')).command, RegisterOrder)
+
+
+def test_a_number_that_makes_up_for_a_lost_key_hides_nothing():
+    """Compact data that is as long as its canonical form: `1e14` is longer there by as much as the second key."""
+    data = FACTS.replace('"amount":100', '"amount":1,"amount":1e14')
+    assert errors(data) == {"price.amount": "is there more than once: send it once"}
+
+
+@pytest.mark.parametrize(
+    ("change", "path"),
+    [
+        (('"a"', '"\\ud800"'), "client_id"),
+        (('"a"', '"\\udc00\\ud800"'), "client_id"),
+        (('"a"', '"\\ud83d\\ude00\\uDE00"'), "client_id"),
+        (('"USD"', '"\\ud800"'), "price.currency"),
+        (('"client_id"', '"client\\ud800"'), "client\\ud800"),
+    ],
+)
+def test_half_a_character_is_named(change, path):
+    [(found, reason)] = errors(FACTS.replace(*change)).items()
+    assert (found, "half of a character" in reason) == (path, True)
+
+
+@pytest.mark.parametrize("text", ["\\ud83d\\ude00", "\\\\ud800", "\U0001f600", "\\uFdD0"])
+def test_whole_characters_stay(text):
+    assert received(FACTS.replace('"a"', f'"{text}"')).command.client_id == json.loads(f'"{text}"')
+
+
+@pytest.mark.parametrize(
+    ("written", "amount"),
+    [
+        ("1e3", 1000),
+        ("100.0", 100),
+        ("1.5e1", 15),
+        ("9223372036854775807", 2**63 - 1),
+        ("9.223372036854775807e18", 2**63 - 1),
+        ("1E+2", 100),
+    ],
+)
+def test_a_number_without_a_fraction_is_an_integer(written, amount):
+    assert received(FACTS.replace("100", written)).command.price.amount == amount
+
+
+@pytest.mark.parametrize("written", ["1.5", "1e-1", "1e400", "9e999999", "1e99999999999999999999", "1e20"])
+def test_other_numbers_are_not(written):
+    [(path, reason)] = errors(FACTS.replace("100", written)).items()
+    assert (path, reason) in [
+        ("price.amount", "should be a whole number"),
+        ("price", "should have an amount of at most 9223372036854775807, which is 2^63 - 1"),
+    ]
+
+
+@pytest.mark.parametrize("written", ["9223372036854775808", "9" * 100, "9" * 5000])
+def test_amounts_end_where_64_bits_do(written):
+    assert "2^63 - 1" in next(iter(errors(FACTS.replace("100", written)).values()))
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        ("2027-01-31T12:00:00.1234567Z", "2027-01-31T12:00:00.123456+00:00"),
+        ("2027-01-31T12:00:00.999999999+02:00", "2027-01-31T10:00:00.999999+00:00"),
+        ("2027-01-31t12:00:00.5z", "2027-01-31T12:00:00.500000+00:00"),
+    ],
+)
+def test_an_instant_is_cut_to_microseconds(written, read):
+    facts = FACTS.replace("2027-01-31T12:00:00Z", written)
+    assert received(facts).command.expected_delivery_at == datetime.fromisoformat(read)
+
+
+BLANK = [
+    "",
+    " ",
+    "\t\n",
+    "\u200b",
+    "\u200b\ufeff \u2060",
+    "\u3164",
+    "\u2800",
+    "\x01",
+    "\u202e\u200f",
+    "\U000e0020",
+    "\u00ad",
+]
+
+
+@pytest.mark.parametrize("text", BLANK)
+def test_texts_and_ids_of_invisible_characters_are_empty(text):
+    assert "empty" in errors(FACTS.replace('"a"', json.dumps(text)))["client_id"]
+    assert "empty" in errors(json.dumps({"actor": "a", "comment": text}), "CancelOrder")["comment"]
+
+
+@pytest.mark.parametrize("text", ["\u200bx", "é", "日", "\U0001f600", "\u0301", "٣", "\u202exyz", "."])
+def test_what_shows_something_is_a_text(text):
+    assert received(FACTS.replace('"a"', json.dumps(text))).command.client_id == text
+
+
+WRONG = [None, True, 0, -1, 61, 1.5, "", "x" * 2501, "\0", "no", [], {}, {"a": 1}, "\ud800", 10**30, float("1e300")]
+
+
+def test_every_message_names_the_field_and_speaks_to_a_person():
+    """Of every command, every field with whatever may be wrong in it."""
+    full = {
+        "client_id": "a", "freelancer_id": "b", "price": {"amount": 1, "currency": "USD"}, "awaiting_requirements": False,
+        "expected_delivery_at": "2027-01-31T12:00:00Z", "comment": "c", "refund_id": "r", "actor": "a", "percent": 5,
+        "amount": {"amount": 1, "currency": "USD"}, "explanation": "e", "reason": "other", "dispute_id": "d", "message": "m",
+        "request": {"kind": "delivery_extension", "days": 5, "note": "n"},
+    }  # fmt: skip
+    for type_, model in COMMAND_TYPES.items():
+        right = {name: full[name] for name in model.model_fields}
+        changed: list[Any] = [{**right, name: wrong} for name in right for wrong in WRONG]
+        changed += [{**right, "price": {"amount": wrong, "currency": "USD"}} for wrong in WRONG if "price" in right]
+        changed += [{**right, "price": {"amount": 1, "currency": wrong}} for wrong in WRONG if "price" in right]
+        changed += [{**right, "request": {**full["request"], "days": wrong}} for wrong in WRONG if "request" in right]
+        changed += [{**right, "request": {"kind": wrong}} for wrong in WRONG if "request" in right]
+        changed += [{}, [], None, 5, "x", {**right, "x": 1}]
+        for data in changed:
+            value = untyped(model.__name__, {}).to_json().replace(b'"data":{}', b'"data":' + json.dumps(data).encode())
+            value = value.replace(f"resolution.command.{model.__name__}.v1".encode(), type_.encode())
+            command = decode(raw_record(ORDER.encode(), value), T, None).command
+            if isinstance(command, Rejected):
+                assert command.message.startswith("Correct the command's data: ")
+                for error in command.details["errors"]:
+                    assert error["reason"].split()[0] in ("should", "is", "has", "needs", "cannot"), error
+                    for word in ("String", "Input", "pattern", "integer", "dict", "NoneType", "schema", "regex", "\\A"):
+                        assert word not in error["reason"], error
+                    assert (
+                        error["path"]
+                        or not isinstance(data, dict)
+                        or "needs" in error["reason"]
+                        or "should have" in error["reason"]
+                    )
+
+
+def test_the_message_tells_the_first_errors_and_how_many_more_there_are():
+    message = received("{}").command.message
+    assert message == (
+        "Correct the command's data: client_id is missing: add it; freelancer_id is missing: add it; "
+        "price is missing: add it."
+    )
+    message = received('{"a":1,"b":2,"c":3,"d":4}').command.message
+    assert message.endswith("; and 4 more.")
+
+
+# --- as earlier versions read it ---
+
+
+@pytest.mark.parametrize(
+    ("change", "then"),
+    [
+        (('"USD"', '"USD","amount":1'), 1),
+        (("100", "9" * 100), int("9" * 100)),
+        (('"a"', '"\\u200b"'), 100),
+        (("100", "1e2"), None),
+        (("12:00:00Z", "12:00:00.1234567Z"), None),
+        (('"USD"', '"usd"'), None),
+        (('"a"', '"\\u0000"'), None),
+    ],
+)
+def test_history_is_read_as_before(change, then):
+    command = received(FACTS.replace(*change), as_before=True).command
+    assert (None if isinstance(command, Rejected) else command.price.amount) == then
+    now = received(FACTS.replace(*change)).command
+    assert isinstance(now, Rejected) != isinstance(command, Rejected) or then is None
+
+
+def test_of_every_command_there_is_the_earlier_reading():
+    for type_ in COMMAND_TYPES:
+        name, version = type_.split(".")[-2:]
+        value = untyped(name, {}, version=int(version[1:])).to_json()
+        assert decode(raw_record(ORDER.encode(), value), T, None, as_before=True).name == name
