@@ -61,7 +61,7 @@ def _told_as(
         told = await handler(request, error)
         if request.url.path.startswith("/api") or "text/html" not in request.headers.get("accept", ""):
             return told
-        return pages.failure(request, told)
+        return await pages.failure(request, told)
 
     return handle
 

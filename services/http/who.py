@@ -2,7 +2,9 @@
 
 import asyncio
 import json
+import math
 import secrets
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -23,11 +25,17 @@ class Viewer:
 
     user: str
     operator: bool = False
+    until: float = math.inf
+    """When the token ends, in seconds of Unix time."""
 
     @property
     def party(self) -> str | None:
         """The id to look with; None sees as an operator does."""
         return None if self.operator else self.user
+
+    def is_current(self) -> bool:
+        """Whether the token has not ended yet."""
+        return time.time() < self.until
 
 
 class _Keys(Protocol):
@@ -100,7 +108,8 @@ class Gate:
         if not isinstance(user, str) or not user:
             raise Problem(401, "The token names no user (sub).", _CHALLENGE)
         scopes = str(claims.get("scope", "")).split()
-        return Viewer(user, operator=claims.get("operator") is True or "resolution:operator" in scopes)
+        operator = claims.get("operator") is True or "resolution:operator" in scopes
+        return Viewer(user, operator, until=float(claims.get("exp", math.inf)))
 
     async def _claims(self, token: str) -> dict[str, Any]:
         if self._keys is None:
