@@ -15,8 +15,9 @@ from projections import inbox, order_page
 from projections.paging import Page
 from services.clock import Clock
 from services.http.app import create
-from services.http.desk import PARTY_COMMANDS
+from services.http.desk import PARTY_COMMANDS, Desk
 from services.http.problems import Problem, unknown
+from services.http.pulse import Pulse
 from services.http.who import Gate, Viewer
 from services.orders import Order, Rejected, evolve
 from services.orders.public import event_envelope
@@ -80,6 +81,12 @@ class OneOrder:
             lists["awaiting_answer" if mine else "to_answer"] = Page([line], 1, 0, None)
         return inbox.View(viewer.user, format_instant(T), lists)
 
+    async def version(self, order_id: str) -> int:
+        return len(self.events)
+
+    beats = Desk.beats
+    pulse: ClassVar[Pulse] = Pulse([])
+
     async def versions(self, *_: object) -> list[Any]:
         return [[(self.order_id, len(self.events))]]
 
@@ -104,12 +111,11 @@ class OneOrder:
 
 
 @asynccontextmanager
-async def pages_of(desk: OneOrder, user: str, **facts: Any) -> AsyncIterator[httpx.AsyncClient]:
+async def pages_of(desk: OneOrder, user: str, gate: Gate | None = None) -> AsyncIterator[httpx.AsyncClient]:
     """A browser without JavaScript, in which `user` has logged in. The order is registered first."""
     if not desk.events:
-        desk.judge(registered(**facts))
-    gate = Gate(jwks_url=None, key_file=None, issuer=None, audience=None)
-    app = create(gate, None)
+        desk.judge(registered())
+    app = create(gate or Gate(jwks_url=None, key_file=None, issuer=None, audience=None), None)
     app.state.desk = desk
     transport = httpx.ASGITransport(app=app)
     async with httpx.AsyncClient(

@@ -131,5 +131,8 @@ if (live) {
     wasHidden = document.hidden;
   });
   addEventListener("pageshow", (event) => { if (event.persisted) catchUp(); });
-  document.addEventListener("submit", stop);
+  document.addEventListener("submit", () => { // the answer is another page, unless somebody stops it
+    stop();
+    timer = setTimeout(catchUp, LONGEST_PAUSE_MS);
+  });
 }
