@@ -53,6 +53,8 @@ PARTY_COMMANDS: dict[str, type[Command]] = {
 _LONGEST_WAIT_SECONDS = 10.0
 _LONGEST_DELIVERY_SECONDS = 10.0
 _SHORTEST_DELIVERY_SECONDS = 1.0
+_REST_SECONDS = 0.25
+"""How long a stream waits before it looks again. Under load, read models move on many times a second."""
 
 
 @dataclass
@@ -156,7 +158,7 @@ class Desk:
         """At once, and then whenever something may have changed, until the viewer's token ends."""
         while viewer.is_current():
             yield
-            await self.pulse.next()
+            await self.pulse.next(rest_seconds=_REST_SECONDS)
 
     async def unread_commands(self) -> int:
         """How many records of the commands topic wait for the commands role."""
