@@ -45,6 +45,8 @@ class Settings:
     http_host: str = "127.0.0.1"
     http_development_login_anywhere: bool = False
     """For a container, which sees its published port as one beyond loopback."""
+    http_login_url: str | None = None
+    """Where people log in; the marketplace's."""
     jwt_jwks_url: str | None = None
     jwt_key_file: Path | None = None
     jwt_issuer: str | None = None
@@ -79,6 +81,7 @@ class Settings:
             http_port=_port(env.get("RESOLUTION_HTTP_PORT") or "8080"),
             http_host=env.get("RESOLUTION_HTTP_HOST") or "127.0.0.1",
             http_development_login_anywhere=_anywhere(env.get("RESOLUTION_HTTP_DEVELOPMENT_LOGIN")),
+            http_login_url=_login_url(env.get("RESOLUTION_HTTP_LOGIN_URL")),
             jwt_jwks_url=env.get("RESOLUTION_JWT_JWKS_URL") or None,
             jwt_key_file=readable_file(env, "RESOLUTION_JWT_KEY_FILE"),
             jwt_issuer=env.get("RESOLUTION_JWT_ISSUER") or None,
@@ -124,6 +127,7 @@ class Settings:
             "RESOLUTION_SHARD": None if self.only_shard is None else str(self.only_shard),
             "RESOLUTION_HTTP_HOST": self.http_host,
             "RESOLUTION_HTTP_DEVELOPMENT_LOGIN": "anywhere" if self.http_development_login_anywhere else None,
+            "RESOLUTION_HTTP_LOGIN_URL": self.http_login_url,
             "RESOLUTION_JWT_JWKS_URL": self.jwt_jwks_url,
             "RESOLUTION_JWT_KEY_FILE": self.jwt_key_file and str(self.jwt_key_file),
             "RESOLUTION_JWT_ISSUER": self.jwt_issuer,
@@ -258,6 +262,15 @@ def _anywhere(text: str | None) -> bool:
     if text not in (None, "", "loopback", "anywhere"):
         raise SettingsError(f"RESOLUTION_HTTP_DEVELOPMENT_LOGIN is {text!r}; say loopback (the default) or anywhere.")
     return text == "anywhere"
+
+
+def _login_url(text: str | None) -> str | None:
+    if text and not text.startswith(("http://", "https://")):
+        raise SettingsError(
+            f"RESOLUTION_HTTP_LOGIN_URL is {text!r}; give the address where people log in, such as "
+            "https://market.example/login."
+        )
+    return text or None
 
 
 def _port(text: str) -> int:

@@ -35,9 +35,8 @@ async def _viewer_of(request: Request) -> Viewer:
     with suppress_status(401):  # of a token that has ended, for instance
         viewer = await gate.find(request)
     if viewer is None:
-        if gate.development:
-            raise Problem(401, "Log in first.", {"Location": "/login"})
-        raise Problem(401, "Log in at the marketplace, then open this page again.")
+        where = {"Location": gate.login_url} if gate.login_url else None
+        raise Problem(401, "Log in first, then open this page again.", where)
     return viewer
 
 

@@ -70,11 +70,19 @@ class Gate:
     """Turns a request into its viewer."""
 
     def __init__(
-        self, *, jwks_url: str | None, key_file: Path | None, issuer: str | None, audience: str | None
+        self,
+        *,
+        jwks_url: str | None,
+        key_file: Path | None,
+        issuer: str | None,
+        audience: str | None,
+        login_url: str | None = None,
     ) -> None:
         self._issuer, self._audience = issuer, audience
         self._keys: _Keys | None = _KeyUrl(jwks_url) if jwks_url else _KeyFile(key_file) if key_file else None
         self._secret = secrets.token_bytes(32)
+        self.login_url = "/login" if self.development else login_url
+        """Where people log in, if that is known."""
 
     @property
     def development(self) -> bool:

@@ -36,3 +36,11 @@ def test_what_it_says_has_to_be_one_of_two_words():
     assert Settings.from_environment(anywhere.as_environment()) == anywhere
     with pytest.raises(SettingsError, match="or anywhere"):
         Settings.from_environment({variable: "yes"})
+
+
+def test_where_people_log_in_has_to_be_a_url():
+    variable = "RESOLUTION_HTTP_LOGIN_URL"
+    known = Settings.from_environment({variable: "https://market.example/login"})
+    assert Settings.from_environment(known.as_environment()) == known
+    with pytest.raises(SettingsError, match="where people log in"):
+        Settings.from_environment({variable: "market.example"})

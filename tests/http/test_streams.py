@@ -15,10 +15,10 @@ from tests.http.without_servers import OneOrder, pages_of
 KEY = ec.generate_private_key(ec.SECP256R1())
 
 
-def gate(folder: Path) -> Gate:
+def gate(folder: Path, login_url: str | None = None) -> Gate:
     key_file = folder / "key.pem"
     key_file.write_bytes(KEY.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
-    return Gate(jwks_url=None, key_file=key_file, issuer=None, audience=None)
+    return Gate(jwks_url=None, key_file=key_file, issuer=None, audience=None, login_url=login_url)
 
 
 def token(user: str) -> str:
@@ -39,10 +39,17 @@ async def test_a_stream_says_what_changed_since_the_page_and_ends_with_its_token
         assert (await browser.get("/live/orders/order-1?shown=1")).status_code == 401
 
 
-async def test_whoever_has_no_valid_token_of_an_issuer_is_told_where_to_get_one(tmp_path: Path):
-    async with pages_of(OneOrder(), CLIENT, gate=gate(tmp_path)) as browser:
-        for headers in ({}, {"Authorization": "Bearer e30.e30."}):
-            page = await browser.get("/orders/order-1", headers=headers)
-            assert page.status_code == 401
-            assert "Log in at the marketplace, then open this page again." in page.text
-            assert '<a href="">Try again</a>' in page.text
+async def test_whoever_has_no_valid_token_of_an_issuer_is_led_where_one_gets_it(tmp_path: Path):
+    for login_url in (None, "https://market.example/login"):
+        async with pages_of(OneOrder(), CLIENT, gate=gate(tmp_path, login_url)) as browser:
+            for headers in ({}, {"Authorization": "Bearer e30.e30."}):
+                page = await browser.get("/orders/order-1", headers=headers, follow_redirects=False)
+                assert page.headers.get("location") == login_url
+                if login_url is None:
+                    assert page.status_code == 401
+                    assert "Log in first, then open this page again." in page.text
+                form = {"message": "How is it going?"}
+                page = await browser.post("/orders/order-1", headers=headers, data=form)
+                assert page.status_code == 401
+                assert form["message"] in page.text
+                assert f'<a href="{login_url or ""}">' in page.text
