@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,6 +14,7 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.responses import HTMLResponse, RedirectResponse
 from fastapi.templating import Jinja2Templates
 from markupsafe import Markup
+from starlette.exceptions import HTTPException
 
 from projections.paging import CURSOR
 
@@ -76,7 +78,10 @@ async def failure(request: Request, told: Response) -> Response:
     login = told.headers.get("location") if told.status_code == 401 else None
     if login and request.method == "GET":
         return RedirectResponse(login, 303)
-    form = await forms.entered(request) if told.status_code == 401 and request.method == "POST" else {}
+    form: Mapping[str, str] = {}
+    if told.status_code == 401 and request.method == "POST":
+        with suppress(HTTPException):  # it is no form
+            form = await forms.entered(request)
     return _show(
         request,
         "failure.html",

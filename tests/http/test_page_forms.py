@@ -169,3 +169,11 @@ async def test_ids_of_people_do_not_turn_the_words_around_them():
                 page = await browser.get(path)
                 assert HOSTILE in page.text
                 assert page.text.count(HOSTILE) == page.text.count(f"<bdi>{HOSTILE}</bdi>")
+
+
+async def test_what_is_no_form_is_refused_like_one():
+    async with pages_of(OneOrder(), CLIENT) as browser:
+        browser.cookies.clear()
+        headers = {"Content-Type": "multipart/form-data; boundary=x"}
+        page = await browser.post("/orders/order-1", content=b"--x\r\ngarbage", headers=headers)
+        assert page.status_code == 401
