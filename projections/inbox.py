@@ -1,18 +1,20 @@
 """The inbox of a party: what waits for its answer, soonest deadline first, and what it waits for itself."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
-from itertools import chain
 from typing import Any, ClassVar
 
 import msgspec
 import psycopg
-from psycopg.sql import SQL, Identifier, Literal
+from psycopg.sql import SQL, Identifier
 from resolution_contracts.values import format_instant
 
 from services.orders import events as e
 
+from . import paging
 from .known_order import HANDLERS, KnownOrder
+from .paging import Cursor, Page, Part
 from .read_model import Fact, Handler, ReadModel
 
 
@@ -33,43 +35,77 @@ class Inbox(ReadModel[KnownOrder]):
         return document.answerer, document.asker, respond_by
 
 
-_MOST = 200
+MOST_LINES = 200
+"""Lines on a page of either list."""
+LISTS = {"to_answer": "answerer", "awaiting_answer": "asker"}
+"""What an inbox has, and the column that says in whose inbox a dispute is."""
 _decode = msgspec.json.Decoder(KnownOrder).decode
+_PAGE = SQL(
+    "SELECT document FROM inbox.orders WHERE {} = %(user)s AND respond_by > %(now)s "
+    "AND (respond_by, order_id) > (%(at)s, %(order_id)s) ORDER BY respond_by, order_id LIMIT %(limit)s"
+)
+_COUNT = SQL(
+    "SELECT count(*), count(*) FILTER (WHERE (respond_by, order_id) <= (%(at)s, %(order_id)s)) "
+    "FROM inbox.orders WHERE {} = %(user)s AND respond_by > %(now)s"
+)
 
 
-def look(connection: psycopg.Connection[Any], user: str, now: datetime) -> dict[str, Any]:
-    """A user's inbox at the business time `now`; at most 200 disputes of each kind. Raises psycopg.Error.
+def look(
+    connection: psycopg.Connection[Any],
+    user: str,
+    now: datetime,
+    after: Mapping[str, Cursor | None] | None = None,
+    limit: int = MOST_LINES,
+) -> dict[str, Part]:
+    """A user's inbox at the business time `now`. Raises psycopg.Error.
+
+    `after`: by list, the line after which its page begins, where that is not the first page.
 
     A dispute whose deadline has passed is gone, even before its event is stored (D3).
     """
-    return {
-        "user": user,
-        "now": format_instant(now),
-        "to_answer": _waiting(connection, "answerer", user, now),
-        "awaiting_answer": _waiting(connection, "asker", user, now),
-    }
+    begins = after or {}
+    return {name: _waiting(connection, column, user, now, begins.get(name), limit) for name, column in LISTS.items()}
 
 
-def merged(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
+@dataclass(frozen=True)
+class View:
+    """A page of each list of a user's inbox."""
+
+    user: str
+    now: str
+    lists: dict[str, Page]
+
+    def as_json(self) -> dict[str, Any]:
+        """The inbox as the API gives it."""
+        return {
+            "user": self.user,
+            "now": self.now,
+            **{name: page.lines for name, page in self.lists.items()},
+            "totals": {name: page.total for name, page in self.lists.items()},
+            "next": {name: page.next for name, page in self.lists.items()},
+        }
+
+
+def merged(parts: Sequence[dict[str, Part]], user: str, now: datetime, limit: int = MOST_LINES) -> View:
     """One inbox from those that the shards have of a user."""
-    lists = {
-        name: sorted(chain.from_iterable(part[name] for part in parts), key=lambda line: line["respond_by"])[:_MOST]
-        for name in ("to_answer", "awaiting_answer")
-    }
-    return parts[0] | lists
+    lists = {name: paging.merged([part[name] for part in parts], limit) for name in LISTS}
+    return View(user, format_instant(now), lists)
 
 
-def _waiting(connection: psycopg.Connection[Any], column: str, user: str, now: datetime) -> list[dict[str, Any]]:
-    query = SQL(
-        "SELECT document FROM inbox.orders WHERE {} = %s AND respond_by > %s ORDER BY respond_by LIMIT {}"
-    ).format(Identifier(column), Literal(_MOST))
-    return [_line(_decode(row[0]), now) for row in connection.execute(query, (user, now))]
+def _waiting(
+    connection: psycopg.Connection[Any], column: str, user: str, now: datetime, after: Cursor | None, limit: int
+) -> Part:
+    at, order_id = max(after or Cursor(now, ""), Cursor(now, ""))
+    where = {"user": user, "now": now, "at": at, "order_id": order_id, "limit": limit + 1}
+    rows = connection.execute(_PAGE.format(Identifier(column)), where).fetchall()
+    total, earlier = connection.execute(_COUNT.format(Identifier(column)), where).fetchone() or (0, 0)
+    return Part([_line(_decode(document), now) for (document,) in rows], total, earlier)
 
 
-def _line(order: KnownOrder, now: datetime) -> dict[str, Any]:
+def _line(order: KnownOrder, now: datetime) -> tuple[Cursor, dict[str, Any]]:
     dispute = order.dispute
     assert dispute is not None
-    return {
+    return Cursor(dispute.respond_by, order.order_id), {
         "order_id": order.order_id,
         "dispute_id": dispute.dispute_id,
         "kind": dispute.kind,

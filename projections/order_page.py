@@ -5,13 +5,13 @@ events, and read there when somebody looks, so that an erasure has one place to 
 a deadline that has passed changes the page even before its event is stored (D3).
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import datetime
-from itertools import chain
-from typing import Any, cast
+from collections.abc import Callable, Iterable, Mapping
+from datetime import UTC, datetime
+from typing import Any, LiteralString, cast
 
 import msgspec
 import psycopg
+from psycopg.sql import SQL, Composed, Identifier
 from resolution_contracts.values import DisputeKind, Role, SettledAs, format_instant
 
 from services.master_keys import MasterKeys
@@ -20,6 +20,7 @@ from services.orders import events as e
 from services.orders.actions import available_actions
 from services.store.by_order import events_with_texts
 
+from .paging import Cursor, Part
 from .read_model import Fact, Handler, ReadModel
 
 
@@ -162,7 +163,8 @@ class OrderPages(ReadModel[Page]):
 # --- reading ---
 
 _decode = msgspec.json.Decoder(Page).decode
-_MOST_ORDERS = 100
+MOST_ORDERS = 100
+"""Lines on a page of `orders_of`."""
 _OF_A_LINE = (
     "order_id", "viewer", "status", "price", "expected_delivery_at", "client_id", "freelancer_id", "open_dispute",
 )  # fmt: skip
@@ -258,24 +260,54 @@ def _instant(value: datetime | None) -> str | None:
     return None if value is None else format_instant(value)
 
 
+_HALF = SQL(
+    "(SELECT {columns} FROM order_page.orders WHERE {party} = %(user)s AND (last_event_at, order_id) < (%(at)s, "
+    "%(order_id)s) ORDER BY last_event_at DESC, order_id DESC LIMIT %(limit)s)"
+)
+_COUNT = (
+    "SELECT count(*), count(*) FILTER (WHERE (last_event_at, order_id) >= (%(at)s, %(order_id)s)) "
+    "FROM order_page.orders WHERE client_id = %(user)s OR freelancer_id = %(user)s"
+)
+_NEWEST = Cursor(datetime.max.replace(tzinfo=UTC), "")
+
+
 def orders_of(
-    connection: psycopg.Connection[Any], masters: MasterKeys, user: str, now: datetime
-) -> list[tuple[datetime, dict[str, Any]]]:
-    """A user's orders, with when something happened to them last; the latest first, at most 100.
+    connection: psycopg.Connection[Any],
+    masters: MasterKeys,
+    user: str,
+    now: datetime,
+    after: Cursor | None = None,
+    limit: int = MOST_ORDERS,
+) -> Part:
+    """A page of a user's orders, the ones that something happened to last first. It begins after the line `after`.
 
     Raises as `look` does.
     """
-    rows = connection.execute(
-        "SELECT last_event_at, order_id, document FROM order_page.orders WHERE client_id = %s OR freelancer_id = %s "
-        "ORDER BY last_event_at DESC LIMIT %s",
-        (user, user, _MOST_ORDERS),
-    ).fetchall()
+    where = _where(user, after, limit + 1)
+    rows = connection.execute(_page_of("last_event_at, order_id, document"), where).fetchall()
+    total, earlier = connection.execute(_COUNT, where).fetchone() or (0, 0)
     written = events_with_texts(connection, masters, [order_id for _, order_id, _ in rows])
-    pages = [(at, view(_decode(document), written.get(order_id, []), user, now)) for at, order_id, document in rows]
-    return [(at, {name: page[name] for name in _OF_A_LINE}) for at, page in pages]
+    lines = []
+    for last_event_at, order_id, document in rows:
+        page = view(_decode(document), written.get(order_id, []), user, now)
+        lines.append((Cursor(last_event_at, order_id), {name: page[name] for name in _OF_A_LINE}))
+    return Part(lines, total, earlier)
 
 
-def merged(parts: Sequence[list[tuple[datetime, dict[str, Any]]]]) -> list[dict[str, Any]]:
-    """One list of a user's orders from those of the shards."""
-    lines = sorted(chain.from_iterable(parts), key=lambda line: line[0], reverse=True)
-    return [line for _, line in lines[:_MOST_ORDERS]]
+def versions_of(
+    connection: psycopg.Connection[Any], user: str, after: Cursor | None = None, limit: int = MOST_ORDERS
+) -> list[tuple[str, int]]:
+    """Id and version of each order on a page of `orders_of`. They change when the page does."""
+    rows = connection.execute(_page_of("last_event_at, order_id, version"), _where(user, after, limit))
+    return [(order_id, version) for _, order_id, version in rows]
+
+
+def _where(user: str, after: Cursor | None, limit: int) -> dict[str, Any]:
+    at, order_id = after or _NEWEST
+    return {"user": user, "at": at, "order_id": order_id, "limit": limit}
+
+
+def _page_of(columns: LiteralString) -> Composed:
+    """Each half reads its own index from the cursor on. Nobody is both parties of an order."""
+    halves = [_HALF.format(columns=SQL(columns), party=Identifier(party)) for party in ("client_id", "freelancer_id")]
+    return SQL(" UNION ALL ").join(halves) + SQL(" ORDER BY last_event_at DESC, order_id DESC LIMIT %(limit)s")

@@ -50,6 +50,8 @@ class Settings:
     """For a container, which sees its published port as one beyond loopback."""
     http_public_url: str | None = None
     """Where browsers find the pages, if a proxy stands before them: origin and path, without a slash at the end."""
+    http_login_url: str | None = None
+    """Where people log in; the marketplace's."""
     jwt_jwks_url: str | None = None
     jwt_key_file: Path | None = None
     jwt_issuer: str | None = None
@@ -86,6 +88,7 @@ class Settings:
             http_development_login_anywhere=_anywhere(env.get("RESOLUTION_HTTP_DEVELOPMENT_LOGIN")),
             http_public_url=_public_url(env.get("RESOLUTION_HTTP_PUBLIC_URL")),
             jwt_jwks_url=_jwks_url(env.get("RESOLUTION_JWT_JWKS_URL")),
+            http_login_url=_login_url(env.get("RESOLUTION_HTTP_LOGIN_URL")),
             jwt_key_file=readable_file(env, "RESOLUTION_JWT_KEY_FILE"),
             jwt_issuer=env.get("RESOLUTION_JWT_ISSUER") or None,
             jwt_audience=env.get("RESOLUTION_JWT_AUDIENCE") or None,
@@ -131,6 +134,7 @@ class Settings:
             "RESOLUTION_HTTP_HOST": self.http_host,
             "RESOLUTION_HTTP_DEVELOPMENT_LOGIN": "anywhere" if self.http_development_login_anywhere else None,
             "RESOLUTION_HTTP_PUBLIC_URL": self.http_public_url,
+            "RESOLUTION_HTTP_LOGIN_URL": self.http_login_url,
             "RESOLUTION_JWT_JWKS_URL": self.jwt_jwks_url,
             "RESOLUTION_JWT_KEY_FILE": self.jwt_key_file and str(self.jwt_key_file),
             "RESOLUTION_JWT_ISSUER": self.jwt_issuer,
@@ -285,6 +289,15 @@ def _public_url(text: str | None) -> str | None:
 def _jwks_url(text: str | None) -> str | None:
     if text and not text.startswith(("http://", "https://")):
         raise SettingsError(f"RESOLUTION_JWT_JWKS_URL is {text!r}; give the URL of the issuer's JWKS, with https.")
+    return text or None
+
+
+def _login_url(text: str | None) -> str | None:
+    if text and not text.startswith(("http://", "https://")):
+        raise SettingsError(
+            f"RESOLUTION_HTTP_LOGIN_URL is {text!r}; give the address where people log in, such as "
+            "https://market.example/login."
+        )
     return text or None
 
 

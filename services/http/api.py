@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
@@ -12,20 +13,22 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from resolution_contracts.commands import COMMANDS
 from sse_starlette import EventSourceResponse, ServerSentEvent
 
+from projections.paging import CURSOR, Cursor
 from services.telemetry import traces
 
 from .bodies import json_of
 from .desk import PARTY_COMMANDS, Desk, Json
+from .order_ids import OrderId, in_address
 from .problems import Problem, documented
 from .who import Viewer
 
 router = APIRouter(prefix="/api", tags=["api"], responses=documented(400, 401, 403, 404, 405, 409, 413, 422, 503))
 _UNCHANGED: dict[int | str, dict[str, Any]] = {304: {"description": "What If-None-Match named is still so."}}
 
-OrderId = Annotated[str, Path(pattern=r"^[A-Za-z0-9._-]{1,64}$")]
 CommandId = Annotated[str, Path(pattern=r"^[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}$")]
 Key = Annotated[str | None, Header(pattern=r"^[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}$")]
 After = Annotated[int | None, Query(ge=0, le=2**62, description="Wait until the read model has come to this position.")]
+ListCursor = Annotated[str | None, Query(pattern=CURSOR, description="`next` of the page before.")]
 _PAGE = 100
 _MOVING = {"now", "seconds_left"}
 
@@ -74,11 +77,17 @@ async def command_of(request: Request) -> CommandRequest:
 
 
 @router.get("/orders", responses=_UNCHANGED)
-async def orders(desk: ADesk, viewer: AViewer, request: Request, after: After = None) -> Response:
-    """The viewer's orders, the ones that something happened to last first."""
+async def orders(
+    desk: ADesk, viewer: AViewer, request: Request, after: After = None, cursor: ListCursor = None
+) -> Response:
+    """A page of the viewer's orders, the ones that something happened to last first; `total` counts all of them.
+
+    `next` is the cursor of the next page, null on the last.
+    """
     if after is not None:
         await desk.caught_up("order_page", after)
-    return _with_etag(request, {"orders": await desk.orders(viewer)})
+    page = await desk.orders(viewer, cursor_of(cursor))
+    return _with_etag(request, {"orders": page.lines, "total": page.total, "next": page.next})
 
 
 @router.get("/orders/{order_id}", responses=_UNCHANGED)
@@ -115,11 +124,23 @@ async def outcome(desk: ADesk, viewer: AViewer, order_id: OrderId, command_id: C
 
 
 @router.get("/inbox", responses=_UNCHANGED)
-async def inbox(desk: ADesk, viewer: AViewer, request: Request, after: After = None) -> Response:
-    """What waits for the viewer's answer, soonest deadline first, and what the viewer waits for."""
+async def inbox(
+    desk: ADesk,
+    viewer: AViewer,
+    request: Request,
+    after: After = None,
+    to_answer: ListCursor = None,
+    awaiting_answer: ListCursor = None,
+) -> Response:
+    """A page of what waits for the viewer's answer, soonest deadline first, and one of what the viewer waits for.
+
+    `totals` counts all of each. `next` has the cursors of the next pages, null on the last: each is for the parameter
+    of its name.
+    """
     if after is not None:
         await desk.caught_up("inbox", after)
-    return _with_etag(request, await desk.inbox(viewer))
+    begins = {"to_answer": cursor_of(to_answer), "awaiting_answer": cursor_of(awaiting_answer)}
+    return _with_etag(request, (await desk.inbox(viewer, begins)).as_json())
 
 
 @router.get("/metrics", responses=_UNCHANGED)
@@ -175,7 +196,7 @@ async def send(
         wait=_seconds(prefer),
         traceparent=traces.valid(request.headers.get(traces.TRACEPARENT)),
     )
-    where = {"Location": f"/api/orders/{body.order_id}/commands/{command_id}"}
+    where = {"Location": f"/api/orders/{in_address(body.order_id)}/commands/{command_id}"}
     if found is None:
         return JSONResponse({"command_id": command_id}, 202, where)
     return JSONResponse(found, 200, where | {"Preference-Applied": "wait"})
@@ -188,10 +209,13 @@ async def live_order(
     order_id: OrderId,
     last_event_id: Annotated[str | None, Header(pattern=r"^\d{1,18}$")] = None,
 ) -> EventSourceResponse:
-    """The order's public events as they come (server-sent events), from the one behind `Last-Event-ID` on."""
+    """The order's public events as they come (server-sent events), from the one behind `Last-Event-ID` on.
+
+    The stream ends when the token does.
+    """
     page = await desk.order(viewer, order_id)
     start = int(last_event_id) if last_event_id is not None else page["version"]
-    return EventSourceResponse(_follow(desk, viewer, order_id, start), ping=15)
+    return stream_of(_follow(desk, viewer, order_id, start))
 
 
 @router.get("/inbox/live", response_class=EventSourceResponse)
@@ -200,26 +224,42 @@ async def live_inbox(
     viewer: AViewer,
     last_event_id: Annotated[str | None, Header(max_length=64)] = None,
 ) -> EventSourceResponse:
-    """The inbox whenever it changes (server-sent events); the id names its content, so nothing is told twice."""
-    return EventSourceResponse(_follow_inbox(desk, viewer, last_event_id), ping=15)
+    """The inbox whenever it changes (server-sent events); the id names its content, so nothing is told twice.
+
+    The stream ends when the token does.
+    """
+    return stream_of(_follow_inbox(desk, viewer, last_event_id))
 
 
 async def _follow(desk: Desk, viewer: Viewer, order_id: str, sequence: int) -> AsyncIterator[ServerSentEvent]:
-    while True:
+    async for _ in desk.beats(viewer):
         for event in await desk.history(viewer, order_id, sequence, _PAGE):
             sequence = event["sequence"]
             await desk.shown(order_id, sequence)
             yield ServerSentEvent(json.dumps(event), event="changed", id=str(sequence))
-        await desk.pulse.next()
 
 
 async def _follow_inbox(desk: Desk, viewer: Viewer, known: str | None) -> AsyncIterator[ServerSentEvent]:
-    while True:
-        inbox = await desk.inbox(viewer)
-        if (now := _digest(inbox)) != known:
+    async for _ in desk.beats(viewer):
+        inbox = (await desk.inbox(viewer)).as_json()
+        if (now := digest(inbox)) != known:
             known = now
             yield ServerSentEvent(json.dumps(inbox), event="changed", id=now)
-        await desk.pulse.next()
+
+
+def stream_of(events: AsyncIterator[ServerSentEvent]) -> EventSourceResponse:
+    """The events as an answer. It ends when the database is away; whoever reads it connects again."""
+
+    async def until_away() -> AsyncIterator[ServerSentEvent]:
+        with suppress(Problem):
+            async for event in events:
+                yield event
+
+    return EventSourceResponse(until_away(), ping=15)
+
+
+def cursor_of(text: str | None) -> Cursor | None:
+    return None if text is None else Cursor.parse(text)
 
 
 def _begun(action: Json) -> Json:
@@ -232,7 +272,7 @@ def _begun(action: Json) -> Json:
 
 def _with_etag(request: Request, body: Json) -> Response:
     """The answer, or 304 where the client has it. The running clock alone does not make it another one."""
-    etag = f'W/"{_digest(body)}"'
+    etag = f'W/"{digest(body)}"'
     headers = {"ETag": etag, "Cache-Control": "private, no-cache"}
     known = [tag.strip() for tag in request.headers.get("if-none-match", "").split(",")]
     if etag in known or "*" in known:
@@ -240,7 +280,8 @@ def _with_etag(request: Request, body: Json) -> Response:
     return JSONResponse(body, headers=headers)
 
 
-def _digest(body: Any) -> str:
+def digest(body: Any) -> str:
+    """Names the content of an answer. The running clock alone does not change it."""
     return hashlib.sha256(json.dumps(_still(body), sort_keys=True).encode()).hexdigest()[:24]
 
 

@@ -74,7 +74,7 @@ def _told_as(
         path = request.scope["path"].removeprefix(request.scope["root_path"])
         if path.startswith("/api") or "text/html" not in request.headers.get("accept", ""):
             return told
-        return pages.failure(request, told)
+        return await pages.failure(request, told)
 
     return handle
 

@@ -1,7 +1,7 @@
 """What API and pages ask for: read models by viewer, commands to Kafka."""
 
 import asyncio
-from collections.abc import Awaitable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 from uuid import uuid4
@@ -23,7 +23,8 @@ from resolution_contracts.commands import (
 from resolution_contracts.envelope import CommandEnvelope
 from resolution_contracts.topics import command_type
 
-from projections import inbox, metrics, order_page, overview
+from projections import inbox, metrics, order_page, overview, paging
+from projections.paging import Cursor, Page
 from services.clock import Clock
 from services.kafka.cluster import Cluster
 from services.kafka.relay_position import published
@@ -52,6 +53,8 @@ PARTY_COMMANDS: dict[str, type[Command]] = {
 _LONGEST_WAIT_SECONDS = 10.0
 _LONGEST_DELIVERY_SECONDS = 10.0
 _SHORTEST_DELIVERY_SECONDS = 1.0
+_REST_SECONDS = 0.25
+"""How long a stream waits before it looks again. Under load, read models move on many times a second."""
 
 
 @dataclass
@@ -82,12 +85,23 @@ class Desk:
             raise unknown("order")
         return page
 
-    async def orders(self, viewer: Viewer) -> list[Json]:
-        orders = await self.databases.read_all(order_page.orders_of, self.masters, viewer.user, self.clock.now())
-        return order_page.merged(orders)
+    async def orders(self, viewer: Viewer, after: Cursor | None = None, limit: int = order_page.MOST_ORDERS) -> Page:
+        """A page of the viewer's orders, which begins after the line `after`."""
+        look = order_page.orders_of
+        parts = await self.databases.read_all(look, self.masters, viewer.user, self.clock.now(), after, limit)
+        return paging.merged(parts, limit, newest_first=True)
 
-    async def inbox(self, viewer: Viewer) -> Json:
-        return inbox.merged(await self.databases.read_all(inbox.look, viewer.user, self.clock.now()))
+    async def inbox(
+        self, viewer: Viewer, after: Mapping[str, Cursor | None] | None = None, limit: int = inbox.MOST_LINES
+    ) -> inbox.View:
+        """The viewer's inbox. `after`: by list, the line after which its page begins."""
+        now = self.clock.now()
+        parts = await self.databases.read_all(inbox.look, viewer.user, now, after, limit)
+        return inbox.merged(parts, viewer.user, now, limit)
+
+    async def versions(self, viewer: Viewer, after: Cursor | None, limit: int) -> list[list[tuple[str, int]]]:
+        """Id and version of the orders that each shard may have on a page. They change when the page does."""
+        return await self.databases.read_all(order_page.versions_of, viewer.user, after, limit)
 
     async def metrics(self, viewer: Viewer) -> Json:
         return metrics.view(viewer.user, await self.databases.read_all(metrics.counts_of, viewer.user))
@@ -129,12 +143,22 @@ class Desk:
         except TimeoutError:
             raise late from None
 
+    async def version(self, order_id: str) -> int:
+        """The version that the order page has come to."""
+        return await self.databases.read_order(_version, order_id)
+
     async def shown(self, order_id: str, version: int) -> None:
         """Returns when the order page has come to a version, or a little later."""
         for _ in range(20):
-            if await self.databases.read_order(_version, order_id) >= version:
+            if await self.version(order_id) >= version:
                 return
             await self.pulse.next(0.2)
+
+    async def beats(self, viewer: Viewer) -> AsyncIterator[None]:
+        """At once, and then whenever something may have changed, until the viewer's token ends."""
+        while viewer.is_current():
+            yield
+            await self.pulse.next(rest_seconds=_REST_SECONDS)
 
     async def unread_commands(self) -> int:
         """How many records of the commands topic wait for the commands role."""

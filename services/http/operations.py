@@ -11,6 +11,7 @@ from projections import READ_MODELS
 from services.store.event_rows import newest_event
 
 _MOST = 20
+_COUNTS = ("events", "deadlines", "overdue", "parked_orders", "dead")
 
 
 def look(connection: psycopg.Connection[Any], now: datetime) -> dict[str, Any]:
@@ -23,6 +24,7 @@ def look(connection: psycopg.Connection[Any], now: datetime) -> dict[str, Any]:
         "read_models": {name: max(0, last - positions.get(name, 0)) for name in READ_MODELS},
         "deadlines": _one(connection, "SELECT count(*) FROM deadlines"),
         "overdue": _one(connection, "SELECT count(*) FROM deadlines WHERE due_at < %s", now),
+        "parked_orders": _one(connection, "SELECT count(DISTINCT order_id) FROM parked_commands"),
         "parked": [
             {"order_id": order_id, "commands": commands, "why": why, "since": since}
             for order_id, commands, why, since in connection.execute(
@@ -44,7 +46,7 @@ def look(connection: psycopg.Connection[Any], now: datetime) -> dict[str, Any]:
 
 def merged(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """How all shards stand, from how each does."""
-    sums = {name: sum(part[name] for part in parts) for name in ("events", "deadlines", "overdue", "dead")}
+    sums = {name: sum(part[name] for part in parts) for name in _COUNTS}
     parked = sorted(chain.from_iterable(part["parked"] for part in parts), key=lambda order: order["since"])
     letters = list(chain.from_iterable(part["dead_letters"] for part in parts))
     behind = {name: sum(part["read_models"][name] for part in parts) for name in READ_MODELS}

@@ -1,21 +1,29 @@
 """The pages: what the parties and the operators look at. They work without JavaScript."""
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
-from uuid import uuid4
+from urllib.parse import urlencode
+from uuid import UUID, uuid4
 
 from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.responses import HTMLResponse, RedirectResponse
 from fastapi.templating import Jinja2Templates
+from markupsafe import Markup
+from starlette.exceptions import HTTPException
 
+from projections.paging import CURSOR
 from services.money import decimal_text, money_text, read_money
 
-from .api import ADesk, OrderId, desk_of
+from . import forms, live
+from .api import ADesk, cursor_of, desk_of
 from .bodies import fields_of
-from .desk import Json
-from .problems import Problem
+from .desk import Desk, Json
+from .forms import Refused
+from .order_ids import OrderId, in_address
+from .problems import Problem, suppress_status
 from .public_path import UnderPublicPath
 from .same_site import same_site
 from .who import COOKIE, Viewer, is_user_id
@@ -28,15 +36,29 @@ _WAIT_SECONDS = 8.0
 
 async def _viewer_of(request: Request) -> Viewer:
     gate = request.app.state.gate
-    viewer: Viewer | None = await gate.find(request)
+    viewer: Viewer | None = None
+    with suppress_status(401):  # of a token that has ended, for instance
+        viewer = await gate.find(request)
     if viewer is None:
-        if gate.development:
-            raise Problem(401, "Log in first.", {"Location": "/login"})
-        raise Problem(401, "Open this page from the marketplace, where you are logged in.")
+        where = {"Location": gate.login_url} if gate.login_url else None
+        raise Problem(401, "Log in first, then open this page again.", where)
     return viewer
 
 
+async def _begins(
+    orders: Annotated[str | None, Query(pattern=CURSOR)] = None,
+    to_answer: Annotated[str | None, Query(pattern=CURSOR)] = None,
+    awaiting_answer: Annotated[str | None, Query(pattern=CURSOR)] = None,
+) -> live.Cursors:
+    """Where the lists on the page of orders begin."""
+    cursors = {"orders": orders, "to_answer": to_answer, "awaiting_answer": awaiting_answer}
+    return {name: cursor_of(cursor) for name, cursor in cursors.items()}
+
+
 AViewer = Annotated[Viewer, Depends(_viewer_of)]
+Shown = Annotated[str, Query(max_length=64, description="The mark of the page.")]
+ShownVersion = Annotated[int, Query(alias="shown", ge=0, le=2**62, description="The version on the page.")]
+Begins = Annotated[live.Cursors, Depends(_begins)]
 SameSite = Depends(same_site)
 
 
@@ -46,23 +68,40 @@ def _show(request: Request, template: str, viewer: Viewer | None, status: int = 
     return _templates.TemplateResponse(request, template, context, status)
 
 
-def failure(request: Request, told: Response) -> Response:
-    """A failure as a page; who has to log in is led there."""
-    if told.status_code == 401 and told.headers.get("location"):
-        return RedirectResponse(told.headers["location"], 303)
-    problem = json.loads(bytes(told.body))
-    return _templates.TemplateResponse(
-        request, "failure.html", {"problem": problem, "viewer": None, "development": False}, told.status_code
+async def failure(request: Request, told: Response) -> Response:
+    """A failure as a page; who has to log in is led there. What somebody wrote in a form is on it, to copy."""
+    login = told.headers.get("location") if told.status_code == 401 else None
+    if login and request.method == "GET":
+        return RedirectResponse(login, 303)
+    form: Mapping[str, str] = {}
+    if told.status_code == 401 and request.method == "POST":
+        with suppress(HTTPException, Problem):  # it is no form
+            form = await forms.entered(request)
+    return _show(
+        request,
+        "failure.html",
+        None,
+        told.status_code,
+        problem=json.loads(bytes(told.body)),
+        login=login,
+        written=[form[name] for name in forms.TEXTS if form.get(name)],
     )
 
 
 @router.get("/")
-async def orders(request: Request, desk: ADesk, viewer: AViewer) -> Response:
+async def orders(request: Request, desk: ADesk, viewer: AViewer, begins: Begins) -> Response:
     """The viewer's orders, and what waits for an answer."""
     if viewer.operator:
         return RedirectResponse("/operator", 303)
-    lines, inbox = await desk.orders(viewer), await desk.inbox(viewer)
-    return _show(request, "orders.html", viewer, orders=lines, inbox=inbox, scale=float(desk.clock.scale))
+    page = await live.OrdersPage.read(desk, viewer, begins)
+    query = urlencode({name: str(cursor) for name, cursor in begins.items() if cursor})
+    return _show(request, "orders.html", viewer, page=page, query=query, scale=float(desk.clock.scale))
+
+
+@router.get("/live/orders")
+async def follow_orders(desk: ADesk, viewer: AViewer, begins: Begins, shown: Shown) -> Response:
+    """Says when the page of orders differs from what is shown."""
+    return live.follow_orders(desk, viewer, begins, shown)
 
 
 @router.get("/orders/{order_id}")
@@ -72,37 +111,46 @@ async def order(
     viewer: AViewer,
     order_id: OrderId,
     after: Annotated[int | None, Query(ge=0, le=2**62)] = None,
-    done: Annotated[str | None, Query(max_length=40)] = None,
+    sent: Annotated[UUID | None, Query(description="The command that the viewer has just sent.")] = None,
 ) -> Response:
     """An order's page with its Resolution Center."""
+    late = after is not None
     if after is not None:
-        await desk.caught_up("order_page", after)
-    said = _DONE.get(done or "")
-    return await _order_page(request, viewer, order_id, said=said)
+        with suppress_status(409):
+            await desk.caught_up("order_page", after)
+            late = False
+    said = await _said(desk, viewer, order_id, str(sent)) if sent else None
+    return await _order_page(request, viewer, order_id, said=said, late=late)
+
+
+@router.get("/live/orders/{order_id}")
+async def follow_order(desk: ADesk, viewer: AViewer, order_id: OrderId, shown: ShownVersion) -> Response:
+    """Says when an order has a later version than is shown."""
+    return await live.follow_order(desk, viewer, order_id, shown)
 
 
 _NOT_SENT = "Your command was not sent: the service cannot take any right now. Nothing is lost here; try again soon."
+_SENT = "Your command was sent and will be judged soon. Open the order again to see what came of it."
 _DONE = {
-    "OpenDispute": "Your request was sent. The other party has 48 hours to answer.",
-    "OfferPartialRefund": "Your offer was sent. The client has 48 hours to answer.",
-    "Accept": "You accepted the request.",
-    "Decline": "You declined the request.",
-    "Withdraw": "You withdrew your request.",
-    "CancelOrder": "The order is canceled.",
+    "DisputeOpened": "Your request was sent. The other party has 48 hours to answer.",
+    "Accepted": "You accepted the request.",
+    "Declined": "You declined the request.",
+    "Withdrawn": "You withdrew your request.",
+    "OrderCanceled": "The order is canceled.",
 }
+"""By the event that a command of the viewer brought out."""
 
 
-@dataclass(frozen=True)
-class _Refused:
-    """A form that was sent and refused: which one, why, and what was in it.
-
-    `id`: of its command, where the command may still arrive: sent again under it, it takes effect once.
-    """
-
-    form: str
-    why: str
-    values: dict[str, str]
-    id: str | None = None
+async def _said(desk: Desk, viewer: Viewer, order_id: str, command_id: str) -> str | None:
+    """What a command of the viewer did on this order; None if it did nothing, or was somebody else's."""
+    with suppress_status(404):
+        page, outcome = await desk.order(viewer, order_id), await desk.outcome(viewer, order_id, command_id)
+        for reference in outcome["data"].get("events", []):
+            [event] = await desk.history(viewer, order_id, reference["sequence"] - 1, 1)
+            by = [event["data"].get(name) for name in ("opened_by", "by", "initiated_by")]
+            if page["viewer"] in by:
+                return _DONE.get(event["type"].split(".")[-2])
+    return None
 
 
 async def _order_page(
@@ -110,7 +158,8 @@ async def _order_page(
     viewer: Viewer,
     order_id: str,
     said: str | None = None,
-    refused: _Refused | None = None,
+    late: bool = False,
+    refused: Refused | None = None,
     status: int = 200,
 ) -> Response:
     desk = await desk_of(request)
@@ -126,6 +175,7 @@ async def _order_page(
         scale=float(desk.clock.scale),
         new_id=lambda: str(uuid4()),
         said=said,
+        late=late,
         refused=refused,
     )
 
@@ -133,26 +183,40 @@ async def _order_page(
 @router.post("/orders/{order_id}", dependencies=[SameSite])
 async def act(request: Request, desk: ADesk, viewer: AViewer, order_id: OrderId) -> Response:
     """A form that was sent: publishes the command, waits for its outcome, and shows what came of it."""
-    form = await fields_of(request)
-    command, key = form.get("command", ""), form.get("form", "")
+    form = await forms.entered(request)
+    key, values = form.get("form", ""), form
+
+    async def refuse(why: str | None = None, *, status: int = 422, **about: Any) -> Response:
+        refused = Refused(key, values, why, **about)
+        return await _order_page(request, viewer, order_id, refused=refused, status=status)
+
     try:
-        data = _data_of(command, form)
-        _, outcome = await desk.send(viewer, order_id, command, data, id=form.get("id"), wait=_WAIT_SECONDS)
-    except (Problem, ValueError) as error:
-        if isinstance(error, Problem) and error.status == 404:
+        data = _data_of(form)
+    except ValueError as error:
+        return await refuse(fields={"amount": forms.about(key, "amount", str(error), form)})
+    if wrong := forms.wrong_fields(key, form, data):
+        return await refuse(fields=wrong)
+    try:
+        id_ = forms.command_id_of(form)
+        sent, outcome = await desk.send(viewer, order_id, form.get("command", ""), data, id=id_, wait=_WAIT_SECONDS)
+    except Problem as problem:
+        if problem.status == 404:
             raise
-        if isinstance(error, Problem) and (id_ := error.more.get("command_id")):
-            refused = _Refused(key, _NOT_SENT, form, id_)
-            return await _order_page(request, viewer, order_id, refused=refused, status=503)
-        refused = _Refused(key, str(error), form)
-        return await _order_page(request, viewer, order_id, refused=refused, status=422)
+        if id_ := problem.more.get("command_id"):
+            return await refuse(_NOT_SENT, status=503, id=id_)
+        return await refuse(str(problem))
     if outcome is None:
-        said = "Your command was sent and will be judged soon. Reload the page to see what came of it."
-        return await _order_page(request, viewer, order_id, said=said)
+        return await _order_page(request, viewer, order_id, said=_SENT)
     if "code" in outcome["data"]:
-        refused = _Refused(key, _reason(outcome["data"]), form)
-        return await _order_page(request, viewer, order_id, refused=refused, status=422)
-    return RedirectResponse(f"/orders/{order_id}?after={outcome['position']}&done={command}", 303)
+        fields = _refused_fields(key, form, outcome["data"])
+        return await refuse(None if fields else _reason(outcome["data"]), fields=fields)
+    return RedirectResponse(f"/orders/{in_address(order_id)}?after={outcome['position']}&sent={sent}", 303)
+
+
+def _refused_fields(key: str, form: Mapping[str, str], rejected: Json) -> dict[str, Markup]:
+    if rejected["code"] == "refund_over_limit":
+        return {"amount": forms.about(key, "amount", _reason(rejected), form)}
+    return forms.refused_fields(key, form, rejected)
 
 
 def _reason(rejected: Json) -> str:
@@ -163,14 +227,14 @@ def _reason(rejected: Json) -> str:
     return str(rejected["message"])
 
 
-def _data_of(command: str, form: dict[str, str]) -> Json:
-    """The command's data from the fields of its form. Raises ValueError, which says what is wrong."""
-    text = {name: form[name] for name in ("message", "comment", "note", "explanation", "reason") if form.get(name)}
-    match command:
+def _data_of(form: Mapping[str, str]) -> Json:
+    """The command's data from the fields of its form. Raises ValueError, which says what is wrong with the amount."""
+    text = {name: form[name] for name in (*forms.TEXTS, "reason") if form.get(name, "").strip()}
+    match form.get("command"):
         case "OpenDispute":
             request: Json = {"kind": form.get("kind", "")} | text
             if "days" in form:
-                request["days"] = int(form["days"]) if form["days"].isdecimal() else 0
+                request["days"] = forms.whole_number(form["days"])
             return {"request": request}
         case "OfferPartialRefund":
             return {"amount": read_money(form.get("amount", ""), form.get("currency", ""))} | text
@@ -257,4 +321,6 @@ _templates.env.filters |= {
     "step": _step,
     "words": _words,
     "duration": _duration,
+    "in_address": in_address,
 }
+_templates.env.globals |= {"key_of": forms.key_of, "labels_of": forms.labels_of}

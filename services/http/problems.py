@@ -1,5 +1,7 @@
 """Failures as RFC 9457 problem details."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from fastapi import Request
@@ -50,6 +52,16 @@ class Problem(Exception):
     def __init__(self, status: int, detail: str, headers: dict[str, str] | None = None, **more: Any) -> None:
         super().__init__(detail)
         self.status, self.detail, self.headers, self.more = status, detail, headers, more
+
+
+@contextmanager
+def suppress_status(status: int) -> Iterator[None]:
+    """Ends the block at a Problem of this status."""
+    try:
+        yield
+    except Problem as problem:
+        if problem.status != status:
+            raise
 
 
 def unknown(what: str) -> Problem:

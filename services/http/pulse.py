@@ -55,7 +55,9 @@ class Pulse:
         self._beat.set()
         self._beat = asyncio.Event()
 
-    async def next(self, seconds: float = _LOOK_EVERY_SECONDS) -> None:
-        """Returns at the next beat, or after so many seconds."""
+    async def next(self, seconds: float = _LOOK_EVERY_SECONDS, *, rest_seconds: float = 0.0) -> None:
+        """Returns at the next beat, or after so many seconds; not before it has rested."""
+        beat = self._beat
+        await asyncio.sleep(rest_seconds)
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._beat.wait(), seconds)
+            await asyncio.wait_for(beat.wait(), seconds)

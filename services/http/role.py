@@ -35,6 +35,7 @@ async def run(settings: Settings, topics: Topics, clock: Clock, ready: Callable[
         key_file=settings.jwt_key_file,
         issuer=settings.jwt_issuer,
         audience=settings.jwt_audience,
+        login_url=settings.http_login_url,
     )
     safe = settings.http_development_login_anywhere or _is_loopback(settings.http_host)
     if gate.development and not safe:

@@ -1,6 +1,8 @@
 """Who looks: a JWT bearer, or a login for development that works on loopback only."""
 
+import math
 import secrets
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -29,22 +31,36 @@ class Viewer:
 
     user: str
     operator: bool = False
+    until: float = math.inf
+    """When the token ends, in seconds of Unix time."""
 
     @property
     def party(self) -> str | None:
         """The id to look with; None sees as an operator does."""
         return None if self.operator else self.user
 
+    def is_current(self) -> bool:
+        """Whether the token has not ended yet."""
+        return time.time() < self.until
+
 
 class Gate:
     """Turns a request into its viewer."""
 
     def __init__(
-        self, *, jwks_url: str | None, key_file: Path | None, issuer: str | None, audience: str | None
+        self,
+        *,
+        jwks_url: str | None,
+        key_file: Path | None,
+        issuer: str | None,
+        audience: str | None,
+        login_url: str | None = None,
     ) -> None:
         self._issuer, self._audience = issuer, audience
         self._keys: Keys | None = IssuerKeys(jwks_url) if jwks_url else KeyFile(key_file) if key_file else None
         self._secret = secrets.token_bytes(32)
+        self.login_url = "/login" if self.development else login_url
+        """Where people log in, if that is known."""
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[None]:
@@ -85,7 +101,8 @@ class Gate:
             raise Problem(503, "The token's issuer does not answer; try again soon.", {"Retry-After": "10"}) from None
         except (jwt.PyJWTError, ValueError, TypeError, RecursionError):
             raise Problem(401, "The token is invalid or has expired: get a new one.", _CHALLENGE) from None
-        return Viewer(_user(claims), operator=_OPERATOR in _scopes(claims))
+        until = float(claims.get("exp", math.inf)) + _CLOCK_SKEW_SECONDS
+        return Viewer(_user(claims), operator=_OPERATOR in _scopes(claims), until=until)
 
     async def _claims(self, token: str) -> dict[str, Any]:
         if self._keys is None:

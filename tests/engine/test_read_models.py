@@ -32,6 +32,11 @@ def _look(installation: Installation, look: Any, *arguments: Any) -> Any:
         return look(connection, *arguments)
 
 
+def _inbox(installation: Installation, user: str) -> dict[str, Any]:
+    now = installation.clock.now()
+    return inbox.merged([_look(installation, inbox.look, user, now)], user, now).as_json()
+
+
 async def test_the_inbox_shows_each_party_what_waits_for_whom(installation: Installation):
     await installation.run()
     for order in ("order-1", "order-2", "order-3"):
@@ -41,13 +46,13 @@ async def test_the_inbox_shows_each_party_what_waits_for_whom(installation: Inst
     third = await installation.publish("order-3", ask_update())
     await installation.send("order-3", Withdraw(actor=CLIENT, dispute_id=third))
     await installation.until_projected()
-    of_client = _look(installation, inbox.look, CLIENT, installation.clock.now())
-    of_freelancer = _look(installation, inbox.look, FREELANCER, installation.clock.now())
+    of_client = _inbox(installation, CLIENT)
+    of_freelancer = _inbox(installation, FREELANCER)
     assert [line["dispute_id"] for line in of_client["to_answer"]] == [second]
     assert [line["dispute_id"] for line in of_client["awaiting_answer"]] == [first]
     assert [line["dispute_id"] for line in of_freelancer["to_answer"]] == [first]
     assert 47 * 3600 < of_freelancer["to_answer"][0]["seconds_left"] <= 48 * 3600
-    assert _look(installation, inbox.look, "somebody", installation.clock.now())["to_answer"] == []
+    assert _inbox(installation, "somebody")["to_answer"] == []
 
 
 async def test_D15_metrics_count_what_counts(installation: Installation):

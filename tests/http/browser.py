@@ -11,18 +11,26 @@ from playwright.async_api import Browser, Page, async_playwright
 
 def chromium() -> str:
     """The path of the executable. Raises CalledProcessError where it cannot be installed."""
-    if found := shutil.which("chromium") or shutil.which("google-chrome"):
+    return shutil.which("google-chrome") or debians("chromium", "fonts-dejavu-core")
+
+
+def debians(program: str, *packages: str) -> str:
+    """The path of a program of Debian's package of that name, which is installed with others where it is missing.
+
+    Raises CalledProcessError where that is not possible.
+    """
+    if found := shutil.which(program):
         return found
     environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
     sudo = [] if os.geteuid() == 0 else ["sudo"]
     subprocess.run([*sudo, "apt-get", "update", "-qq"], check=True)
     subprocess.run(
-        [*sudo, "apt-get", "install", "-y", "-qq", "--no-install-recommends", "chromium", "fonts-dejavu-core"],
+        [*sudo, "apt-get", "install", "-y", "-qq", "--no-install-recommends", program, *packages],
         check=True,
         env=environment,
         stdout=subprocess.DEVNULL,
     )
-    return shutil.which("chromium") or "chromium"
+    return shutil.which(program) or program
 
 
 @asynccontextmanager

@@ -8,6 +8,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from services.http.app import create
+from services.http.desk import Desk
 from services.http.pulse import Pulse
 from services.http.role import serve
 from services.http.who import Gate
@@ -15,6 +16,8 @@ from services.http.who import Gate
 
 class FakeDesk:
     """Knows one order, `order-1`, and fails on everything else. Remembers what was sent."""
+
+    beats = Desk.beats
 
     def __init__(self) -> None:
         self.sent: list[dict[str, Any]] = []

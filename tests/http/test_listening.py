@@ -88,3 +88,11 @@ async def test_a_key_file_has_to_hold_a_key(tmp_path: Path):
         file.write_text(text)
         with pytest.raises(SettingsError, match="neither a PEM public key nor a JWKS"):
             Gate(jwks_url=None, key_file=file, issuer=None, audience=None)
+
+
+def test_where_people_log_in_has_to_be_a_url():
+    variable = "RESOLUTION_HTTP_LOGIN_URL"
+    known = Settings.from_environment({variable: "https://market.example/login"})
+    assert Settings.from_environment(known.as_environment()) == known
+    with pytest.raises(SettingsError, match="where people log in"):
+        Settings.from_environment({variable: "market.example"})

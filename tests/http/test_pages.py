@@ -48,7 +48,7 @@ async def test_two_people_play_every_kind_of_dispute(installation: Installation,
 
     # An order update, answered; it appears at the other party by itself.
     await client.goto("/")
-    await client.get_by_role("link", name="View logo-1").click()
+    await client.get_by_role("link", name="logo-1", exact=True).click()
     await freelancer.goto("/orders/logo-1")
     await _open(client, "Ask for an order update")
     await client.get_by_label("What do you want to know?").fill("How is the <b>logo</b>?")
@@ -86,6 +86,7 @@ async def test_two_people_play_every_kind_of_dispute(installation: Installation,
     await freelancer.get_by_label("Reason, which stays confidential").select_option("minor_dissatisfaction")
     await freelancer.get_by_role("button", name="Send").click()
     await expect(freelancer.get_by_role("alert")).to_contain_text("60%")
+    await expect(amount).to_be_focused()
     await _picture(freelancer, "refused")
     await amount.fill("20.00")
     await freelancer.get_by_role("button", name="Send").click()
@@ -106,7 +107,7 @@ async def test_two_people_play_every_kind_of_dispute(installation: Installation,
     await expect(client.get_by_role("heading", name="Waiting for your answer")).to_be_visible()
     await _picture(client, "orders")
     await _has_no_violation(client)
-    await client.get_by_role("link", name="View logo-1").click()
+    await client.get_by_role("link", name="logo-1", exact=True).click()
     await _open(client, "Accept the request")
     await _has_no_violation(client)
     await client.get_by_role("button", name="Accept", exact=True).click()

@@ -87,6 +87,9 @@ variable, so that no URL in a log has it.
 {{- with $jwt.audience }}
 - {name: RESOLUTION_JWT_AUDIENCE, value: {{ . | quote }}}
 {{- end }}
+{{- with .Values.http.loginUrl }}
+- {name: RESOLUTION_HTTP_LOGIN_URL, value: {{ . | quote }}}
+{{- end }}
 {{- end }}
 
 {{/* The fields of a pod that keep it from doing harm, and where it may run. */}}

@@ -1,0 +1,25 @@
+"""Order ids in the addresses of pages and API.
+
+Browsers, HTTP clients and proxies resolve the path segments `.` and `..` before they ask. Both are valid order ids, so
+these two are written with a tilde, which no order id contains: `/orders/~..`.
+"""
+
+from typing import Annotated
+
+from fastapi import Path
+from pydantic import AfterValidator
+
+_RESOLVED = {".", ".."}
+
+
+def in_address(order_id: str) -> str:
+    """The path segment that stands for an order."""
+    return f"~{order_id}" if order_id in _RESOLVED else order_id
+
+
+def _from_address(segment: str) -> str:
+    return segment.removeprefix("~")
+
+
+OrderId = Annotated[str, Path(pattern=r"^(~\.{1,2}|[A-Za-z0-9._-]{1,64})$"), AfterValidator(_from_address)]
+"""The order that a path segment stands for."""

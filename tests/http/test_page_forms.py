@@ -1,0 +1,179 @@
+"""What the pages say to somebody who sent a form, without servers."""
+
+import re
+from html import unescape
+
+import httpx
+import pytest
+
+from tests.controls import CLIENT, FREELANCER, cancel, decline, opened, order_update, registered, registered_awaiting
+from tests.http.without_servers import OneOrder, pages_of
+
+UPDATE = {"command": "OpenDispute", "form": "OpenDispute-order_update", "kind": "order_update"}
+EXTENSION = {"command": "OpenDispute", "form": "OpenDispute-delivery_extension", "kind": "delivery_extension"}
+CANCELLATION = {"command": "OpenDispute", "form": "OpenDispute-cancellation", "kind": "cancellation"}
+REFUND = {"command": "OfferPartialRefund", "form": "OfferPartialRefund-partial_refund", "kind": "partial_refund"}
+REFUND |= {"currency": "USD", "explanation": "Sorry.", "reason": "other"}
+CANCEL = {"command": "CancelOrder", "form": "CancelOrder-"}
+HOSTILE = "ann\u202eevil"
+
+
+def alerts(page: httpx.Response) -> list[str]:
+    """What the page says is wrong, as a person reads it."""
+    found = re.findall(r'role="alert"[^>]*>(.*?)</p>', page.text, re.DOTALL)
+    return [unescape(re.sub(r"<.*?>", "", alert)).strip() for alert in found]
+
+
+@pytest.mark.parametrize(
+    ("user", "form", "sentences"),
+    [
+        (CLIENT, UPDATE | {"message": "  "}, ["“What do you want to know?” is empty. Fill it in."]),
+        (
+            CLIENT,
+            UPDATE | {"message": "x" * 2600},
+            ["“What do you want to know?”: Write at most 2,500 characters, not 2,600."],
+        ),
+        (
+            FREELANCER,
+            EXTENSION | {"days": "61", "note": ""},
+            [
+                "“Days to add to the delivery date”: Enter a whole number from 1 to 60. You entered “61”.",
+                "“Note to the client” is empty. Fill it in.",
+            ],
+        ),
+        (
+            FREELANCER,
+            EXTENSION | {"days": "²", "note": "Please."},
+            ["“Days to add to the delivery date”: Enter a whole number from 1 to 60. You entered “²”."],
+        ),
+        (
+            FREELANCER,
+            CANCELLATION | {"reason": "<b>", "comment": "Sorry."},
+            ["“Reason”: Choose one from the list. You entered “<b>”."],
+        ),
+        (
+            FREELANCER,
+            CANCELLATION | {"comment": "Sorry."},
+            ["“Reason” is empty. It is required of the freelancer."],
+        ),
+        (
+            FREELANCER,
+            REFUND | {"amount": "60.01"},
+            [
+                "“Amount”: A partial refund is at most 60% of the original price: offer $60.00 or less. "
+                "You entered “60.01”."
+            ],
+        ),
+        (FREELANCER, REFUND | {"amount": "0"}, ["“Amount”: Enter more than zero. You entered “0”."]),
+        (
+            FREELANCER,
+            REFUND | {"amount": "ten"},
+            ["“Amount”: Enter the amount as a number, such as 25.00. You entered “ten”."],
+        ),
+    ],
+)
+async def test_a_refused_field_says_its_label_its_limit_and_what_was_entered(user, form, sentences):
+    async with pages_of(OneOrder(), user) as browser:
+        page = await browser.post("/orders/order-1", data=form)
+        assert page.status_code == 422
+        assert alerts(page) == sentences
+        assert page.text.count('aria-invalid="true"') == len(sentences)
+        assert "data-refused" in page.text
+
+
+async def test_a_line_break_counts_once_though_browsers_send_two_characters():
+    desk = OneOrder()
+    async with pages_of(desk, CLIENT) as browser:
+        message = "\n".join(["x" * 49] * 50)  # 2,499 characters
+        page = await browser.post("/orders/order-1", data=UPDATE | {"message": message.replace("\n", "\r\n")})
+        assert page.status_code == 200
+        assert desk.events[-1].message == message
+
+
+async def test_what_is_said_to_be_done_was_done_by_the_viewer():
+    desk = OneOrder()
+    async with pages_of(desk, CLIENT) as browser:
+        for done in ("?done=CancelOrder", "?after=1&sent=00000000-0000-0000-0000-000000000000"):
+            assert "canceled" not in (await browser.get(f"/orders/order-1{done}")).text
+        page = await browser.post("/orders/order-1", data=UPDATE | {"message": "How is it going?"})
+        assert "Your request was sent." in page.text
+        asked = page.url.raw_path.decode()
+    declined = desk.judge(decline(dispute=desk.events[-1].dispute_id))
+    async with pages_of(desk, CLIENT) as browser:
+        assert "You declined" not in (await browser.get(f"/orders/order-1?sent={declined}")).text
+    async with pages_of(desk, FREELANCER) as browser:
+        assert "You declined the request." in (await browser.get(f"/orders/order-1?sent={declined}")).text
+        assert "Your request was sent" not in (await browser.get(asked)).text
+    refused = desk.judge(cancel())
+    async with pages_of(desk, CLIENT) as browser:
+        assert "The order is canceled." not in (await browser.get(f"/orders/order-1?sent={refused}")).text
+
+
+async def test_what_was_accepted_is_said_while_the_read_model_lags():
+    desk = OneOrder()
+    desk.judge(registered_awaiting())
+    async with pages_of(desk, CLIENT) as browser:
+        desk.lags = True
+        page = await browser.post("/orders/order-1", data=CANCEL | {"comment": "Plans changed."})
+        assert page.status_code == 200
+        assert "The order is canceled." in page.text
+        assert "This page does not show it yet." in page.text
+
+
+async def test_a_form_of_an_action_that_is_over_keeps_what_was_written():
+    desk = OneOrder()
+    async with pages_of(desk, CLIENT) as browser:
+        desk.judge(opened(order_update()))
+        page = await browser.post("/orders/order-1", data=UPDATE | {"message": "Once more?"})
+        assert page.status_code == 422
+        assert "must end before another request" in alerts(page)[0]
+        assert "Once more?" in page.text
+
+
+async def test_after_a_restart_the_pages_lead_to_the_login_and_a_form_is_kept():
+    desk = OneOrder()
+    async with pages_of(desk, CLIENT) as browser:
+        browser.cookies.clear()
+        browser.headers["Cookie"] = "resolution_token=of.another.process"
+        page = await browser.get("/orders/order-1")
+        assert page.url.path == "/login"
+        page = await browser.post("/orders/order-1", data=UPDATE | {"message": "How is it going?"})
+        assert page.status_code == 401
+        assert 'href="/login"' in page.text
+        assert "How is it going?" in page.text
+
+
+@pytest.mark.parametrize("order_id", [".", "..", "..."])
+async def test_every_order_id_has_an_address(order_id):
+    desk = OneOrder(order_id)
+    async with pages_of(desk, CLIENT) as browser:
+        page = await browser.get("/")
+        [address] = re.findall(r'href="(/orders/[^"]*)"', page.text)
+        page = await browser.get(address)
+        assert page.url.path == address
+        assert f"Order <bdi>{order_id}</bdi>" in page.text
+        assert f'action="{address}"' in page.text
+        sent = await browser.post(address, data=UPDATE | {"message": "How is it going?"})
+        assert sent.url.path == address
+        api = await browser.get(f"/api{address}", headers={"Accept": "application/json"})
+        assert api.json()["order_id"] == order_id
+
+
+async def test_ids_of_people_do_not_turn_the_words_around_them():
+    desk = OneOrder()
+    desk.judge(registered(client_id=HOSTILE))
+    desk.judge(opened(order_update(), by=HOSTILE))
+    for user in (HOSTILE, FREELANCER):
+        async with pages_of(desk, user) as browser:
+            for path in ("/", "/orders/order-1"):
+                page = await browser.get(path)
+                assert HOSTILE in page.text
+                assert page.text.count(HOSTILE) == page.text.count(f"<bdi>{HOSTILE}</bdi>")
+
+
+async def test_what_is_no_form_is_refused_like_one():
+    async with pages_of(OneOrder(), CLIENT) as browser:
+        browser.cookies.clear()
+        headers = {"Content-Type": "multipart/form-data; boundary=x"}
+        page = await browser.post("/orders/order-1", content=b"--x\r\ngarbage", headers=headers)
+        assert page.status_code == 401
