@@ -6,13 +6,12 @@ from dataclasses import astuple, fields
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from services.audit.ledger import Account, Ledger, balance
 from services.audit.outcomes_on_kafka import compare_outcomes
 from services.cli.differences import tell_differences
 from services.cli.progress import events_progress
+from services.cli.terminal import say, table
 from services.installation import installation
 from services.kafka.topics import Topics
 from services.settings import Settings
@@ -36,19 +35,21 @@ def ledger(
             accounts.note(asyncio.run(compare_outcomes(one.database, one.cluster, topics)))
             found.add(accounts, one.shard)
         found.partitions.sort(key=lambda account: account.partition)
-    print(json.dumps(found.as_dict())) if as_json else _show(found)
+    say(json.dumps(found.as_dict())) if as_json else _show(found)
     raise typer.Exit(1 if found.differences else 0)
 
 
 def _show(found: Ledger) -> None:
-    names = [name.name for name in fields(Account)]
-    table = Table(*names, show_footer=True, box=None, padding=(0, 1, 0, 0))
+    names = [field.name for field in fields(Account)]
     rows = [astuple(account) for account in found.partitions]
-    for column, total in zip(table.columns, ("all", *map(sum, list(zip(*rows, strict=True))[1:])), strict=True):
-        column.justify = "right"
-        column.footer = f"{total:,}" if isinstance(total, int) else str(total)
-    for row in rows:
-        table.add_row(*(f"{number:,}" for number in row))
-    Console().print(table)
-    print("waiting: not judged yet. expired: became something, and left the topic since.")
+    totals = ["all", *map(sum, list(zip(*rows, strict=True))[1:])]
+    # Columns without a number are left out: all ten would not fit 80 characters.
+    shown = [place for place, total in enumerate(totals) if total]
+    numbers = ([each[place] for place in shown] for each in (*rows, totals))
+    table([names[place] for place in shown], ([_number(value) for value in row] for row in numbers), right=True)
+    say("waiting: not judged yet. expired: became something, and left the topic since.")
     tell_differences(found, "Every record led to one thing, and Kafka has it once.")
+
+
+def _number(value: object) -> str:
+    return f"{value:,}" if isinstance(value, int) else str(value)
