@@ -1,17 +1,25 @@
 """`resolution`, or `python -m services`."""
 
 import signal
+import sys
 
 
 def main() -> None:
-    # Loading the commands takes about a second. In it Ctrl-C ends the process at once, without a traceback.
-    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+    # Loading the commands takes about a second. Then, and on the way out, Ctrl-C just ends the process.
+    ends = signal.getsignal(signal.SIGINT) is not signal.SIG_IGN
+    if ends:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     from services.cli import main as run
 
-    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-    run()
+    try:
+        if ends:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+        run()
+    except KeyboardInterrupt:
+        sys.exit(130)
+    finally:
+        if ends:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 if __name__ == "__main__":

@@ -195,7 +195,7 @@ def _table(letters: Sequence[dict[str, Any]], *, handled: bool) -> None:
     """`handled`: with a column that says what was done about each."""
     names = ["place", "recorded", "bytes", "key", "error", *(["handled"] if handled else [])]
     rows = (letter | {"recorded": short(letter["recorded"] or "")} for letter in letters)
-    headings = ["why it is no command" if name == "error" else name for name in names]
+    headings = ["why" if name == "error" else name for name in names]
     table(headings, ([row[name] for name in names] for row in rows), fold=headings[3:])
 
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from dataclasses import astuple, fields
+from dataclasses import asdict, astuple
 from typing import Annotated
 
 import typer
@@ -11,7 +11,7 @@ from services.audit.ledger import Account, Ledger, balance
 from services.audit.outcomes_on_kafka import compare_outcomes
 from services.cli.differences import tell_differences
 from services.cli.progress import events_progress
-from services.cli.terminal import say, table
+from services.cli.terminal import say
 from services.installation import installation
 from services.kafka.topics import Topics
 from services.settings import Settings
@@ -40,16 +40,18 @@ def ledger(
 
 
 def _show(found: Ledger) -> None:
-    names = [field.name for field in fields(Account)]
-    rows = [astuple(account) for account in found.partitions]
-    totals = ["all", *map(sum, list(zip(*rows, strict=True))[1:])]
-    # Columns without a number are left out: all ten would not fit 80 characters.
-    shown = [place for place, total in enumerate(totals) if total]
-    numbers = ([each[place] for place in shown] for each in (*rows, totals))
-    table([names[place] for place in shown], ([_number(value) for value in row] for row in numbers), right=True)
+    for account in found.partitions:
+        say(f"partition {account.partition}: {_sum(account)}")
+    if len(found.partitions) > 1:
+        totals = [sum(column) for column in zip(*map(astuple, found.partitions), strict=True)]
+        say(f"all: {_sum(Account(*totals))}")
     say("waiting: not judged yet. expired: became something, and left the topic since.")
     tell_differences(found, "Every record led to one thing, and Kafka has it once.")
 
 
-def _number(value: object) -> str:
-    return f"{value:,}" if isinstance(value, int) else str(value)
+def _sum(account: Account) -> str:
+    """What came, and what became of it: equal, where nothing is wrong."""
+    came = {"records": account.records, "expired": account.expired}
+    became = {name: count for name, count in asdict(account).items() if name not in ("partition", *came)}
+    sides = [[f"{count:,} {name}" for name, count in side.items() if count] for side in (came, became)]
+    return " = ".join(" + ".join(side) or "nothing" for side in sides) if any(sides) else "empty"

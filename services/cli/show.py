@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from rich.padding import Padding
 from rich.table import Table
 
 from .terminal import Terminal, styled
@@ -42,21 +43,17 @@ def order(console: Terminal, page: dict[str, Any]) -> None:
 
 
 def _disputes(console: Terminal, disputes: list[dict[str, Any]]) -> None:
-    if not disputes:
-        return
-    table = Table(title="Disputes", title_justify="left")
-    for column in ("opened", "by", "about", "asks", "settled"):
-        table.add_column(column, overflow="fold")
+    if disputes:
+        console.print()
+        console.print(styled(("Disputes", "bold")))
     for dispute in disputes:
-        settled = dispute["settled_as"]
-        table.add_row(
-            _short(dispute["opened_at"]),
-            dispute["opened_by"],
-            _words(dispute["kind"]),
-            _request(dispute["request"]),
-            styled((_words(settled), _COLORS[settled]), f" {_short(dispute['settled_at'])}") if settled else "open",
-        )
-    console.print(table)
+        what = f"  {_short(dispute['opened_at'])}  {_words(dispute['kind'])} of the {dispute['opened_by']}: "
+        if settled := dispute["settled_as"]:
+            became = styled((_words(settled), _COLORS[settled]), f" {_short(dispute['settled_at'])}")
+        else:
+            became = styled("open")
+        console.print(styled(what) + became)
+        console.print(Padding(styled(_request(dispute["request"])), (0, 0, 0, 6)))
 
 
 def _actions(console: Terminal, party: str, actions: list[dict[str, Any]]) -> None:

@@ -50,13 +50,11 @@ def facts(pairs: Iterable[tuple[str, object]]) -> None:
         say(f"{label}: {first}", *(f"    {line}" for line in rest))
 
 
-def table(
-    headings: Sequence[str], rows: Iterable[Iterable[object]], *, fold: Collection[str] = (), right: bool = False
-) -> None:
+def table(headings: Sequence[str], rows: Iterable[Iterable[object]], *, fold: Collection[str] = ()) -> None:
     """Prints a table. Columns named in `fold` continue on further lines if the terminal is narrow."""
     found = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
     for heading in headings:
-        found.add_column(heading, overflow="fold", no_wrap=heading not in fold, justify="right" if right else "left")
+        found.add_column(heading, overflow="fold", no_wrap=heading not in fold)
     for row in rows:
         found.add_row(*map(_cell, row))
     Terminal().print(found)
