@@ -275,8 +275,9 @@ def main() -> None:
         with traces.exported(name):
             uvloop.run(run(name, settings))
     except (MasterKeyError, SettingsError) as error:
+        log.critical("it cannot start: %s", error)
         print(json.dumps({"refused": str(error)}), flush=True)
-        raise
+        sys.exit(2)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import json
 import re
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from typer.testing import CliRunner
 
 from services import cli
 from services.export import incremental
-from services.export.staging import alone
+from services.staging import Staging, alone, finish_killed
 from services.store import OrderStore
 from tests.controls import (
     CLIENT,
@@ -132,6 +133,40 @@ async def test_the_next_export_adds_what_is_new_and_no_event_is_there_twice(inst
 
 class Killed(BaseException):
     """As by SIGKILL: nothing is tidied up."""
+
+
+def test_no_pattern_finds_files_before_all_are_written_and_a_killed_run_is_finished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    whole, left = Path.replace, 0
+
+    def replace(file: Path, target: Path) -> Path:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise Killed
+        return whole(file, target)
+
+    monkeypatch.setattr(Path, "replace", replace)
+    names = ["A/date=1/part.parquet", "A/date=2/part.parquet", "orders.parquet", "state.json"]
+    for survived in range(2 * len(names) + 1):
+        left, directory = survived, tmp_path / str(survived)
+        directory.mkdir()
+        staging = Staging(directory)
+        with suppress(Killed):
+            for name in names:
+                with staging.file(name) as file:
+                    file.write_text(name)
+            staging.publish(last="state.json")
+        visible = {str(file.relative_to(directory)) for file in directory.rglob("*.*") if file.is_file()}
+        visible = {name for name in visible if name.endswith((".parquet", ".json"))}
+        assert len(visible) == max(0, survived - len(names))
+        assert ("state.json" in visible) is (survived == 2 * len(names))
+        left = 100
+        finish_killed(directory, lambda: None, last="state.json")
+        if survived >= len(names):
+            assert {name for name in names if (directory / name).read_text() == name} == set(names)
+            assert {entry.name for entry in directory.iterdir()} == {"A", "orders.parquet", "state.json"}
 
 
 async def test_readers_see_an_export_completely_or_not_at_all_wherever_it_is_killed(

@@ -1,4 +1,4 @@
-"""How an export's files appear: together, once all of them are written.
+"""How files of a directory appear for its readers: together, once all of them are written.
 
 Until then they are in a folder of their own, under names that end with `.new`. A dot before a name would not be
 enough: DuckDB's patterns find such files, too.
@@ -17,9 +17,12 @@ _COMPLETE = "complete"
 
 
 class Staging:
-    """The files of the export that goes on from a position. They outlive its process."""
+    """The files that are to go into a directory. They outlive the process that writes them.
 
-    def __init__(self, directory: Path, position: int) -> None:
+    `position` is where an export to it goes on; 0 for others.
+    """
+
+    def __init__(self, directory: Path, position: int = 0) -> None:
         self._directory = directory
         self._folder = directory / f"{_FOLDER}{position:012}"
 
@@ -49,6 +52,7 @@ class Staging:
         _finish(self._folder, self._directory, last)
 
     def discard(self) -> None:
+        """Deletes them."""
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def discard_others(self) -> None:
@@ -69,6 +73,7 @@ def finish_killed(directory: Path, position: Callable[[], int | None], last: str
 
 
 def is_of_staging(entry: Path) -> bool:
+    """Whether an entry of a directory is what a Staging has left there."""
     return entry.name.startswith(_FOLDER)
 
 
