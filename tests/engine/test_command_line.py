@@ -1,13 +1,16 @@
 """The command line, as a new user and as a script sees it: `resolution` in processes of its own."""
 
 import asyncio
+import fcntl
 import json
 import os
 import re
 import signal
+import struct
 import sys
+import termios
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
@@ -262,3 +265,52 @@ async def test_ctrl_c_is_never_a_traceback(installation: Installation):
         found, said = await interrupted(installation, arguments, when, stdin, **environment)
         assert (found, "Traceback" in said) == (code, False), said
     assert "1 lines have no outcome yet: it was stopped" in said
+
+
+async def in_a_terminal(installation: Installation, *arguments: str, stdout: int | None = None) -> tuple[int, str]:
+    """Runs a command in a terminal of 80 columns; its exit code, and what the terminal got. `stdout` may be a file."""
+    master, terminal = os.openpty()
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    environment = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES", "NO_COLOR")}
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "services", *arguments, stdin=terminal, stdout=stdout or terminal, stderr=terminal,
+        env=environment | installation.settings.as_environment() | {"TERM": "xterm-256color"},
+    )  # fmt: skip
+    os.close(terminal)
+    reading = asyncio.create_task(asyncio.to_thread(_read_all, master))
+    code = await asyncio.wait_for(process.wait(), 60)
+    return code, (await reading).decode()
+
+
+def _read_all(master: int) -> bytes:
+    said = b""
+    with os.fdopen(master, "rb", buffering=0) as stream, suppress(OSError):  # it ends with an error
+        while some := stream.read(65536):
+            said += some
+    return said
+
+
+async def test_in_a_terminal_of_80_columns_all_is_readable_and_send_shows_how_far_it_is(
+    installation: Installation, tmp_path: Path
+):
+    await installation.run("commands", "relay", "projections")
+    await installation.send("order-1", register())
+    await installation.send("order-1", offer_refund())
+    await until(lambda: (installation.page("order-1") or {}).get("open_dispute"))
+    file, outcomes = tmp_path / "commands.jsonl", tmp_path / "outcomes.jsonl"
+    file.write_text('{"subject": "order-1", "type": "Acept", "source": "/[/x]"}\n' * 20)
+    with outcomes.open("wb") as stdout:
+        code, said = await in_a_terminal(installation, "send", str(file), stdout=stdout.fileno())
+    assert code == 1
+    assert "outcomes" in said
+    assert "20/20" in said
+    assert [list(json.loads(line)) for line in outcomes.read_text().splitlines()] == [["dead"]] * 20
+    for command in (("dead", "list"), ("order", "order-1"), ("replay", "order-1"), ("ledger",), ("dead", "-h")):
+        code, said = await in_a_terminal(installation, *command)
+        assert code == 0, said
+        lines = re.sub(r"\x1b\[[0-9;]*m", "", said).replace("\r", "").splitlines()
+        assert max(map(len, lines)) <= 80, command
+        assert not re.search(r"[\x00-\x09\x0b-\x1f]|…", "".join(lines)), command
+    code, said = await in_a_terminal(installation, "dead", "show", "--raw", "0/0")
+    assert code == 2
+    assert "not for a terminal" in said
