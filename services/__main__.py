@@ -1,3 +1,26 @@
-from services.cli import main
+"""`resolution`, or `python -m services`."""
 
-main()
+import signal
+import sys
+
+
+def main() -> None:
+    # Loading the commands takes about a second. Then, and on the way out, Ctrl-C just ends the process.
+    ends = signal.getsignal(signal.SIGINT) is not signal.SIG_IGN
+    if ends:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    from services.cli import main as run
+
+    try:
+        if ends:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+        run()
+    except KeyboardInterrupt:
+        sys.exit(130)
+    finally:
+        if ends:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+if __name__ == "__main__":
+    main()

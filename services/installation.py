@@ -15,10 +15,10 @@ from aiokafka.errors import KafkaError
 from services.checkpoints.keys import own_key
 from services.kafka.topics import TopicError, Topics, count_partitions, ensure_topics, id_of_topic
 from services.servers import default_data_dir, embedded
-from services.settings import Settings
+from services.settings import Settings, SettingsError
 from services.shards import Shard
 from services.store import migrate
-from services.store.database import connect
+from services.store.database import connect, refusal_of_server
 from services.store.origin import clock_of
 from services.store.place import claim_shard, known_partitions, require_shard
 from services.store.positions import known_topics, other_topic
@@ -60,7 +60,8 @@ def installation(
 def prepare(settings: Settings) -> list[str]:
     """Brings schema and topics up to date; returns the migrations that ran. Waits for servers that are not up yet.
 
-    Raises TopicError for topics that the service cannot work with, WrongShard for such databases, and SchemaOutdated
+    Raises TopicError for topics that the service cannot work with, SettingsError where the database server refuses the
+    URL's user or database, WrongShard for such databases, and SchemaOutdated
     where a schema lacks migrations and this user may not run them.
     """
     shards = settings.shards
@@ -141,6 +142,11 @@ def _patiently(server: str, attempt: Callable[[], _T]) -> _T:
         try:
             return attempt()
         except (psycopg.OperationalError, KafkaError, OSError) as error:
+            if why := refusal_of_server(error):
+                raise SettingsError(
+                    f"PostgreSQL refuses the connection: {why}. Waiting does not help: correct "
+                    "RESOLUTION_DATABASE_URL, or create what is missing on the server."
+                ) from None
             log.warning("%s does not answer, trying again in %.1f s: %s", server, pause, error)
             time.sleep(pause)
             pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)

@@ -32,10 +32,10 @@ from services.installation import with_partitions
 from services.kafka.broker import broker_of
 from services.kafka.topics import Topics
 from services.kafka.transactions import TransactionInDoubt
-from services.master_keys import NO_MASTER
+from services.master_keys import NO_MASTER, MasterKeyError
 from services.relay.role import RelayRole
 from services.reminders import ReminderSender
-from services.settings import Settings
+from services.settings import Settings, SettingsError
 from services.store import OrderStore
 from services.store.changes import Changes
 from services.store.database import ANSWER_WITHIN_SECONDS
@@ -273,8 +273,13 @@ def main() -> None:
         [settings] = settings.own_shards
     logs.configure(settings.log_format, name)
     tune_interpreter()
-    with traces.exported(name):
-        uvloop.run(run(name, settings))
+    try:
+        with traces.exported(name):
+            uvloop.run(run(name, settings))
+    except (MasterKeyError, SettingsError) as error:
+        log.critical("it cannot start: %s", error)
+        print(json.dumps({"refused": str(error)}), flush=True)
+        sys.exit(2)
 
 
 if __name__ == "__main__":

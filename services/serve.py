@@ -4,15 +4,18 @@ import asyncio
 import json
 import signal
 from collections.abc import Sequence
+from contextlib import ExitStack
 
-from .settings import Settings
+from .listening import listen
+from .settings import Settings, SettingsError
 from .supervisor import Supervisor, processes_of
 
 
 async def serve(settings: Settings, roles: Sequence[str], all_roles: Sequence[str]) -> None:
     """Starts the roles, prints `ready {json}` once all work, and keeps them running until SIGTERM or SIGINT.
 
-    `all_roles` gives each role its place among the ports of the metrics.
+    `all_roles` gives each role its place among the ports of the metrics. Raises SettingsError where a role cannot
+    start with these settings.
     """
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -20,16 +23,29 @@ async def serve(settings: Settings, roles: Sequence[str], all_roles: Sequence[st
     supervisor = Supervisor(settings, metrics_ports(settings, roles, all_roles))
     supervisor.start(*roles)
     stopped = asyncio.create_task(stop.wait())
+    refused = asyncio.create_task(supervisor.refused.wait())
     ready = asyncio.create_task(supervisor.ready())
     try:
-        await asyncio.wait([stopped, ready], return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait([stopped, refused, ready], return_when=asyncio.FIRST_COMPLETED)
         if ready.done():
             where = {"kafka": settings.kafka, "database": settings.database_url} | supervisor.said
             print("ready " + json.dumps(where), flush=True)
-        await stopped
+        await asyncio.wait([stopped, refused], return_when=asyncio.FIRST_COMPLETED)
+        if refused.done():
+            raise SettingsError(supervisor.refusal)
     finally:
-        ready.cancel()
+        for task in (stopped, refused, ready):
+            task.cancel()
         await supervisor.stop()
+
+
+def require_free_ports(settings: Settings, roles: Sequence[str], all_roles: Sequence[str]) -> None:
+    """Raises SettingsError where a role could not listen. Ports that these processes take from each other count too."""
+    with ExitStack() as listeners:
+        if "http" in roles and settings.http_port:
+            listeners.enter_context(listen(settings.http_host, settings.http_port, "RESOLUTION_HTTP_PORT"))
+        for port in metrics_ports(settings, roles, all_roles).values():
+            listeners.enter_context(listen(settings.metrics_host, port, "RESOLUTION_METRICS_PORT"))
 
 
 def metrics_ports(settings: Settings, roles: Sequence[str], all_roles: Sequence[str]) -> dict[str, int]:

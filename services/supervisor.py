@@ -34,6 +34,11 @@ class Supervisor:
         self._keepers: dict[str, asyncio.Task[None]] = {}
         self._processes: dict[str, asyncio.subprocess.Process] = {}
         self._ready: dict[str, asyncio.Event] = {}
+        self._worked: set[str] = set()
+        self.refused = asyncio.Event()
+        """Set when a role cannot start with these settings."""
+        self.refusal = ""
+        """Why it cannot: a sentence."""
         self.said: dict[str, str] = {}
         """What the roles said of themselves when they were ready: `http` is its URL."""
 
@@ -69,11 +74,16 @@ class Supervisor:
             assert process.stdout is not None
             async for line in process.stdout:
                 said = json.loads(line)
+                # One that has worked may do so again: what it needs is taken for a moment.
+                if "refused" in said and name not in self._worked:
+                    self.refusal = said["refused"]
+                    self.refused.set()
                 if said.pop("ready", None) == role:
                     self.said |= said
                     if url := said.get("http"):  # a free port stays the same when the role starts again
                         self.environment["RESOLUTION_HTTP_PORT"] = url.rpartition(":")[2]
                     self._ready[name].set()
+                    self._worked.add(name)
                     pause = _FIRST_PAUSE_SECONDS
             code = await process.wait()
             self._ready[name].clear()

@@ -15,6 +15,7 @@ from psycopg.rows import DictRow
 from projections.as_of import AsOfError, ReadModelsAsOf, Replayed
 from services.orders.instants import format_instant
 from services.orders.public import without_confidential
+from services.staging import Staging, is_of_staging
 
 _PREFIX = "_files"
 """No user can choose it."""
@@ -28,21 +29,24 @@ def write_files(database_url: str, directory: Path, as_of: datetime, progress: C
     Raises AsOfError, OSError, psycopg.Error and the library's MapperDeserialisationError.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    if any(directory.iterdir()):
+    if not all(map(is_of_staging, directory.iterdir())):
         raise AsOfError(f"{directory} has files already. Write to a directory that is new or empty.")
+    staging = Staging(directory)
+    staging.discard()
     with ReadModelsAsOf.hold(database_url, _PREFIX) as read_models:
         try:
             replayed = read_models.fill(as_of, progress)
             for name, table, rows in read_models.tables():
-                _write(directory / name / f"{table}.jsonl", rows)
+                with staging.file(f"{name}/{table}.jsonl") as file:
+                    _write(file, rows)
         finally:
             read_models.drop()
-    (directory / SUMMARY).write_bytes(msgspec.json.encode(replayed) + b"\n")
+    staging.replace(SUMMARY, msgspec.json.encode(replayed) + b"\n")
+    staging.publish(last=SUMMARY)
     return replayed
 
 
 def _write(file: Path, rows: Iterable[DictRow]) -> None:
-    file.parent.mkdir(exist_ok=True)
     with file.open("wb") as out:
         out.writelines(msgspec.json.encode({name: _cell(value) for name, value in row.items()}) + b"\n" for row in rows)
 

@@ -24,6 +24,7 @@ from services.store.event_rows import event_rows, newest_event, notification_id
 from services.store.place import place
 
 from .chain import Chain
+from .processes import started_deaf
 from .sentences import ranges
 from .tampering import Mismatch, Tampering, explain
 
@@ -166,7 +167,8 @@ def _compared(
             if pool is None:  # not for a short file
                 context = multiprocessing.get_context("spawn")
                 pool = stack.enter_context(ProcessPoolExecutor(processes, context))
-            waiting.append((run, pool.submit(compare, sources.of(run[0].last), notes.salt, run)))
+            with started_deaf():  # it starts processes as they are needed
+                waiting.append((run, pool.submit(compare, sources.of(run[0].last), notes.salt, run)))
             if len(waiting) > 2 * processes:
                 done, results = waiting.popleft()
                 yield done, results.result()

@@ -33,6 +33,7 @@ from services.store.retiring import months_kept
 
 from .findings import Findings
 from .history import History, Limits, Progress
+from .processes import started_deaf
 from .read_models import verify_read_models
 from .snapshots import verify_snapshots
 from .stored import TimerState, store_end, timer_state
@@ -71,7 +72,8 @@ def verify_history(
     `progress(what, done, of)`. Raises VerificationFailed, TopicError, KafkaError and psycopg.Error.
     """
     forkserver.set_forkserver_preload(_IMPORTED_ONCE)
-    forkserver.ensure_running()  # it imports while the ends are measured
+    with started_deaf():
+        forkserver.ensure_running()  # it imports while the ends are measured
     with months_kept(settings.database):
         return _verify_history(settings, clock, resume, progress)
 

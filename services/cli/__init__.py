@@ -1,20 +1,20 @@
 """The command line: `resolution`, or `python -m services`."""
 
 import asyncio
+import errno
+import io
 import json
-import logging
 import os
 import sys
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from importlib.metadata import version as version_of
 from typing import Annotated, NoReturn
 
 import psycopg
 import typer
 from aiokafka.errors import KafkaError
 from eventsourcing.persistence import PersistenceError
-from rich.console import Console
 
 from projections import order_page
 from projections.as_of import AsOfError
@@ -33,8 +33,9 @@ from services.cli.renew_topics import renew_topics
 from services.cli.replay import replay
 from services.cli.retire_outcomes import retire_outcomes
 from services.cli.schema import schema
-from services.cli.send import CommandsFileError, read_commands, send_all
+from services.cli.send import CommandsFileError, send
 from services.cli.split import split
+from services.cli.terminal import Terminal, complain, say
 from services.cli.verify import verify
 from services.commands.dead import NotRetried
 from services.commands.parked import NotParked
@@ -48,6 +49,7 @@ from services.master_keys import MasterKeyError
 from services.renewal import NotRenewed
 from services.retention import NotRetired
 from services.roles import ROLES
+from services.serve import require_free_ports
 from services.serve import serve as serve_roles
 from services.servers import ServerError
 from services.settings import Settings, SettingsError
@@ -63,12 +65,14 @@ app = typer.Typer(
     help="The Resolution Center: settles disputes on a marketplace's orders. Servers are those of "
     "RESOLUTION_DATABASE_URL and RESOLUTION_KAFKA_SERVERS; without them, embedded ones.",
     no_args_is_help=True,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
 )
 app.add_typer(parked.app, name="parked")
 app.add_typer(dead.app, name="dead")
 app.add_typer(checkpoints.app, name="checkpoints")
+app.command()(send)
 app.command()(verify)
 app.command()(ledger)
 app.command()(rebuild)
@@ -109,16 +113,55 @@ _FAILURES = (
 )
 
 
-def main() -> None:
+def main() -> NoReturn:
     """Runs a command; a failure that a user can cause becomes a sentence on stderr and exit code 1 or 2."""
-    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s")
-    logging.getLogger("aiokafka").setLevel(logging.WARNING)
+    logs.configure("text", "resolution")
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # whatever the terminal's encoding is
     try:
-        app()
+        code = app(prog_name="resolution", standalone_mode=False)
+        sys.stdout.flush()
+    except typer.TyperException as error:
+        _misused(error)
     except (SettingsError, CommandsFileError, WrongShard) as error:
         _fail(error, _USAGE)
+    except UnicodeEncodeError as error:
+        _fail(f"{error.object} is not text in UTF-8.", _USAGE)
     except _FAILURES as error:
         _fail(error, 1)
+    except OSError as error:
+        _drop_output()
+        _fail(f"{error.filename or 'Standard output'}: {error.strerror or error}.", 1, quiet=error.errno == errno.EPIPE)
+    raise SystemExit(code)
+
+
+def _misused(error: typer.TyperException) -> NoReturn:
+    context = getattr(error, "ctx", None)
+    hint = f" Try `{context.command_path} --help`." if context else ""
+    if message := error.format_message():  # there is none if the help was printed instead
+        complain(f"resolution: {message.removesuffix('.')}.{hint}")
+    raise SystemExit(error.exit_code)
+
+
+def _drop_output() -> None:
+    """Python flushes what is left on its way out; where nobody takes it, that would be another error."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        say(f"resolution {version_of('resolution-center')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """What stands before a command."""
 
 
 @app.command()
@@ -128,7 +171,7 @@ def demo(
 ) -> None:
     """Play a marketplace's day at a scaled clock through real Kafka and PostgreSQL, and verify it."""
     with installation(Settings.from_environment()) as settings:
-        passed = asyncio.run(run_demo(settings, Console(), as_json=as_json, keep=keep))
+        passed = asyncio.run(run_demo(settings, Terminal(), as_json=as_json, keep=keep))
     raise typer.Exit(0 if passed else 1)
 
 
@@ -149,6 +192,7 @@ def serve(
         _fail(error, _USAGE)
     given = Settings.from_environment(os.environ | ({"RESOLUTION_SHARD": shard} if shard else {}))
     logs.configure(given.log_format, "serve")
+    require_free_ports(given, wanted, list(ROLES))
     with installation(given) as settings:
         prepare(settings)
         require_known_topics(settings)
@@ -161,33 +205,9 @@ def migrate(as_json: AsJson = False) -> None:
     with installation(Settings.from_environment()) as settings:
         ran = prepare(settings)
     if as_json:
-        print(json.dumps({"ran": ran}))
+        say(json.dumps({"ran": ran}))
     else:
-        print("\n".join([*(f"ran {name}" for name in ran), "Schema and topics are up to date."]))
-
-
-@app.command()
-def send(
-    file: Annotated[Path, typer.Argument(help="JSON lines, a command's envelope each; - is stdin.")],
-    timeout: Annotated[float, typer.Option(help="Seconds to wait for the outcomes.")] = 30.0,
-) -> None:
-    """Publish commands and print each one's outcome as a JSON line, in the order sent.
-
-    A line needs `subject` (the order id) and `type` (a name such as Accept will do); `id`, `source` and `specversion`
-    are filled in where they are missing. Example:
-
-    {"subject": "order-7", "type": "RecordDelivery"}
-    """
-    commands = read_commands(sys.stdin if str(file) == "-" else _open(file))
-    with installation(Settings.from_environment(), database=False) as settings:
-        rest = asyncio.run(send_all(settings, commands, timeout, lambda line: print(line, flush=True)))
-    if rest:
-        print("\n".join(map(json.dumps, rest)), file=sys.stderr)
-        _fail(
-            "Not every outcome came in time. Is the service running (resolution serve)? Send these lines again as they "
-            "are: they may have arrived, and with their ids each takes effect once.",
-            1,
-        )
+        say(*(f"ran {name}" for name in ran), "Schema and topics are up to date.")
 
 
 @app.command()
@@ -207,14 +227,7 @@ def order(
     if page is None:
         # The same answer for an order that does not exist and for one of others: a stranger learns nothing.
         _fail(f"There is no order {order_id}" + (f" of {viewer}." if viewer else "."), 1)
-    print(json.dumps(page)) if as_json else show.order(Console(), page)
-
-
-def _open(file: Path) -> Iterable[str]:
-    try:
-        return file.read_text().splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise CommandsFileError(f"{file} cannot be read: {error}.") from None
+    say(json.dumps(page)) if as_json else show.order(Terminal(), page)
 
 
 @contextmanager
@@ -223,6 +236,7 @@ def _database() -> Iterator[Settings]:
         yield settings
 
 
-def _fail(error: object, code: int) -> NoReturn:
-    print(f"resolution: {error}", file=sys.stderr)
+def _fail(error: object, code: int, *, quiet: bool = False) -> NoReturn:
+    if not quiet:
+        complain(f"resolution: {error}")
     raise SystemExit(code)

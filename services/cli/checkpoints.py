@@ -15,6 +15,7 @@ from services.checkpoints.chain import key_id
 from services.checkpoints.keys import read_public_key, write_key_pair
 from services.cli.differences import tell_differences
 from services.cli.progress import events_progress
+from services.cli.terminal import say
 from services.installation import installation
 from services.kafka.single import all_values
 from services.kafka.topics import Topics, require_topic
@@ -41,8 +42,8 @@ _MOST_PROCESSES = 4
 def key(directory: Annotated[Path, typer.Argument(help="Where to put the two files; it is created.")]) -> None:
     """Make a key pair: one file signs checkpoints and stays secret, the other is for auditors."""
     private, public = write_key_pair(directory)
-    print(f"{private} signs: keep it secret, and name it in RESOLUTION_CHECKPOINT_KEY_FILE.")
-    print(f"{public} is for auditors: key {key_id(read_public_key(public))}.")
+    say(f"{private} signs: keep it secret, and name it in RESOLUTION_CHECKPOINT_KEY_FILE.")
+    say(f"{public} is for auditors: key {key_id(read_public_key(public))}.")
 
 
 @app.command()
@@ -50,7 +51,7 @@ def export(file: Annotated[Path, typer.Argument(help="Is replaced if it exists."
     """Write the chain, as it was published, to a file for auditors: a checkpoint in each line."""
     with installation(Settings.from_environment(), database=False) as settings:
         count = asyncio.run(_export(_one_of(settings, shard), file))
-    print(f"Checkpoints in {file}: {count:,}.")
+    say(f"Checkpoints in {file}: {count:,}.")
 
 
 async def _export(settings: Settings, file: Path) -> int:
@@ -92,15 +93,13 @@ def verify_against(file: Path, public_keys: Sequence[Path], shard: int | None, a
         for one in settings.shards:
             require_shard(one.database, one.shard)
         found = verify_checkpoints(urls, number, file, keys, processes, progress)
-    print(json.dumps(found.as_dict())) if as_json else _show(found)
+    say(json.dumps(found.as_dict())) if as_json else _show(found)
     raise typer.Exit(1 if found.differences else 0)
 
 
 def _show(found: Tampering) -> None:
-    print(f"Events compared: {found.events:,}, with {found.checkpoints:,} checkpoints.")
+    say(f"Events compared: {found.events:,}, with {found.checkpoints:,} checkpoints.")
     if found.last_at is not None:
-        print(
-            f"The last one is number {found.last_checkpoint:,}, of {found.last_at}, up to event {found.last_event:,}."
-        )
-    print(f"Events that came later, which none covers: {found.uncovered:,}.")
+        say(f"The last one is number {found.last_checkpoint:,}, of {found.last_at}, up to event {found.last_event:,}.")
+    say(f"Events that came later, which none covers: {found.uncovered:,}.")
     tell_differences(found, "Nothing was changed.")

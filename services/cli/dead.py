@@ -14,9 +14,8 @@ from typing import Annotated, Any
 import psycopg
 import typer
 from eventsourcing.persistence import PersistenceError
-from rich.console import Console
-from rich.table import Table
 
+from services.cli.terminal import facts, say, short, table, write
 from services.commands.dead import retry as send_again
 from services.commands.retries import RECORDED
 from services.commands.skip import NotSkipped, find_damage
@@ -50,14 +49,11 @@ def list_(
         letters = [_describe(letter) for letter in store.find(key=key, error=error, handled=every)]
     if as_json:
         for letter in letters:
-            print(json.dumps(letter))
+            say(json.dumps(letter))
     elif not letters:
-        print("There is no such dead letter." if key or error or every else "There is no unhandled dead letter.")
+        say("There is no such dead letter." if key or error or every else "There is no unhandled dead letter.")
     else:
-        table = Table("place", "recorded", "key", "bytes", "why it is no command", "handled")
-        for letter in letters:
-            table.add_row(*(str(value or "") for value in letter.values()))
-        Console().print(table)
+        _table(letters, handled=every)
 
 
 @app.command()
@@ -67,19 +63,21 @@ def show(
     as_json: AsJson = False,
 ) -> None:
     """One dead letter with its headers and its value as it was. The value may have what a sender meant to be secret."""
+    if raw and sys.stdout.isatty():
+        raise typer.BadParameter("--raw is not for a terminal, which would obey what a sender wrote: add > FILE")
+    where = _place(place)
     with _letters(kafka=False) as (_, store):
-        [letter] = _at(store, [place])
+        [letter] = _at(store, [where])
     if raw:
-        sys.stdout.buffer.write(letter.value or b"")
+        write(letter.value or b"")
         return
     headers = {name: value and value.decode(errors="backslashreplace") for name, value in letter.headers}
     value = None if letter.value is None else letter.value.decode(errors="backslashreplace")
-    told = _describe(letter) | {"headers": headers, "value": value}
+    told = _describe(letter)
     if as_json:
-        print(json.dumps(told))
+        say(json.dumps(told | {"headers": headers, "value": value}))
     else:
-        for name, text in told.items():
-            print(f"{name}: {text}")
+        facts([*told.items(), *((f"header {name}", text) for name, text in headers.items()), ("value", value)])
 
 
 @app.command()
@@ -95,10 +93,11 @@ def retry(
 
     For when the service reads by now what it could not read then. One that was handled already has to be named.
     """
+    wanted = _wanted(places, key, error)
     with _letters() as (settings, store):
-        letters, topics = _chosen(store, places, key, error), Topics(settings.topic_prefix, settings.shard)
+        letters, topics = _chosen(store, wanted, key, error), Topics(settings.topic_prefix, settings.shard)
         asyncio.run(send_again(settings.cluster, topics, letters, keep_time, partial(store.handle, how="retried")))
-    print(f"{len(letters):,} published again.")
+    say(f"{len(letters):,} published again.")
 
 
 @app.command()
@@ -109,11 +108,12 @@ def discard(
     error: Error = None,
 ) -> None:
     """Note that nothing is to be done about dead letters: those named, or all that match. They stay on their topic."""
+    wanted = _wanted(places, key, error)
     with _letters(kafka=False) as (_, store):
-        letters = _chosen(store, places, key, error)
+        letters = _chosen(store, wanted, key, error)
         for letter in letters:
             store.handle(letter, how="discarded", why=reason)
-    print(f"{len(letters):,} discarded.")
+    say(f"{len(letters):,} discarded.")
 
 
 @app.command()
@@ -126,9 +126,7 @@ def skip(
     Those from PLACE up to the next one that can be read become dead letters without a value. Records that can be read
     are not skipped.
     """
-    if (match := _PLACE.fullmatch(place)) is None:
-        raise typer.BadParameter(f"{place} is not PARTITION/OFFSET, such as 3/17")
-    partition, offset = int(match[1]), int(match[2])
+    partition, offset = _place(place)
     with installation(Settings.from_environment()) as settings:
         shards = up_to_date(settings)
         one = shards[Shard.of(partition, len(shards)).number]
@@ -143,7 +141,7 @@ def skip(
                 raise NotSkipped(
                     f"The commands role does not stand at {place}: see its log for where it does. Nothing is skipped."
                 ) from None
-    print(f"{damage.end - damage.first:,} skipped.")
+    say(f"{damage.end - damage.first:,} skipped.")
 
 
 class _Letters:
@@ -167,27 +165,38 @@ def _recorded(letter: DeadLetter) -> int:
     return int(dict(letter.headers).get(RECORDED) or 0)
 
 
-def _chosen(store: _Letters, places: list[str] | None, key: str | None, error: str | None) -> list[DeadLetter]:
-    if places:
-        if key or error:
-            raise typer.BadParameter("name places, or say --key or --error; not both")
-        return _at(store, places)
-    if not (key or error):
-        raise typer.BadParameter("name places such as 3/17, or say --key or --error")
-    return store.find(key=key, error=error, handled=False)
+def _place(text: str) -> tuple[int, int]:
+    if (match := _PLACE.fullmatch(text)) is None:
+        raise typer.BadParameter(f"{text} is not PARTITION/OFFSET, such as 3/17")
+    return int(match[1]), int(match[2])
 
 
-def _at(store: _Letters, places: list[str]) -> list[DeadLetter]:
-    wanted: list[tuple[int, int]] = []
-    for place in places:
-        if (match := _PLACE.fullmatch(place)) is None:
-            raise typer.BadParameter(f"{place} is not PARTITION/OFFSET, such as 3/17")
-        wanted.append((int(match[1]), int(match[2])))
+def _wanted(places: list[str] | None, key: str | None, error: str | None) -> list[tuple[int, int]]:
+    """The places that are named; none where the dead letters are chosen by their key or reason."""
+    by_text = key is not None or bool(error)
+    if bool(places) is by_text:
+        raise typer.BadParameter("name places such as 3/17, or say --key or --error; not both")
+    return [_place(place) for place in places or ()]
+
+
+def _chosen(store: _Letters, wanted: list[tuple[int, int]], key: str | None, error: str | None) -> list[DeadLetter]:
+    return _at(store, wanted) if wanted else store.find(key=key, error=error, handled=False)
+
+
+def _at(store: _Letters, wanted: list[tuple[int, int]]) -> list[DeadLetter]:
     letters = store.find(wanted)
     for partition, offset in wanted:
         if not any((letter.partition, letter.record_offset) == (partition, offset) for letter in letters):
             raise typer.BadParameter(f"there is no dead letter {partition}/{offset}; see `resolution dead list --all`")
     return letters
+
+
+def _table(letters: Sequence[dict[str, Any]], *, handled: bool) -> None:
+    """`handled`: with a column that says what was done about each."""
+    names = ["place", "recorded", "bytes", "key", "error", *(["handled"] if handled else [])]
+    rows = (letter | {"recorded": short(letter["recorded"] or "")} for letter in letters)
+    headings = ["why" if name == "error" else name for name in names]
+    table(headings, ([row[name] for name in names] for row in rows), fold=headings[3:])
 
 
 def _describe(letter: DeadLetter) -> dict[str, Any]:

@@ -5,9 +5,11 @@ import json
 from typing import Annotated
 
 import typer
+from pydantic import ValidationError
 from resolution_contracts import CommandRejected, EraseOrderTexts
 from resolution_contracts.client import Client, OutcomePending
 
+from services.cli.terminal import say
 from services.installation import installation, up_to_date
 from services.settings import Settings
 from services.store.database import connect
@@ -33,11 +35,11 @@ def erase(
         _refuse_if_parked(settings, order_id)
         events = asyncio.run(_send(settings, order_id, timeout))
     if as_json:
-        print(json.dumps({"order_id": order_id, "erased": bool(events), "events": events}))
+        say(json.dumps({"order_id": order_id, "erased": bool(events), "events": events}))
     elif events:
-        print(f"{order_id}: the texts are erased, as of event {events[0]}. On Kafka they go with its retention.")
+        say(f"{order_id}: the texts are erased, as of event {events[0]}. On Kafka they go with its retention.")
     else:
-        print(f"{order_id}: there are no texts to erase.")
+        say(f"{order_id}: there are no texts to erase.")
 
 
 def _refuse_if_parked(settings: Settings, order_id: str) -> None:
@@ -58,6 +60,8 @@ async def _send(settings: Settings, order_id: str, timeout: float) -> list[int]:
     async with Client(**settings.cluster.options, source="/resolution-cli", prefix=settings.topic_prefix) as client:
         try:
             outcome = await client.send(order_id, EraseOrderTexts(), timeout=timeout)
+        except ValidationError:
+            raise NotErased(f"{order_id} is no order's id: that is 1-64 characters of A-Za-z0-9._-.") from None
         except OutcomePending:
             raise NotErased(
                 f"{order_id}: no outcome within {timeout:g} s. Is the service running (resolution serve)? The command "
@@ -78,4 +82,4 @@ def rewrap_keys() -> None:
         for one in up_to_date(settings):
             with connect(one.database, autocommit=True) as connection:
                 count += rewrap(connection, one.master_keys)
-    print(f"{count:,} keys are wrapped anew. Older master keys can go, once backups that need them are gone.")
+    say(f"{count:,} keys are wrapped anew. Older master keys can go, once backups that need them are gone.")

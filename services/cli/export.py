@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.progress import Progress, TaskID
 
+from services.cli.terminal import Terminal, say
 from services.export import export as write
 from services.installation import installation, up_to_date
 from services.settings import Settings
@@ -38,7 +38,7 @@ def export(
             with OrderStore(one.database, one.master_keys) as store, _progress() as bar:
                 task = bar.add_task("exporting")
                 done = write(store, folder, format_, after, partial(_tell, bar, task))
-            print(
+            say(
                 f"{done.events:,} events added, {done.orders:,} orders' summaries renewed in {folder}. "
                 f"Position: {done.position:,}."
             )
@@ -49,4 +49,4 @@ def _tell(bar: Progress, task: TaskID, done: int, of: int) -> None:
 
 
 def _progress() -> Progress:
-    return Progress(console=Console(stderr=True), disable=not sys.stderr.isatty(), transient=True)
+    return Progress(console=Terminal(stderr=True), disable=not sys.stderr.isatty(), transient=True)

@@ -6,36 +6,38 @@ What changed is coloured on a terminal, and reads as well without: `status: in p
 from collections.abc import Iterable
 from typing import Any
 
-from rich.console import Console
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
 from services.money import plain_text
+from services.printable import printable
+
+from .terminal import Terminal, styled
 
 Json = dict[str, Any]
 _INDENT = (0, 0, 0, 4)
 
 
-def history(console: Console, order_id: str, steps: Iterable[Json]) -> None:
+def history(console: Terminal, order_id: str, steps: Iterable[Json]) -> None:
     """Events, and commands where they are among the steps."""
-    console.print(Text(f"Order {order_id}", style="bold"))
+    console.print(styled((f"Order {order_id}", "bold")))
     for step in steps:
         console.print()
         _event(console, step) if "event" in step else _command(console, step)
 
 
-def _event(console: Console, step: Json) -> None:
-    console.print(Text.assemble((f"#{step['sequence']}  {step['event']}", "bold"), f"  {step['time']}"))
+def _event(console: Terminal, step: Json) -> None:
+    console.print(styled((f"#{step['sequence']}  {step['event']}", "bold"), f"  {step['time']}"))
     lines = Table.grid(padding=(0, 2))
     lines.add_column(style="dim", no_wrap=True)
     lines.add_column(overflow="fold")
     lines.add_row("cause", _cause(step["cause"]))
     for label, name, value in _labelled("data", step["data"]):
-        lines.add_row(label, Text(f"{name}: {_value(value)}"))
+        lines.add_row(label, f"{name}: {_value(value)}")
     for label, name, change in _labelled("changed", step["changed"]):
         before, after = (_value(change[when]) for when in ("before", "after"))
-        lines.add_row(label, Text.assemble(f"{name}: ", (before, "red"), " -> ", (after, "bold green")))
+        lines.add_row(label, styled(f"{name}: ", (before, "red"), " -> ", (after, "bold green")))
     if not step["changed"]:
         lines.add_row("changed", "nothing in the order's state")
     lines.add_row("state", _state(step["state"]))
@@ -52,12 +54,12 @@ def _state(state: Json) -> str:
 
 
 def _cause(cause: Json) -> Text:
-    command = Text(_sent(cause))
+    command = _sent(cause)
     if cause["decided_by"] == "command":
-        return command
+        return styled(command)
     # Who did what is never blurred (D17): the command only made the service look at the clock.
-    decided = Text("the deadline, not a command: nobody had answered by then", style="yellow")
-    return Text.assemble(decided, "\nnoticed when this came: ", command)
+    decided = ("the deadline, not a command: nobody had answered by then", "yellow")
+    return styled(decided, "\nnoticed when this came: ", command)
 
 
 def _sent(command: Json) -> str:
@@ -65,7 +67,7 @@ def _sent(command: Json) -> str:
         return f"command {command['command_id']}, of which no outcome is stored"
     outcome = f", {command['outcome']}: {command['code']}" if command["code"] else ""
     return (
-        f"{command['command']} from {_plain(command['source'])}{outcome}\n"
+        f"{command['command']} from {printable(command['source'])}{outcome}\n"
         f"command {command['command_id']}, partition {command['partition']}, offset {command['offset']}"
     )
 
@@ -76,14 +78,14 @@ _ANSWERS = {
 }
 
 
-def _command(console: Console, command: Json) -> None:
+def _command(console: Terminal, command: Json) -> None:
     answer = _ANSWERS.get(command["outcome"]) or f"rejected: {command['code']}"
     time = f"  {command['time']}" if command["time"] else ""
-    console.print(Text.assemble("-   ", (command["command"], "bold"), f", {answer}{time}"))
+    console.print(styled("-   ", (command["command"], "bold"), f", {answer}{time}"))
     lines = [_sent(command | {"code": None})]
     if command["message"] and command["outcome"] != "repeated":
-        lines.insert(0, _plain(command["message"]))
-    console.print(Padding(Text("\n".join(lines)), _INDENT))
+        lines.insert(0, command["message"])
+    console.print(Padding(styled("\n".join(lines)), _INDENT))
 
 
 def _labelled(label: str, fields: Json) -> Iterable[tuple[str, str, Any]]:
@@ -105,9 +107,4 @@ def _value(value: Any) -> str:
         case dict():
             return ", ".join(f"{name} {_value(inner)}" for name, inner in value.items())
         case _:
-            return _plain(str(value))
-
-
-def _plain(text: str) -> str:
-    """A text of users, without what would move a terminal's cursor or hide what stands there."""
-    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
+            return str(value)

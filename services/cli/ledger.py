@@ -2,17 +2,16 @@
 
 import asyncio
 import json
-from dataclasses import astuple, fields
+from dataclasses import asdict, astuple
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from services.audit.ledger import Account, Ledger, balance
 from services.audit.outcomes_on_kafka import compare_outcomes
 from services.cli.differences import tell_differences
 from services.cli.progress import events_progress
+from services.cli.terminal import say
 from services.installation import installation
 from services.kafka.topics import Topics
 from services.settings import Settings
@@ -36,19 +35,23 @@ def ledger(
             accounts.note(asyncio.run(compare_outcomes(one.database, one.cluster, topics)))
             found.add(accounts, one.shard)
         found.partitions.sort(key=lambda account: account.partition)
-    print(json.dumps(found.as_dict())) if as_json else _show(found)
+    say(json.dumps(found.as_dict())) if as_json else _show(found)
     raise typer.Exit(1 if found.differences else 0)
 
 
 def _show(found: Ledger) -> None:
-    names = [name.name for name in fields(Account)]
-    table = Table(*names, show_footer=True, box=None, padding=(0, 1, 0, 0))
-    rows = [astuple(account) for account in found.partitions]
-    for column, total in zip(table.columns, ("all", *map(sum, list(zip(*rows, strict=True))[1:])), strict=True):
-        column.justify = "right"
-        column.footer = f"{total:,}" if isinstance(total, int) else str(total)
-    for row in rows:
-        table.add_row(*(f"{number:,}" for number in row))
-    Console().print(table)
-    print("waiting: not judged yet. expired: became something, and left the topic since.")
+    for account in found.partitions:
+        say(f"partition {account.partition}: {_sum(account)}")
+    if len(found.partitions) > 1:
+        totals = [sum(column) for column in zip(*map(astuple, found.partitions), strict=True)]
+        say(f"all: {_sum(Account(*totals))}")
+    say("waiting: not judged yet. expired: became something, and left the topic since.")
     tell_differences(found, "Every record led to one thing, and Kafka has it once.")
+
+
+def _sum(account: Account) -> str:
+    """What came, and what became of it: equal, where nothing is wrong."""
+    came = {"records": account.records, "expired": account.expired}
+    became = {name: count for name, count in asdict(account).items() if name not in ("partition", *came)}
+    sides = [[f"{count:,} {name}" for name, count in side.items() if count] for side in (came, became)]
+    return " = ".join(" + ".join(side) or "nothing" for side in sides) if any(sides) else "empty"

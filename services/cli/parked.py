@@ -9,9 +9,8 @@ from itertools import chain
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
+from services.cli.terminal import facts, say, short, table
 from services.commands.parked import NotParked, ParkedOrders
 from services.installation import installation, up_to_date
 from services.kafka.topics import Topics
@@ -26,6 +25,7 @@ app = typer.Typer(
     no_args_is_help=True,
 )
 OrderId = Annotated[str, typer.Argument(help="The order's id.")]
+_LABELS = {"command_id": "command id", "why": "where our code failed"}
 AsJson = Annotated[bool, typer.Option("--json", help="Print machine-readable JSON lines on stdout.")]
 
 
@@ -36,11 +36,15 @@ def list_(as_json: AsJson = False) -> None:
         orders = sorted(chain.from_iterable(map(_parked, shards)), key=lambda order: order["since"])
     if as_json:
         for order in orders:
-            print(json.dumps(order, default=str))
+            say(json.dumps(order, default=str))
     elif not orders:
-        print("No order is parked.")
+        say("No order is parked.")
     else:
-        _table(("order", "commands", "since", "where our code failed"), orders)
+        table(
+            ("order", "commands", "since", "where our code failed"),
+            ((one["order_id"], one["commands"], short(str(one["since"])), one["why"]) for one in orders),
+            fold=("order", "where our code failed"),
+        )
 
 
 @app.command()
@@ -50,11 +54,12 @@ def show(order_id: OrderId, as_json: AsJson = False) -> None:
         commands = [_describe(command) for one in shards for command in _commands(one, order_id)]
     if not commands:
         raise NotParked(f"No command of order {order_id} is parked.")
-    if as_json:
-        for command in commands:
-            print(json.dumps(command))
-    else:
-        _table(("partition", "offset", "recorded", "command id", "type", "sender", "where our code failed"), commands)
+    for number, command in enumerate(commands):
+        if as_json:
+            say(json.dumps(command))
+        else:
+            say(*[""] if number else [])
+            facts((_LABELS.get(name, name), value) for name, value in command.items())
 
 
 @app.command()
@@ -106,7 +111,7 @@ def _with(shards: Sequence[Settings], order_id: str, act: Callable[[ParkedOrders
 
 def _tell(results: dict[str, str]) -> None:
     for order_id, failed in results.items():
-        print(f"{order_id}: " + (f"stays parked: {failed}" if failed else "goes on"))
+        say(f"{order_id}: " + (f"stays parked: {failed}" if failed else "goes on"))
     if any(results.values()):
         raise typer.Exit(1)
 
@@ -115,7 +120,9 @@ def _describe(command: ParkedCommand) -> dict[str, Any]:
     """Without the command's data, which may hold a confidential reason (D16); it is in the log at that offset."""
     try:
         envelope = json.loads(command.value or b"{}")
-    except ValueError:
+    except (ValueError, RecursionError):
+        envelope = None
+    if not isinstance(envelope, dict):
         envelope = {}
     return {
         "partition": command.partition,
@@ -126,10 +133,3 @@ def _describe(command: ParkedCommand) -> dict[str, Any]:
         "sender": str(envelope.get("source", "")),
         "why": command.why,
     }
-
-
-def _table(headings: tuple[str, ...], rows: list[dict[str, Any]]) -> None:
-    table = Table(*headings)
-    for row in rows:
-        table.add_row(*(str(value) for value in row.values()))
-    Console().print(table)

@@ -5,17 +5,22 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from services.cli.terminal import Terminal, say
 
 
 @contextmanager
-def events_progress(as_json: bool, what: str = "events") -> Iterator[Callable[[int, int], None]]:
+def events_progress(
+    as_json: bool, what: str = "events", *, hidden: bool = False
+) -> Iterator[Callable[[int, int], None]]:
     """Yields what is to be told how many events, or what else is counted, are done, and of how many."""
     if as_json:
-        yield lambda done, of: print(json.dumps({what: done, "of": of}), flush=True)
+        yield lambda done, of: say(json.dumps({what: done, "of": of}))
         return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty()) as bar:
+    hidden = hidden or not sys.stderr.isatty()
+    # What goes to stdout meanwhile may be meant for a file: Rich would print it above the bar, on stderr.
+    with Progress(*columns, console=Terminal(stderr=True), disable=hidden, redirect_stdout=False) as bar:
         task = bar.add_task(what, total=None)
         yield lambda done, of: bar.update(task, completed=done, total=of)

@@ -1,7 +1,6 @@
 """`resolution rebuild`."""
 
 import json
-import sys
 from dataclasses import asdict
 from typing import Annotated
 
@@ -10,6 +9,7 @@ import typer
 from projections import READ_MODELS
 from projections.rebuild import Rebuild, Rebuilt
 from services.cli.progress import events_progress
+from services.cli.terminal import complain, say
 from services.installation import installation
 from services.settings import Settings
 from services.shards import Shard
@@ -27,7 +27,7 @@ def rebuild(
         for one in settings.shards:
             require_shard(one.database, one.shard)
             if not one.shard.alone and not as_json:
-                print(f"{one.shard}:")
+                say(f"{one.shard}:")
             with OrderStore(one.database, one.master_keys) as store:
                 _rebuild(Rebuild(store, name), one.shard, drop_old, as_json)
 
@@ -35,27 +35,27 @@ def rebuild(
 def _rebuild(work: Rebuild, shard: Shard, drop_old: bool, as_json: bool) -> None:
     if drop_old:
         there = work.drop_old()
-        print("The old tables are gone." if there else "There are no old tables.", file=sys.stderr)
+        complain("The old tables are gone." if there else "There are no old tables.")
         return
     with events_progress(as_json) as progress:
         done = work.run(progress)
     if as_json:
-        print(json.dumps({"rebuilt": asdict(done) | shard.label}))
+        say(json.dumps({"rebuilt": asdict(done) | shard.label}))
     else:
         _show(done)
 
 
 def _show(done: Rebuilt) -> None:
-    print(f"{done.name} is rebuilt from {done.events:,} events and live.")
+    say(f"{done.name} is rebuilt from {done.events:,} events and live.")
     if not done.differences:
-        print("It has the same rows as before.")
+        say("It has the same rows as before.")
     for difference in done.differences:
-        print(
+        say(
             f"  {difference.table}: {difference.only_in_old:,} rows of the old are not in the new, "
             f"{difference.only_in_new:,} of the new not in the old: {', '.join(difference.keys)}"
         )
     if done.differences and done.same_code:
-        print("The code is the same: something else had changed the old rows.")
+        say("The code is the same: something else had changed the old rows.")
     elif done.differences:
-        print("The code has changed since the old was built.")
-    print(f"The old tables are kept; resolution rebuild {done.name} --drop-old deletes them.")
+        say("The code has changed since the old was built.")
+    say(f"The old tables are kept; resolution rebuild {done.name} --drop-old deletes them.")

@@ -2,6 +2,7 @@
 
 import asyncio
 
+from services.cli.terminal import say
 from services.installation import installation, prepare, with_partitions
 from services.kafka.topics import Topics
 from services.renewal import NotRenewed
@@ -24,7 +25,7 @@ def renew_topics() -> None:
         prepare(settings)
         topics = Topics(settings.topic_prefix, with_partitions(settings).shard)
         outcomes = asyncio.run(renew(settings.cluster, topics, settings.database))
-    print(
+    say(
         f"The database goes on with {topics.commands}. Start the relay alone; once it has published {outcomes:,} "
         "outcomes again, start the other roles."
     )

@@ -9,7 +9,6 @@ from typing import Annotated, Any
 import msgspec
 import typer
 from resolution_contracts.values import format_instant
-from rich.console import Console
 
 from projections.as_of import ReadModelsAsOf, Replayed
 from services.audit.as_of_files import write_files
@@ -26,6 +25,7 @@ from services.store.origin import clock_of
 from .history import history
 from .instants import instant
 from .progress import events_progress
+from .terminal import Terminal, say
 
 _PREFIX = re.compile(r"(?!pg_)[a-z][a-z0-9_]{0,39}")
 _NO_PREFIX = "a prefix has up to 40 of a-z, 0-9 and _, begins with a letter, and not with pg_"
@@ -101,13 +101,13 @@ def _show_order(
         raise NoHistory(f"There is no event of order {order_id} up to there.")
     if as_json:
         for step in steps:
-            print(json.dumps(step))
+            say(json.dumps(step))
         return
-    history(Console(), order_id, steps)
+    history(Terminal(), order_id, steps)
     if at is None and (note := _overdue(steps, as_of or clock_of(settings).now())):
-        print(f"\n{note}")
+        say("", note)
     if parked:
-        print(f"\n{parked} commands of this order are parked and not judged yet: resolution parked show {order_id}")
+        say("", f"{parked} commands of this order are parked and not judged yet: resolution parked show {order_id}")
 
 
 def _overdue(steps: list[dict[str, Any]], until: datetime) -> str:
@@ -146,7 +146,7 @@ def _show_all(settings: Settings, as_of: datetime, into: str | None, to: Path | 
     parked = _parked_by(settings, clock, as_of)
     if as_json:
         told = msgspec.to_builtins(replayed) | {"to": where, "parked": parked} | settings.shard.label
-        print(json.dumps({"replayed": told}))
+        say(json.dumps({"replayed": told}))
     else:
         _tell(replayed, where, parked)
 
@@ -159,26 +159,26 @@ def _parked_by(settings: Settings, clock: Clock, as_of: datetime) -> int:
 
 
 def _tell(replayed: Replayed, where: str, parked: int) -> None:
-    print(
+    say(
         f"{where}: the read models as of {format_instant(replayed.as_of)}, from {replayed.events:,} events of "
         f"{replayed.orders:,} orders; {replayed.position:,} events are stored."
     )
     for table, count in replayed.rows.items():
-        print(f"  {table}: {count:,} rows")
+        say(f"  {table}: {count:,} rows")
     if replayed.overdue:
-        print(
+        say(
             f"{replayed.overdue:,} disputes are open in them though their deadlines had passed: their auto-acceptances "
             "are not stored yet. Replay again when the service has caught up."
         )
     if parked:
-        print(f"{parked:,} commands came by then that are parked and not judged yet: resolution parked list")
+        say(f"{parked:,} commands came by then that are parked and not judged yet: resolution parked list")
 
 
 def _drop(settings: Settings, prefix: str, as_json: bool) -> None:
     with ReadModelsAsOf.hold(settings.database, prefix) as read_models:
         dropped = read_models.drop()
     if as_json:
-        print(json.dumps({"dropped": dropped} | settings.shard.label))
+        say(json.dumps({"dropped": dropped} | settings.shard.label))
     else:
         gone = f"Deleted: {', '.join(dropped)}" if dropped else f"There are no schemas of a replay into {prefix}"
-        print(f"{_where(gone, settings.shard)}.")
+        say(f"{_where(gone, settings.shard)}.")

@@ -7,6 +7,7 @@ from typing import Annotated
 import msgspec
 import typer
 
+from services.cli.terminal import say
 from services.installation import installation, up_to_date
 from services.retention import Verdict, retire
 from services.settings import Settings
@@ -38,9 +39,9 @@ def retire_outcomes(
             found = asyncio.run(retire(one, older_than, only_check=only_check))
             verdicts += found
             if not (found or as_json):
-                print(f"{one.shard.prefix}No month is so old.")
+                say(f"{one.shard.prefix}No month is so old.")
             for verdict in found:
-                print(_json(one.shard, verdict) if as_json else one.shard.prefix + _sentence(verdict, only_check))
+                say(_json(one.shard, verdict) if as_json else one.shard.prefix + _sentence(verdict, only_check))
     raise typer.Exit(1 if any(verdict.act for verdict in verdicts) else 0)
 
 

@@ -8,6 +8,8 @@ import typer
 from resolution_contracts.page import page
 from resolution_contracts.schemas import asyncapi, schemas
 
+from services.cli.terminal import say
+
 
 def schema(
     directory: Annotated[Path, typer.Argument(help="Where to; made if it is missing.")] = Path("schemas"),
@@ -21,4 +23,4 @@ def schema(
         file.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n")
     if page_file is not None:
         page_file.write_text(page())
-    print(f"{len(documents)} files in {directory}; begin with asyncapi.json.")
+    say(f"{len(documents)} files in {directory}; begin with asyncapi.json.")

@@ -1,58 +1,262 @@
 """`resolution send`: commands from JSON lines, outcomes as JSON lines."""
 
 import asyncio
+import codecs
 import json
-import logging
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+import os
+import re
+import sys
+from collections import defaultdict, deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple, NoReturn
 from uuid import uuid4
 
+import msgspec
+import typer
+from aiokafka.errors import KafkaError
 from resolution_contracts import COMMANDS
 from resolution_contracts.client import Client
 from resolution_contracts.topics import command_type
 
+from services.cli.progress import events_progress
+from services.cli.terminal import complain, say
+from services.installation import installation
+from services.kafka.topics import LARGEST_RECORD
 from services.settings import Settings
 
-log = logging.getLogger(__name__)
+_LARGEST_VALUE = LARGEST_RECORD - 64 * 1024
+"""In bytes: leaves room for the key and what Kafka adds."""
+_NOT_ASCII = re.compile("[^ -~]")
 
 
 class CommandsFileError(Exception):
-    """A line that cannot be published: a sentence that names it."""
+    """A file or a line that nothing is sent of: a sentence that names it and says what to do."""
 
 
-def read_commands(lines: Iterable[str]) -> list[dict[str, Any]]:
-    """The envelopes, completed. Nothing is judged here but what it takes to publish. Raises CommandsFileError."""
-    return [_complete(line, number) for number, line in enumerate(lines, 1) if line.strip()]
+class Line(NamedTuple):
+    """A command to publish."""
+
+    order_id: str
+    value: bytes
+    """The envelope. What the line had of it is unchanged."""
+    has_new_id: bool
+    """Whether its id was made up here."""
 
 
-def _complete(line: str, number: int) -> dict[str, Any]:
-    try:
-        command = json.loads(line)
-    except ValueError as error:
-        raise CommandsFileError(f"Line {number} is not JSON ({error}); nothing was sent.") from None
-    if not isinstance(command, dict) or not isinstance(command.get("subject"), str):
-        raise CommandsFileError(f"Line {number} names no order; add subject, the order id. Nothing was sent.")
-    name = command.get("type")
-    if not isinstance(name, str):
-        raise CommandsFileError(f"Line {number} names no command; add type, such as Accept. Nothing was sent.")
-    defaults = {"specversion": "1.0", "id": str(uuid4()), "source": "/resolution-cli"}
-    return defaults | command | {"type": command_type(name) if name in COMMANDS else name}
+def send(
+    file: Annotated[Path, typer.Argument(help="JSON lines, a command's envelope each; - is stdin.")],
+    ids: Annotated[
+        Path | None,
+        typer.Option(
+            "--ids",
+            metavar="FILE",
+            help="Keep the ids that are made up in this file. Named again, it gives the same lines the same ids, so "
+            "that a file can be sent again without harm.",
+        ),
+    ] = None,
+    timeout: Annotated[float, typer.Option(min=0, help="Give up after so many seconds without an outcome.")] = 30.0,
+) -> None:
+    """Publish commands and print each one's outcome as a JSON line, in the order sent.
 
+    A line needs `subject` (the order id) and `type` (a name such as Accept will do); `id`, `source` and `specversion`
+    are filled in where they are missing. Exit code 1 if a line was no command, or got no outcome. Example:
 
-async def send_all(
-    settings: Settings, commands: Sequence[dict[str, Any]], timeout: float, tell: Callable[[str], None]
-) -> Sequence[dict[str, Any]]:
-    """Publishes the commands and tells their outcomes in the order sent; returns those without one after `timeout`."""
-    told = 0
-    async with Client(**settings.cluster.options, prefix=settings.topic_prefix) as client:
+    {"subject": "order-7", "type": "RecordDelivery"}
+    """
+    kept = KeptIds(ids)
+    lines = read_commands(_content(file), kept)
+    kept.save()
+    sending = Sending()
+    with installation(Settings.from_environment(), database=False) as settings:
         try:
-            async with asyncio.timeout(timeout):
-                outcomes = [
-                    await client.publish(command["subject"], json.dumps(command).encode()) for command in commands
-                ]
-                for outcome in outcomes:
-                    tell(json.dumps(await outcome))
-                    told += 1
-        except TimeoutError:
-            log.debug("%d outcomes did not come within %s s", len(commands) - told, timeout)
-    return commands[told:]
+            asyncio.run(send_all(settings, lines, timeout, sending))
+        except (KafkaError, TimeoutError, KeyboardInterrupt) as error:
+            if not sending.published and not isinstance(error, TimeoutError):
+                raise
+            _give_up(error, timeout, lines[sending.told :], ids)
+    if sending.dead:
+        complain(f"resolution: {sending.dead:,} of {len(lines):,} lines became dead letters: they are no commands.")
+        raise typer.Exit(1)
+
+
+# --- reading ---
+
+
+class KeptIds:
+    """Ids for lines that have none. With a file, lines that come again get the ids that they had."""
+
+    def __init__(self, file: Path | None) -> None:
+        """Raises CommandsFileError."""
+        self._file = file
+        self._all: list[_KeptId] = []
+        self._unused: defaultdict[str, deque[str]] = defaultdict(deque)
+        if file is None or not file.exists():
+            return
+        try:
+            self._all = _decode_ids.decode_lines(file.read_bytes())
+        except msgspec.MsgspecError:
+            raise CommandsFileError(f"{file} is not a file of ids. Name another one, or a new one.") from None
+        except OSError as error:
+            raise CommandsFileError(f"{file} cannot be read: {error.strerror}.") from None
+        for kept in self._all:
+            self._unused[kept.line].append(kept.id)
+
+    def of(self, line: bytes) -> str:
+        """The first equal line gets the first of the ids kept for it, and so on; then they get new ones."""
+        digest = sha256(line).hexdigest()
+        if self._unused[digest]:
+            return self._unused[digest].popleft()
+        self._all.append(_KeptId(digest, str(uuid4())))
+        return self._all[-1].id
+
+    def save(self) -> None:
+        """Raises CommandsFileError."""
+        if self._file is None:
+            return
+        new = self._file.with_name(f".{self._file.name}-{os.getpid()}")
+        try:
+            with new.open("wb") as stream:
+                stream.write(msgspec.json.Encoder().encode_lines(self._all))
+                stream.flush()
+                os.fsync(stream.fileno())
+            new.replace(self._file)
+        except OSError as error:
+            new.unlink(missing_ok=True)
+            raise CommandsFileError(f"{self._file} cannot be written: {error.strerror}. Nothing was sent.") from None
+
+
+class _KeptId(msgspec.Struct, forbid_unknown_fields=True):
+    """`line`: the SHA-256 of a line, in hexadecimal."""
+
+    line: str
+    id: str
+
+
+_decode_ids = msgspec.json.Decoder(_KeptId)
+
+
+def read_commands(content: bytes, ids: KeptIds) -> list[Line]:
+    """The envelopes, completed. Nothing is judged here but what it takes to publish. Raises CommandsFileError."""
+    lines = content.removeprefix(codecs.BOM_UTF8).split(b"\n")  # nothing else ends a line of JSON lines
+    return [_complete(line.strip(), number, ids) for number, line in enumerate(lines, 1) if line.strip()]
+
+
+def _complete(line: bytes, number: int, ids: KeptIds) -> Line:
+    try:
+        members = _members(line)
+    except UnicodeError:
+        raise CommandsFileError(f"Line {number} is not UTF-8; nothing was sent.") from None
+    except (ValueError, RecursionError) as error:
+        raise CommandsFileError(f"Line {number} is not JSON ({error}); nothing was sent.") from None
+    subject, name = (_text(members.get(attribute)) for attribute in ("subject", "type"))
+    if subject is None:
+        raise CommandsFileError(f"Line {number} names no order; add subject, the order id. Nothing was sent.")
+    if name is None:
+        raise CommandsFileError(f"Line {number} names no command; add type, such as Accept. Nothing was sent.")
+    completed: dict[str, Any] = dict(members)
+    if name in COMMANDS:
+        completed["type"] = command_type(name)
+    if has_new_id := "id" not in members:
+        completed["id"] = ids.of(line)
+    value = msgspec.json.encode({"specversion": "1.0", "source": "/resolution-cli"} | completed)
+    if len(value) > _LARGEST_VALUE:
+        raise CommandsFileError(f"Line {number} has {len(value):,} bytes, which Kafka does not take. Nothing was sent.")
+    return Line(subject, value, has_new_id)
+
+
+def _members(line: bytes) -> dict[str, msgspec.Raw]:
+    """Each as it is written: the service judges what was sent, not what a decoder here made of it.
+
+    Raises ValueError and RecursionError.
+    """
+    text = line.decode()
+    try:
+        return msgspec.json.decode(line, type=dict[str, msgspec.Raw])
+    except msgspec.DecodeError:
+        # It refuses half of a surrogate pair wherever one is. The service says which field it is in.
+        members = json.loads(text)
+        if not isinstance(members, dict):
+            raise ValueError("a command is an object") from None
+        return {name.encode().decode(): msgspec.Raw(json.dumps(value)) for name, value in members.items()}
+
+
+def _text(member: msgspec.Raw | None) -> str | None:
+    try:
+        return msgspec.json.decode(member or b"", type=str)
+    except msgspec.DecodeError:
+        return None
+
+
+def _content(file: Path) -> bytes:
+    try:
+        return sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
+    except OSError as error:
+        raise CommandsFileError(f"{file} cannot be read: {error.strerror}.") from None
+
+
+# --- sending ---
+
+
+@dataclass
+class Sending:
+    """How far it has come."""
+
+    published: int = 0
+    told: int = 0
+    """The outcomes that were printed, of the first lines."""
+    dead: int = 0
+    """Those of them that are dead letters."""
+
+
+async def send_all(settings: Settings, lines: Sequence[Line], timeout: float, sending: Sending) -> None:
+    """Publishes the commands and prints their outcomes in the order sent.
+
+    Raises KafkaError, and TimeoutError after `timeout` seconds in which nothing went on.
+    """
+    loop = asyncio.get_running_loop()
+    async with (
+        Client(**settings.cluster.options, prefix=settings.topic_prefix) as client,
+        asyncio.timeout(timeout) as limit,
+    ):
+        outcomes = []
+        with events_progress(False, "sent") as progress:
+            for line in lines:
+                outcomes.append(await client.publish(line.order_id, line.value))
+                sending.published += 1
+                limit.reschedule(loop.time() + timeout)
+                progress(sending.published, len(lines))
+        # On a terminal the outcomes themselves show how far it is.
+        with events_progress(False, "outcomes", hidden=sys.stdout.isatty()) as progress:
+            for outcome in outcomes:
+                found = await outcome
+                say(json.dumps(found))
+                sending.told += 1
+                sending.dead += "dead" in found
+                limit.reschedule(loop.time() + timeout)
+                progress(sending.told, len(lines))
+
+
+def _give_up(error: BaseException, timeout: float, rest: Sequence[Line], ids: Path | None) -> NoReturn:
+    """Says what is left and how to send it again, so that nothing takes effect twice."""
+    match error:
+        case TimeoutError():
+            why = f"for {timeout:g} s no outcome came. Is the service running (resolution serve)?"
+        case KeyboardInterrupt():
+            why = "it was stopped."
+        case _:
+            why = f"{error}."
+    if any(line.has_new_id for line in rest) and ids is None:
+        again = "Send the lines above, not the file: they have the ids that were made up for them"
+    elif ids is None:
+        again = "Send the lines above again"
+    else:
+        again = f"Send the file again with --ids {ids}: it keeps the ids"
+    if ids is None:
+        for line in rest:
+            complain(_NOT_ASCII.sub(lambda found: json.dumps(found[0])[1:-1], line.value.decode()))
+    complain(f"resolution: {len(rest):,} lines have no outcome yet: {why}")
+    complain(f"{again}. Each takes effect once, whether or not it arrived.")
+    raise typer.Exit(130 if isinstance(error, KeyboardInterrupt) else 1)

@@ -2,21 +2,25 @@
 
 from typing import Any
 
-from rich.console import Console
-from rich.markup import escape
+from rich.padding import Padding
 from rich.table import Table
 
 from services.money import plain_text
 
+from .terminal import Terminal, styled
+
 _COLORS = {"accepted": "green", "auto_accepted": "yellow", "declined": "red", "withdrawn": "dim", "closed": "dim"}
 
 
-def order(console: Console, page: dict[str, Any]) -> None:
+def order(console: Terminal, page: dict[str, Any]) -> None:
     """The order page."""
-    console.print(f"[bold]Order {page['order_id']}[/]  {page['status']}    business time {_short(page['now'])}")
+    title = (f"Order {page['order_id']}", "bold")
+    console.print(styled(title, f"  {page['status']}    business time {_short(page['now'])}"))
     facts = Table.grid(padding=(0, 2))
-    facts.add_row("client", escape(page["client_id"]))
-    facts.add_row("freelancer", escape(page["freelancer_id"]))
+    facts.add_column(no_wrap=True)
+    facts.add_column(overflow="fold")
+    facts.add_row("client", page["client_id"])
+    facts.add_row("freelancer", page["freelancer_id"])
     facts.add_row("price", plain_text(page["price"]))
     facts.add_row("delivery", _short(page["expected_delivery_at"]) or "no date yet")
     if refund := page["refund"]:
@@ -27,40 +31,42 @@ def order(console: Console, page: dict[str, Any]) -> None:
     console.print(facts)
     _disputes(console, page["disputes"])
     if dispute := page["open_dispute"]:
+        console.print()
         console.print(
-            f"\nOpen: [bold]{_words(dispute['kind'])}[/] of the {dispute['opened_by']}; answer before "
-            f"{_short(dispute['respond_by'])} ({_hours(dispute['seconds_left'])} left)"
+            styled(
+                "Open: ",
+                (_words(dispute["kind"]), "bold"),
+                f" of the {dispute['opened_by']}; answer before {_short(dispute['respond_by'])} "
+                f"({_hours(dispute['seconds_left'])} left)",
+            )
         )
     for party, actions in page["available_actions"].items():
         _actions(console, party, actions)
 
 
-def _disputes(console: Console, disputes: list[dict[str, Any]]) -> None:
-    if not disputes:
-        return
-    table = Table(title="Disputes", title_justify="left")
-    for column in ("opened", "by", "about", "asks", "settled"):
-        table.add_column(column)
+def _disputes(console: Terminal, disputes: list[dict[str, Any]]) -> None:
+    if disputes:
+        console.print()
+        console.print(styled(("Disputes", "bold")))
     for dispute in disputes:
-        settled = dispute["settled_as"]
-        table.add_row(
-            _short(dispute["opened_at"]),
-            dispute["opened_by"],
-            _words(dispute["kind"]),
-            escape(_request(dispute["request"])),
-            f"[{_COLORS[settled]}]{_words(settled)}[/] {_short(dispute['settled_at'])}" if settled else "open",
-        )
-    console.print(table)
+        what = f"  {_short(dispute['opened_at'])}  {_words(dispute['kind'])} of the {dispute['opened_by']}: "
+        if settled := dispute["settled_as"]:
+            became = styled((_words(settled), _COLORS[settled]), f" {_short(dispute['settled_at'])}")
+        else:
+            became = styled("open")
+        console.print(styled(what) + became)
+        console.print(Padding(styled(_request(dispute["request"])), (0, 0, 0, 6)))
 
 
-def _actions(console: Console, party: str, actions: list[dict[str, Any]]) -> None:
-    console.print(f"\n[bold]What the {party} can do now[/]" + ("" if actions else ": nothing, the order is over"))
+def _actions(console: Terminal, party: str, actions: list[dict[str, Any]]) -> None:
+    console.print()
+    what = (f"What the {party} can do now", "bold")
+    console.print(styled(what, "" if actions else ": nothing, the order is over"))
     for action in actions:
         about = f" ({_words(action['kind'])})" if action["kind"] else ""
-        if action["available"]:
-            console.print(f"  [green]+[/] {action['command']}{about}  [dim]{escape(_needs(action['needs']))}[/]")
-        else:
-            console.print(f"  [dim]-[/] {action['command']}{about}  [dim]{escape(action['why_not'])}[/]")
+        sign = ("+", "green") if action["available"] else ("-", "dim")
+        more = _needs(action["needs"]) if action["available"] else action["why_not"]
+        console.print(styled("  ", sign, f" {action['command']}{about}  ", (more, "dim")))
 
 
 def _request(request: dict[str, Any]) -> str:

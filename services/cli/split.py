@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from services.cli.terminal import say
 from services.installation import installation
 from services.settings import Settings
 from services.split import split as split_databases
@@ -20,4 +21,4 @@ def split(
     again.
     """
     with installation(Settings.from_environment()) as settings:
-        split_databases(settings, lambda sentence: print(sentence, flush=True), only_check=only_check)
+        split_databases(settings, say, only_check=only_check)

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from services.audit.findings import Differences, Findings
@@ -20,6 +19,7 @@ from services.audit.split import verify_splits
 from services.audit.whole import verify_history
 from services.cli.checkpoints import CheckpointsFile, PublicKeys, ShardNumber, verify_against
 from services.cli.differences import tell_differences
+from services.cli.terminal import Terminal, say
 from services.installation import installation, up_to_date
 from services.kafka.topics import Topics
 from services.settings import Settings
@@ -65,9 +65,9 @@ def verify(
             with connect(one.database) as connection:
                 record_verification(connection, "commands" if from_commands else "history", found.different)
     if as_json:
-        print(json.dumps(found.as_dict()))
+        say(json.dumps(found.as_dict()))
     else:
-        print("\n".join(told))
+        say(*told)
         tell_differences(found, "Nothing differs.")
     raise typer.Exit(1 if found.different else 0)
 
@@ -149,7 +149,7 @@ def _outgrown(count: int) -> list[str]:
 @contextmanager
 def _progress() -> Iterator[Callable[[str, int, int], None]]:
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
-    console = Console(stderr=True)
+    console = Terminal(stderr=True)
     with Progress(*columns, console=console, disable=not sys.stderr.isatty(), transient=True) as bar:
         task = bar.add_task("measuring")
         yield lambda what, done, of: bar.update(task, description=what, completed=done, total=of)

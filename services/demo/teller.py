@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from typing import Any, Protocol
 
 from resolution_contracts.values import format_instant
-from rich.console import Console
+from rich.console import Console  # noqa: TID251  # a type
 from rich.rule import Rule
 from rich.text import Text
 

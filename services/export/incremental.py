@@ -1,19 +1,21 @@
-"""Writes the public events behind the last export's position, and renews the summary of the orders they touch.
+"""Writes the public events after the last export's position, and renews the summary of the orders they touch.
 
-A directory is consistent at each position that its `state.json` names. What lies behind it was begun by an export that
-died, and the next one writes the same files again, because the range was noted first.
+A directory is complete at the position that its `state.json` names. What an export adds appears when all of it is
+written (`services/staging.py`). One that is killed before goes on where it was: the range of positions that it writes
+is noted first, so that its files are written again under the same names.
 """
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
-from itertools import groupby
+from itertools import chain, groupby
 from pathlib import Path
-from typing import cast
+from typing import TypeVar, cast
 
 import msgspec
 from eventsourcing.postgres import PostgresFactory
 
 from services.orders.events import Event, OrderTextsErased
+from services.staging import Staging, alone, finish_killed, is_of_staging
 from services.store import OrderStore
 from services.store.last_events import digest_of_last_events
 from services.store.mapper import decode_row
@@ -33,13 +35,17 @@ class ExportError(Exception):
 
 
 class _State(msgspec.Struct, forbid_unknown_fields=True):
-    """`position`: the notification id up to which files are complete. `writing`: up to where files were begun."""
+    """How far a directory is, or an export that has not ended."""
 
     format: str
     first: int
+    """The export began after this position."""
     position: int
+    """The files are complete up to this position."""
     writing: int
+    """Files were begun up to this position: more than `position` if an export was killed."""
     summarized: int
+    """The summaries are those of this position."""
 
 
 class _History(msgspec.Struct):
@@ -68,41 +74,39 @@ def export(
     `progress(done, of)` counts notification ids. Raises ExportError, OSError, psycopg.Error and the library's
     PersistenceError; another call goes on where this one stopped.
     """
-    files = FORMATS[format_]()
     directory.mkdir(parents=True, exist_ok=True)
-    state = _begin(directory, format_, after)
-    began = state.position
-    last = store.recorder.max_notification_id() or 0
-    if last < state.position:
-        raise ExportError(
-            f"{directory} has events up to {state.position}, but the store ends at {last}: it was exported from "
-            "another database. Export to another directory."
-        )
-    _require_same_history(store, directory)
-    while state.position < last:
-        if state.writing == state.position:
-            state.writing = min(state.position + _AT_ONCE, last)
-            _save(directory / _STATE, state)
-        erased = _write_events(store, files, directory, range(state.position + 1, state.writing + 1))
-        _write_erased_again(store, files, directory, erased)
-        _save(directory / _HISTORY, _History(state.writing, _digest(store, state.writing)))
-        state.position = state.writing
-        _save(directory / _STATE, state)
-        progress(state.position - began, last - began)
-    orders = _renew_summaries(store, files, directory, state)
-    return Exported(state.position, state.position - began, orders)
+    with alone(directory) as is_alone:
+        if not is_alone:
+            raise ExportError(f"Another export writes to {directory}. Wait until it has ended.")
+        finish_killed(directory, lambda: _position(directory), last=_STATE)
+        state = _begin(directory, format_, after)
+        last = store.recorder.max_notification_id() or 0
+        if last < state.position:
+            raise ExportError(
+                f"{directory} has events up to {state.position}, but the store ends at {last}: it was exported from "
+                "another database. Export to another directory."
+            )
+        if not _has_history(store, directory / _HISTORY):
+            raise ExportError(
+                f"{directory} has events up to {state.position} that are not those of the store: it was restored, or "
+                "fell back, to an earlier state since, or is another database. Export to another directory."
+            )
+        return _Export(store, directory, state).run(last, progress)
+
+
+def _position(directory: Path) -> int | None:
+    """None for a directory that no export has ended in."""
+    file = directory / _STATE
+    return _read(file, _State).position if file.exists() else None
 
 
 def _begin(directory: Path, format_: str, after: int) -> _State:
     file = directory / _STATE
     if not file.exists():
-        if any(directory.iterdir()):
+        if not all(map(is_of_staging, directory.iterdir())):
             raise ExportError(f"{directory} has files of others. Export to a directory of its own.")
         return _State(format_, first=after, position=after, writing=after, summarized=after)
-    try:
-        state = msgspec.json.decode(file.read_bytes(), type=_State)
-    except msgspec.MsgspecError:
-        raise ExportError(f"{file} is not an export's. Export to another directory.") from None
+    state = _read(file, _State)
     if state.format != format_:
         raise ExportError(f"{directory} has {state.format} files. Say --format {state.format}, or export elsewhere.")
     if after not in (0, state.first):
@@ -110,20 +114,22 @@ def _begin(directory: Path, format_: str, after: int) -> _State:
     return state
 
 
-def _require_same_history(store: OrderStore, directory: Path) -> None:
-    """A database that fell back may have grown past the position since: other events have those numbers now."""
-    file = directory / _HISTORY
-    if not file.exists():
-        return
+_Kind = TypeVar("_Kind", _State, _History)
+
+
+def _read(file: Path, kind: type[_Kind]) -> _Kind:
     try:
-        history = msgspec.json.decode(file.read_bytes(), type=_History)
+        return msgspec.json.decode(file.read_bytes(), type=kind)
     except msgspec.MsgspecError:
         raise ExportError(f"{file} is not an export's. Export to another directory.") from None
-    if history.digest != _digest(store, history.position):
-        raise ExportError(
-            f"{directory} has events up to {history.position} that are not those of the store: it was restored, or "
-            "fell back, to an earlier state since, or is another database. Export to another directory."
-        )
+
+
+def _has_history(store: OrderStore, file: Path) -> bool:
+    """False where a database fell back, even if it has grown past the position since: other events are there now."""
+    if not file.exists():
+        return True
+    history = _read(file, _History)
+    return history.digest == _digest(store, history.position)
 
 
 def _digest(store: OrderStore, position: int) -> str:
@@ -131,67 +137,102 @@ def _digest(store: OrderStore, position: int) -> str:
         return digest_of_last_events(connection, position)
 
 
-def _save(file: Path, content: _State | _History) -> None:
-    new = file.with_name(f".{file.name}")
-    new.write_bytes(msgspec.json.encode(content))
-    new.replace(file)
+class _Export:
+    """One export, from a directory's state on."""
 
+    def __init__(self, store: OrderStore, directory: Path, began: _State) -> None:
+        self._store = store
+        self._directory = directory
+        self._began = began
+        self._files: Format = FORMATS[began.format]()
+        self._staging = Staging(directory, began.position)
 
-def _write_events(store: OrderStore, files: Format, directory: Path, positions: range) -> dict[str, int]:
-    """One file for each event's name and business date (UTC) among these positions.
+    def run(self, last: int, progress: Callable[[int, int], None]) -> Exported:
+        began, orders = self._began, f"orders.{self._files.suffix}"
+        self._staging.discard_others()
+        if began.position == began.summarized == last and (self._directory / orders).exists():
+            return Exported(last, 0, 0)
+        state = self._so_far()
+        while state.position < last:
+            if state.writing == state.position:
+                state.writing = min(state.position + _AT_ONCE, last)
+                self._note(state)
+            erased = self._write_events(range(state.position + 1, state.writing + 1))
+            self._write_erased_again(erased)
+            history = _History(state.writing, _digest(self._store, state.writing))
+            self._staging.replace(_HISTORY, msgspec.json.encode(history))
+            state.position = state.writing
+            self._note(state)
+            progress(state.position - began.position, last - began.position)
+        renewed = self._write_summaries(orders, state.position)
+        state.summarized = state.position
+        self._note(state)
+        self._staging.publish(last=_STATE)
+        return Exported(state.position, state.position - began.position, renewed)
 
-    Returns the orders whose texts were erased there, and the position of each erasure.
-    """
-    parts: defaultdict[tuple[str, str], list[tuple[int, Event]]] = defaultdict(list)
-    erased: dict[str, int] = {}
-    stored = store.recorder.select_notifications(positions.start, len(positions), stop=positions.stop - 1)
-    for notification, event in zip(stored, store.read(stored), strict=True):
-        parts[type(event).__name__, event.timestamp.date().isoformat()].append((notification.id, event))
-        if isinstance(event, OrderTextsErased):
-            erased[event.originator_id] = notification.id
-    for (name, date), events in parts.items():
-        folder = directory / name / f"date={date}"
-        folder.mkdir(parents=True, exist_ok=True)
-        file = folder / f"part-{positions.start:012}-{positions.stop - 1:012}.{files.suffix}"
-        _replace(file, lambda new, events=events: files.write_events(new, events))  # type: ignore[misc]
-    return erased
+    def _so_far(self) -> _State:
+        """Where an export from here was when it was killed, unless the store has other events there by now."""
+        killed = self._staging.path(_STATE)
+        if killed.exists() and _has_history(self._store, self._staging.path(_HISTORY)):
+            return _read(killed, _State)
+        self._staging.discard()
+        if self._began.writing > self._began.position or self._began.summarized < self._began.position:
+            _delete_leftovers(self._directory)
+        return msgspec.structs.replace(self._began)
 
+    def _note(self, state: _State) -> None:
+        self._staging.replace(_STATE, msgspec.json.encode(state))
 
-def _write_erased_again(store: OrderStore, files: Format, directory: Path, erased: Mapping[str, int]) -> None:
-    """Writes the files again that have events of these orders from before their erasures."""
-    if not erased:
-        return
-    with cast("PostgresFactory", store.factory).datastore.get_connection() as connection:
-        rows = connection.execute(
-            "SELECT notification_id FROM order_events JOIN unnest(%s::text[], %s::bigint[]) AS e (order_id, up_to) "
-            "ON originator_id = e.order_id AND notification_id < e.up_to",
-            (list(erased), list(erased.values())),
-        )
-        positions = {row["notification_id"] for row in rows}
-    names = (file.stem.split("-") for file in directory.rglob(f"part-*.{files.suffix}"))
-    for first, last in sorted({(int(first), int(last)) for _, first, last in names}):
-        if not positions.isdisjoint(range(first, last + 1)):
-            _write_events(store, files, directory, range(first, last + 1))
+    def _write_events(self, positions: range) -> dict[str, int]:
+        """One file for each event's name and business date (UTC) among these positions.
 
+        Returns the orders whose texts were erased there, and the position of each erasure.
+        """
+        parts: defaultdict[tuple[str, str], list[tuple[int, Event]]] = defaultdict(list)
+        erased: dict[str, int] = {}
+        stored = self._store.recorder.select_notifications(positions.start, len(positions), stop=positions.stop - 1)
+        for notification, event in zip(stored, self._store.read(stored), strict=True):
+            parts[type(event).__name__, event.timestamp.date().isoformat()].append((notification.id, event))
+            if isinstance(event, OrderTextsErased):
+                erased[event.originator_id] = notification.id
+        for (name, date), events in parts.items():
+            part = f"part-{positions.start:012}-{positions.stop - 1:012}.{self._files.suffix}"
+            with self._staging.file(f"{name}/date={date}/{part}") as file:
+                self._files.write_events(file, events)
+        return erased
 
-def _renew_summaries(store: OrderStore, files: Format, directory: Path, state: _State) -> int:
-    """Rewrites the summaries, with those of the orders that have new events made anew."""
-    file = directory / f"orders.{files.suffix}"
-    if state.summarized == state.position and file.exists():
-        return 0
-    changed = _changed(store, range(state.summarized + 1, state.position + 1))
-    kept = (row for row in files.read_summaries(file) if row.order_id not in changed) if file.exists() else iter(())
+    def _write_erased_again(self, erased: Mapping[str, int]) -> None:
+        """Writes the files again that have events of these orders from before their erasures."""
+        if not erased:
+            return
+        with cast("PostgresFactory", self._store.factory).datastore.get_connection() as connection:
+            rows = connection.execute(
+                "SELECT notification_id FROM order_events JOIN unnest(%s::text[], %s::bigint[]) AS e (order_id, up_to) "
+                "ON originator_id = e.order_id AND notification_id < e.up_to",
+                (list(erased), list(erased.values())),
+            )
+            positions = {row["notification_id"] for row in rows}
+        parts = f"part-*.{self._files.suffix}"
+        files = chain((file.name for file in self._directory.rglob(parts)), self._staging.names(parts))
+        names = (file.partition(".")[0].split("-") for file in files)
+        for first, last in sorted({(int(first), int(last)) for _, first, last in names}):
+            if not positions.isdisjoint(range(first, last + 1)):
+                self._write_events(range(first, last + 1))
 
-    def rows() -> Iterator[Summary]:
-        yield from kept
+    def _write_summaries(self, name: str, position: int) -> int:
+        """Rewrites the summaries, with those of the orders that have new events made anew. Returns how many."""
+        changed = _changed(self._store, range(self._began.summarized + 1, position + 1))
+        before = self._directory / name
+        kept = self._files.read_summaries(before) if before.exists() else iter(())
         ids = sorted(changed)
-        for start in range(0, len(ids), _ORDERS_AT_ONCE):
-            yield from _summaries(store, ids[start : start + _ORDERS_AT_ONCE], state.position)
-
-    _replace(file, lambda new: files.write_summaries(new, rows()))
-    state.summarized = state.position
-    _save(directory / _STATE, state)
-    return len(changed)
+        new = (
+            row
+            for start in range(0, len(ids), _ORDERS_AT_ONCE)
+            for row in _summaries(self._store, ids[start : start + _ORDERS_AT_ONCE], position)
+        )
+        with self._staging.file(name) as file:
+            self._files.write_summaries(file, chain((row for row in kept if row.order_id not in changed), new))
+        return len(changed)
 
 
 def _changed(store: OrderStore, positions: range) -> set[str]:
@@ -215,8 +256,8 @@ def _summaries(store: OrderStore, order_ids: list[str], position: int) -> Iterat
         yield summarize(order_id, events)
 
 
-def _replace(file: Path, write: Callable[[Path], None]) -> None:
-    """Readers see the old file or the new one, never half of it."""
-    new = file.with_name(f".{file.name}")
-    write(new)
-    new.replace(file)
+def _delete_leftovers(directory: Path) -> None:
+    """What an earlier version has left when it was killed: half-written files that readers' patterns match."""
+    for pattern in (".part-*", ".orders.*"):
+        for file in directory.rglob(pattern):
+            file.unlink()

@@ -16,6 +16,7 @@ from starlette.types import ASGIApp
 
 from services.clock import Clock
 from services.kafka.topics import Topics
+from services.listening import listen
 from services.settings import Settings, SettingsError
 
 from .app import create
@@ -44,7 +45,7 @@ async def run(settings: Settings, topics: Topics, clock: Clock, ready: Callable[
             "RESOLUTION_JWT_KEY_FILE anybody could log in as anybody: set one, or listen on 127.0.0.1."
         )
 
-    listener = _listen(settings.http_host, settings.http_port)
+    listener = listen(settings.http_host, settings.http_port, "RESOLUTION_HTTP_PORT")
     url = f"http://{settings.http_host}:{listener.getsockname()[1]}"
 
     @asynccontextmanager
@@ -109,15 +110,6 @@ def _allow_many_files() -> None:
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     with suppress(ValueError, OSError):  # macOS says infinite, and means less
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    try:
-        return socket.create_server((host, port), reuse_port=False)
-    except OSError as error:
-        raise SettingsError(
-            f"Nothing can listen on {host}:{port} ({error.strerror}); set RESOLUTION_HTTP_PORT, 0 takes a free one."
-        ) from None
 
 
 def _is_loopback(host: str) -> bool:

@@ -12,7 +12,7 @@ from typing import Any
 import jgo
 import platformdirs
 from fasteners import InterProcessLock
-from rich.console import Console
+from rich.console import Console  # noqa: TID251  # it prints names of files
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from .errors import ServerError

@@ -7,6 +7,7 @@ Behind a pooler (PgBouncer) a session's settings, prepared statements and notifi
 the server's connection next. So there nothing is set, prepared or listened to.
 """
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, LiteralString, NamedTuple, Self, TypeVar, cast
@@ -36,6 +37,14 @@ _VANISHED = {
 _UTF8 = {"client_encoding": "utf8"}
 _IDLE_IN_TRANSACTION = "5s"
 _WAIT_INTERVAL_SECONDS = 0.1  # psycopg's own: how soon it notices Ctrl-C
+
+_REFUSALS = re.compile(
+    r'database "[^\n]*" does not exist|role "[^\n]*" does not exist|no such (?:database|user): [^\n]*'
+    r"|[^\n:]* authentication failed[^\n]*|no password supplied|permission denied for database[^\n]*"
+    r'|role "[^\n]*" is not permitted to log in|no pg_hba\.conf entry [^\n]*|certificate verify failed'
+    r"|server certificate for [^\n]*does not match[^\n]*|server does not support SSL[^\n]*"
+)
+"""What PostgreSQL, PgBouncer and libpq say. Of a failed connection psycopg knows the text only, and no code."""
 
 _T = TypeVar("_T")
 _Row = TypeVar("_Row")
@@ -193,6 +202,13 @@ def pool(url: str, *, min_size: int, max_size: int, answer_within: float | None 
         # An attempt doubles its pauses until it is given up; whoever asks next makes a new one.
         reconnect_timeout=_CONNECTED_WITHIN_SECONDS,
     )
+
+
+def refusal_of_server(error: Exception) -> str | None:
+    """Why a connection was refused, if it will be refused again until somebody changes something."""
+    if not isinstance(error, psycopg.OperationalError) or not (found := _REFUSALS.search(str(error))):
+        return None
+    return found[0].removeprefix("FATAL:").strip()
 
 
 def search(cursor: psycopg.Cursor[Any], *schemas: str) -> None:

@@ -93,7 +93,7 @@ def dead_letters(
                 "places": places is None,
                 "partitions": [partition for partition, _ in places or ()],
                 "offsets": [offset for _, offset in places or ()],
-                "key": key and key.encode(),
+                "key": None if key is None else key.encode(errors="surrogateescape"),  # an argument that is not UTF-8
                 "handled": handled,
             },
         )

@@ -12,6 +12,7 @@ from types import TracebackType
 
 from pythonjsonlogger.json import JsonFormatter
 
+from services.printable import printable
 from services.settings import LogFormat
 
 _FIELDS = {"levelname": "level", "name": "logger"}
@@ -36,8 +37,10 @@ def _formatter(format_: LogFormat, role: str) -> logging.Formatter:
 
 
 class _Text(logging.Formatter):
+    """A record's lines after the first are indented, so that none looks like a record of its own."""
+
     def format(self, record: logging.LogRecord) -> str:
-        return without_rows(super().format(record))
+        return "\n    ".join(map(printable, without_rows(super().format(record)).split("\n")))
 
 
 class _Json(JsonFormatter):

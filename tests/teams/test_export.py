@@ -2,6 +2,7 @@
 
 import json
 import re
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typer.testing import CliRunner
 
 from services import cli
 from services.export import incremental
+from services.staging import Staging, alone, finish_killed
 from services.store import OrderStore
 from tests.controls import (
     CLIENT,
@@ -129,32 +131,114 @@ async def test_the_next_export_adds_what_is_new_and_no_event_is_there_twice(inst
     ]
 
 
-async def test_an_export_that_dies_anywhere_is_finished_by_the_next_one(
+class Killed(BaseException):
+    """As by SIGKILL: nothing is tidied up."""
+
+
+def test_no_pattern_finds_files_before_all_are_written_and_a_killed_run_is_finished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    whole, left = Path.replace, 0
+
+    def replace(file: Path, target: Path) -> Path:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise Killed
+        return whole(file, target)
+
+    monkeypatch.setattr(Path, "replace", replace)
+    names = ["A/date=1/part.parquet", "A/date=2/part.parquet", "orders.parquet", "state.json"]
+    for survived in range(2 * len(names) + 1):
+        left, directory = survived, tmp_path / str(survived)
+        directory.mkdir()
+        staging = Staging(directory)
+        with suppress(Killed):
+            for name in names:
+                with staging.file(name) as file:
+                    file.write_text(name)
+            staging.publish(last="state.json")
+        visible = {str(file.relative_to(directory)) for file in directory.rglob("*.*") if file.is_file()}
+        visible = {name for name in visible if name.endswith((".parquet", ".json"))}
+        assert len(visible) == max(0, survived - len(names))
+        assert ("state.json" in visible) is (survived == 2 * len(names))
+        left = 100
+        finish_killed(directory, lambda: None, last="state.json")
+        if survived >= len(names):
+            assert {name for name in names if (directory / name).read_text() == name} == set(names)
+            assert {entry.name for entry in directory.iterdir()} == {"A", "orders.parquet", "state.json"}
+
+
+async def test_readers_see_an_export_completely_or_not_at_all_wherever_it_is_killed(
     installation: Installation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     play(installation, DAY_ONE)
     monkeypatch.setattr(incremental, "_AT_ONCE", 5)
-    whole = incremental._replace
-    for survived in range(0, 40, 3):
-        left = survived
+    whole, left = Path.replace, 0
 
-        def dies(*arguments: Any) -> None:
-            nonlocal left
-            left -= 1
-            if left < 0:
-                raise OSError("the disk is full")
-            whole(*arguments)
+    def replace(file: Path, target: Path) -> Path:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise Killed
+        return whole(file, target)
 
-        monkeypatch.setattr(incremental, "_replace", dies)
-        with OrderStore(installation.settings.database, installation.settings.master_keys) as store:
+    monkeypatch.setattr(Path, "replace", replace)
+    killed = 0
+    with OrderStore(installation.settings.database, installation.settings.master_keys) as store:
+        for survived in range(0, 90, 2):
+            left, directory = survived, tmp_path / str(survived % 4)
             try:
-                incremental.export(store, tmp_path / str(survived % 2), "parquet", 0, lambda done, of: None)
-            except OSError:
-                continue
-    for directory in (tmp_path / "0", tmp_path / "1"):
-        rows = ask(directory, "SELECT position FROM read_parquet('*/**/*.parquet', union_by_name=true) ORDER BY 1")
-        assert rows == [(n,) for n in range(1, 20)]
-        assert ask(directory, "SELECT sum(events) FROM 'orders.parquet'") == [(19,)]
+                incremental.export(store, directory, "parquet", 0, lambda done, of: None)
+            except Killed:
+                killed += 1
+            assert_complete(directory)
+    assert killed > 10
+    for directory in (tmp_path / "0", tmp_path / "2"):
+        assert [row for (row,) in positions(directory)] == list(range(1, 20))
+        assert {entry.name for entry in directory.iterdir() if entry.name.startswith(".")} == set()
+
+
+def assert_complete(directory: Path) -> None:
+    """What DuckDB finds under any name is what `state.json` says, or all of that while files get their names."""
+    state = directory / "state.json"
+    complete = json.loads(state.read_text())["position"] if state.exists() else 0
+    seen = [row for (row,) in positions(directory)]
+    if not any(directory.glob(".unfinished-*/complete")):
+        assert seen == list(range(1, complete + 1))
+        summed = ask(directory, "SELECT sum(events) FROM 'orders.parquet'") if complete else [(0,)]
+        assert summed == [(complete,)]
+    assert [row for row in seen if row <= complete] == list(range(1, complete + 1))
+
+
+def positions(directory: Path) -> list[tuple[Any, ...]]:
+    files = ask(directory, f"SELECT file FROM glob('{directory}/**/*.parquet') WHERE file NOT LIKE '%orders.parquet'")
+    if not files:
+        return []
+    names = [name for (name,) in files]
+    return ask(directory, f"SELECT position FROM read_parquet({names}, union_by_name=true) ORDER BY 1")
+
+
+async def test_two_exports_at_once_do_not_write_to_one_directory(installation: Installation, tmp_path: Path):
+    play(installation, DAY_ONE)
+    with alone(tmp_path), pytest.raises(incremental.ExportError, match="Another export"):
+        export(installation, tmp_path)
+    assert "19 events added" in export(installation, tmp_path)
+
+
+async def test_what_an_earlier_version_left_half_written_is_deleted(installation: Installation, tmp_path: Path):
+    play(installation, DAY_ONE)
+    export(installation, tmp_path)
+    state = json.loads((tmp_path / "state.json").read_text())
+    (tmp_path / "state.json").write_text(json.dumps(state | {"position": 0, "summarized": 0}))
+    (tmp_path / "history.json").unlink()
+    (tmp_path / "orders.parquet").unlink()
+    half = [tmp_path / "Accepted" / ".part-000000000001-000000000019.parquet", tmp_path / ".orders.parquet"]
+    for file in half:
+        file.write_bytes(b"PAR1")
+    assert "19 events added" in export(installation, tmp_path)
+    assert not any(file.exists() for file in half)
+    assert_complete(tmp_path)
 
 
 async def test_json_lines_are_the_public_envelopes_and_nothing_confidential_leaves(

@@ -1,0 +1,22 @@
+"""Processes that help with a verification."""
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def started_deaf() -> Iterator[None]:
+    """Processes that start in this block ignore Ctrl-C.
+
+    A terminal sends it to all of them. Only this process acts on it, and ends the others.
+    """
+    if threading.current_thread() is not threading.main_thread():  # no other thread may set it
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -1,0 +1,16 @@
+"""Where a process listens for others to connect."""
+
+import socket
+
+from services.environment import SettingsError
+
+
+def listen(host: str, port: int, variable: str) -> socket.socket:
+    """Returns a socket that listens. Raises SettingsError, which names the variable that the port comes from."""
+    try:
+        return socket.create_server((host, port), reuse_port=False)
+    except (OSError, OverflowError) as error:
+        why = error.strerror if isinstance(error, OSError) else "there is no such port"
+        raise SettingsError(
+            f"Nothing can listen on {host}:{port} ({why}); set {variable} to another port, or end what uses this one."
+        ) from None
