@@ -21,6 +21,7 @@ from .earlier import read_data_as_before
 _NAMES = {type_: type_.split(".")[-2] for type_ in COMMAND_TYPES}
 _ENDS = {name: name.encode() for name in _NAMES.values()}
 _REMEMBERED_ORDERS = 20_000
+_LONGEST_ORDER_ID = 64
 _NAMED_IDS = dict.fromkeys(("Accept", "Decline", "Withdraw", "ExpireDispute"), "dispute_id")
 _NAMED_IDS["RecordRefundProcessed"] = "refund_id"
 _LONGEST_SOURCE = 1000
@@ -65,7 +66,7 @@ class Received(msgspec.Struct, gc=False):
 
 _decode_envelope = msgspec.json.Decoder(_Envelope).decode
 _decode_attributes = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
-_STAND_IN = b"\\uFdD0"  # for half of a character: Unicode has no such one, and nobody writes it so
+_STAND_IN = b"\\uFdD0"  # for half of a character: no character of Unicode, in a spelling that nobody uses
 _escapes = re.compile(
     rb"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(\\u[dD][89a-fA-F][0-9a-fA-F]{2})|\\."
 ).sub
@@ -84,8 +85,8 @@ def decode(record: Record, time: datetime, partitions: int | None, *, as_before:
         raise Unreadable("type is not a command that this service knows")
     if not _is_command_id(envelope.id):
         raise Unreadable("the envelope is not a command's: id is not a UUID")
-    own = _partition_of(envelope.subject, partitions)
-    if own is None:
+    # Only what is short is remembered: a sender could fill the memory.
+    if len(envelope.subject) > _LONGEST_ORDER_ID or (own := _partition_of(envelope.subject, partitions)) is None:
         raise Unreadable("the envelope is not a command's: subject is not 1-64 characters of A-Za-z0-9._-")
     if record.key != envelope.subject.encode():
         raise Unreadable("subject is not the record's key")
@@ -118,7 +119,7 @@ def _objection(envelope: _Envelope, record: Record, partition: int | None) -> st
 
 @lru_cache(_REMEMBERED_ORDERS)
 def _partition_of(subject: str, partitions: int | None) -> int | None:
-    """None if it is not an order id. The commands of an order follow one another closely."""
+    """None if it is not an order id; -1 if nobody asks. An order's commands often come close together."""
     if not _is_order_id(subject):
         return None
     return -1 if partitions is None else partition_of(subject.encode(), partitions)

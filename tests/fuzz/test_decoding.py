@@ -110,6 +110,7 @@ def test_a_record_in_binary_mode_is_told_to_be_structured(headers, value):
         ((b'"source":"/fuzz"', b'"source":""'), "source is empty"),
         ((b'"source":"/fuzz"', b'"source":"' + b"x" * 1001 + b'"'), "more than 1000 characters"),
         ((b'"1.0"', b'"0.3"'), 'specversion is not "1.0"'),
+        ((b'"subject":"', b'"subject":"' + b"x" * 100_000), "subject is not 1-64 characters"),
         ((b'{"specversion"', b'[{"specversion"'), "JSON"),
     ],
 )
