@@ -73,12 +73,16 @@ async def test_a_client_reads_its_own_writes(api: httpx.AsyncClient):
     assert (await api.get(withdraw["schema"])).json()["required"] == ["actor", "dispute_id"]
 
 
-async def test_an_idempotency_key_is_the_command_id(api: httpx.AsyncClient):
+async def test_an_idempotency_key_is_the_command_id_in_any_letter_case(api: httpx.AsyncClient):
     key = str(uuid4())
     first = await _send(api, "OpenDispute", UPDATE, **{"Idempotency-Key": key})
-    again = await _send(api, "OpenDispute", UPDATE, **{"Idempotency-Key": key})
-    assert again.json()["data"].pop("duplicate") is True
-    assert first.json()["data"]["events"] == again.json()["data"]["events"]
+    for spelled in (key, key.upper()):
+        again = (await _send(api, "OpenDispute", UPDATE, **{"Idempotency-Key": spelled})).json()
+        assert again["data"].pop("duplicate") is True
+        assert (again["causationid"], again["position"]) == (key, first.json()["position"])
+        assert first.json()["data"]["events"] == again["data"]["events"]
+        looked_up = await api.get(f"/api/orders/order-1/commands/{spelled}")
+        assert looked_up.json()["id"] == f"order-1:{key}"
     other = await _send(api, "OpenDispute", EXTENSION, **{"Idempotency-Key": key})
     assert other.json()["data"]["code"] == "command_id_reused"
 

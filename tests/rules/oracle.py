@@ -623,10 +623,10 @@ def read_envelope(record: Record) -> Data | None:
         return None
     if not isinstance(envelope, dict):
         return None
-    # Of an attribute that comes twice the last counts, but data, and each has to be what it should.
+    # Of an attribute that comes twice the last counts, and each has to be what it should.
     if isinstance(envelope, Twice):
         twice = [{**envelope, name: content} for name, content in envelope.pairs if name in ATTRIBUTES]
-        if sum(name == "data" for name, _ in envelope.pairs) > 1 or not all(map(could_be_read, twice)):
+        if not all(map(could_be_read, twice)):
             return None
     command_id, command = envelope.get("id"), envelope.get("type")
     source, subject = envelope.get("source"), envelope.get("subject")

@@ -48,9 +48,10 @@ DAY_ONE: dict[str, list[Step]] = {
     "canceled": [(0 * HOURS, registered_awaiting()), (HOURS, cancel())],
     "open": [(0 * HOURS, registered()), (HOURS, opened(order_update()))],
 }
+DEAR = registered().model_copy(update={"price": usd(10**40)})  # earlier versions took amounts of any size
 LATER: dict[str, list[Step]] = {
     "open": [(30 * DAYS, accept(message="Here it is."))],  # too late: it was accepted at its deadline
-    "dear": [(30 * DAYS, registered(price=usd(10**40))), (31 * DAYS, refund_offer(1)), (32 * DAYS, accept(by=CLIENT))],
+    "dear": [(30 * DAYS, DEAR), (31 * DAYS, refund_offer(1)), (32 * DAYS, accept(by=CLIENT))],
 }
 
 
