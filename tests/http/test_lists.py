@@ -82,6 +82,7 @@ async def test_lists_go_on_in_pages_that_fit_a_phone(installation: Installation,
     await expect(phone.get_by_role("heading", name="You are waiting for 45")).to_be_visible()
 
     await phone.goto("/")
+    assert (await phone.locator(".who").bounding_box())["height"] < 40, "one line, however long the id"
     await phone.screenshot(path="build/screenshots/orders-phone.png")
     await phone.get_by_role("row").nth(1).screenshot(path="build/screenshots/order-card.png")
 
