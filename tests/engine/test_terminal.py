@@ -404,13 +404,17 @@ sys.meta_path.insert(0, CtrlC())
 from services.__main__ import main
 main()
 """
-    process = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=60, check=False)
+    process = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, timeout=60, check=False,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background job ignores it
+    )  # fmt: skip
     assert (process.returncode, process.stdout, process.stderr) == (-signal.SIGINT, b"", b"")
 
 
 def test_only_the_process_that_was_started_acts_on_it():
+    before = signal.getsignal(signal.SIGINT)
     with ProcessPoolExecutor(1, get_context("spawn")) as pool:
         with started_deaf():
             first = pool.submit(signal.getsignal, signal.SIGINT)
         assert first.result() == signal.SIG_IGN
-    assert signal.getsignal(signal.SIGINT) == signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) == before
