@@ -20,8 +20,8 @@ _LONGEST_CELL = 200
 class Terminal(Console):
     """Prints text as it is: without markup, codes of emoji or control characters."""
 
-    def __init__(self, *, stderr: bool = False) -> None:
-        super().__init__(stderr=stderr, markup=False, emoji=False, highlight=False)
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options, markup=False, emoji=False, highlight=False)
 
     def render_str(self, text: str, **options: Any) -> Text:
         """Rich's, for every string that is printed or stands in a table."""

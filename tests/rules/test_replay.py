@@ -7,12 +7,12 @@ from typing import Any
 import msgspec
 import pytest
 from resolution_contracts.values import DisputeKind, Role
-from rich.console import Console
 
 from projections import READ_MODELS
 from services.audit.as_of_files import _cell
 from services.audit.replay import changes
 from services.cli.history import history
+from services.cli.terminal import Terminal
 from services.orders.events import DisputeOpened
 from services.orders.public import confidential_fields
 from tests.controls import FIRST, HOURS, ORDER, T, registered
@@ -48,14 +48,14 @@ def step(data: Json) -> Json:
 
 def shown(data: Json, width: int = 80) -> str:
     out = io.StringIO()
-    history(Console(file=out, width=width, force_terminal=True, color_system=None), ORDER, [step(data)])
+    history(Terminal(file=out, width=width, force_terminal=True, color_system=None), ORDER, [step(data)])
     return out.getvalue()
 
 
 def test_what_changed_is_coloured_on_a_terminal():
     out = io.StringIO()
     changed = {"status": {"before": "in progress", "after": "delivered"}}
-    console = Console(file=out, width=80, force_terminal=True, color_system="standard")
+    console = Terminal(file=out, width=80, force_terminal=True, color_system="standard")
     history(console, ORDER, [step({}) | {"changed": changed}])
     assert re.search(r"status: .*\x1b\[31min progress\x1b\[0m.* -> \x1b\[1;32mdelivered", out.getvalue())
 
