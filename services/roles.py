@@ -15,6 +15,7 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from importlib import import_module
 from time import monotonic
 
 import psycopg
@@ -272,6 +273,8 @@ def main() -> None:
     if name not in OF_ALL_SHARDS:
         [settings] = settings.own_shards
     logs.configure(settings.log_format, name)
+    if name == "http":
+        import_module("services.http.role")  # takes seconds, in which the event loop would not turn
     tune_interpreter()
     try:
         with traces.exported(name):

@@ -20,6 +20,11 @@ from .decode import Received, Unreadable, decode
 log = logging.getLogger(__name__)
 
 _LONGEST_ID = 200
+_BROKERS_TIME = 1
+_SENDERS_TIME = (
+    "the record has its sender's time instead of the broker's, which business time is made of: set "
+    "message.timestamp.type=LogAppendTime on the topic, and send it again"
+)
 
 
 class Failed(msgspec.Struct):
@@ -60,6 +65,9 @@ def read(
     readings: list[tuple[Record, Reading]] = []
     timestamp, time = None, datetime.min
     for record in records:
+        if record.timestamp_type != _BROKERS_TIME and not as_before:
+            readings.append((record, _SENDERS_TIME))
+            continue
         if record.timestamp != timestamp:  # the broker stamps whole batches alike
             timestamp, time = record.timestamp, business_time(record.timestamp)
         readings.append((record, _read_one(record, time, partitions, as_before)))

@@ -88,13 +88,20 @@ async def serve(app: ASGIApp, listener: socket.socket, public_path: str = "") ->
         h11_max_incomplete_event_size=32_768,
     )
     server = _Server(config)
-    serving = asyncio.create_task(server.serve([listener]))
+    serving = asyncio.create_task(_serve(server, listener))
     try:
         await asyncio.shield(serving)
     finally:
         server.should_exit = True
         with suppress(asyncio.CancelledError):
             await serving
+
+
+async def _serve(server: uvicorn.Server, listener: socket.socket) -> None:
+    try:
+        await server.serve([listener])
+    except SystemExit:  # would end the event loop at once, and leave what is open to a thread that is gone by then
+        raise RuntimeError("the application did not start; the log says why") from None
 
 
 class _Server(uvicorn.Server):

@@ -265,6 +265,7 @@ class PositionedConsumer:
                 )
             if position < beginnings[tp]:
                 log.error("%s: records %d to %d expired unread", tp, position, beginnings[tp] - 1)
+                measures.expired(tp.topic, beginnings[tp] - position)
                 position = beginnings[tp]
             consumer.seek(tp, position)
             self._left_at[tp] = position

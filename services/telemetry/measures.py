@@ -23,6 +23,7 @@ _commands = Counter(
     ["command", "outcome"],
 )
 _polls_failed = Counter("resolution_poll_failures", "Polls of a topic that raised an error.", ["topic"])
+_expired = Counter("resolution_expired_records", "Records that left their topic before they were read.", ["topic"])
 _batch = Histogram("resolution_batch_records", "Records in one transaction of the commands role.", buckets=_RECORDS)
 _stage = Histogram("resolution_stage_seconds", "Seconds of a batch in a stage.", ["stage"], buckets=_SECONDS)
 _published = Counter("resolution_published_records", "Records the relay has published, by kind.", ["kind"])
@@ -66,6 +67,11 @@ def polls(topic: str) -> None:
 def poll_failed(topic: str) -> None:
     """Polling a topic raised an error; the consumer goes back to its stored positions."""
     _polls_failed.labels(topic).inc()
+
+
+def expired(topic: str, records: int) -> None:
+    """Offsets that were not read, and are not on the topic any more."""
+    _expired.labels(topic).inc(records)
 
 
 def published(**records: int) -> None:

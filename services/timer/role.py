@@ -9,7 +9,7 @@ import contextlib
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
-from uuid import NAMESPACE_OID, uuid5
+from uuid import uuid4
 
 import psycopg
 from aiokafka import AIOKafkaProducer
@@ -104,8 +104,8 @@ class TimerRole:
         return True
 
     async def _send(self, deadline: Deadline) -> asyncio.Future[object]:
-        # An id of its own for each attempt: a repeated one would get its first `not_due` again.
-        attempt = uuid5(NAMESPACE_OID, f"{deadline.order_id}:{deadline.dispute_id}:{deadline.attempts}")
+        # An id that nobody can foresee: who used it before would get `not_due`, and so would this command.
+        attempt = uuid4()
         command = CommandEnvelope.of(
             deadline.order_id, ExpireDispute(dispute_id=deadline.dispute_id), source=_SOURCE, id=str(attempt)
         )

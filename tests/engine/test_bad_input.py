@@ -20,9 +20,13 @@ from services.kafka.record_batches import LARGEST_BATCH_BYTES
 from services.kafka.relay_position import Position
 from services.kafka.topics import DEFAULT_PARTITIONS, partition_of
 from services.relay.stored import is_full, next_outcomes
+from services.servers import Servers
 from tests.engine.commands import CLIENT, FREELANCER, register
+from tests.engine.test_topics import STAMPED, set_on
 from tests.installation import Installation, until
 from tests.judgement_day import assert_as_the_oracle_says
+
+ANY_TIME = {"message.timestamp.before.max.ms": str(2**63 - 1), "message.timestamp.after.max.ms": str(2**63 - 1)}
 
 
 def envelope(**changes: Any) -> bytes:
@@ -185,6 +189,23 @@ async def compressing(installation: Installation, codec: str) -> AsyncIterator[A
     options = installation.settings.cluster.options
     async with AIOKafkaProducer(**options, compression_type=codec, max_request_size=200_000_000) as producer:
         yield producer
+
+
+async def test_D1_a_record_with_its_senders_time_is_no_command(running: Installation, servers: Servers):
+    """Somebody changed the topic while the service ran: a sender would choose the business time, or one that is none."""
+    await set_on(servers, running.topics.commands, {"message.timestamp.type": "CreateTime"} | ANY_TIME)
+    times = (0, 4 * 10**12, 2**62)
+    for time in times:
+        await running.publish_raw(b"order-1", envelope(), timestamp_ms=time)
+    await until(lambda: dead_letters(running, len(times)))
+    letters = await running.read(running.topics.dead_letters)
+    assert all(b"message.timestamp.type=LogAppendTime" in dict(letter.headers)["error"] for letter in letters)
+    await set_on(servers, running.topics.commands, STAMPED)
+    assert (await running.send("order-1", register()))["data"]["events"]
+
+
+async def dead_letters(installation: Installation, number: int) -> bool:
+    return len(await installation.read(installation.topics.dead_letters)) == number
 
 
 async def test_headers_without_a_value_stop_nothing(running: Installation):

@@ -7,7 +7,7 @@ import signal
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
 from typing import Any
-from uuid import uuid4
+from uuid import NAMESPACE_OID, uuid4, uuid5
 
 import psycopg
 from resolution_contracts import Decline, ExpireDispute, Withdraw
@@ -148,6 +148,18 @@ async def test_the_timer_asks_again_under_a_new_id_while_the_dispute_is_open(ins
     assert asked[0]["data"]["code"] == "not_due"
     assert asked[-1]["data"]["events"]
     await assert_as_the_oracle_says(installation)
+
+
+async def test_nobody_uses_the_timers_command_ids_before_it(installation: Installation):
+    """They came of order, dispute and attempt once: `not_due` was then the answer to the timer's own command too."""
+    await installation.run(scale=_IN_5_SECONDS)
+    await installation.send(ORDER, register())
+    opened = await installation.send(ORDER, ask_update())
+    dispute = opened["causationid"]
+    for attempt in range(20):
+        foreseen = str(uuid5(NAMESPACE_OID, f"{ORDER}:{dispute}:{attempt}"))
+        await installation.publish(ORDER, ExpireDispute(dispute_id=dispute), id=foreseen)
+    await until(lambda: auto_accepted(installation, ORDER))
 
 
 async def test_case_12_withdrawn_and_opened_again_has_a_fresh_deadline(installation: Installation):

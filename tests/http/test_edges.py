@@ -5,6 +5,7 @@ import json
 import logging
 import socket
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -12,7 +13,8 @@ import httpx
 import pytest
 
 from services.http import app, connections
-from services.http.app import HEADERS
+from services.http.app import HEADERS, create
+from services.http.role import serve
 from services.http.who import COOKIE
 from tests.http.serving import FakeDesk, development_gate, served
 from tests.installation import until
@@ -290,3 +292,15 @@ async def test_an_answer_has_to_be_read_in_time(client: httpx.AsyncClient, monke
         await asyncio.get_running_loop().sock_sendall(connection, requests)
         await asyncio.wait_for(lost.wait(), 30)
     assert (await client.get("/login")).status_code == 200
+
+
+async def test_an_application_that_does_not_start_is_an_error_and_no_end_of_the_process():
+    """uvicorn raises SystemExit, which would leave the event loop without ending what is open."""
+
+    @asynccontextmanager
+    async def fails() -> AsyncIterator[Any]:
+        raise RuntimeError("Kafka is away")
+        yield
+
+    with socket.create_server(("127.0.0.1", 0)) as listener, pytest.raises(RuntimeError, match="did not start"):
+        await serve(create(development_gate(), fails), listener)

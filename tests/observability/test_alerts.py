@@ -12,6 +12,8 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
+from aiokafka import TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 from typer.testing import CliRunner
 
 from services import cli
@@ -64,7 +66,12 @@ async def test_each_alert_fires_when_its_fault_is_made(
         await a_parked_order(installation)
         await a_forged_event(installation)
         await a_damaged_partition(installation)
-        shown = {"ResolutionPartitionStopped", "ResolutionPollsFail", "ResolutionNoProgress"}
+        shown = {
+            "ResolutionPartitionStopped",
+            "ResolutionPollsFail",
+            "ResolutionNoProgress",
+            "ResolutionRecordsExpired",
+        }
         await all_fire(watching, shown)
         await faults.aclose()
         await add_partitions(installation, installation.topics.notifications)
@@ -117,7 +124,20 @@ async def a_damaged_partition(installation: Installation) -> None:
     await installation.stop("commands")
     await installation.publish_raw(b"order-9", b"no command", partition=5)
     damage(installation, 5)
+    await installation.publish_raw(b"order-9", b"no command", partition=6)
+    await delete_records(installation, 6)
     await installation.run("commands")
+
+
+async def delete_records(installation: Installation, partition: int) -> None:
+    """All that a partition of the commands topic has, before anybody has read it."""
+    admin = AIOKafkaAdminClient(**installation.settings.cluster.options)
+    await admin.start()
+    try:
+        where = TopicPartition(installation.topics.commands, partition)
+        await admin.delete_records({where: RecordsToDelete(before_offset=-1)})
+    finally:
+        await admin.close()
 
 
 async def a_forged_event(installation: Installation) -> None:
