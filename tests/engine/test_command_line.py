@@ -40,7 +40,7 @@ async def resolution(installation: Installation, *arguments: str, stdin: bytes =
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
-    out, err = await asyncio.wait_for(process.communicate(stdin), 60)
+    out, err = await asyncio.wait_for(process.communicate(stdin), 150)
     assert process.returncode is not None
     return process.returncode, out.decode(), err.decode()
 
@@ -283,7 +283,7 @@ async def in_a_terminal(installation: Installation, *arguments: str, stdout: int
     )  # fmt: skip
     os.close(terminal)
     reading = asyncio.create_task(asyncio.to_thread(_read_all, master))
-    code = await asyncio.wait_for(process.wait(), 60)
+    code = await asyncio.wait_for(process.wait(), 150)
     return code, (await reading).decode()
 
 
