@@ -198,6 +198,7 @@ class Record(NamedTuple):
     key: bytes | None
     value: bytes | None
     headers: tuple[tuple[str, bytes], ...] = ()
+    timestamp_type: int = 1  # the broker's time
 
 
 def in_envelope(
