@@ -157,10 +157,10 @@ async def test_a_history_that_cannot_be_read_parks_its_order_until_it_can(instal
 async def test_a_record_that_our_own_code_fails_to_read_parks_the_order_of_its_key(
     installation: Installation, monkeypatch: pytest.MonkeyPatch
 ):
-    def wrong(record: Any, time: Any, partitions: Any) -> Any:
+    def wrong(record: Any, time: Any, partitions: Any, **how: Any) -> Any:
         if record.key == HIT.encode():
             raise KeyError(record.value)
-        return decode(record, time, partitions)
+        return decode(record, time, partitions, **how)
 
     monkeypatch.setattr(judging, "decode", wrong)
     async with judging_here(installation):

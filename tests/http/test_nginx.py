@@ -95,7 +95,7 @@ async def test_two_people_settle_a_dispute_under_a_path(installation: Installati
     await until(lambda: installation.page("logo-1"))
     async with nginx("resolution-path.conf", installation.url, port), browser() as chromium:
         client, freelancer = [await _logged_in(chromium, public, user) for user in (CLIENT, FREELANCER)]
-        await client.get_by_role("link", name="View logo-1").click()
+        await client.get_by_role("link", name="logo-1").click()
         await freelancer.goto(f"{public}/orders/logo-1")
         await client.get_by_text("Ask for an order update", exact=True).click()
         await client.get_by_label("What do you want to know?").fill("How is it going?")
