@@ -198,7 +198,7 @@ class Record(NamedTuple):
     key: bytes | None
     value: bytes | None
     headers: tuple[tuple[str, bytes], ...] = ()
-    timestamp_type: int = 1  # the broker's time
+    timestamp_type: int = 1
 
 
 def in_envelope(

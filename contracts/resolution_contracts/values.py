@@ -23,7 +23,7 @@ _VISIBLE = re.compile(
     r"\u2800\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
 )
 _PLAIN = frozenset(map(chr, range(ord("!"), ord("~") + 1)))
-_FIRST_YEAR, _LAST_YEAR = 1970, 8999
+FIRST_YEAR, LAST_YEAR = 1970, 8999
 
 LARGEST_AMOUNT = 2**63 - 1
 """In minor units: what 64 bits hold."""
@@ -51,8 +51,8 @@ def _to_utc(value: datetime) -> datetime:
         instant = value.astimezone(UTC)
     except OverflowError:
         instant = datetime.min.replace(tzinfo=UTC)
-    if not _FIRST_YEAR <= instant.year <= _LAST_YEAR:
-        raise ValueError(f"should lie in the years {_FIRST_YEAR} to {_LAST_YEAR}")
+    if not FIRST_YEAR <= instant.year <= LAST_YEAR:
+        raise ValueError(f"should lie in the years {FIRST_YEAR} to {LAST_YEAR}")
     return instant
 
 

@@ -4,9 +4,11 @@ import logging
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
 
 import msgspec
+from resolution_contracts.values import FIRST_YEAR, LAST_YEAR
 
 from services.kafka.consumer import Record
 from services.orders import Order, Rejected, rejections
@@ -20,10 +22,9 @@ from .decode import Received, Unreadable, decode
 log = logging.getLogger(__name__)
 
 _LONGEST_ID = 200
-_BROKERS_TIME = 1
-_SENDERS_TIME = (
-    "the record has its sender's time instead of the broker's, which business time is made of: set "
-    "message.timestamp.type=LogAppendTime on the topic, and send it again"
+_NO_TIME = (
+    "the record has a time that no event can have, and not the broker's: set message.timestamp.type=LogAppendTime on "
+    "the topic, and send it again"
 )
 
 
@@ -63,15 +64,22 @@ def read(
 ) -> list[tuple[Record, Reading]]:
     """Each record with what it says. `partitions` and `as_before`: see `decode`."""
     readings: list[tuple[Record, Reading]] = []
-    timestamp, time = None, datetime.min
+    timestamp: int | None = None
+    time: datetime | None = None
     for record in records:
-        if record.timestamp_type != _BROKERS_TIME and not as_before:
-            readings.append((record, _SENDERS_TIME))
-            continue
         if record.timestamp != timestamp:  # the broker stamps whole batches alike
-            timestamp, time = record.timestamp, business_time(record.timestamp)
-        readings.append((record, _read_one(record, time, partitions, as_before)))
+            timestamp, time = record.timestamp, _time_of(record, business_time)
+        readings.append((record, _NO_TIME if time is None else _read_one(record, time, partitions, as_before)))
     return readings
+
+
+def _time_of(record: Record, business_time: Callable[[int], datetime]) -> datetime | None:
+    """None if it is one that events cannot have. Only a sender can have chosen it, for the broker stamps its own."""
+    with suppress(OverflowError, ValueError):
+        time = business_time(record.timestamp)
+        if FIRST_YEAR <= time.year < LAST_YEAR:  # a deadline may follow
+            return time
+    return None
 
 
 def _read_one(record: Record, time: datetime, partitions: int | None, as_before: bool) -> Reading:

@@ -29,6 +29,9 @@ log = logging.getLogger(__name__)
 _PIECE = 4000
 """Records per transaction, at most. While one piece commits, the next is judged."""
 
+_BROKERS_TIME = 1
+"""The type of a timestamp that is the LogAppendTime."""
+
 _CAREFUL_PIECES = 50
 """How many pieces have their command ids looked up once one of them was a repeat."""
 
@@ -61,6 +64,12 @@ class CommandsRole:
     async def _handle(self, records: Sequence[Record], positions: Positions) -> None:
         """Returns when all is committed. Raises whatever went wrong; then a first part may be committed."""
         point("commands.polled")
+        if records[0].timestamp_type != _BROKERS_TIME:
+            log.error(
+                "records of the commands topic have their senders' time, who choose the business time so: set "
+                "message.timestamp.type=LogAppendTime on it",
+                extra={"partition": records[0].partition, "offset": records[0].offset},
+            )
         await self._without_refused(records, dict(positions))
 
     async def _without_refused(self, records: Sequence[Record], committed: Positions) -> None:
