@@ -25,8 +25,9 @@ from .who import Viewer
 router = APIRouter(prefix="/api", tags=["api"], responses=documented(400, 401, 403, 404, 405, 409, 413, 422, 503))
 _UNCHANGED: dict[int | str, dict[str, Any]] = {304: {"description": "What If-None-Match named is still so."}}
 
-CommandId = Annotated[str, Path(pattern=r"^[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}$")]
-Key = Annotated[str | None, Header(pattern=r"^[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}$")]
+_UUID = r"^[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}$"
+CommandId = Annotated[str, Path(pattern=_UUID)]
+Key = Annotated[str | None, Header(pattern=_UUID)]
 After = Annotated[int | None, Query(ge=0, le=2**62, description="Wait until the read model has come to this position.")]
 ListCursor = Annotated[str | None, Query(pattern=CURSOR, description="`next` of the page before.")]
 _PAGE = 100
@@ -69,7 +70,7 @@ _SCHEMA = CommandRequest.model_json_schema()
 
 
 async def command_of(request: Request) -> CommandRequest:
-    """The command in a request's body. Raises Problem (400, 413, 415), RequestValidationError."""
+    """The command in a request's body. Raises Problem (400, 415), RequestValidationError."""
     try:
         return CommandRequest.model_validate(await json_of(request))
     except ValidationError as error:

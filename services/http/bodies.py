@@ -11,7 +11,7 @@ from .problems import Problem
 
 
 async def json_of(request: Request) -> Any:
-    """Raises Problem (400, 413, 415)."""
+    """Raises Problem (400, 415)."""
     kind, _, subtype = _media_type(request).partition("/")
     if kind != "application" or not (subtype == "json" or subtype.endswith("+json")):
         raise Problem(415, "Send the body as application/json.")
@@ -22,7 +22,10 @@ async def json_of(request: Request) -> Any:
 
 
 async def fields_of(request: Request) -> dict[str, str]:
-    """The fields of a form by name; of several with the same name, the last. Raises Problem (400, 413, 415)."""
+    """The fields of a form by name; of several with the same name, the last.
+
+    Raises Problem (415), and Starlette's HTTPException (400) for what is no such form.
+    """
     if _media_type(request) != "application/x-www-form-urlencoded":
         raise Problem(415, "Send the form as application/x-www-form-urlencoded.")
     return {name: str(value) for name, value in (await request.form()).items()}

@@ -63,7 +63,7 @@ def labels_of(key: str) -> Mapping[str, str]:
 async def entered(request: Request) -> dict[str, str]:
     """The fields of the form that was sent. Browsers send two characters for a line break; it counts as one.
 
-    Raises Problem (400, 413, 415).
+    Raises what `fields_of` does.
     """
     fields = await fields_of(request)
     return {name: value.replace("\r\n", "\n").replace("\r", "\n") for name, value in fields.items()}

@@ -184,10 +184,10 @@ async def _order_page(
 async def act(request: Request, desk: ADesk, viewer: AViewer, order_id: OrderId) -> Response:
     """A form that was sent: publishes the command, waits for its outcome, and shows what came of it."""
     form = await forms.entered(request)
-    key, values = form.get("form", ""), form
+    key = form.get("form", "")
 
     async def refuse(why: str | None = None, *, status: int = 422, **about: Any) -> Response:
-        refused = Refused(key, values, why, **about)
+        refused = Refused(key, form, why, **about)
         return await _order_page(request, viewer, order_id, refused=refused, status=status)
 
     try:

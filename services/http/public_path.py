@@ -5,7 +5,7 @@ from typing import Any
 
 from jinja2 import Template
 
-_LINK = re.compile(r'\b(href|src|action|hx-get|sse-connect|data-[a-z-]+)="/')
+_LINK = re.compile(r'\b(href|src|action|data-[a-z-]+)="/')
 
 
 class UnderPublicPath(Template):

@@ -5,7 +5,7 @@ import logging
 from collections.abc import Callable, Collection, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
-from functools import cache, lru_cache
+from functools import cache
 from itertools import chain
 from struct import Struct
 from typing import Any
@@ -104,7 +104,6 @@ class Topics:
         yield self.checkpoints, {"retention.ms": "-1", "retention.bytes": "-1"}
 
 
-@lru_cache(maxsize=100_000)  # an order's commands come one after another
 def partition_of(key: bytes, partitions: int) -> int:
     """Where Kafka's own partitioner puts a key."""
     return (_murmur2(key) & 0x7FFFFFFF) % partitions
