@@ -139,7 +139,7 @@ class _Judge:
         first = first_offset(record)
         timely = record if first is None else at_first_time(record, self._letters.get(first))
         [found] = read([timely], self._business_time, self._partitions)
-        # If it is no command now, an earlier version took it. Or it is not published yet, and nothing after it is.
+        # No command by today's rules, and no dead letter: an earlier version accepted it, or it is not published yet.
         is_dead = isinstance(found[1], str) and record.offset not in self._letters
         if is_dead or (isinstance(found[1], Received) and self._was_judged_before(found[1])):
             [found] = read([timely], self._business_time, None, as_before=True)
