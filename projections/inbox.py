@@ -22,6 +22,7 @@ class Inbox(ReadModel[KnownOrder]):
     """The read model."""
 
     name = "inbox"
+    version = 1
     document = KnownOrder
     columns = {"answerer": "text", "asker": "text", "respond_by": "timestamptz"}  # noqa: RUF012
     tables = """

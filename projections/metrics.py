@@ -94,6 +94,7 @@ class Metrics(ReadModel[KnownOrder]):
     """The read model: the counts of each user, as a client and as a freelancer."""
 
     name = "metrics"
+    version = 1
     document = KnownOrder
     tables = """
         CREATE TABLE IF NOT EXISTS parties (

@@ -136,6 +136,7 @@ class OrderPages(ReadModel[Page]):
     """The read model."""
 
     name = "order_page"
+    version = 1
     document = Page
     columns = {  # noqa: RUF012
         "client_id": "text",

@@ -36,6 +36,7 @@ class Overview(ReadModel[KnownOrder]):
     """The read model: open disputes, and counts by the UTC day on which they were settled."""
 
     name = "overview"
+    version = 1
     document = KnownOrder
     columns = {"kind": "text", "respond_by": "timestamptz"}  # noqa: RUF012
     tables = """

@@ -55,17 +55,19 @@ class Projector:
 
     def prepare(self) -> None:
         """Creates the tables where they are missing. Raises the library's PersistenceError."""
-        code = self.read_model.code()
+        version = str(self.read_model.version)
         with self.datastore.transaction(commit=True) as cursor:
             cursor.execute("SELECT pg_advisory_xact_lock(hashtextextended('projections', 0))")
             cursor.execute(SQL("CREATE SCHEMA IF NOT EXISTS {}").format(Identifier(self.schema)))
             self._search(cursor)
             self.read_model.create(cursor)
             cursor.execute("INSERT INTO projection_tracking VALUES (%s, 0) ON CONFLICT DO NOTHING", (self.schema,))
-            cursor.execute("INSERT INTO read_models VALUES (%s, %s) ON CONFLICT (name) DO NOTHING", (self.schema, code))
+            cursor.execute(
+                "INSERT INTO read_models VALUES (%s, %s) ON CONFLICT (name) DO NOTHING", (self.schema, version)
+            )
             cursor.execute("SELECT code FROM read_models WHERE name = %s", (self.schema,))
-            if (row := cursor.fetchone()) and row["code"] != code:
-                log.warning("%s was built by other code; `resolution rebuild %s` builds it anew", *[self.schema] * 2)
+            if (row := cursor.fetchone()) and row["code"] != version:
+                log.warning("%s was built by another version; `resolution rebuild %s` renews it", *[self.schema] * 2)
 
     def position(self) -> int:
         """The notification id of the last event applied; 0 before the first."""

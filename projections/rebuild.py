@@ -44,11 +44,11 @@ class Difference:
 
 @dataclass
 class Rebuilt:
-    """What came of it. `same_code`: whether old and new should be the same, row by row."""
+    """What came of it. `same_version`: whether old and new should be the same, row by row."""
 
     name: str
     events: int
-    same_code: bool
+    same_version: bool
     differences: list[Difference]
 
 
@@ -91,8 +91,8 @@ class Rebuild:
                     f"{self._name}_old, then `resolution rebuild {self._name} --drop-old`."
                 )
             cursor.execute("SELECT code FROM read_models WHERE name = %s", (self._new.schema,))
-            if (row := cursor.fetchone()) and row["code"] != self._new.read_model.code():
-                self._forget(cursor, self._new.schema)  # what other code began is of no use
+            if (row := cursor.fetchone()) and row["code"] != str(self._new.read_model.version):
+                self._forget(cursor, self._new.schema)  # what another version began is of no use
         self._new.prepare()
 
     def drop_old(self) -> bool:
@@ -126,7 +126,7 @@ class Rebuild:
             while (behind := events - self._new.position()) > 0:
                 self._new.catch_up(min(behind, _BATCH))
             cursor.execute("SELECT name, code FROM read_models WHERE name = ANY(%s)", ([self._name, self._new.schema],))
-            same_code = len({row["code"] for row in cursor}) == 1
+            same_version = len({row["code"] for row in cursor}) == 1
             differences = [self._compare(cursor, table) for table in self._new.read_model.compared]
             for old, new in ((self._name, f"{self._name}_old"), (self._new.schema, self._name)):
                 cursor.execute(SQL("ALTER SCHEMA {} RENAME TO {}").format(Identifier(old), Identifier(new)))
@@ -136,7 +136,7 @@ class Rebuild:
                     "UPDATE projection_tracking SET application_name = %s WHERE application_name = %s", (new, old)
                 )
         found = [difference for difference in differences if difference.only_in_old or difference.only_in_new]
-        return Rebuilt(self._name, events, same_code, found)
+        return Rebuilt(self._name, events, same_version, found)
 
     def _hold(self, cursor: Cursor[DictRow]) -> int:
         """The live one's position, which nobody moves until the transaction ends."""

@@ -33,6 +33,7 @@ class Reminders(ReadModel[KnownOrder]):
     """The read model: two reminders for each open dispute. A reminder that was sent is taken out."""
 
     name = "reminders"
+    version = 1
     document = KnownOrder
     tables = """
         CREATE TABLE IF NOT EXISTS due (

@@ -12,7 +12,7 @@ from services.orders import Order
 from services.store.database import connect
 from services.store.mapper import decode_row
 from services.store.order_keys import WITHOUT_TEXTS
-from services.store.snapshots import encode_state, snapshot_code
+from services.store.snapshots import STATE_VERSION, encode_state
 
 from .findings import Findings
 
@@ -20,13 +20,13 @@ _AT_ONCE = 100
 
 
 def verify_snapshots(url: str, findings: Findings, progress: Callable[[int, int], None]) -> None:
-    """Compares each snapshot that today's code would use, byte for byte. `progress(done, of)`. Raises psycopg.Error.
+    """Compares each snapshot of today's version, byte for byte. `progress(done, of)`. Raises psycopg.Error.
 
-    Those of other code are not used, and made anew when their orders are loaded.
+    Those of another version are not used, and made anew when their orders are loaded.
     """
     with connect(url, row_factory=dict_row) as connection, connection.cursor(binary=True) as cursor:
         connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
-        [count] = cursor.execute("SELECT count(*) AS n FROM order_snapshots WHERE code = %s", (snapshot_code(),))
+        [count] = cursor.execute("SELECT count(*) AS n FROM order_snapshots WHERE code = %s", (STATE_VERSION,))
         for snapshots in _snapshots(cursor):
             histories = _histories(cursor, [snapshot["order_id"] for snapshot in snapshots])
             for snapshot in snapshots:
@@ -45,7 +45,7 @@ def _snapshots(cursor: Cursor[DictRow]) -> Iterator[list[DictRow]]:
         cursor.execute(
             "SELECT order_id, version, state FROM order_snapshots WHERE code = %s AND order_id > %s "
             "ORDER BY order_id LIMIT %s",
-            (snapshot_code(), last, _AT_ONCE),
+            (STATE_VERSION, last, _AT_ONCE),
         )
         found = cursor.fetchall()
         if not found:

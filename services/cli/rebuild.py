@@ -54,8 +54,8 @@ def _show(done: Rebuilt) -> None:
             f"  {difference.table}: {difference.only_in_old:,} rows of the old are not in the new, "
             f"{difference.only_in_new:,} of the new not in the old: {', '.join(difference.keys)}"
         )
-    if done.differences and done.same_code:
-        say("The code is the same: something else had changed the old rows.")
+    if done.differences and done.same_version:
+        say("The read model's version is the same: something else had changed the old rows.")
     elif done.differences:
-        say("The code has changed since the old was built.")
+        say("The old one was built by another version.")
     say(f"The old tables are kept; resolution rebuild {done.name} --drop-old deletes them.")

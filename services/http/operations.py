@@ -8,39 +8,40 @@ from typing import Any
 import psycopg
 
 from projections import READ_MODELS
-from services.store.event_rows import newest_event
+from services.store.dead_letters import UNHANDLED
+from services.store.overview import overview
 
 _MOST = 20
 _COUNTS = ("events", "deadlines", "overdue", "parked_orders", "dead")
 
 
 def look(connection: psycopg.Connection[Any], now: datetime) -> dict[str, Any]:
-    """How far behind the read models are, overdue deadlines, parked orders, dead letters. Raises psycopg.Error."""
-    last = newest_event(connection)
-    applied = connection.execute("SELECT application_name, max(notification_id) FROM projection_tracking GROUP BY 1")
-    positions = dict(applied.fetchall())
+    """How far behind the read models are, overdue deadlines, parked orders, and dead letters that nobody handled.
+
+    Raises psycopg.Error."""
+    counts = overview(connection, now)
+    behind = {name: max(0, counts.last_event - counts.read_models.get(name, 0)) for name in READ_MODELS}
+    parked = connection.execute(
+        "SELECT order_id, count(*), max(why), min(parked_at) FROM parked_commands "
+        "GROUP BY order_id ORDER BY 4 LIMIT %s",
+        (_MOST,),
+    )
+    letters = connection.execute(
+        f"SELECT partition, record_offset FROM {UNHANDLED} ORDER BY outcome_id DESC LIMIT %s",  # noqa: S608 (ours)
+        (_MOST,),
+    )
     return {
-        "events": last,
-        "read_models": {name: max(0, last - positions.get(name, 0)) for name in READ_MODELS},
-        "deadlines": _one(connection, "SELECT count(*) FROM deadlines"),
-        "overdue": _one(connection, "SELECT count(*) FROM deadlines WHERE due_at < %s", now),
-        "parked_orders": _one(connection, "SELECT count(DISTINCT order_id) FROM parked_commands"),
+        "events": counts.last_event,
+        "read_models": behind,
+        "deadlines": counts.deadlines,
+        "overdue": counts.overdue,
+        "parked_orders": counts.parked_orders,
         "parked": [
             {"order_id": order_id, "commands": commands, "why": why, "since": since}
-            for order_id, commands, why, since in connection.execute(
-                "SELECT order_id, count(*), max(why), min(parked_at) FROM parked_commands "
-                "GROUP BY order_id ORDER BY 4 LIMIT %s",
-                (_MOST,),
-            )
+            for order_id, commands, why, since in parked
         ],
-        "dead": _one(connection, "SELECT count(*) FROM outcomes WHERE kind = 'dead'"),
-        "dead_letters": [
-            {"partition": partition, "offset": offset}
-            for partition, offset in connection.execute(
-                "SELECT partition, record_offset FROM outcomes WHERE kind = 'dead' ORDER BY outcome_id DESC LIMIT %s",
-                (_MOST,),
-            )
-        ],
+        "dead": counts.dead_letters,
+        "dead_letters": [{"partition": partition, "offset": offset} for partition, offset in letters],
     }
 
 

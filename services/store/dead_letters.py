@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Collection, Sequence
-from typing import Any
+from typing import Any, LiteralString
 
 import msgspec
 import psycopg
@@ -10,6 +10,11 @@ from psycopg.rows import dict_row
 from resolution_contracts.topics import MAX_COMMAND_BYTES
 
 Headers = Sequence[tuple[str, bytes | None]]
+
+UNHANDLED: LiteralString = (
+    "outcomes LEFT JOIN handled_dead_letters USING (partition, record_offset) WHERE kind = 'dead' AND how IS NULL"
+)
+"""SQL: the rows of dead letters that no operator has sent again or discarded."""
 
 _FIRST_BYTES = 64 * 1024
 """What is published of what is too large, so that every dead letter fits on its topic."""

@@ -15,7 +15,7 @@ from services.orders import Order
 
 from .mapper import decode_event
 from .order_keys import OrderKeys, load_keys, sealed_orders
-from .snapshots import SNAPSHOT_AFTER, decode_state, snapshot_code, snapshot_version
+from .snapshots import SNAPSHOT_AFTER, STATE_VERSION, decode_state, snapshot_version
 from .stored import Stored, StoredRow
 
 log = logging.getLogger(__name__)
@@ -73,7 +73,7 @@ def load_orders(
     Raises MasterKeyError and psycopg.Error.
     """
     loaded = Loaded({order_id: Order(id=order_id) for order_id in order_ids})
-    histories = _histories(connection, order_ids, snapshot_code() if snapshots else None)
+    histories = _histories(connection, order_ids, STATE_VERSION if snapshots else None)
     sealed = {history.start.id for history in histories if sealed_orders(history.events)}
     keys = load_keys(connection, sealed, masters)
     for history in histories:
@@ -87,10 +87,10 @@ def load_orders(
     return loaded
 
 
-def _histories(connection: psycopg.Connection[Any], order_ids: Collection[str], code: str | None) -> list[History]:
-    """Those that nobody registered are left out. `code`: of the snapshots that are used."""
+def _histories(connection: psycopg.Connection[Any], order_ids: Collection[str], version: str | None) -> list[History]:
+    """Those that nobody registered are left out. `version`: of the snapshots that are used."""
     with connection.cursor(row_factory=dict_row, binary=True) as cursor:
-        rows = cursor.execute(_SELECT, (list(set(order_ids)), code), prepare=True).fetchall()
+        rows = cursor.execute(_SELECT, (list(set(order_ids)), version), prepare=True).fetchall()
     found, unusable = [], []
     for order_id, group in groupby(rows, itemgetter("order_id")):
         if (history := _history(order_id, list(group))) is not None:

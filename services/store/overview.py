@@ -7,6 +7,8 @@ import msgspec
 import psycopg
 from psycopg.rows import dict_row
 
+from .dead_letters import UNHANDLED
+
 
 class Overview(msgspec.Struct):
     """`positions`: by consumer and partition, the next offset on the topic. `most_overdue`: business time. Each read
@@ -33,7 +35,7 @@ def overview(connection: psycopg.Connection[Any], now: datetime) -> Overview:
     """As of the business time `now`. Raises psycopg.Error."""
     with connection.cursor(row_factory=dict_row) as cursor:
         cursor.execute(
-            "SELECT (SELECT coalesce(max(notification_id), 0) FROM order_events) AS last_event, "
+            "SELECT (SELECT coalesce(max(notification_id), 0) FROM order_events) AS last_event, "  # noqa: S608 (ours)
             "(SELECT coalesce(max(outcome_id), 0) FROM outcomes) AS last_outcome, "
             "(SELECT intended_outcome_id FROM publishing) AS intended, "
             "(SELECT last_event_id FROM checkpoints WHERE published > 0) AS checkpointed, "
@@ -42,8 +44,7 @@ def overview(connection: psycopg.Connection[Any], now: datetime) -> Overview:
             "(SELECT min(due_at) FROM deadlines WHERE due_at < %(now)s) AS most_overdue, "
             "(SELECT count(DISTINCT order_id) FROM parked_commands) AS parked_orders, "
             "(SELECT count(*) FROM parked_commands) AS parked_commands, "
-            "(SELECT count(*) FROM outcomes LEFT JOIN handled_dead_letters USING (partition, record_offset) "
-            "WHERE kind = 'dead' AND how IS NULL) AS dead_letters",
+            f"(SELECT count(*) FROM {UNHANDLED}) AS dead_letters",
             {"now": now},
         )
         row = cursor.fetchone()

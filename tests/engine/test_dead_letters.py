@@ -5,6 +5,7 @@ import json
 from datetime import datetime
 from typing import Any
 
+import psycopg
 import pytest
 from resolution_contracts import Accept, CommandEnvelope
 from typer.testing import CliRunner
@@ -12,6 +13,7 @@ from typer.testing import CliRunner
 from services import cli
 from services.commands import decode
 from services.commands.dead import NotRetried
+from services.http import operations
 from services.kafka.topics import partition_of
 from tests.engine.commands import FREELANCER, ask_cancellation, register
 from tests.engine.test_parking import judging_here
@@ -19,6 +21,7 @@ from tests.installation import Installation, until
 from tests.judgement_day import assert_as_the_oracle_says
 
 ACCEPT = "resolution.command.Accept.v1"
+REGISTER = "resolution.command.RegisterOrder.v1"
 PLACE = partition_of(b"order-7", 8)
 
 
@@ -71,6 +74,22 @@ async def test_a_retry_keeps_its_first_time_only_if_the_operator_says_so(
     assert "1 dead letters that were discarded" in said
 
 
+async def test_a_dead_letter_at_offset_0_keeps_its_first_time(
+    installation: Installation, monkeypatch: pytest.MonkeyPatch
+):
+    async with judging_here(installation):
+        with monkeypatch.context() as earlier:
+            earlier.delitem(decode._NAMES, REGISTER)
+            envelope = CommandEnvelope.of("order-7", register(), source="/tests")
+            sent = await installation.publish_raw(envelope.key, envelope.to_json())
+            await installation.until_published()
+        await asyncio.sleep(0.1)
+        await resolution(installation, "dead", "retry", f"{PLACE}/0", "--keep-time")
+        [event] = await until(lambda: installation.events("order-7"))
+    assert datetime.fromisoformat(event["time"]) == installation.clock.of_record(sent.timestamp)
+    assert "Nothing differs" in await resolution(installation, "verify", "--from-commands")
+
+
 async def settled(installation: Installation) -> dict[str, Any] | None:
     found = [e for e in await installation.events("order-7") if e["type"].endswith(".Accepted.v1")]
     return found[0] if found else None
@@ -109,6 +128,11 @@ async def test_what_is_handled_is_listed_no_more_and_filters_choose(installation
     assert sorted(str(how) for how in handled.values()) == ["None", "None", "discarded: a test", "retried"]
     # What was sent again is as unreadable as before, and dies again, at a place of its own.
     assert [letter["key"] for letter in await unhandled(installation, "--key", "order-2")] == ["order-2"]
+    left = [letter["place"] for letter in await unhandled(installation)]
+    with psycopg.connect(installation.settings.database) as connection:
+        shown = operations.look(connection, installation.clock.now())
+    assert shown["dead"] == 2
+    assert sorted(f"{letter['partition']}/{letter['offset']}" for letter in shown["dead_letters"]) == sorted(left)
 
 
 async def test_what_cannot_be_done_is_refused_with_a_sentence(installation: Installation):

@@ -133,7 +133,7 @@ async def test_a_rebuild_under_load_gives_the_same_rows_and_sends_nothing_again(
     with installation.store() as store:
         for name in READ_MODELS:
             done = await asyncio.to_thread(Rebuild(store, name).run, lambda done, of: None)
-            assert done.same_code
+            assert done.same_version
             assert done.differences == []
     await loading
     await installation.until_quiet()

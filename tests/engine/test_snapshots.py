@@ -151,7 +151,7 @@ async def test_the_next_snapshot_takes_the_place_of_the_last_one(installation: I
 
 
 UNFIT = {
-    "other code made it": "code = 'another'",
+    "of another version of the state": "code = 'another'",
     "no state": "state = 'x'",
     "another order's": "state = convert_to(replace(convert_from(state, 'UTF8'), '\"o\"', '\"p\"'), 'UTF8')",
     "of another version": "version = 8",
@@ -172,7 +172,9 @@ async def test_a_snapshot_that_does_not_fit_is_not_used_and_replaced(
             tampered_with(installation)
             installation.query(f"UPDATE order_snapshots SET {change}")
             assert store.orders(["o", "p"]) == {"o": order, "p": Order(id="p")}
-            assert ("the snapshot of order o cannot be used" in caplog.text) == (name != "other code made it")
+            assert ("the snapshot of order o cannot be used" in caplog.text) == (
+                name != "of another version of the state"
+            )
             assert snapshots(installation) == {"o": 9}
             assert verified(installation) == (1, [])
 

@@ -1,17 +1,15 @@
 """What a snapshot may hold, and which ones are believed; that they give the same is in `test_against_the_oracle.py`."""
 
-import inspect
-from types import ModuleType
 from typing import get_args, get_type_hints
 
 import pytest
-from resolution_contracts import Command, EraseOrderTexts, values
+from resolution_contracts import Command, EraseOrderTexts
 
-from services.orders import Order, events, evolve, order, state, texts
+from services.orders import Order, events
 from services.orders.events import OrderRegistered, PartialRefundGranted
 from services.orders.texts import ERASED, WITH_TEXTS
-from services.store import mapper, snapshots
-from services.store.snapshots import decode_state, encode_state, snapshot_code, snapshot_version
+from services.store import snapshots
+from services.store.snapshots import decode_state, encode_state, snapshot_version
 from tests.controls import (
     CLIENT,
     DAYS,
@@ -150,10 +148,3 @@ def test_an_order_goes_on_from_a_snapshot_as_from_its_events():
     for number, command in enumerate(commands):
         sent = command, command_id(number), T + number * DAYS
         assert from_snapshots.send(*sent) == plain.send(*sent)
-
-
-@pytest.mark.parametrize("module", [values, events, evolve, order, state, texts, mapper, snapshots])
-def test_other_code_is_told_from_this(module: ModuleType, monkeypatch: pytest.MonkeyPatch):
-    source, before = inspect.getsource, snapshot_code()
-    monkeypatch.setattr(inspect, "getsource", lambda of: source(of) + ("\n" if of is module else ""))
-    assert snapshot_code.__wrapped__() != before
