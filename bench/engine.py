@@ -16,8 +16,8 @@ from resolution_contracts.client import Client
 
 from bench.load import life
 from services.kafka.topics import DEFAULT_PARTITIONS, Topics
+from services.runtime.supervisor import Supervisor, processes_of
 from services.settings import Settings
-from services.supervisor import Supervisor, processes_of
 
 _WARM_SECONDS = 20
 """A broker that has just started compiles its code for that long, on the very cores that are measured."""

@@ -13,12 +13,12 @@ from aiokafka import AIOKafkaProducer
 from resolution_contracts import Accept, CommandEnvelope, OpenDispute, OrderUpdateRequest
 
 from bench.load import life
+from services.eventstore.application import OrderStore
+from services.eventstore.load_orders import load_orders
+from services.eventstore.snapshots import write_snapshots
 from services.orders import Order
 from services.orders.events import Event
 from services.settings import Settings
-from services.store import OrderStore
-from services.store.loading import load_orders
-from services.store.snapshots import write_snapshots
 
 _LOADED = {50: 400, 100: 400, 200: 200, 1000: 50}
 """By the number of events: how many such orders are loaded."""

@@ -22,13 +22,13 @@ from resolution_contracts.client import Client
 from bench import engine
 from bench.library import environment_of
 from bench.load import life
+from projections.framework.projector import CHANNEL
+from projections.framework.rebuild import Rebuild
 from projections.order_page import OrderPages
-from projections.projector import CHANNEL
-from projections.rebuild import Rebuild
-from services.http.who import COOKIE
-from services.master_keys import MasterKeys
+from services.eventstore.application import OrderStore
+from services.http.viewers import COOKIE
+from services.sealing.master_keys import MasterKeys
 from services.settings import Settings
-from services.store import OrderStore
 
 _ALL = ("commands", "relay", "timer", "projections")
 _BROWSERS = 64

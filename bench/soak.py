@@ -20,13 +20,13 @@ from aiokafka.errors import KafkaError
 from bench.engine import running
 from bench.traffic import Traffic, traffic
 from bench.watch import Watch
-from services.audit.whole import VerificationFailed, verify_history
-from services.checkpoints.keys import own_key
-from services.kafka.streams import extents
+from services.audit.verify import VerificationFailed, verify_history
+from services.checkpoints.signing_keys import own_key
+from services.eventstore.clock_origin import clock_of
+from services.kafka.read_topics import extents
 from services.kafka.topics import DEFAULT_PARTITIONS, TopicError, Topics
-from services.roles import ROLES
+from services.runtime.roles import ROLES
 from services.settings import Settings
-from services.store.origin import clock_of
 
 Result = dict[str, Any]
 

@@ -8,14 +8,15 @@ from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
-from services.commands.judge import judge, read
+from services.eventstore.append import Batch
+from services.eventstore.application import OrderStore
+from services.eventstore.clock_origin import clock_of
+from services.judging.judge import judge, read
 from services.kafka.consumer import Record
 from services.kafka.topics import DEFAULT_PARTITIONS
 from services.orders import Order
+from services.sealing.order_keys import OrderKey, Sealing
 from services.settings import Settings
-from services.store import Batch, OrderStore
-from services.store.order_keys import OrderKey, Sealing
-from services.store.origin import clock_of
 
 _PIECE = 4000
 

@@ -14,17 +14,17 @@ from bench.costs import tables
 from bench.engine import percentiles
 from bench.traffic import Traffic
 from projections import READ_MODELS
-from services.checkpoints.chain import parse
+from services.eventstore.checkpoint_chain import parse
+from services.eventstore.checkpoint_notes import checkpoint_notes
+from services.eventstore.clock_origin import clock_of
+from services.eventstore.installation_counts import Overview, overview
+from services.kafka.read_topics import extents
 from services.kafka.relay_position import published
-from services.kafka.single import last_value
-from services.kafka.streams import extents
+from services.kafka.single_writer import last_value
 from services.kafka.topics import DEFAULT_PARTITIONS, Topics
-from services.roles import ROLES
+from services.runtime.roles import ROLES
+from services.runtime.supervisor import Supervisor
 from services.settings import Settings
-from services.store.checkpoints import checkpoint_notes
-from services.store.origin import clock_of
-from services.store.overview import Overview, overview
-from services.supervisor import Supervisor
 
 Result = dict[str, Any]
 

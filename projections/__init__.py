@@ -2,11 +2,11 @@
 
 from typing import Any
 
+from .framework.read_model import ReadModel
 from .inbox import Inbox
 from .metrics import Metrics
 from .order_page import OrderPages
 from .overview import Overview
-from .read_model import ReadModel
 from .reminders import Reminders
 
 READ_MODELS: dict[str, type[ReadModel[Any]]] = {

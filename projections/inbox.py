@@ -12,10 +12,10 @@ from resolution_contracts.values import format_instant
 
 from services.orders import events as e
 
-from . import paging
-from .known_order import HANDLERS, KnownOrder
-from .paging import Cursor, Page, Part
-from .read_model import Fact, Handler, ReadModel
+from .framework import paging
+from .framework.known_order import HANDLERS, KnownOrder
+from .framework.paging import Cursor, Page, Part
+from .framework.read_model import Fact, Handler, ReadModel
 
 
 class Inbox(ReadModel[KnownOrder]):

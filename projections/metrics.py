@@ -14,9 +14,9 @@ from resolution_contracts.values import Role
 
 from services.orders import events as e
 
-from . import known_order
-from .known_order import KnownOrder
-from .read_model import Fact, Handler, ReadModel
+from .framework import known_order
+from .framework.known_order import KnownOrder
+from .framework.read_model import Fact, Handler, ReadModel
 
 
 class _Tally(msgspec.Struct):

@@ -14,14 +14,14 @@ import psycopg
 from psycopg.sql import SQL, Composed, Identifier
 from resolution_contracts.values import DisputeKind, Role, SettledAs, format_instant
 
-from services.master_keys import MasterKeys
+from services.eventstore.load_histories import events_with_texts
 from services.orders import Order, evolve
 from services.orders import events as e
-from services.orders.actions import available_actions
-from services.store.by_order import events_with_texts
+from services.orders.available_actions import available_actions
+from services.sealing.master_keys import MasterKeys
 
-from .paging import Cursor, Part
-from .read_model import Fact, Handler, ReadModel
+from .framework.paging import Cursor, Part
+from .framework.read_model import Fact, Handler, ReadModel
 
 
 class Dispute(msgspec.Struct):

@@ -13,9 +13,9 @@ from resolution_contracts.values import DisputeKind, SettledAs, format_instant
 
 from services.orders import events as e
 
-from . import known_order
-from .known_order import KnownOrder
-from .read_model import Fact, Handler, ReadModel
+from .framework import known_order
+from .framework.known_order import KnownOrder
+from .framework.read_model import Fact, Handler, ReadModel
 
 _AHEAD_HOURS = (1, 6, 24, 48)
 _DAYS = 30

@@ -9,9 +9,9 @@ from psycopg.rows import DictRow
 
 from services.orders import events as e
 
-from . import known_order
-from .known_order import KnownOrder
-from .read_model import Fact, Handler, ReadModel
+from .framework import known_order
+from .framework.known_order import KnownOrder
+from .framework.read_model import Fact, Handler, ReadModel
 
 HOURS_BEFORE = (24, 2)
 

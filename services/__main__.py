@@ -9,7 +9,7 @@ def main() -> None:
     ends = signal.getsignal(signal.SIGINT) is not signal.SIG_IGN
     if ends:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
-    from services.cli import main as run
+    from .cli import main as run
 
     try:
         if ends:

@@ -14,12 +14,11 @@ import psycopg
 from psycopg.conninfo import conninfo_to_dict
 from resolution_contracts import topics
 
-from services.environment import SettingsError, readable_file
-from services.kafka.cluster import REQUEST_TIMEOUT_MS, SHORTEST_REQUEST_TIMEOUT_MS, Cluster
-from services.kafka.security import PLAINTEXT, KafkaSecurity
-from services.shards import ALONE, Shard
-
-from .master_keys import MasterKeyError, MasterKeys
+from .environment import SettingsError, readable_file
+from .kafka.cluster import REQUEST_TIMEOUT_MS, SHORTEST_REQUEST_TIMEOUT_MS, Cluster
+from .kafka.security import PLAINTEXT, KafkaSecurity
+from .sealing.master_keys import MasterKeyError, MasterKeys
+from .shards.arithmetic import ALONE, Shard
 
 __all__ = ["LogFormat", "Settings", "SettingsError"]
 

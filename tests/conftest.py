@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from xdist.scheduler import LoadScopeScheduling
 
-from services.servers import Servers
+from services.embedded import Servers
 from tests import warm
 from tests.installation import Installation, drop_template
 from tests.servers_for_tests import servers as start_servers

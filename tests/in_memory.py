@@ -2,14 +2,14 @@
 
 from collections.abc import Iterable
 
-from services.master_keys import MasterKeys
+from services.eventstore.event_codec import decode_event
+from services.eventstore.load_orders import History
+from services.eventstore.snapshots import decode_state, encode_state
+from services.eventstore.stored_event import StoredRow
 from services.orders import Order
 from services.orders.events import Event
-from services.store.loading import History
-from services.store.mapper import decode_event
-from services.store.order_keys import OrderKey, OrderKeys, Sealing
-from services.store.snapshots import decode_state, encode_state
-from services.store.stored import StoredRow
+from services.sealing.master_keys import MasterKeys
+from services.sealing.order_keys import OrderKey, OrderKeys, Sealing
 
 
 class StoredInMemory:

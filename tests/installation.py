@@ -18,19 +18,20 @@ from resolution_contracts import Command, CommandEnvelope
 from resolution_contracts.client import Client
 
 from projections import READ_MODELS, order_page
-from services import roles
 from services.clock import Clock
-from services.commands.judge import read
-from services.installation import claim_shards
+from services.embedded import Servers
+from services.eventstore.application import OrderStore
+from services.eventstore.clock_origin import clock_of
+from services.eventstore.database import connect
+from services.eventstore.migrate import migrate
+from services.judging.judge import read
 from services.kafka.consumer import Record
 from services.kafka.topics import DEFAULT_PARTITIONS, Topics, ensure_topics
-from services.servers import Servers
+from services.runtime import roles
+from services.runtime.installation import claim_shards
+from services.runtime.supervisor import Supervisor
 from services.settings import Settings
-from services.shards import Shard
-from services.store import OrderStore, migrate
-from services.store.database import connect
-from services.store.origin import clock_of
-from services.supervisor import Supervisor
+from services.shards.arithmetic import Shard
 
 ROLES = ("commands", "relay", "timer", "projections")
 """What runs by default; `http` where a test asks for it."""

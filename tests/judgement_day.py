@@ -11,7 +11,7 @@ from aiokafka.partitioner import DefaultPartitioner
 
 from projections import READ_MODELS
 from services.audit.findings import Findings
-from services.audit.read_models import verify_read_models
+from services.audit.verify_read_models import verify_read_models
 from services.kafka.consumer import Record
 from services.kafka.record_batches import UndecodableRecord
 from services.kafka.topics import DEFAULT_PARTITIONS

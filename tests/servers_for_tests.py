@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from services.servers import Servers, embedded
+from services.embedded import Servers, embedded
 
 _KAFKA_IMAGE = "apache/kafka:4.1.1"
 _POSTGRES_IMAGE = "postgres:18"

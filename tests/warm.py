@@ -1,8 +1,8 @@
 """Starts roles from a process that has imported them already: most of what a role's start costs is its imports.
 
 A role is a process of its own as ever, with its own environment, session, stdin, stdout and stderr; it is forked where
-`services.supervisor` would execute Python anew. That is still done where the role's Python itself is told something
-else: by a fault (`services.faults` reads it when imported), or by a variable of Python's.
+`services.runtime.supervisor` would execute Python anew. That is still done where the role's Python itself is told something
+else: by a fault (`services.fault_points` reads it when imported), or by a variable of Python's.
 """
 
 import asyncio
@@ -21,11 +21,11 @@ from subprocess import Popen
 from tempfile import mkdtemp
 from typing import Any, NoReturn
 
-from services.supervisor import Supervisor
+from services.runtime.supervisor import Supervisor
 
 _READ_WHEN_IMPORTED = ("RESOLUTION_FAULT", "PYTHON", "OTEL_")
 """How the names of such variables begin."""
-_MODULES = {"http": ("services.roles", "services.http.role")}
+_MODULES = {"http": ("services.runtime.roles", "services.http.role")}
 """By role; the others have the first one only, as in production, for their memory is measured."""
 
 _run_anew = Supervisor._spawn
@@ -43,7 +43,7 @@ async def _spawn(supervisor: Supervisor, name: str) -> Any:
     if _needs_own_python(environment):
         return await _run_anew(supervisor, name)
     role = name.partition(".")[0]
-    modules = _MODULES.get(role, ("services.roles",))
+    modules = _MODULES.get(role, ("services.runtime.roles",))
     if modules not in _forks:
         _forks[modules] = _Forks(modules)
     return await _forks[modules].start(role, environment)
@@ -187,8 +187,8 @@ def _become(role: str, environment: dict[str, str], streams: list[int]) -> NoRet
         sys.stdin = open(0)  # noqa: SIM115  what was read of it belongs to the one before
         os.environ.clear()
         os.environ.update(environment)
-        sys.argv = ["services.roles", role]
-        sys.modules["services.roles"].main()
+        sys.argv = ["services.runtime.roles", role]
+        sys.modules["services.runtime.roles"].main()
         code = 0
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else 1

@@ -18,7 +18,7 @@ from pathlib import Path
 import jgo
 
 from bench import engine
-from services.servers.jars import one_at_a_time
+from services.embedded.jars import one_at_a_time
 from services.settings import Settings
 
 _ARTIFACT = "org.apache.kafka:kafka-streams:4.1.1"

@@ -6,7 +6,7 @@
 --   psql -d resolution -c '\password resolution_owner'       and so on for each: without a password nobody logs in
 --
 -- Then `resolution migrate` as resolution_owner makes the tables and grants what the others need of them
--- (services/store/grants.sql).
+-- (services/eventstore/grants.sql).
 --
 --   resolution_owner        `resolution migrate`
 --   resolution_service      the roles commands, relay, timer, checkpoints; `resolution parked`, `dead`

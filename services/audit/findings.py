@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from services.shards import Shard
+from services.shards.arithmetic import Shard
 
 _MOST = 10_000
 

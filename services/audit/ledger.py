@@ -14,15 +14,15 @@ from typing import Any
 import psycopg
 from aiokafka import TopicPartition
 
+from services.eventstore.positions import commands_bases
+from services.eventstore.record_outcomes import Fate, fates, judged_up_to, snapshot
 from services.kafka.cluster import Cluster
-from services.kafka.streams import Stream, open_consumer
+from services.kafka.read_topics import Stream, open_consumer
 from services.kafka.topics import Topics, count_partitions
-from services.shards import Shard
-from services.store.fates import Fate, fates, judged_up_to, snapshot
-from services.store.positions import commands_bases
+from services.shards.arithmetic import Shard
 
-from .checkpoints import CannotVerify
 from .findings import Differences
+from .verify_checkpoints import CannotVerify
 
 _AT_ONCE = 20_000
 _PROGRESS_EVERY = 10_000

@@ -8,17 +8,17 @@ from typing import Any
 import psycopg
 from psycopg.rows import args_row
 
+from services.eventstore.record_outcomes import snapshot
 from services.kafka.cluster import Cluster
+from services.kafka.read_topics import extents, open_streams
 from services.kafka.relay_position import published
-from services.kafka.streams import extents, open_streams
 from services.kafka.topics import Topics, count_partitions
-from services.store.fates import snapshot
-from services.store.order_keys import OrderKeys
+from services.sealing.order_keys import OrderKeys
 
-from .disputes import Disputes
 from .findings import Findings
-from .published import Published
-from .stored import StoredOutcome
+from .open_disputes import Disputes
+from .published_records import Published
+from .stored_history import StoredOutcome
 
 _AT_ONCE = 10_000
 

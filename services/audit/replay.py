@@ -10,10 +10,10 @@ from typing import Any
 import msgspec
 from resolution_contracts.values import SettledAs, format_instant
 
+from services.eventstore.application import OrderStore
+from services.eventstore.order_outcomes import JudgedCommand
 from services.orders import Order, evolve
 from services.orders import events as e
-from services.store import OrderStore
-from services.store.judged import JudgedCommand
 
 Json = dict[str, Any]
 

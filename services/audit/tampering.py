@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import msgspec
 
 from .findings import Differences
-from .sentences import ranges
+from .listing import ranges
 
 
 @dataclass(kw_only=True)

@@ -14,20 +14,20 @@ from typing import Any
 
 import psycopg
 
-from services.faults import point
-from services.kafka.single import all_values, last_value
+from services.eventstore.checkpoint_chain import Checkpoint, Signer, line, parse, salt_hash
+from services.eventstore.checkpoint_notes import checkpoint_notes, note_published, require_noted
+from services.eventstore.database import ANSWER_WITHIN_SECONDS, connect
+from services.eventstore.event_rows import event_rows, newest_event
+from services.fault_points import point
+from services.kafka.single_writer import all_values, last_value
 from services.kafka.topics import Topics
 from services.kafka.transactions import TransactionalProducer
 from services.settings import Settings
-from services.store.checkpoints import checkpoint_notes, note_published, require_noted
-from services.store.database import ANSWER_WITHIN_SECONDS, connect
-from services.store.event_rows import event_rows, newest_event
-from services.store.place import place
+from services.shards.identity import place
 from services.telemetry.health import progress
 
-from .chain import Checkpoint, Signer, line, parse, salt_hash
-from .file import CheckpointFile, CheckpointFileError, LinesMissing
-from .keys import read_private_key, read_public_key
+from .checkpoint_file import CheckpointFile, CheckpointFileError, LinesMissing
+from .signing_keys import read_private_key, read_public_key
 
 log = logging.getLogger(__name__)
 

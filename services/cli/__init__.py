@@ -17,49 +17,50 @@ from aiokafka.errors import KafkaError
 from eventsourcing.persistence import PersistenceError
 
 from projections import order_page
-from projections.as_of import AsOfError
-from projections.rebuild import RebuildError
-from services.audit.checkpoints import CannotVerify
-from services.audit.from_commands import HistoryExpired
+from projections.framework.as_of import AsOfError
+from projections.framework.rebuild import RebuildError
 from services.audit.replay import NoHistory
-from services.audit.whole import VerificationFailed
-from services.checkpoints.keys import KeyFileError
-from services.cli import checkpoints, dead, parked, show
-from services.cli.erase import NotErased, erase, rewrap_keys
-from services.cli.export import export
-from services.cli.ledger import ledger
-from services.cli.rebuild import rebuild
-from services.cli.renew_topics import renew_topics
-from services.cli.replay import replay
-from services.cli.retire_outcomes import retire_outcomes
-from services.cli.schema import schema
-from services.cli.send import CommandsFileError, send
-from services.cli.split import split
-from services.cli.terminal import Terminal, complain, say
-from services.cli.verify import verify
-from services.commands.dead import NotRetried
-from services.commands.parked import NotParked
-from services.commands.skip import NotSkipped
+from services.audit.verify import VerificationFailed
+from services.audit.verify_checkpoints import CannotVerify
+from services.audit.verify_topics import HistoryExpired
+from services.checkpoints.signing_keys import KeyFileError
+from services.commands.dead_letters import NotRetried
+from services.commands.parked_orders import NotParked
+from services.commands.skip_records import NotSkipped
 from services.demo import run as run_demo
+from services.embedded import ServerError
+from services.eventstore.clock_origin import clock_of
+from services.eventstore.database import connect
+from services.eventstore.migrate import SchemaOutdated
 from services.export import ExportError
-from services.installation import installation, prepare, require_known_topics, shard_of
 from services.kafka.record_batches import UnreadablePartition
 from services.kafka.topics import TopicError
-from services.master_keys import MasterKeyError
-from services.renewal import NotRenewed
-from services.retention import NotRetired
-from services.roles import ROLES
-from services.serve import require_free_ports
-from services.serve import serve as serve_roles
-from services.servers import ServerError
+from services.relay.renew_topics import NotRenewed
+from services.retention.retire import NotRetired
+from services.runtime.installation import installation, prepare, require_known_topics, shard_of
+from services.runtime.roles import ROLES
+from services.runtime.serve import require_free_ports
+from services.runtime.serve import serve as serve_roles
+from services.runtime.supervisor import known_roles
+from services.sealing.master_keys import MasterKeyError
 from services.settings import Settings, SettingsError
-from services.store.database import connect
-from services.store.migrate import SchemaOutdated
-from services.store.origin import clock_of
-from services.store.place import WrongShard
-from services.store.split import CannotSplit
-from services.supervisor import known_roles
+from services.shards.identity import WrongShard
+from services.shards.split_database import CannotSplit
 from services.telemetry import logs
+
+from . import checkpoints, dead, parked, show
+from .erase import NotErased, erase, rewrap_keys
+from .export import export
+from .ledger import ledger
+from .rebuild import rebuild
+from .renew_topics import renew_topics
+from .replay import replay
+from .retire_outcomes import retire_outcomes
+from .schema import schema
+from .send import CommandsFileError, send
+from .split import split
+from .terminal import Terminal, complain, say
+from .verify import verify
 
 app = typer.Typer(
     help="The Resolution Center: settles disputes on a marketplace's orders. Servers are those of "

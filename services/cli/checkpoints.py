@@ -9,18 +9,19 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from services.audit.checkpoints import verify_checkpoints
 from services.audit.tampering import Tampering
-from services.checkpoints.chain import key_id
-from services.checkpoints.keys import read_public_key, write_key_pair
-from services.cli.differences import tell_differences
-from services.cli.progress import events_progress
-from services.cli.terminal import say
-from services.installation import installation
-from services.kafka.single import all_values
+from services.audit.verify_checkpoints import verify_checkpoints
+from services.checkpoints.signing_keys import read_public_key, write_key_pair
+from services.eventstore.checkpoint_chain import key_id
+from services.kafka.single_writer import all_values
 from services.kafka.topics import Topics, require_topic
+from services.runtime.installation import installation
 from services.settings import Settings
-from services.store.place import require_shard
+from services.shards.identity import require_shard
+
+from .differences import tell_differences
+from .progress import events_progress
+from .terminal import say
 
 app = typer.Typer(help="Signed hashes of the event store, for auditors.", no_args_is_help=True)
 CheckpointsFile = Annotated[

@@ -15,19 +15,20 @@ import psycopg
 import typer
 from eventsourcing.persistence import PersistenceError
 
-from services.cli.terminal import facts, say, short, table, write
-from services.commands.dead import retry as send_again
-from services.commands.retries import RECORDED
-from services.commands.skip import NotSkipped, find_damage
-from services.commands.skip import skip as skip_damage
-from services.installation import installation, up_to_date
+from services.commands.dead_letters import retry as send_again
+from services.commands.skip_records import NotSkipped, find_damage
+from services.commands.skip_records import skip as skip_damage
+from services.eventstore.application import OrderStore
+from services.eventstore.database import connect
+from services.eventstore.dead_letters import DeadLetter, dead_letters, handle_dead_letter
+from services.eventstore.positions import commands_bases
+from services.judging.retried_letters import RECORDED
 from services.kafka.topics import Topics
+from services.runtime.installation import installation, up_to_date
 from services.settings import Settings
-from services.shards import Shard
-from services.store import OrderStore
-from services.store.database import connect
-from services.store.dead_letters import DeadLetter, dead_letters, handle_dead_letter
-from services.store.positions import commands_bases
+from services.shards.arithmetic import Shard
+
+from .terminal import facts, say, short, table, write
 
 app = typer.Typer(help="Records of the commands topic that are no command.", no_args_is_help=True)
 Places = Annotated[list[str] | None, typer.Argument(help="PARTITION/OFFSET, as `list` shows them.", metavar="PLACE...")]

@@ -1,7 +1,8 @@
 """How the command line tells what differs."""
 
 from services.audit.findings import Differences
-from services.cli.terminal import say
+
+from .terminal import say
 
 _MOST_SHOWN = 100
 

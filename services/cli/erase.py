@@ -9,12 +9,13 @@ from pydantic import ValidationError
 from resolution_contracts import CommandRejected, EraseOrderTexts
 from resolution_contracts.client import Client, OutcomePending
 
-from services.cli.terminal import say
-from services.installation import installation, up_to_date
+from services.eventstore.database import connect
+from services.eventstore.parking import parked_commands
+from services.runtime.installation import installation, up_to_date
+from services.sealing.order_keys import rewrap
 from services.settings import Settings
-from services.store.database import connect
-from services.store.order_keys import rewrap
-from services.store.parking import parked_commands
+
+from .terminal import say
 
 
 class NotErased(Exception):

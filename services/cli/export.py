@@ -9,11 +9,12 @@ from typing import Annotated
 import typer
 from rich.progress import Progress, TaskID
 
-from services.cli.terminal import Terminal, say
+from services.eventstore.application import OrderStore
 from services.export import export as write
-from services.installation import installation, up_to_date
+from services.runtime.installation import installation, up_to_date
 from services.settings import Settings
-from services.store import OrderStore
+
+from .terminal import Terminal, say
 
 
 class _Format(StrEnum):

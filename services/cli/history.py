@@ -10,8 +10,8 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from services.money import plain_text
-from services.printable import printable
+from services.orders.money import plain_text
+from services.telemetry.printable import printable
 
 from .terminal import Terminal, styled
 

@@ -9,13 +9,14 @@ import typer
 
 from services.audit.ledger import Account, Ledger, balance
 from services.audit.outcomes_on_kafka import compare_outcomes
-from services.cli.differences import tell_differences
-from services.cli.progress import events_progress
-from services.cli.terminal import say
-from services.installation import installation
 from services.kafka.topics import Topics
+from services.runtime.installation import installation
 from services.settings import Settings
-from services.store.place import require_shard
+from services.shards.identity import require_shard
+
+from .differences import tell_differences
+from .progress import events_progress
+from .terminal import say
 
 
 def ledger(

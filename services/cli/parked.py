@@ -10,15 +10,16 @@ from typing import Annotated, Any
 
 import typer
 
-from services.cli.terminal import facts, say, short, table
-from services.commands.parked import NotParked, ParkedOrders
-from services.installation import installation, up_to_date
+from services.commands.parked_orders import NotParked, ParkedOrders
+from services.eventstore.application import OrderStore
+from services.eventstore.clock_origin import clock_of
+from services.eventstore.database import connect
+from services.eventstore.parking import ParkedCommand, parked_commands, parked_orders
 from services.kafka.topics import Topics
+from services.runtime.installation import installation, up_to_date
 from services.settings import Settings
-from services.store import OrderStore, ParkedCommand
-from services.store.database import connect
-from services.store.origin import clock_of
-from services.store.parking import parked_commands, parked_orders
+
+from .terminal import facts, say, short, table
 
 app = typer.Typer(
     help="Orders on which the service's own code failed. Their commands wait in order; everything else goes on.",

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from services.cli.terminal import Terminal, say
+from .terminal import Terminal, say
 
 
 @contextmanager

@@ -7,14 +7,15 @@ from typing import Annotated
 import typer
 
 from projections import READ_MODELS
-from projections.rebuild import Rebuild, Rebuilt
-from services.cli.progress import events_progress
-from services.cli.terminal import complain, say
-from services.installation import installation
+from projections.framework.rebuild import Rebuild, Rebuilt
+from services.eventstore.application import OrderStore
+from services.runtime.installation import installation
 from services.settings import Settings
-from services.shards import Shard
-from services.store import OrderStore
-from services.store.place import require_shard
+from services.shards.arithmetic import Shard
+from services.shards.identity import require_shard
+
+from .progress import events_progress
+from .terminal import complain, say
 
 
 def rebuild(

@@ -2,12 +2,13 @@
 
 import asyncio
 
-from services.cli.terminal import say
-from services.installation import installation, prepare, with_partitions
 from services.kafka.topics import Topics
-from services.renewal import NotRenewed
-from services.renewal import renew_topics as renew
+from services.relay.renew_topics import NotRenewed
+from services.relay.renew_topics import renew_topics as renew
+from services.runtime.installation import installation, prepare, with_partitions
 from services.settings import Settings
+
+from .terminal import say
 
 
 def renew_topics() -> None:

@@ -10,17 +10,17 @@ import msgspec
 import typer
 from resolution_contracts.values import format_instant
 
-from projections.as_of import ReadModelsAsOf, Replayed
-from services.audit.as_of_files import write_files
+from projections.framework.as_of import ReadModelsAsOf, Replayed
 from services.audit.replay import NoHistory
 from services.audit.replay import replay as replay_order
+from services.audit.replay_files import write_files
 from services.clock import Clock
-from services.installation import installation, shard_of, up_to_date
+from services.eventstore.application import OrderStore
+from services.eventstore.clock_origin import clock_of
+from services.eventstore.database import connect
+from services.runtime.installation import installation, shard_of, up_to_date
 from services.settings import Settings
-from services.shards import Shard
-from services.store import OrderStore
-from services.store.database import connect
-from services.store.origin import clock_of
+from services.shards.arithmetic import Shard
 
 from .history import history
 from .instants import instant

@@ -7,11 +7,12 @@ from typing import Annotated
 import msgspec
 import typer
 
-from services.cli.terminal import say
-from services.installation import installation, up_to_date
-from services.retention import Verdict, retire
+from services.retention.retire import Verdict, retire
+from services.runtime.installation import installation, up_to_date
 from services.settings import Settings
-from services.shards import Shard
+from services.shards.arithmetic import Shard
+
+from .terminal import say
 
 
 def retire_outcomes(

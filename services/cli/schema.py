@@ -8,7 +8,7 @@ import typer
 from resolution_contracts.page import page
 from resolution_contracts.schemas import asyncapi, schemas
 
-from services.cli.terminal import say
+from .terminal import say
 
 
 def schema(

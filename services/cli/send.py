@@ -21,11 +21,12 @@ from resolution_contracts import COMMANDS
 from resolution_contracts.client import Client
 from resolution_contracts.topics import command_type
 
-from services.cli.progress import events_progress
-from services.cli.terminal import complain, say
-from services.installation import installation
 from services.kafka.topics import LARGEST_RECORD
+from services.runtime.installation import installation
 from services.settings import Settings
+
+from .progress import events_progress
+from .terminal import complain, say
 
 _LARGEST_VALUE = LARGEST_RECORD - 64 * 1024
 """In bytes: leaves room for the key and what Kafka adds."""

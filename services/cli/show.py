@@ -5,7 +5,7 @@ from typing import Any
 from rich.padding import Padding
 from rich.table import Table
 
-from services.money import plain_text
+from services.orders.money import plain_text
 
 from .terminal import Terminal, styled
 

@@ -4,10 +4,11 @@ from typing import Annotated
 
 import typer
 
-from services.cli.terminal import say
-from services.installation import installation
+from services.runtime.installation import installation
 from services.settings import Settings
-from services.split import split as split_databases
+from services.shards.split import split as split_databases
+
+from .terminal import say
 
 
 def split(

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from services.printable import printable
+from services.telemetry.printable import printable
 
 _LONGEST_CELL = 200
 

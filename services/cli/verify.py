@@ -13,20 +13,21 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from services.audit.findings import Differences, Findings
-from services.audit.from_commands import Findings as FromCommands
-from services.audit.from_commands import HistoryExpired, verify_from_commands
-from services.audit.split import verify_splits
-from services.audit.whole import verify_history
-from services.cli.checkpoints import CheckpointsFile, PublicKeys, ShardNumber, verify_against
-from services.cli.differences import tell_differences
-from services.cli.terminal import Terminal, say
-from services.installation import installation, up_to_date
+from services.audit.verify import verify_history
+from services.audit.verify_split import verify_splits
+from services.audit.verify_topics import Findings as FromCommands
+from services.audit.verify_topics import HistoryExpired, verify_from_commands
+from services.eventstore.clock_origin import clock_of
+from services.eventstore.database import connect
+from services.eventstore.positions import commands_bases
+from services.eventstore.verifications import record_verification
 from services.kafka.topics import Topics
+from services.runtime.installation import installation, up_to_date
 from services.settings import Settings
-from services.store.database import connect
-from services.store.origin import clock_of
-from services.store.positions import commands_bases
-from services.store.verifications import record_verification
+
+from .checkpoints import CheckpointsFile, PublicKeys, ShardNumber, verify_against
+from .differences import tell_differences
+from .terminal import Terminal, say
 
 
 def verify(

@@ -8,21 +8,22 @@ from eventsourcing.persistence import IntegrityError
 from faststream.kafka import KafkaBroker
 
 from services.clock import Clock
-from services.faults import point
+from services.eventstore.append import Batch, is_refused_data
+from services.eventstore.application import OrderStore
+from services.eventstore.database import ANSWER_WITHIN_SECONDS
+from services.eventstore.parking import Parking, ParkingChanged
+from services.eventstore.positions import StoredPositions
+from services.fault_points import point
+from services.judging.decode import Received
+from services.judging.first_uses import FirstUses, has_capitals
+from services.judging.judge import Judged, Reading, judge, read
+from services.judging.order_cache import OrderCache, Orders
+from services.judging.retried_letters import all_at_first_time, first_offset
 from services.kafka.consumer import PositionedConsumer, Positions, Record
 from services.kafka.topics import Topics
-from services.master_keys import MasterKeys
-from services.store import Batch, MonthBegan, Months, OrderStore, Parking, ParkingChanged
-from services.store.database import ANSWER_WITHIN_SECONDS
-from services.store.first_uses import FirstUses, has_capitals
-from services.store.positions import StoredPositions
-from services.store.recorder import is_refused_data
-from services.telemetry import measures, traces
-
-from .cache import OrderCache, Orders
-from .decode import Received
-from .judge import Judged, Reading, judge, read
-from .retries import all_at_first_time, first_offset
+from services.retention.months import MonthBegan, Months
+from services.sealing.master_keys import MasterKeys
+from services.telemetry import role_metrics, traces
 
 log = logging.getLogger(__name__)
 
@@ -121,7 +122,7 @@ class CommandsRole:
         commit: asyncio.Future[None] | None = None
         try:
             for piece in _pieces(await self._at_first_time(records)):
-                with measures.stage("decode"):
+                with role_metrics.stage("decode"):
                     readings = self._read(piece) if not refused else [(record, refused) for record in piece]
                 judged = await self._judge(readings, uncommitted, parking.orders, months)
                 spans = _traced(piece, judged) if traces.on() else traces.Spans()
@@ -139,10 +140,10 @@ class CommandsRole:
 
     async def _commit(self, judged: Judged, batch: Batch, committed: Positions, spans: traces.Spans) -> None:
         point("commands.inserting")
-        with measures.stage("commit"):
+        with role_metrics.stage("commit"):
             await asyncio.to_thread(self._store.append, judged.events, batch)
         point("commands.committed")
-        measures.judged(judged.tally.total(), judged.tally)
+        role_metrics.judged(judged.tally.total(), judged.tally)
         spans.end()
         committed |= {partition: after for partition, (_, after) in batch.positions.items()}
 
@@ -156,10 +157,10 @@ class CommandsRole:
             c.order_id in self._cache.earlier or has_capitals(c.command_id) for c in commands
         )
         if missing or looked_up:
-            with measures.stage("load"):
+            with role_metrics.stage("load"):
                 loaded, committed = await asyncio.to_thread(self._load, missing, commands, months)
             orders |= loaded
-        with measures.stage("judge"):
+        with role_metrics.stage("judge"):
             judged = judge(readings, orders, (uncommitted, committed), parked)
         self._cache.put(orders)
         self._cache.earlier |= judged.in_capitals

@@ -10,12 +10,12 @@ from rich.console import Console  # noqa: TID251  # a type
 
 from services.settings import Settings
 
-from .director import Director
+from .checks import verify
 from .evidence import come_to_rest, gather
+from .narrate import ConsoleTeller, JsonTeller, Teller
+from .play import Director
 from .stage import ROLES, DemoError, Stage, open_stage, ready
 from .story import story
-from .teller import ConsoleTeller, JsonTeller, Teller
-from .verification import verify
 
 __all__ = ["run"]
 

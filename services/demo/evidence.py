@@ -11,11 +11,11 @@ from resolution_contracts.values import SettledAs
 
 from projections import order_page
 from services.audit.replay import replay
+from services.eventstore.application import OrderStore
+from services.eventstore.database import connect
 from services.kafka.consumer import Record
 from services.orders.events import DisputeOpened
-from services.orders.public import event_envelope
-from services.store import OrderStore
-from services.store.database import connect
+from services.orders.public_events import event_envelope
 
 from .kafka import read_all
 from .script import Json

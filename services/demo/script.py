@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from resolution_contracts import EVENTS, Code, Command, CommandEnvelope, Money
 from resolution_contracts.values import format_instant
 
-from services.money import read_money
+from services.orders.money import read_money
 
 Json = dict[str, Any]
 

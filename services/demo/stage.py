@@ -21,12 +21,12 @@ from aiokafka.errors import KafkaError
 from resolution_contracts.client import Client
 
 from services.clock import Clock
+from services.eventstore.clock_origin import clock_of
+from services.eventstore.database import connect
+from services.eventstore.migrate import migrate
 from services.kafka.topics import Topics, ensure_topics
+from services.runtime.supervisor import Supervisor
 from services.settings import Settings
-from services.store import migrate
-from services.store.database import connect
-from services.store.origin import clock_of
-from services.supervisor import Supervisor
 
 from .kafka import Watch
 
@@ -172,7 +172,7 @@ class _Roles(Supervisor):
             return await asyncio.create_subprocess_exec(
                 sys.executable,
                 "-m",
-                "services.roles",
+                "services.runtime.roles",
                 role,
                 env=self.environment,
                 stdin=asyncio.subprocess.PIPE,

@@ -31,20 +31,7 @@ from resolution_contracts import (
     Withdraw,
 )
 
-from .script import (
-    Moment,
-    Person,
-    RunsOut,
-    Step,
-    Tale,
-    dead,
-    happens,
-    money,
-    new_id,
-    refused,
-    taken,
-    taken_again,
-)
+from .script import Moment, Person, RunsOut, Step, Tale, dead, happens, money, new_id, refused, taken, taken_again
 
 MIA, BEN = Person("mia", "Mia"), Person("ben", "Ben")
 CHLOE, LENA = Person("chloe", "Chloe"), Person("lena", "Lena")

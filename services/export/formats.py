@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from msgspec import UNSET
 
 from services.orders.events import EVENTS, Event, Money
-from services.orders.public import event_envelope, public_fields
+from services.orders.public_events import event_envelope, public_fields
 
 from .summary import Summary
 

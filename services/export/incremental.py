@@ -1,7 +1,7 @@
 """Writes the public events after the last export's position, and renews the summary of the orders they touch.
 
 A directory is complete at the position that its `state.json` names. What an export adds appears when all of it is
-written (`services/staging.py`). One that is killed before goes on where it was: the range of positions that it writes
+written (`services/export/staging.py`). One that is killed before goes on where it was: the range of positions that it writes
 is noted first, so that its files are written again under the same names.
 """
 
@@ -14,14 +14,14 @@ from typing import TypeVar, cast
 import msgspec
 from eventsourcing.postgres import PostgresFactory
 
+from services.eventstore.application import OrderStore
+from services.eventstore.event_codec import decode_row
+from services.eventstore.history_digest import digest_of_last_events
 from services.orders.events import Event, OrderTextsErased
-from services.staging import Staging, alone, finish_killed, is_of_staging
-from services.store import OrderStore
-from services.store.last_events import digest_of_last_events
-from services.store.mapper import decode_row
-from services.store.order_keys import WITHOUT_TEXTS
+from services.sealing.order_keys import WITHOUT_TEXTS
 
 from .formats import FORMATS, Format
+from .staging import Staging, alone, finish_killed, is_of_staging
 from .summary import Summary, summarize
 
 _AT_ONCE = 50_000

@@ -13,14 +13,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from resolution_contracts.commands import COMMANDS
 from sse_starlette import EventSourceResponse, ServerSentEvent
 
-from projections.paging import CURSOR, Cursor
+from projections.framework.paging import CURSOR, Cursor
 from services.telemetry import traces
 
-from .bodies import json_of
-from .desk import PARTY_COMMANDS, Desk, Json
+from .gateway import PARTY_COMMANDS, Desk, Json
 from .order_ids import OrderId, in_address
 from .problems import Problem, documented
-from .who import Viewer
+from .request_bodies import json_of
+from .viewers import Viewer
 
 router = APIRouter(prefix="/api", tags=["api"], responses=documented(400, 401, 403, 404, 405, 409, 413, 422, 503))
 _UNCHANGED: dict[int | str, dict[str, Any]] = {304: {"description": "What If-None-Match named is still so."}}

@@ -14,11 +14,11 @@ from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from services.telemetry import measures
+from services.telemetry import role_metrics
 
 from . import api, pages, problems
-from .desk import Desk
-from .who import Gate
+from .gateway import Desk
+from .viewers import Gate
 
 STATIC = Path(__file__).with_name("static")
 HEADERS = {
@@ -138,7 +138,7 @@ class _Measured(_OfRequests):
             if message["type"] == "http.response.start":
                 route = getattr(scope.get("route"), "path", "other")
                 method = scope["method"] if scope["method"] in _METHODS else "other"
-                measures.answered(method, route, message["status"], perf_counter() - started)
+                role_metrics.answered(method, route, message["status"], perf_counter() - started)
             await send(message)
 
         await self._app(scope, receive, measured)

@@ -8,10 +8,10 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 import psycopg
 from psycopg_pool import ConnectionPool, PoolTimeout
 
+from services.eventstore import database
+from services.eventstore.database import ANSWER_WITHIN_SECONDS
 from services.kafka.topics import Topics
 from services.settings import Settings
-from services.store import database
-from services.store.database import ANSWER_WITHIN_SECONDS
 
 from .problems import Problem
 

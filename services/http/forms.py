@@ -12,8 +12,8 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 from resolution_contracts.commands import DeliveryExtensionRequest
 
-from .bodies import fields_of
-from .desk import PARTY_COMMANDS, Json
+from .gateway import PARTY_COMMANDS, Json
+from .request_bodies import fields_of
 
 TEXTS = ("message", "comment", "note", "explanation")
 _LABELS: Mapping[str, Mapping[str, str]] = {

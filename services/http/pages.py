@@ -14,19 +14,19 @@ from fastapi.templating import Jinja2Templates
 from markupsafe import Markup
 from starlette.exceptions import HTTPException
 
-from projections.paging import CURSOR
-from services.money import decimal_text, money_text, read_money
+from projections.framework.paging import CURSOR
+from services.orders.money import decimal_text, money_text, read_money
 
-from . import forms, live
+from . import forms, live_updates
 from .api import ADesk, cursor_of, desk_of
-from .bodies import fields_of
-from .desk import Desk, Json
 from .forms import Refused
+from .gateway import Desk, Json
 from .order_ids import OrderId, in_address
 from .problems import Problem, suppress_status
 from .public_path import UnderPublicPath
+from .request_bodies import fields_of
 from .same_site import same_site
-from .who import COOKIE, Viewer, is_user_id
+from .viewers import COOKIE, Viewer, is_user_id
 
 router = APIRouter(include_in_schema=False)
 _templates = Jinja2Templates(Path(__file__).with_name("templates"))
@@ -49,7 +49,7 @@ async def _begins(
     orders: Annotated[str | None, Query(pattern=CURSOR)] = None,
     to_answer: Annotated[str | None, Query(pattern=CURSOR)] = None,
     awaiting_answer: Annotated[str | None, Query(pattern=CURSOR)] = None,
-) -> live.Cursors:
+) -> live_updates.Cursors:
     """Where the lists on the page of orders begin."""
     cursors = {"orders": orders, "to_answer": to_answer, "awaiting_answer": awaiting_answer}
     return {name: cursor_of(cursor) for name, cursor in cursors.items()}
@@ -58,7 +58,7 @@ async def _begins(
 AViewer = Annotated[Viewer, Depends(_viewer_of)]
 Shown = Annotated[str, Query(max_length=64, description="The mark of the page.")]
 ShownVersion = Annotated[int, Query(alias="shown", ge=0, le=2**62, description="The version on the page.")]
-Begins = Annotated[live.Cursors, Depends(_begins)]
+Begins = Annotated[live_updates.Cursors, Depends(_begins)]
 SameSite = Depends(same_site)
 
 
@@ -93,7 +93,7 @@ async def orders(request: Request, desk: ADesk, viewer: AViewer, begins: Begins)
     """The viewer's orders, and what waits for an answer."""
     if viewer.operator:
         return RedirectResponse("/operator", 303)
-    page = await live.OrdersPage.read(desk, viewer, begins)
+    page = await live_updates.OrdersPage.read(desk, viewer, begins)
     query = urlencode({name: str(cursor) for name, cursor in begins.items() if cursor})
     return _show(request, "orders.html", viewer, page=page, query=query, scale=float(desk.clock.scale))
 
@@ -101,7 +101,7 @@ async def orders(request: Request, desk: ADesk, viewer: AViewer, begins: Begins)
 @router.get("/live/orders")
 async def follow_orders(desk: ADesk, viewer: AViewer, begins: Begins, shown: Shown) -> Response:
     """Says when the page of orders differs from what is shown."""
-    return live.follow_orders(desk, viewer, begins, shown)
+    return live_updates.follow_orders(desk, viewer, begins, shown)
 
 
 @router.get("/orders/{order_id}")
@@ -126,7 +126,7 @@ async def order(
 @router.get("/live/orders/{order_id}")
 async def follow_order(desk: ADesk, viewer: AViewer, order_id: OrderId, shown: ShownVersion) -> Response:
     """Says when an order has a later version than is shown."""
-    return await live.follow_order(desk, viewer, order_id, shown)
+    return await live_updates.follow_order(desk, viewer, order_id, shown)
 
 
 _NOT_SENT = "Your command was not sent: the service cannot take any right now. Nothing is lost here; try again soon."

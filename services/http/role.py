@@ -16,15 +16,15 @@ from starlette.types import ASGIApp
 
 from services.clock import Clock
 from services.kafka.topics import Topics
-from services.listening import listen
 from services.settings import Settings, SettingsError
 
 from .app import create
-from .connections import Connection
+from .connection_limits import Connection
 from .databases import Databases
-from .desk import Desk
-from .pulse import Pulse
-from .who import Gate
+from .gateway import Desk
+from .listening import listen
+from .viewers import Gate
+from .wake_ups import Pulse
 
 log = logging.getLogger(__name__)
 

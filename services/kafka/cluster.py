@@ -10,7 +10,7 @@ from typing import Any
 from .hung_brokers import give_up_on_hung_brokers
 from .record_batches import read_whatever_senders_write
 from .security import PLAINTEXT, KafkaSecurity
-from .stopping import stop_without_cancelling
+from .stop_consumer import stop_without_cancelling
 
 give_up_on_hung_brokers()
 read_whatever_senders_write()

@@ -24,9 +24,9 @@ from faststream import AckPolicy
 from faststream.kafka import KafkaBroker
 from faststream.kafka.message import KafkaMessage
 
-from services.faults import point
-from services.shards import ALONE, Shard
-from services.telemetry import measures
+from services.fault_points import point
+from services.shards.arithmetic import ALONE, Shard
+from services.telemetry import role_metrics
 from services.telemetry.health import assigned, progress, stopped, trouble
 
 from .assignment import assignor, group_of
@@ -78,7 +78,7 @@ class PositionedConsumer:
         gather_ms: int = 0,
         shard: Shard = ALONE,
     ) -> None:
-        measures.polls(topic)
+        role_metrics.polls(topic)
         self._topic = topic
         self._store = store
         self._handle = handle
@@ -190,7 +190,7 @@ class PositionedConsumer:
 
     async def _poll_failed(self, consumer: AIOKafkaConsumer, error: Exception) -> None:
         """Says so, and goes back to the stored positions. A partition that cannot be read is left out for a while."""
-        measures.poll_failed(self._topic)
+        role_metrics.poll_failed(self._topic)
         log.error("polling %s failed; reading again from the stored positions: %s", self._topic, error, exc_info=error)
         trouble(self._topic, f"polling fails: {error}", waits=isinstance(error, KafkaError))
         async with self._busy:
@@ -265,7 +265,7 @@ class PositionedConsumer:
                 )
             if position < beginnings[tp]:
                 log.error("%s: records %d to %d expired unread", tp, position, beginnings[tp] - 1)
-                measures.expired(tp.topic, beginnings[tp] - position)
+                role_metrics.expired(tp.topic, beginnings[tp] - position)
                 position = beginnings[tp]
             consumer.seek(tp, position)
             self._left_at[tp] = position

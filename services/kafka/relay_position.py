@@ -3,7 +3,7 @@
 import msgspec
 
 from .cluster import Cluster
-from .single import last_value
+from .single_writer import last_value
 from .topics import Topics
 
 

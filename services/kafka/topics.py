@@ -17,7 +17,7 @@ from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.cluster import ClusterMetadata
 from aiokafka.errors import KafkaError
 
-from services.shards import ALONE, Shard
+from services.shards.arithmetic import ALONE, Shard
 
 from .cluster import Cluster
 from .topic_ids import topic_id

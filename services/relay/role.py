@@ -21,24 +21,24 @@ import psycopg
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from msgspec import structs
 
-from services.faults import point
+from services.eventstore.commit_listener import Changes
+from services.eventstore.database import ANSWER_WITHIN_SECONDS, connect_async
+from services.eventstore.relay_notes import Notes, begin_timeline, note_intent, note_published, read_notes
+from services.fault_points import point
 from services.kafka.cluster import Cluster
+from services.kafka.read_topics import Ends
 from services.kafka.relay_position import Position, published
-from services.kafka.streams import Ends
 from services.kafka.topics import Topics
 from services.kafka.transactions import TransactionalProducer
-from services.master_keys import MasterKeys
-from services.store.changes import Changes
-from services.store.database import ANSWER_WITHIN_SECONDS, connect_async
-from services.store.months import Retired
-from services.store.publishing import Notes, begin_timeline, note_intent, note_published, read_notes
-from services.telemetry import measures, traces
+from services.retention.months import Retired
+from services.sealing.master_keys import MasterKeys
+from services.telemetry import role_metrics, traces
 from services.telemetry.health import progress
 
+from .after_restore import Restored
 from .batches import Batches
-from .messages import CONTENT_TYPE, event_message
-from .restored import Restored
-from .stored import (
+from .event_records import CONTENT_TYPE, event_message
+from .unpublished import (
     Decided,
     Notification,
     is_full,
@@ -154,10 +154,10 @@ class RelayRole:
                 await note_intent(connection, position, position)
                 return position, False
             point("relay.read")
-            with measures.stage("relay_read"):
+            with role_metrics.stage("relay_read"):
                 decided = await with_events(connection, self._masters, outcomes, position.event_id)
                 await note_intent(connection, position, after)
-        with measures.stage("relay_publish"):
+        with role_metrics.stage("relay_publish"):
             await self._publish(decided, notifications, after)
         return after, is_full(outcomes, notifications)
 
@@ -178,7 +178,7 @@ class RelayRole:
                 partition = self._topics.partition_of(key)
                 await batches.add(self._topics.notifications, partition, key, notification.message, CONTENT_TYPE)
         spans.end()
-        measures.published(
+        role_metrics.published(
             event=sum(len(events) for _, events in decided),
             outcome=sum(outcome.headers is None for outcome, _ in decided),
             dead_letter=sum(outcome.headers is not None for outcome, _ in decided),

@@ -17,7 +17,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from services.settings import SettingsError
-from services.shards import ALONE, Shard
+from services.shards.arithmetic import ALONE, Shard
 
 from .health import Health
 

@@ -12,8 +12,9 @@ from types import TracebackType
 
 from pythonjsonlogger.json import JsonFormatter
 
-from services.printable import printable
 from services.settings import LogFormat
+
+from .printable import printable
 
 _FIELDS = {"levelname": "level", "name": "logger"}
 _ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]

@@ -25,13 +25,13 @@ from resolution_contracts.events import (
 )
 
 from services.clock import Clock
-from services.faults import point
+from services.eventstore.database import ANSWER_WITHIN_SECONDS, connect_async
+from services.eventstore.positions import StoredPositions
+from services.fault_points import point
 from services.kafka.cluster import Cluster
 from services.kafka.consumer import PositionedConsumer, Positions, Record
 from services.kafka.topics import Topics
-from services.store.database import ANSWER_WITHIN_SECONDS, connect_async
-from services.store.positions import StoredPositions
-from services.telemetry import measures
+from services.telemetry import role_metrics
 from services.telemetry.health import progress
 
 from .deadlines import Deadline, Deadlines
@@ -100,7 +100,7 @@ class TimerRole:
         point("timer.asked")
         await deadlines.asked(due, [now + _pause(deadline.attempts) for deadline in due])
         point("timer.noted")
-        measures.asked(len(due))
+        role_metrics.asked(len(due))
         return True
 
     async def _send(self, deadline: Deadline) -> asyncio.Future[object]:
@@ -154,7 +154,7 @@ class TimerRole:
             elif isinstance(event, _SETTLED):
                 if isinstance(event, AutoAccepted):
                     late = record.timestamp / 1000 - self._clock.real(event.deadline).timestamp()
-                    measures.auto_accepted(late)
+                    role_metrics.auto_accepted(late)
                 key = (envelope.subject, event.dispute_id)
                 if opened.pop(key, None) is None:
                     settled.append(key)

@@ -15,7 +15,7 @@ from bench.load import marketplace
 from bench.soak import lost_or_twice, verdict
 from bench.traffic import Traffic
 from services.orders import Order, Rejected
-from services.roles import ROLES
+from services.runtime.roles import ROLES
 
 _COUNTS = {"commands": 105, "of the timer": 5, "stored": 105, "dead": 2, "outcomes": 103, "dead letters": 2}
 _NOW = datetime(2026, 3, 1, tzinfo=UTC)

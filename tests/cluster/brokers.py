@@ -8,7 +8,7 @@ import psutil
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 
-from services.servers.kafka import Kafka, new_cluster_id
+from services.embedded.kafka import Kafka, new_cluster_id
 from tests.installation import until
 
 from .links import Link, Links, stable_port

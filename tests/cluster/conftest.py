@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from services.servers import embedded
+from services.embedded import embedded
 
 from .brokers import Brokers
 from .links import Links

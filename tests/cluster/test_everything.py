@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from services.servers import Servers
+from services.embedded import Servers
 
 from .brokers import Brokers
 from .postgres import Pair

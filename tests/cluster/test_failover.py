@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from services.servers import Servers
+from services.embedded import Servers
 
 from .postgres import Pair
 from .trial import Trial, trial

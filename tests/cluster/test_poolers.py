@@ -11,7 +11,7 @@ import httpx
 import psycopg
 import pytest
 
-from services.servers import Servers
+from services.embedded import Servers
 from tests.installation import ROLES, Installation, until
 from tests.observability.prometheus import free_port
 from tests.pgbouncer import PgBouncer, needed

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from services.servers import Servers
+from services.embedded import Servers
 from tests.faults.load import FAST, assert_nothing_lost_and_nothing_twice
 from tests.installation import Installation
 

@@ -3,8 +3,8 @@
 import json
 from pathlib import Path
 
+from services.eventstore.snapshots import STATE_VERSION, encode_state
 from services.orders import Order
-from services.store.snapshots import STATE_VERSION, encode_state
 from tests.contract.test_stored_events import CORPUS, histories
 from tests.golden import assert_golden
 

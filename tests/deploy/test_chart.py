@@ -11,7 +11,7 @@ import pytest
 import yaml
 from jsonschema import Draft7Validator
 
-from services.roles import ROLES
+from services.runtime.roles import ROLES
 from tests.deploy.helm import CHART, Helm, find_helm
 
 Json = dict[str, Any]

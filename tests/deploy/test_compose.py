@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from services.roles import ROLES
+from services.runtime.roles import ROLES
 from tests.installation import Installation
 
 ROOT = Path(__file__).parents[2]

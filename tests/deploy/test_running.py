@@ -13,7 +13,7 @@ from uuid import uuid4
 
 import pytest
 
-from services.roles import ROLES
+from services.runtime.roles import ROLES
 from tests.deploy.test_compose import COMPOSE, OURS, ROOT, SERVICES
 
 pytestmark = pytest.mark.timeout(900)

@@ -11,9 +11,9 @@ from typing import Any
 from typer.testing import CliRunner
 
 from services import cli
-from services.checkpoints.chain import Checkpoint, parse
-from services.checkpoints.keys import write_key_pair
 from services.checkpoints.role import CheckpointsRole
+from services.checkpoints.signing_keys import write_key_pair
+from services.eventstore.checkpoint_chain import Checkpoint, parse
 from tests.installation import Installation, until
 
 EVERY = 5

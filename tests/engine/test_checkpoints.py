@@ -20,15 +20,15 @@ from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from msgspec import structs
 from resolution_contracts import RefundReason
 
-from services import faults
-from services.audit.checkpoints import CannotVerify, verify_checkpoints
-from services.checkpoints.chain import Checkpoint, StoreHasGap, line, line_hash
-from services.checkpoints.keys import KeyFileError, own_key, read_private_key, read_public_key, write_key_pair
+from services import fault_points
+from services.audit.verify_checkpoints import CannotVerify, verify_checkpoints
 from services.checkpoints.role import CheckpointsRole
-from services.servers import Servers
+from services.checkpoints.signing_keys import KeyFileError, own_key, read_private_key, read_public_key, write_key_pair
+from services.embedded import Servers
+from services.eventstore.checkpoint_chain import Checkpoint, StoreHasGap, line, line_hash
+from services.eventstore.database import connect
+from services.eventstore.event_rows import event_rows
 from services.settings import Settings, SettingsError
-from services.store.database import connect
-from services.store.event_rows import event_rows
 from tests.engine.checkpoints import (
     assert_chain_holds,
     chain,
@@ -219,7 +219,7 @@ async def test_a_store_of_many_runs_is_compared_by_several_processes(
     store_events(installation, 400)
     await cover(installation)
     file = await export(installation, tmp_path / "chain.jsonl")
-    monkeypatch.setattr("services.audit.checkpoints._RUN_EVENTS", 50)
+    monkeypatch.setattr("services.audit.verify_checkpoints._RUN_EVENTS", 50)
     installation.query("DELETE FROM order_events WHERE notification_id IN (33, 333)")
     found = await verify(installation, file, public)
     assert found["events"] == 400
@@ -407,7 +407,7 @@ async def test_killed_at_each_of_its_steps_it_goes_on_where_the_topic_ends(insta
     served = Installation(installation.settings)
     await served.run("checkpoints")
     try:
-        for step in faults.POINTS["checkpoints"]:
+        for step in fault_points.POINTS["checkpoints"]:
             store_events(installation, 12)
             await fail_at(served, "checkpoints", step, 2, "kill", tmp_path)
         store_events(installation, 3)

@@ -3,7 +3,7 @@
 import psycopg
 import pytest
 
-from services.store import migrate
+from services.eventstore.migrate import migrate
 from tests.engine.backups import empty
 from tests.engine.commands import register
 from tests.engine.test_databases import works

@@ -194,7 +194,7 @@ async def test_two_that_migrate_at_once_run_each_migration_once_and_say_which(in
         done = await asyncio.gather(*(resolution(empty, "migrate", "--json") for _ in range(2)))
         assert [code for code, _, _ in done] == [0, 0]
         ran = [name for _, out, _ in done for name in json.loads(out)["ran"]]
-        migrations = sorted(path.name for path in files("services.store").joinpath("migrations").iterdir())
+        migrations = sorted(path.name for path in files("services.eventstore").joinpath("migrations").iterdir())
         assert sorted(ran) == migrations, "each by one of the two"
         code, out, _ = await resolution(empty, "migrate")
         assert (code, out) == (0, "Schema and topics are up to date.\n")

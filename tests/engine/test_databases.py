@@ -8,13 +8,13 @@ import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 
-from projections.rebuild import Rebuild
-from services.installation import claim_shards
+from projections.framework.rebuild import Rebuild
+from services.embedded import Servers
+from services.eventstore.database import UnfitDatabase, connect, connect_async, pool
+from services.eventstore.migrate import migrate
 from services.kafka.topics import DEFAULT_PARTITIONS
-from services.roles import ROLES
-from services.servers import Servers
-from services.store import migrate
-from services.store.database import UnfitDatabase, connect, connect_async, pool
+from services.runtime.installation import claim_shards
+from services.runtime.roles import ROLES
 from tests.engine.backups import empty
 from tests.engine.commands import CLIENT, ask_update, register
 from tests.engine.test_verify import findings

@@ -11,9 +11,9 @@ from resolution_contracts import Accept, CommandEnvelope
 from typer.testing import CliRunner
 
 from services import cli
-from services.commands import decode
-from services.commands.dead import NotRetried
-from services.http import operations
+from services.commands.dead_letters import NotRetried
+from services.http import operator_view
+from services.judging import decode
 from services.kafka.topics import partition_of
 from tests.engine.commands import FREELANCER, ask_cancellation, register
 from tests.engine.test_parking import judging_here
@@ -130,7 +130,7 @@ async def test_what_is_handled_is_listed_no_more_and_filters_choose(installation
     assert [letter["key"] for letter in await unhandled(installation, "--key", "order-2")] == ["order-2"]
     left = [letter["place"] for letter in await unhandled(installation)]
     with psycopg.connect(installation.settings.database) as connection:
-        shown = operations.look(connection, installation.clock.now())
+        shown = operator_view.look(connection, installation.clock.now())
     assert shown["dead"] == 2
     assert sorted(f"{letter['partition']}/{letter['offset']}" for letter in shown["dead_letters"]) == sorted(left)
 

@@ -20,11 +20,11 @@ from resolution_contracts import COMMANDS, EVENTS, Code
 from rich.console import Console
 
 from services import demo
+from services.demo.checks import verify
 from services.demo.evidence import Evidence, gather
 from services.demo.script import Happens, Tale
 from services.demo.stage import Stage
-from services.demo.verification import verify
-from services.servers import Servers
+from services.embedded import Servers
 from services.settings import Settings
 
 ROOT = Path(__file__).parents[2]

@@ -14,8 +14,8 @@ from typer.testing import CliRunner, Result
 
 from services import cli
 from services.orders.texts import texts
+from services.sealing.seal import encode_event
 from services.settings import Settings, SettingsError
-from services.store.sealing import encode_event
 from tests.engine.commands import CLIENT, FREELANCER, ask_cancellation, offer_refund, register
 from tests.engine.test_verify import findings
 from tests.installation import Installation, until

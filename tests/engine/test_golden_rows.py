@@ -10,8 +10,8 @@ from psycopg import Connection
 from psycopg.sql import SQL, Identifier
 
 from projections import READ_MODELS
-from projections.projector import Projector
-from projections.read_model import ReadModel
+from projections.framework.projector import Projector
+from projections.framework.read_model import ReadModel
 from tests.contract.test_stored_events import CORPUS, stored
 from tests.golden import assert_golden
 from tests.installation import Installation

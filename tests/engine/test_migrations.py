@@ -14,7 +14,7 @@ import pytest
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
-from services.store import migrate
+from services.eventstore.migrate import migrate
 from tests.engine.backups import empty
 from tests.engine.commands import register
 from tests.engine.first_release import FOLDER, FirstRelease, Json, decoded, lines
@@ -23,7 +23,7 @@ from tests.engine.test_verify import findings
 from tests.installation import Installation, until
 
 ROOT = Path(__file__).parents[2]
-MIGRATIONS = sorted(path.name for path in files("services.store").joinpath("migrations").iterdir())
+MIGRATIONS = sorted(path.name for path in files("services.eventstore").joinpath("migrations").iterdir())
 
 
 @pytest.fixture

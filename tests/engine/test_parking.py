@@ -11,10 +11,10 @@ import pytest
 from typer.testing import CliRunner
 
 from services import cli
-from services.commands import judge as judging
-from services.commands.decode import decode
+from services.eventstore.parking import parked_orders
+from services.judging import judge as judging
+from services.judging.decode import decode
 from services.orders import Order
-from services.store.parking import parked_orders
 from tests.engine.commands import CLIENT, ask_update, offer_refund, register
 from tests.installation import Installation, until
 from tests.judgement_day import assert_as_the_oracle_says

@@ -9,10 +9,10 @@ import httpx
 import pytest
 from aiokafka.admin import AIOKafkaAdminClient, NewPartitions
 
-from services.installation import prepare
 from services.kafka.topics import DEFAULT_PARTITIONS, TopicError, partition_of
-from services.shards import Shard
-from services.supervisor import Supervisor
+from services.runtime.installation import prepare
+from services.runtime.supervisor import Supervisor
+from services.shards.arithmetic import Shard
 from tests.engine.commands import ask_update, register
 from tests.installation import Installation, until
 from tests.observability.prometheus import free_port

@@ -8,12 +8,12 @@ from dataclasses import replace
 import psycopg
 import pytest
 
-from services.installation import claim_shards
+from services.eventstore.database import UnfitDatabase, connect, connect_async
+from services.eventstore.migrate import migrate
 from services.kafka.topics import DEFAULT_PARTITIONS
-from services.roles import ROLES
-from services.store import migrate
-from services.store.database import UnfitDatabase, connect, connect_async
-from services.supervisor import Supervisor
+from services.runtime.installation import claim_shards
+from services.runtime.roles import ROLES
+from services.runtime.supervisor import Supervisor
 from tests.engine.backups import empty
 from tests.engine.commands import ask_update, register
 from tests.engine.test_verify import findings

@@ -7,10 +7,10 @@ import psycopg
 import pytest
 
 from projections import READ_MODELS, metrics, order_page
+from projections.framework.projector import Projector
 from projections.metrics import Metrics
 from projections.order_page import NotAParty, OrderPages
-from projections.projector import Projector
-from services.store import Batch
+from services.eventstore.append import Batch
 from tests.engine.commands import CLIENT, FREELANCER, ask_cancellation, offer_refund, register
 from tests.installation import Installation, until
 from tests.judgement_day import assert_read_models_are_as_replayed
@@ -52,7 +52,7 @@ async def test_two_projectors_that_see_different_ends_apply_each_event_once(
                 meanwhile.append(0)
                 meanwhile.append(quick.catch_up(15))
 
-        monkeypatch.setattr("projections.projector.point", step)
+        monkeypatch.setattr("projections.framework.projector.point", step)
         assert slow.catch_up() == 20
     with psycopg.connect(installation.settings.database) as connection:
         assert metrics.look(connection, CLIENT)["client"]["orders"] == 20

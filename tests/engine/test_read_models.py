@@ -9,9 +9,9 @@ import pytest
 from resolution_contracts import Accept, CancelOrder, Decline, Withdraw
 
 from projections import READ_MODELS, inbox, metrics, overview
-from projections.projector import Projector
-from projections.rebuild import Rebuild, RebuildError
-from services.reminders import send_due
+from projections.framework.projector import Projector
+from projections.framework.rebuild import Rebuild, RebuildError
+from projections.send_reminders import send_due
 from tests.engine.commands import (
     CLIENT,
     FREELANCER,

@@ -16,16 +16,15 @@ from resolution_contracts.values import format_instant
 from typer.testing import CliRunner
 
 from projections import READ_MODELS
-from projections.as_of import AsOfError, ReadModelsAsOf, Replayed
-from projections.projector import Projector
+from projections.framework.as_of import AsOfError, ReadModelsAsOf, Replayed
+from projections.framework.projector import Projector
+from projections.send_reminders import send_due
 from services import cli
-from services.audit.as_of_files import write_files
 from services.audit.replay import NoHistory
+from services.audit.replay_files import write_files
+from services.embedded import Servers
+from services.eventstore.parking import ParkedCommand, change_parking
 from services.orders import Order, Rejected
-from services.reminders import send_due
-from services.servers import Servers
-from services.store import ParkedCommand
-from services.store.parking import change_parking
 from tests.controls import (
     CLIENT,
     DAYS,
@@ -428,7 +427,7 @@ async def test_schemas_of_others_stay_and_so_does_an_earlier_replay(installation
 async def test_a_replay_that_was_stopped_leaves_nothing_to_read_and_the_next_one_begins_anew(
     installation: Installation, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("services.store.by_order._ORDERS_AT_ONCE", 3)
+    monkeypatch.setattr("services.eventstore.load_histories._ORDERS_AT_ONCE", 3)
     remember(installation, NOTICED)
     project(installation)
     live = tables(installation)
@@ -478,7 +477,7 @@ async def test_events_that_come_meanwhile_do_not_count(installation: Installatio
 
     more_came: list[bool] = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("services.store.by_order._ORDERS_AT_ONCE", 1)
+        patch.setattr("services.eventstore.load_histories._ORDERS_AT_ONCE", 1)
         with ReadModelsAsOf.hold(installation.settings.database, "then") as read_models:
             replayed = read_models.fill(T, more)
             read_models.keep()

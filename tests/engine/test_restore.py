@@ -14,12 +14,12 @@ from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 from typer.testing import CliRunner
 
 from services import cli
+from services.eventstore.migrate import migrate
 from services.kafka.relay_position import published
 from services.kafka.topics import TopicError, ensure_topics, partition_of
-from services.relay.restored import Contradiction
+from services.relay.after_restore import Contradiction
+from services.relay.renew_topics import NotRenewed
 from services.relay.role import RelayRole
-from services.renewal import NotRenewed
-from services.store import migrate
 from tests.engine.backups import back_up, empty, restore
 from tests.engine.commands import ask_cancellation, ask_update, register
 from tests.engine.test_ledger import ledger

@@ -12,10 +12,11 @@ from aiokafka import TopicPartition
 from aiokafka.admin import RecordsToDelete
 from resolution_contracts import Accept, CommandEnvelope, RecordDelivery
 
-from services.kafka.streams import Ends, extents
+from services.eventstore.append import Batch
+from services.kafka.read_topics import Ends, extents
 from services.kafka.topics import DEFAULT_PARTITIONS, partition_of
-from services.store import Batch, MonthBegan
-from services.store.retiring import months_kept
+from services.retention.months import MonthBegan
+from services.retention.retire_month import months_kept
 from tests.engine.commands import FREELANCER, ask_update, register
 from tests.engine.test_ledger import ledger
 from tests.engine.test_restore import admin, invoke, judged, lose_topics, published_again, timer_has_read_something

@@ -18,9 +18,10 @@ from resolution_contracts import (
 from resolution_contracts.values import Role
 
 from services.audit.findings import Findings
-from services.audit.snapshots import verify_snapshots
+from services.audit.verify_snapshots import verify_snapshots
+from services.eventstore import load_orders
+from services.eventstore.application import OrderStore
 from services.orders import Order, Rejected
-from services.store import OrderStore, loading
 from tests.engine.commands import (
     CLIENT,
     FREELANCER,
@@ -41,7 +42,7 @@ AFTER = 6
 @pytest.fixture(autouse=True)
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """For orders that are not so long."""
-    monkeypatch.setattr(loading, "SNAPSHOT_AFTER", AFTER)
+    monkeypatch.setattr(load_orders, "SNAPSHOT_AFTER", AFTER)
 
 
 @pytest.fixture

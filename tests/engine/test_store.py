@@ -6,9 +6,11 @@ from uuid import uuid4
 import pytest
 from eventsourcing.persistence import IntegrityError, PersistenceError
 
+from services.eventstore.append import Batch, OutcomeRow
+from services.eventstore.application import OrderStore
+from services.eventstore.migrate import migrate
+from services.eventstore.positions import OtherTopic, StoredPositions
 from services.orders import Order
-from services.store import Batch, OrderStore, OutcomeRow, migrate
-from services.store.positions import OtherTopic, StoredPositions
 from tests.engine.commands import ask_update, register
 from tests.installation import Installation
 

@@ -22,12 +22,12 @@ from resolution_contracts import CancellationRequest, CommandEnvelope
 from typer.testing import CliRunner
 
 from services import cli
-from services.audit.processes import started_deaf
+from services.audit.worker_processes import started_deaf
 from services.cli.send import CommandsFileError, KeptIds, read_commands
 from services.cli.terminal import Terminal, complain, facts, say, styled, table
-from services.printable import printable
-from services.store.database import refusal_of_server
+from services.eventstore.database import refusal_of_server
 from services.telemetry import logs
+from services.telemetry.printable import printable
 from tests.engine.commands import ask_cancellation, register
 from tests.installation import Installation, until
 

@@ -10,11 +10,11 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import KafkaConnectionError
 
-from services.kafka.broker import broker_of
+from services.embedded import Servers
 from services.kafka.cluster import Cluster
+from services.kafka.faststream_broker import broker_of
 from services.kafka.topic_settings import copies_to_ask_for, missing_copies
 from services.kafka.topics import TopicError, Topics, ensure_topics
-from services.servers import Servers
 from services.settings import Settings, SettingsError
 
 

@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from services.servers.kafka import Kafka
+from services.embedded.kafka import Kafka
 
 from . import packets
 

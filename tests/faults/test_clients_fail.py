@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from services.supervisor import Supervisor
+from services.runtime.supervisor import Supervisor
 from tests.engine.checkpoints import assert_chain_holds, with_key
 from tests.faults.clients import VARIABLE
 from tests.faults.load import FAST, assert_nothing_lost_and_nothing_twice, under_load

@@ -11,8 +11,8 @@ import httpx
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 
-from services.roles import ROLES
-from services.supervisor import Supervisor
+from services.runtime.roles import ROLES
+from services.runtime.supervisor import Supervisor
 from tests.engine.commands import ask_update, register
 from tests.engine.test_verify import findings
 from tests.faults.vanishing import Address

@@ -12,12 +12,12 @@ import pytest
 from resolution_contracts import OpenDispute, OrderUpdateRequest
 
 from services.checkpoints.role import CheckpointsRole
+from services.embedded import Servers
+from services.embedded.postgres import Postgres
 from services.kafka.topics import partition_of
 from services.kafka.transactions import TransactionInDoubt
-from services.relay import stored
+from services.relay import unpublished
 from services.relay.role import RelayRole
-from services.servers import Servers
-from services.servers.postgres import Postgres
 from tests.engine.checkpoints import assert_chain_holds, store_events, with_key
 from tests.engine.commands import CLIENT, register
 from tests.faults.holding import Holding, Kind
@@ -69,7 +69,7 @@ async def test_a_request_of_the_relay_that_comes_late_changes_nothing(
     held_up: tuple[Holding, Servers], seed: int, monkeypatch: pytest.MonkeyPatch
 ):
     """Each of the relay's transactions has more than one Produce request, so that half of one can be committed."""
-    monkeypatch.setattr(stored, "RUN", _RUN)
+    monkeypatch.setattr(unpublished, "RUN", _RUN)
     proxy, servers = held_up
     dice = random.Random(seed)
     for kind in Kind:

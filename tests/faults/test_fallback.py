@@ -10,9 +10,9 @@ from urllib.parse import urlsplit
 import pytest
 
 from services.checkpoints.role import CheckpointsRole
+from services.eventstore.checkpoint_notes import CheckpointLost
 from services.kafka.relay_position import published
 from services.settings import Settings
-from services.store.checkpoints import CheckpointLost
 from tests.engine.backups import back_up, restore_as
 from tests.engine.checkpoints import chain, store_events, until_covered, with_key
 from tests.engine.test_ledger import ledger

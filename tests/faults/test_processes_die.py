@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from services import faults
+from services import fault_points
 from tests.engine.checkpoints import assert_chain_holds, with_key
 from tests.faults.load import FAST, assert_nothing_lost_and_nothing_twice, under_load
 from tests.installation import ROLES, Installation, until
 
-STEPS = [(role, step) for role, steps in faults.POINTS.items() for step in steps]
+STEPS = [(role, step) for role, steps in fault_points.POINTS.items() for step in steps]
 STOPS = [
     ("commands", "judged"), ("commands", "inserting"), ("commands", "inserted"), ("relay", "begun"), ("relay", "added"),
     ("relay", "delivered"), ("timer", "polled"), ("timer", "asked"), ("projections", "read"), ("projections", "applied"),
@@ -39,7 +39,7 @@ async def fail_at_each(
     """
     public = with_key(installation, folder / "key")
     installation.settings = replace(installation.settings, time_scale=Fraction(FAST))
-    those = {role: Installation(installation.settings) for role in faults.POINTS}
+    those = {role: Installation(installation.settings) for role in fault_points.POINTS}
     drawn = [(role, step, dice.randint(1, 4)) for role, step in dice.sample(steps, len(steps))]
 
     async def one_after_the_other(role: str, own: Installation) -> None:
@@ -71,7 +71,7 @@ async def test_a_role_killed_at_any_of_its_steps_changes_nothing(
     installation: Installation, seed: int, every_step: bool, tmp_path: Path
 ):
     dice = random.Random(seed)
-    steps = STEPS if every_step else [(role, dice.choice(steps)) for role, steps in faults.POINTS.items()]
+    steps = STEPS if every_step else [(role, dice.choice(steps)) for role, steps in fault_points.POINTS.items()]
 
     async def kill(own: Installation, role: str, step: str, passage: int) -> None:
         await fail_at(own, role, step, passage, "kill", tmp_path)
@@ -130,4 +130,4 @@ async def test_services_started_in_any_order_and_stopped_at_once_lose_nothing(in
 
 def test_faults_are_inert_unless_asked_for(monkeypatch: pytest.MonkeyPatch):
     assert "RESOLUTION_FAULT" not in os.environ
-    assert faults.point is faults._nothing
+    assert fault_points.point is fault_points._nothing

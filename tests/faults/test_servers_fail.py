@@ -17,9 +17,9 @@ import psutil
 import psycopg
 import pytest
 
-from services.servers import Servers
-from services.servers.kafka import Kafka
-from services.servers.postgres import Postgres
+from services.embedded import Servers
+from services.embedded.kafka import Kafka
+from services.embedded.postgres import Postgres
 from tests.faults.load import FAST, assert_nothing_lost_and_nothing_twice, under_load
 from tests.faults.proxy import BehindProxy, Proxy
 from tests.installation import Installation, until

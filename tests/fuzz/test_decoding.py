@@ -7,7 +7,7 @@ from uuid import UUID
 import pytest
 from aiokafka import ConsumerRecord
 
-from services.commands.decode import Unreadable, decode
+from services.judging.decode import Unreadable, decode
 from services.kafka.topics import partition_of
 from services.orders import Rejected
 from tests.controls import raw_record

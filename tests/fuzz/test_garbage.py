@@ -23,7 +23,7 @@ from typer.testing import CliRunner
 
 from services import cli
 from services.kafka.topics import partition_of
-from services.supervisor import Supervisor
+from services.runtime.supervisor import Supervisor
 from tests.engine.commands import ask_update, register
 from tests.fuzz.generate import PARTITIONS, Garbage, catalogue, drawn, flood, repeated
 from tests.fuzz.sender import BrokerHungUp, RawSender, Refused, Taken

@@ -8,10 +8,10 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from services.http.app import create
-from services.http.desk import Desk
-from services.http.pulse import Pulse
+from services.http.gateway import Desk
 from services.http.role import serve
-from services.http.who import Gate
+from services.http.viewers import Gate
+from services.http.wake_ups import Pulse
 
 
 class FakeDesk:

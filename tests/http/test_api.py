@@ -16,7 +16,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from services.supervisor import Supervisor
+from services.runtime.supervisor import Supervisor
 from tests.engine.commands import CLIENT, FREELANCER, offer_refund, register
 from tests.installation import Installation, until
 

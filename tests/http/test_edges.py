@@ -12,10 +12,10 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from services.http import app, connections
+from services.http import app, connection_limits
 from services.http.app import HEADERS, create
 from services.http.role import serve
-from services.http.who import COOKIE
+from services.http.viewers import COOKIE
 from tests.http.serving import FakeDesk, development_gate, served
 from tests.installation import until
 
@@ -178,7 +178,7 @@ async def test_requests_that_no_library_would_send(client: httpx.AsyncClient, ca
         await writer.drain()
         writer.close()
         await writer.wait_closed()
-    await until(lambda: not connections.Connection._waiting)
+    await until(lambda: not connection_limits.Connection._waiting)
     assert caplog.text == ""
 
 
@@ -229,7 +229,7 @@ async def test_a_form_of_another_site_is_refused():
 
 
 async def test_whoever_sends_is_answered_however_many_do_not(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(connections, "_MOST_CONNECTIONS", 6)
+    monkeypatch.setattr(connection_limits, "_MOST_CONNECTIONS", 6)
     async with served() as url, httpx.AsyncClient(base_url=url) as client:
         assert (await client.get("/login")).status_code == 200
         address = urlsplit(url)
@@ -265,7 +265,7 @@ async def _is_answered(client: httpx.AsyncClient) -> bool:
 
 
 async def test_a_request_has_to_come_in_time(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(connections, "_SECONDS_TO_SEND", 0.1)
+    monkeypatch.setattr(connection_limits, "_SECONDS_TO_SEND", 0.1)
     async with served() as url, httpx.AsyncClient(base_url=url) as client:
         for request in (b"GET /", FORM, FORM + b"Content-Length: 9\r\n\r\nuser"):
             assert is_problem(await raw(client, request), 408)
@@ -276,15 +276,15 @@ async def test_a_request_has_to_come_in_time(monkeypatch: pytest.MonkeyPatch):
 
 
 async def test_an_answer_has_to_be_read_in_time(client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(connections, "_SECONDS_TO_READ", 0.1)
+    monkeypatch.setattr(connection_limits, "_SECONDS_TO_READ", 0.1)
     lost = asyncio.Event()
-    ended = connections.Connection.connection_lost
+    ended = connection_limits.Connection.connection_lost
 
     def connection_lost(*given: Any) -> None:
         ended(*given)
         lost.set()
 
-    monkeypatch.setattr(connections.Connection, "connection_lost", connection_lost)
+    monkeypatch.setattr(connection_limits.Connection, "connection_lost", connection_lost)
     address = urlsplit(str(client.base_url))
     with socket.create_connection((address.hostname, address.port)) as connection:
         connection.setblocking(False)

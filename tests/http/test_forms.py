@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.http.desk import PARTY_COMMANDS
+from services.http.gateway import PARTY_COMMANDS
 from tests.engine.commands import CLIENT, FREELANCER, register
 from tests.installation import Installation, until
 

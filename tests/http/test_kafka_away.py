@@ -15,7 +15,7 @@ from uuid import uuid4
 import httpx
 import pytest
 
-from services.servers import Servers
+from services.embedded import Servers
 from tests.engine.commands import CLIENT, register
 from tests.faults.proxy import BehindProxy, Proxy
 from tests.installation import Installation, until

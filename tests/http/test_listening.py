@@ -10,10 +10,10 @@ import pytest
 
 from services.clock import Clock
 from services.http.role import run
-from services.http.who import Gate
+from services.http.viewers import Gate
 from services.kafka.topics import Topics
+from services.runtime.supervisor import Supervisor
 from services.settings import Settings, SettingsError
-from services.supervisor import Supervisor
 from tests.installation import Installation
 
 

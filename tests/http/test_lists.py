@@ -8,7 +8,7 @@ import httpx
 import pytest
 from playwright.async_api import Browser, Page, expect
 
-from projections.paging import Cursor
+from projections.framework.paging import Cursor
 from tests.controls import opened, order_update, registered
 from tests.http.browser import browser as a_browser
 from tests.http.browser import log_in

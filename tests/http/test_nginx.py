@@ -9,9 +9,9 @@ import httpx
 import pytest
 from playwright.async_api import Browser, Page, expect
 
-from services.http import connections
-from services.http.who import COOKIE
-from services.supervisor import Supervisor
+from services.http import connection_limits
+from services.http.viewers import COOKIE
+from services.runtime.supervisor import Supervisor
 from tests.engine.commands import CLIENT, FREELANCER, register
 from tests.http.browser import browser
 from tests.http.nginx import free_port, nginx
@@ -152,7 +152,7 @@ async def test_a_thousand_half_sent_requests_of_one_address_keep_nobody_waiting(
         assert all(number % 2 for number in refused)
         assert (await client.get("/login")).status_code == 200
         assert (await client.post("/login", data={"user": "ann"})).status_code == 303
-        await until(lambda: not connections.Connection._waiting)
+        await until(lambda: not connection_limits.Connection._waiting)
         for task in waiting:
             task.cancel()
         for _, writer in stuck:

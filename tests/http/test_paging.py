@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 from hypothesis import given
 from hypothesis import strategies as st
 
-from projections.paging import Cursor, Part, merged
+from projections.framework.paging import Cursor, Part, merged
 
 T = datetime(2026, 3, 2, 9, tzinfo=UTC)
 _cursors = st.builds(

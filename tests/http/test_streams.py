@@ -8,7 +8,7 @@ import jwt
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from services.http.who import Gate
+from services.http.viewers import Gate
 from tests.controls import CLIENT, opened, order_update
 from tests.http.without_servers import OneOrder, pages_of
 

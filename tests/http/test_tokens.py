@@ -18,9 +18,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jwt.algorithms import ECAlgorithm, RSAAlgorithm
 
-from services.http import keys
+from services.http import token_keys
 from services.http.problems import Problem
-from services.http.who import Gate
+from services.http.viewers import Gate
 from tests.installation import until
 
 KEY, OTHER = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
@@ -167,7 +167,7 @@ async def an_issuer() -> AsyncIterator[tuple[Issuer, Gate]]:
 
 
 async def test_a_key_that_left_the_jwks_is_refused_and_a_new_one_is_found(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(keys, "_REFRESH_EVERY_SECONDS", 0.01)
+    monkeypatch.setattr(token_keys, "_REFRESH_EVERY_SECONDS", 0.01)
     async with an_issuer() as (issuer, gate):
         assert await who(gate, token(key_id="one")) == "ann"
         issuer.jwks = jwks(two=OTHER)
@@ -187,7 +187,7 @@ async def test_an_unknown_key_has_the_jwks_fetched_once(monkeypatch: pytest.Monk
         strangers = [token(OTHER, f"unknown-{n}") for n in range(20)]
         assert [await who(gate, sent) for sent in strangers] == [401] * 20
         assert issuer.asked == 1  # a moment ago
-        monkeypatch.setattr(keys, "_SHORTEST_PAUSE_SECONDS", 0.0)
+        monkeypatch.setattr(token_keys, "_SHORTEST_PAUSE_SECONDS", 0.0)
         issuer.jwks = jwks(one=KEY, two=OTHER)
         found = await asyncio.gather(*(who(gate, token(OTHER, "two")) for _ in range(20)))
         assert found == ["ann"] * 20
@@ -195,8 +195,8 @@ async def test_an_unknown_key_has_the_jwks_fetched_once(monkeypatch: pytest.Monk
 
 
 async def test_while_the_issuer_is_away_known_keys_count_for_a_while(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(keys, "_REFRESH_EVERY_SECONDS", 0.01)
-    monkeypatch.setattr(keys, "_SHORTEST_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(token_keys, "_REFRESH_EVERY_SECONDS", 0.01)
+    monkeypatch.setattr(token_keys, "_SHORTEST_PAUSE_SECONDS", 0.01)
     async with an_issuer() as (issuer, gate):
         issuer.status = 500
         assert await who(gate, token(key_id="one")) == 503
@@ -206,13 +206,13 @@ async def test_while_the_issuer_is_away_known_keys_count_for_a_while(monkeypatch
         await until(lambda: issuer.asked > asked + 1)
         assert await who(gate, token(key_id="one")) == "ann"
         assert await who(gate, token(OTHER, "two")) == 503
-        monkeypatch.setattr(keys, "_KEPT_WITHOUT_ISSUER_SECONDS", 0.0)
+        monkeypatch.setattr(token_keys, "_KEPT_WITHOUT_ISSUER_SECONDS", 0.0)
         assert await who(gate, token(key_id="one")) == 503
 
 
 async def test_an_issuer_that_hangs_keeps_nobody_waiting_whose_key_is_known(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(keys, "_SHORTEST_PAUSE_SECONDS", 0.0)
-    monkeypatch.setattr(keys, "_LONGEST_FETCH_SECONDS", 0.3)
+    monkeypatch.setattr(token_keys, "_SHORTEST_PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr(token_keys, "_LONGEST_FETCH_SECONDS", 0.3)
     async with an_issuer() as (issuer, gate):
         assert await who(gate, token(key_id="one")) == "ann"
         issuer.hangs.clear()

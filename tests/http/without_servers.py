@@ -12,14 +12,14 @@ from resolution_contracts import Command
 from resolution_contracts.values import format_instant
 
 from projections import inbox, order_page
-from projections.paging import Page
+from projections.framework.paging import Page
 from services.clock import Clock
-from services.http.desk import PARTY_COMMANDS, Desk
+from services.http.gateway import PARTY_COMMANDS, Desk
 from services.http.problems import Problem, unknown
-from services.http.pulse import Pulse
-from services.http.who import Gate, Viewer
+from services.http.viewers import Gate, Viewer
+from services.http.wake_ups import Pulse
 from services.orders import Order, Rejected, evolve
-from services.orders.public import event_envelope
+from services.orders.public_events import event_envelope
 from tests.controls import ORDER, T, registered
 from tests.http.serving import served
 

@@ -7,8 +7,8 @@ from urllib.parse import urlsplit
 import psycopg
 import pytest
 
-from services.roles import ROLES
-from services.supervisor import Supervisor
+from services.runtime.roles import ROLES
+from services.runtime.supervisor import Supervisor
 from tests.installation import Installation
 from tests.observability.prometheus import free_port
 

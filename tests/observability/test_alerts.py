@@ -17,7 +17,7 @@ from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 from typer.testing import CliRunner
 
 from services import cli
-from services.roles import ROLES
+from services.runtime.roles import ROLES
 from tests.engine.checkpoints import with_key
 from tests.engine.commands import ask_update, register
 from tests.engine.damage import damage

@@ -6,8 +6,8 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from services.roles import ROLES
-from services.serve import metrics_ports
+from services.runtime.roles import ROLES
+from services.runtime.serve import metrics_ports
 from services.settings import Settings, SettingsError
 from services.telemetry.endpoint import endpoint
 from services.telemetry.health import Health

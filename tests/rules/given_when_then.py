@@ -18,10 +18,10 @@ from typing import Any
 from resolution_contracts import Command, OfferPartialRefund, OfferPartialRefundV2, OpenDispute
 from resolution_contracts.values import format_instant
 
-from services.commands.decode import decode
+from services.judging.decode import decode
 from services.orders import Order, Rejected
 from services.orders.events import Event
-from services.orders.public import public_data
+from services.orders.public_events import public_data
 from tests.controls import COMMENT, DUE, FIRST, HOURS, ORDER, T, as_record, command_id, untyped
 from tests.in_memory import StoredInMemory
 

@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 from resolution_contracts import EventEnvelope, OutcomeEnvelope
 
+from services.eventstore.event_codec import decode_event
+from services.eventstore.snapshots import encode_state
+from services.eventstore.stored_event import StoredRow
 from services.orders import Order
-from services.orders.public import event_envelope
-from services.store.mapper import decode_event
-from services.store.order_keys import WITHOUT_TEXTS
-from services.store.snapshots import encode_state
-from services.store.stored import StoredRow
+from services.orders.public_events import event_envelope
+from services.sealing.order_keys import WITHOUT_TEXTS
 from tests.controls import CLIENT, FREELANCER, STRANGER, Record, T, command_id, milliseconds, raw_record
 from tests.rules.logs import Service, published, service_after
 from tests.rules.oracle import CLOSED, Oracle, instant_text

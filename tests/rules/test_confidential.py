@@ -15,11 +15,11 @@ from resolution_contracts import EVENTS as PUBLIC_EVENTS
 from resolution_contracts import RefundReason
 
 from projections.order_page import NotAParty, show, tell, view
-from services.commands.decode import Unreadable, decode
+from services.judging.decode import Unreadable, decode
 from services.orders import Order, Rejected, evolve
 from services.orders.events import EVENTS, Confidential, DisputeOpened, Event
-from services.orders.public import confidential_fields, event_envelope, public_data
-from services.relay.messages import event_message
+from services.orders.public_events import confidential_fields, event_envelope, public_data
+from services.relay.event_records import event_message
 from tests.controls import (
     CLIENT,
     DAYS,

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from resolution_contracts.commands import COMMAND_TYPES, RegisterOrder
 
-from services.commands.decode import decode
+from services.judging.decode import decode
 from services.orders import Rejected
 from tests.controls import ORDER, T, raw_record, untyped
 

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from services.audit.earlier import code_of, judged_before, same_but_for_sentences, spelled_twice
-from services.commands.decode import decode
+from services.audit.earlier_rules import code_of, judged_before, same_but_for_sentences, spelled_twice
+from services.judging.decode import decode
 from tests.controls import T, accept, as_record, in_envelope, untyped
 
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from services.commands.judge import judge, read
+from services.judging.judge import judge, read
 from services.orders import Order
 from tests.controls import (
     CLIENT,

@@ -3,7 +3,7 @@
 import pytest
 from iso4217 import raw_table
 
-from services.money import decimal_text, money_text, plain_text, read_money
+from services.orders.money import decimal_text, money_text, plain_text, read_money
 
 
 @pytest.mark.parametrize(

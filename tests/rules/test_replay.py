@@ -9,12 +9,12 @@ import pytest
 from resolution_contracts.values import DisputeKind, Role
 
 from projections import READ_MODELS
-from services.audit.as_of_files import _cell
 from services.audit.replay import changes
+from services.audit.replay_files import _cell
 from services.cli.history import history
 from services.cli.terminal import Terminal
 from services.orders.events import DisputeOpened
-from services.orders.public import confidential_fields
+from services.orders.public_events import confidential_fields
 from tests.controls import FIRST, HOURS, ORDER, T, registered
 from tests.rules.logs import Service
 from tests.rules.test_confidential import MARKER, assert_not_marked, every_event, marked_event

@@ -5,11 +5,11 @@ from typing import get_args, get_type_hints
 import pytest
 from resolution_contracts import Command, EraseOrderTexts
 
+from services.eventstore import snapshots
+from services.eventstore.snapshots import decode_state, encode_state, snapshot_version
 from services.orders import Order, events
 from services.orders.events import OrderRegistered, PartialRefundGranted
 from services.orders.texts import ERASED, WITH_TEXTS
-from services.store import snapshots
-from services.store.snapshots import decode_state, encode_state, snapshot_version
 from tests.controls import (
     CLIENT,
     DAYS,

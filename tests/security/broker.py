@@ -5,11 +5,11 @@ from pathlib import Path
 
 import jgo
 
+from services.embedded.jars import VERSION, fetch, one_at_a_time
+from services.embedded.java import java
+from services.embedded.kafka import Kafka
 from services.kafka.cluster import Cluster
 from services.kafka.security import KafkaSecurity
-from services.servers.jars import VERSION, fetch, one_at_a_time
-from services.servers.java import java
-from services.servers.kafka import Kafka
 
 from .certificates import Authority
 

@@ -18,11 +18,11 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from resolution_contracts import CommandAccepted
 from resolution_contracts.client import Client
 
-from services.checkpoints.keys import write_key_pair
+from services.checkpoints.signing_keys import write_key_pair
 from services.kafka.cluster import Cluster
-from services.kafka.single import last_value
+from services.kafka.single_writer import last_value
+from services.runtime.supervisor import Supervisor
 from services.settings import Settings
-from services.supervisor import Supervisor
 from tests.engine.commands import CLIENT, ask_cancellation, register
 from tests.http.test_api import AUDIENCE, ISSUER, KEY, UPDATE, bearer
 from tests.installation import until

@@ -1,4 +1,4 @@
-"""deploy/postgres/roles.sql and services/store/grants.sql on a real PostgreSQL that asks for TLS and passwords."""
+"""deploy/postgres/roles.sql and services/eventstore/grants.sql on a real PostgreSQL that asks for TLS and passwords."""
 
 import asyncio
 import json
@@ -10,11 +10,11 @@ from eventsourcing.persistence import OperationalError as StoreOperationalError
 from psycopg.errors import InsufficientPrivilege
 
 from projections import READ_MODELS
-from projections.projector import Projector
-from services.master_keys import MasterKeys
-from services.store import OrderStore, migrate
-from services.store.migrate import SchemaOutdated
-from services.supervisor import Supervisor
+from projections.framework.projector import Projector
+from services.eventstore.application import OrderStore
+from services.eventstore.migrate import SchemaOutdated, migrate
+from services.runtime.supervisor import Supervisor
+from services.sealing.master_keys import MasterKeys
 
 from .conftest import Guarded, Told
 

@@ -15,7 +15,7 @@ from aiokafka.errors import (
 
 from services.kafka.cluster import Cluster
 from services.kafka.security import KafkaSecurity
-from services.kafka.single import last_value
+from services.kafka.single_writer import last_value
 from services.kafka.topics import DEFAULT_PARTITIONS, TopicError, Topics, ensure_topics
 
 from .conftest import Guarded, Told

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from services.kafka.broker import broker_of
+from services.kafka.faststream_broker import broker_of
 from services.settings import Settings, SettingsError
 
 from .certificates import Authority
@@ -123,9 +123,9 @@ def test_no_client_is_made_elsewhere():
     naming = {str(file) for file in places if "bootstrap_servers" in file.read_text()}
     assert naming == {"services/kafka/cluster.py"}
     naming = {str(file) for file in places if "settings.kafka," in file.read_text()}
-    assert naming == {"services/serve.py"}  # tells people where
+    assert naming == {"services/runtime/serve.py"}  # tells people where
     making = {str(file) for file in places if "KafkaBroker(" in file.read_text()}
-    assert making == {"services/kafka/broker.py"}
+    assert making == {"services/kafka/faststream_broker.py"}
 
 
 def test_the_command_line_tells_a_mistake_and_ends_with_2():

@@ -16,13 +16,13 @@ import psutil
 import psycopg
 import pytest
 
-from services.servers import ServerError, embedded, jars, java
-from services.servers import kafka as kafka_module
+from services.embedded import ServerError, embedded, jars, java
+from services.embedded import kafka as kafka_module
 
 _USER = """
 import json, sys
 from pathlib import Path
-from services.servers import embedded
+from services.embedded import embedded
 with embedded(Path(sys.argv[1])) as servers:
     print(json.dumps([servers.database, servers.kafka]), flush=True)
     sys.stdin.read()

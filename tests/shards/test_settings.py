@@ -2,10 +2,10 @@
 
 import pytest
 
-from services.serve import metrics_ports
+from services.runtime.serve import metrics_ports
+from services.runtime.supervisor import processes_of
 from services.settings import Settings, SettingsError
-from services.shards import Shard
-from services.supervisor import processes_of
+from services.shards.arithmetic import Shard
 
 TWO = {"RESOLUTION_DATABASE_URL": "postgresql://one/r  postgresql://two/r"}
 

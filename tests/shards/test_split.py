@@ -17,19 +17,19 @@ from resolution_contracts import CommandEnvelope
 from typer.testing import CliRunner
 
 from services import cli
-from services import split as splitting
 from services.audit.findings import Differences
-from services.audit.split import verify_splits
-from services.checkpoints.chain import parse
-from services.checkpoints.keys import write_key_pair
+from services.audit.verify_split import verify_splits
+from services.checkpoints.signing_keys import write_key_pair
+from services.embedded import Servers
+from services.eventstore.checkpoint_chain import parse
+from services.eventstore.positions import StoredPositions
 from services.kafka.relay_position import published
-from services.kafka.single import last_value
+from services.kafka.single_writer import last_value
 from services.kafka.topics import Topics, partition_of
-from services.servers import Servers
-from services.shards import Shard
-from services.store.place import WrongShard
-from services.store.positions import StoredPositions
-from services.store.split import CannotSplit, State, keep_own
+from services.shards import split as splitting
+from services.shards.arithmetic import Shard
+from services.shards.identity import WrongShard
+from services.shards.split_database import CannotSplit, State, keep_own
 from tests.engine.commands import register
 from tests.faults.load import FAST, assert_nothing_lost_and_nothing_twice, under_load
 from tests.installation import ROLES, Installation, until

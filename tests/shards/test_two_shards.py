@@ -14,9 +14,9 @@ from resolution_contracts.values import format_instant
 from typer.testing import CliRunner
 
 from services import cli
-from services.renewal import NotRenewed
-from services.servers import Servers
-from services.supervisor import Supervisor
+from services.embedded import Servers
+from services.relay.renew_topics import NotRenewed
+from services.runtime.supervisor import Supervisor
 from tests.engine.commands import CLIENT, FREELANCER, ask_cancellation, ask_update, offer_refund, register
 from tests.installation import ROLES, Installation, until
 from tests.judgement_day import assert_as_the_oracle_says

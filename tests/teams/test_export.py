@@ -13,9 +13,9 @@ from resolution_contracts import Command
 from typer.testing import CliRunner
 
 from services import cli
+from services.eventstore.application import OrderStore
 from services.export import incremental
-from services.staging import Staging, alone, finish_killed
-from services.store import OrderStore
+from services.export.staging import Staging, alone, finish_killed
 from tests.controls import (
     CLIENT,
     DAYS,

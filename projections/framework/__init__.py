@@ -1,0 +1,1 @@
+"""What all read models share: how one is written, kept up to date, rebuilt, and paged."""

@@ -1,0 +1,224 @@
+"""All read models as they stood at an instant, in PostgreSQL schemas of their own. The live ones are not touched.
+
+An event counts if its business time is not later than the instant. Orders are gone through one after another, because
+only within an order do times follow the order of the store. The schemas are filled as PREFIX_NAME_new and renamed
+together at the end, so that nobody reads half of them; a comment on each says that a replay made it, and of what.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from itertools import takewhile
+from typing import Any, LiteralString, cast
+
+import msgspec
+import psycopg
+from psycopg import Cursor
+from psycopg.rows import DictRow, dict_row
+from psycopg.sql import SQL, Identifier, Literal
+from resolution_contracts.values import format_instant
+
+from projections import READ_MODELS
+from services.eventstore.database import connect, held, search
+from services.eventstore.event_codec import decode_row
+from services.eventstore.load_histories import histories
+from services.orders.events import Event
+from services.sealing.order_keys import WITHOUT_TEXTS
+
+from .read_model import ReadModel
+
+_MARK = "resolution replay: "
+_ROWS_AT_ONCE = 1000
+
+
+class AsOfError(Exception):
+    """A replay that cannot be done: a sentence that says what to do instead."""
+
+
+class Replayed(msgspec.Struct):
+    """What was built. `position`: the store's last event when it began; `events`: how many of those count.
+
+    `overdue`: disputes whose deadline the instant had reached, and whose auto-acceptance is not stored yet. `rows` are
+    counted by table, as "read model.table".
+    """
+
+    as_of: datetime
+    position: int
+    events: int = 0
+    orders: int = 0
+    overdue: int = 0
+    rows: dict[str, int] = {}
+
+
+class ReadModelsAsOf:
+    """The schemas of one prefix, held against other replays into them; see `hold`."""
+
+    def __init__(self, connection: psycopg.Connection[DictRow], prefix: str) -> None:
+        self._connection = connection
+        self._prefix = prefix
+        self._models: list[ReadModel[Any]] = [model() for model in READ_MODELS.values()]
+
+    @classmethod
+    @contextmanager
+    def hold(cls, database_url: str, prefix: str) -> Iterator["ReadModelsAsOf"]:
+        """Raises AsOfError while another replay into these schemas runs, and psycopg.Error."""
+        with (
+            held(database_url, "SELECT pg_try_advisory_xact_lock(hashtextextended(%s, 2))", (prefix,)) as alone,
+            connect(database_url, autocommit=True, row_factory=dict_row) as connection,
+        ):
+            if not alone:
+                raise AsOfError(f"Another replay into the schemas {prefix}_… is at work; wait until it has ended.")
+            yield cls(connection, prefix)
+
+    def fill(self, as_of: datetime, progress: Callable[[int, int], None]) -> Replayed:
+        """Builds all of them, unseen until `keep`. `progress` is told how many events were read, and of how many.
+
+        Raises AsOfError where schemas are in the way or an order's history has a gap, psycopg.Error, and the library's
+        MapperDeserialisationError for an event that this version cannot read.
+        """
+        self._make_room()
+        replayed = Replayed(as_of, self._last_event_id())
+        read = 0
+        with self._connection.cursor() as cursor:
+            for orders in histories(cursor, replayed.position):
+                read += sum(map(len, orders.values()))
+                self._take([[decode_row(row, WITHOUT_TEXTS) for row in rows] for rows in orders.values()], replayed)
+                progress(read, replayed.position)
+        self._finish(replayed)
+        return replayed
+
+    def keep(self) -> None:
+        """Gives the schemas their names, all at once. Raises psycopg.Error."""
+        with self._connection.transaction():
+            for model in self._models:
+                names = Identifier(self._new(model)), Identifier(self.schema(model))
+                self._connection.execute(SQL("ALTER SCHEMA {} RENAME TO {}").format(*names))
+
+    def drop(self) -> list[str]:
+        """Deletes the schemas, finished ones or not; returns their names. Raises AsOfError where one is not ours."""
+        with self._connection.transaction():
+            there = self._there()
+            for schema in there:
+                self._connection.execute(SQL("DROP SCHEMA {} CASCADE").format(Identifier(schema)))
+        return list(there)
+
+    def tables(self) -> Iterator[tuple[str, str, Iterator[DictRow]]]:
+        """After `fill`: each read model's name, each of its tables, and its rows, sorted by their key."""
+        for model in self._models:
+            for table in self._tables(model):
+                yield model.name, table, self._rows(Identifier(self._new(model), table))
+
+    def schema(self, model: ReadModel[Any]) -> str:
+        return f"{self._prefix}_{model.name}"
+
+    def _new(self, model: ReadModel[Any]) -> str:
+        return f"{self.schema(model)}_new"
+
+    # --- before ---
+
+    def _make_room(self) -> None:
+        with self._connection.transaction():
+            there = self._there()
+            for schema, comment in there.items():
+                if not schema.endswith("_new"):
+                    raise AsOfError(
+                        f"{schema} is there already ({comment.removeprefix(_MARK)}). Choose another prefix, or delete "
+                        f"it with all of its prefix: resolution replay --drop {self._prefix}"
+                    )
+                self._connection.execute(SQL("DROP SCHEMA {} CASCADE").format(Identifier(schema)))
+            for model in self._models:
+                self._connection.execute(SQL("CREATE SCHEMA {}").format(Identifier(self._new(model))))
+                self._comment(model, "not finished")
+                with self._in_schema(model) as cursor:
+                    model.create(cursor)
+
+    def _there(self) -> dict[str, str]:
+        """Our schemas that exist, with their comments."""
+        wanted = [name for model in self._models for name in (self.schema(model), self._new(model))]
+        rows = self._connection.execute(
+            "SELECT nspname, coalesce(obj_description(oid, 'pg_namespace'), '') AS comment FROM pg_namespace "
+            "WHERE nspname = ANY(%s) ORDER BY nspname",
+            (wanted,),
+        )
+        found = {row["nspname"]: row["comment"] for row in rows}
+        for schema, comment in found.items():
+            if not comment.startswith(_MARK):
+                raise AsOfError(f"The schema {schema} was not made by a replay and stays. Choose another prefix.")
+        return found
+
+    def _comment(self, model: ReadModel[Any], text: str) -> None:
+        comment = SQL("COMMENT ON SCHEMA {} IS {}").format(Identifier(self._new(model)), Literal(_MARK + text))
+        self._connection.execute(comment)
+
+    # --- the events ---
+
+    def _last_event_id(self) -> int:
+        row = self._connection.execute("SELECT coalesce(max(notification_id), 0) AS n FROM order_events").fetchone()
+        return int(cast("DictRow", row)["n"])
+
+    def _take(self, orders: list[list[Event]], replayed: Replayed) -> None:
+        """Within an order times ascend, so that what counts of it is how it began."""
+        counted: list[Event] = []
+        for history in orders:
+            before = len(counted)
+            counted += takewhile(lambda event: event.timestamp <= replayed.as_of, history)
+            replayed.orders += len(counted) > before
+        replayed.events += len(counted)
+        if not counted:
+            return
+        with self._connection.transaction():
+            self._connection.execute("SET LOCAL synchronous_commit TO off")  # after a crash all is built again
+            for model in self._models:
+                with self._in_schema(model) as cursor:
+                    _apply(model, cursor, counted)
+
+    # --- after ---
+
+    def _finish(self, replayed: Replayed) -> None:
+        with self._connection.transaction():
+            for model in self._models:
+                with self._in_schema(model) as cursor:
+                    model.pass_time(cursor, replayed.as_of)
+                for table in self._tables(model):
+                    replayed.rows[f"{model.name}.{table}"] = self._count(Identifier(self._new(model), table))
+                at, position = format_instant(replayed.as_of), replayed.position
+                self._comment(model, f"{model.name} as of {at}, from the events up to {position}")
+            overview = Identifier(f"{self._prefix}_overview_new", "orders")
+            replayed.overdue = self._count(overview, "respond_by <= %s", replayed.as_of)
+
+    def _count(self, table: Identifier, where: LiteralString = "true", *values: Any) -> int:
+        query = SQL("SELECT count(*) AS n FROM {} WHERE ").format(table) + SQL(where)
+        row = self._connection.execute(query, values).fetchone()
+        return int(cast("DictRow", row)["n"])
+
+    def _tables(self, model: ReadModel[Any]) -> list[str]:
+        rows = self._connection.execute(
+            "SELECT tablename FROM pg_tables WHERE schemaname = %s ORDER BY 1", (self._new(model),)
+        )
+        return [row["tablename"] for row in rows]
+
+    def _rows(self, table: Identifier) -> Iterator[DictRow]:
+        """From a cursor of the server, since a table may be larger than memory."""
+        key = self._connection.execute(
+            "SELECT attname FROM pg_index JOIN pg_attribute ON attrelid = indrelid AND attnum = ANY(indkey) "
+            "WHERE indisprimary AND indrelid = %s::regclass ORDER BY array_position(indkey::int2[], attnum)",
+            (table.as_string(self._connection),),
+        )
+        columns = SQL(", ").join(Identifier(row["attname"]) for row in key)
+        with self._connection.transaction(), self._connection.cursor("rows") as cursor:
+            cursor.itersize = _ROWS_AT_ONCE
+            cursor.execute(SQL("SELECT * FROM {} ORDER BY {}").format(table, columns))
+            yield from cursor
+
+    @contextmanager
+    def _in_schema(self, model: ReadModel[Any]) -> Iterator[Cursor[DictRow]]:
+        with self._connection.cursor() as cursor:
+            search(cursor, self._new(model))
+            yield cursor
+
+
+def _apply(model: ReadModel[Any], cursor: Cursor[DictRow], events: list[Event]) -> None:
+    try:
+        model.apply(cursor, events)
+    except ValueError as error:
+        raise AsOfError(f"What is stored does not follow: {error}. resolution verify looks for more.") from error

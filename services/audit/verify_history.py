@@ -1,0 +1,431 @@
+"""Some partitions' history: each stored outcome and event against its command, judged again, and against Kafka.
+
+One pass in the order of the store. For each outcome: its command is read from the topic and judged as the service has
+to; what is stored must be what comes out; and the records that the relay publishes must be the next ones on their
+topics. An order goes on from what follows from its commands, so that one difference is not reported as many.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AsyncExitStack
+from datetime import datetime
+from itertools import takewhile, zip_longest
+from operator import attrgetter
+from typing import Any
+
+import msgspec
+import psycopg
+from eventsourcing.persistence import MapperDeserialisationError
+
+from services.eventstore.append import OutcomeRow
+from services.eventstore.database import connect
+from services.eventstore.dead_letters import dead_letters
+from services.eventstore.event_codec import decode_event, is_stored_as
+from services.eventstore.history_digest import digest_of_last_events
+from services.judging.decode import Received
+from services.judging.first_uses import first_use, remember
+from services.judging.judge import Judged, Reading, judge, read
+from services.judging.order_cache import OrderCache
+from services.judging.retried_letters import at_first_time, first_offset
+from services.kafka.cluster import Cluster
+from services.kafka.consumer import Record
+from services.kafka.read_topics import Ends, Stream, open_streams
+from services.kafka.topics import Topics, partition_of
+from services.orders import Order, evolve
+from services.orders.events import Event
+from services.retention.months import Retired
+from services.sealing.master_keys import MasterKeys
+from services.sealing.order_keys import OrderKeys, load_keys
+from services.shards.identity import Split
+
+from .earlier_rules import code_of, judged_before, same_but_for_sentences, spelled_twice
+from .findings import Findings
+from .open_disputes import Change, Disputes, OpenDispute
+from .published_records import Published
+from .stored_history import Chunk, ChunkLoader, NumberedRow, StoredOutcome, load_histories
+
+_CHUNK = 10_000
+_SAVE_EVERY_SECONDS = 2.0
+_CACHED_ORDERS = 60_000
+
+
+class Limits(msgspec.Struct):
+    """What was measured at the start. `published`: the last outcome that Kafka has to have. `timer`: what the timer had
+    read of the events. `bases`: by partition, what the store adds to the commands topic's offsets, as is done here."""
+
+    outcome_id: int
+    event_id: int
+    published: int
+    begins: Ends
+    ends: Ends
+    timer: dict[int, int]
+    parked: set[tuple[int, int]]
+    bases: dict[int, int]
+    split: Split
+    retired: Retired
+
+
+class Progress(msgspec.Struct):
+    """How far a verification has come; what another one needs to go on from there. `event_id`: the last event of the
+    outcomes up to `outcome_id`, or of those that were retired.
+
+    `open`: disputes as of the offsets `timer`; `later`: what came behind those. `history`: a digest of the last events
+    up to `event_id`; none in a file of an earlier version.
+    """
+
+    partitions: list[int]
+    outcome_id: int = 0
+    event_id: int = 0
+    offsets: Ends = {}
+    waiting: list[tuple[int, int]] = []
+    open: list[OpenDispute] = []
+    later: list[Change] = []
+    findings: dict[str, Any] = {}
+    history: str = ""
+
+
+class History:
+    """Verifies the history of `progress.partitions`, and moves `progress` on."""
+
+    def __init__(
+        self,
+        url: str,
+        masters: MasterKeys,
+        topics: Topics,
+        business_time: Callable[[int], datetime],
+        limits: Limits,
+        progress: Progress,
+    ) -> None:
+        self._url = url
+        self._masters = masters
+        self._topics = topics
+        self._business_time = business_time
+        self._limits = limits
+        self._progress = progress
+        self._orders = OrderCache(_CACHED_ORDERS)
+        self._findings = Findings()
+        self._findings.add(progress.findings)
+        self._disputes = Disputes(limits.timer, progress.open, progress.later)
+        self._waiting: dict[tuple[int, int], Record] = {}
+        self._streams: dict[str, dict[int, Stream]]
+        self._commands: dict[int, Stream]
+        self._published: Published
+        self._connection: psycopg.Connection[Any]
+
+    async def run(self, cluster: Cluster, saved: Callable[[Progress], None]) -> Findings:
+        """Goes through to the limits; calls `saved` from time to time, last where all is published.
+
+        Raises KafkaError and psycopg.Error.
+        """
+        async with AsyncExitStack() as stack:
+            self._streams = {topic: await self._opened(stack, cluster, topic) for topic in self._limits.ends}
+            self._commands = self._streams[self._topics.commands]
+            self._published = Published(
+                self._topics,
+                self._streams,
+                self._limits.begins,
+                self._limits.published,
+                self._disputes,
+                self._findings,
+            )
+            self._connection = stack.enter_context(connect(self._url, autocommit=True))
+            await self._reread_waiting()
+            loader = self._loader(stack.enter_context(connect(self._url, autocommit=True)))
+            await self._retired(loader, saved)
+            await self._chunks(loader, min(self._limits.published, self._limits.outcome_id), saved)
+            saved(self._save())
+            # Another verification begins before these: what is not on Kafka yet has to be looked for again.
+            await self._chunks(loader, self._limits.outcome_id)
+            await self._look_for_surplus()
+        return self._findings
+
+    async def _opened(self, stack: AsyncExitStack, cluster: Cluster, topic: str) -> dict[int, Stream]:
+        bases = self._limits.bases if topic == self._topics.commands else {}
+        consumer, streams = await open_streams(cluster, topic, self._starts(topic), self._limits.ends[topic], bases)
+        stack.push_async_callback(consumer.stop)
+        return streams
+
+    def _starts(self, topic: str) -> dict[int, int]:
+        begins, before = self._limits.begins[topic], self._progress.offsets.get(topic, {})
+        return {number: max(begins[number], before.get(number, 0)) for number in self._progress.partitions}
+
+    def _loader(self, connection: psycopg.Connection[Any]) -> ChunkLoader:
+        # One of the workers looks for what nobody has.
+        tells_gaps = self._topics.shard.number in self._progress.partitions
+        return ChunkLoader(connection, self._masters, self._progress.partitions, self._limits.split, tells_gaps)
+
+    async def _retired(self, loader: ChunkLoader, saved: Callable[[Progress], None]) -> None:
+        """Of retired outcomes the events are left: they have to follow one another, and to be on Kafka."""
+        retired = self._limits.retired
+        if self._progress.outcome_id >= retired.outcome_id:
+            return
+        count = len(self._limits.begins[self._topics.commands])
+
+        def partition(order_id: str) -> int:
+            return partition_of(order_id.encode(), count)
+
+        for after in range(self._progress.event_id, retired.event_id, _CHUNK):
+            last = min(after + _CHUNK, retired.event_id)
+            await self._verify(await asyncio.to_thread(loader.load_retired, after, last, partition))
+            self._progress.event_id = last
+            saved(self._save())
+        self._progress.outcome_id = retired.outcome_id
+
+    async def _chunks(self, loader: ChunkLoader, end: int, saved: Callable[[Progress], None] | None = None) -> None:
+        """Verifies outcomes up to `end`; the next chunk is loaded meanwhile."""
+        ahead = _load(loader, self._progress.outcome_id, end)
+        due = 0.0
+        while ahead is not None:
+            last, loading = ahead
+            chunk = await loading
+            ahead = _load(loader, last, end)
+            await self._verify(chunk)
+            self._progress.outcome_id = last
+            if chunk.outcomes:
+                self._progress.event_id = chunk.outcomes[-1].last_event_id
+            if saved is not None and time.monotonic() > due:
+                saved(self._save())
+                due = time.monotonic() + _SAVE_EVERY_SECONDS
+
+    # --- a chunk ---
+
+    async def _verify(self, chunk: Chunk) -> None:
+        for sentence in chunk.missing:
+            self._findings.differs(sentence)
+        await asyncio.to_thread(self._load_orders, chunk)
+        found = [(row, await self._command(row, chunk)) for row in chunk.outcomes]
+        # Behind an outcome without its command, an order goes on from what is stored.
+        blind = {row.order_id: row.outcome_id for row, record in found if record is None}
+        to_judge: list[tuple[StoredOutcome, Record]] = []
+        for row, record in found:
+            if record is None or row.outcome_id <= blind.get(row.order_id, 0):
+                self._follow(row, chunk)
+            else:
+                to_judge.append((row, record))
+        judged = self._judge(to_judge, chunk)
+        for row in chunk.outcomes:
+            stored = chunk.of(row)
+            self._findings.outcomes += row.kind != "retired"
+            self._findings.events += len(stored)
+            events = self._compare_with_store(row, stored, judged.get((row.partition, row.record_offset)), chunk.keys)
+            await self._published.compare(row, events, chunk.keys)
+
+    def _load_orders(self, chunk: Chunk) -> None:
+        orders, missing = self._orders.take(row.order_id for row in chunk.outcomes if row.order_id)
+        if missing:
+            histories = load_histories(self._connection, missing, chunk.outcomes[0].before)
+            keys = load_keys(self._connection, missing, self._masters)
+            orders |= {order_id: _project(order_id, history, keys) for order_id, history in histories.items()}
+        self._orders.put(orders)
+
+    async def _command(self, row: StoredOutcome, chunk: Chunk) -> Record | None:
+        """Its record; None if it has left the topic, or never was there, or what it repeats was retired."""
+        place = (row.partition, row.record_offset)
+        if row.kind == "retired":
+            self._findings.retired += 1
+            return None
+        if row.record_offset < self._limits.begins[self._topics.commands][row.partition]:
+            self._findings.expired += 1
+            return None
+        stream = self._commands[row.partition]
+        if (record := stream.take_at(row.record_offset)) is None:  # not at hand, or kept for later
+            while (record := await stream.peek()) is not None and record.offset <= row.record_offset:
+                self._waiting[record.partition, record.offset] = stream.take()
+            record = self._waiting.pop(place, None)
+        if record is None:
+            self._findings.differs(f"outcome {row.outcome_id} is of no command: there is none at {_at(place)}")
+        elif self._limits.retired.outcome_id and _repeats_what_is_gone(row, chunk):
+            self._findings.expired += 1
+            return None
+        return record
+
+    def _judge(
+        self, rows: Sequence[tuple[StoredOutcome, Record]], chunk: Chunk
+    ) -> dict[tuple[int, int], tuple[OutcomeRow, list[Event]] | str]:
+        """By partition and offset, what should be stored, or why that cannot be told."""
+        records = [self._at_first_time(record) for _, record in rows]
+        first = [(row.order_id, row.command_id) for row in chunk.outcomes if row.kind in _FIRST]
+        twice = spelled_twice([*first, *chunk.first_uses])
+        readings = []
+        partitions = len(self._limits.begins[self._topics.commands])
+        for (row, record), reading in zip(rows, read(records, self._business_time, partitions), strict=True):
+            if _was_judged_before(row, reading[1], twice):
+                readings += read([reading[0]], self._business_time, None, as_before=True)
+            elif row.kind == "dead" and not isinstance(reading[1], str):
+                self._outgrown(row, record, chunk.keys)
+            else:
+                readings.append(reading)
+        ids = {reading.order_id for _, reading in readings if isinstance(reading, Received)}
+        orders, missing = self._orders.take(ids)
+        orders |= {order_id: Order(id=order_id) for order_id in missing}
+        judged = judge(readings, orders, [chunk.first_uses], set())
+        self._orders.put(orders)
+        self._orders.drop(command.order_id for command in judged.parked)
+        return _by_place(judged)
+
+    def _at_first_time(self, record: Record) -> Record:
+        if (offset := first_offset(record)) is None:
+            return record
+        return at_first_time(record, next(iter(dead_letters(self._connection, [(record.partition, offset)])), None))
+
+    def _outgrown(self, row: StoredOutcome, record: Record, keys: OrderKeys) -> None:
+        """It became a dead letter, because an operator discarded it or an earlier version could not read it."""
+        self._findings.outgrown += 1
+        if row.key != record.key or (row.message != record.value and not row.is_erased_letter(keys)):
+            self._findings.differs(f"the dead letter of {_at((row.partition, row.record_offset))} is not its record")
+
+    def _follow(self, row: StoredOutcome, chunk: Chunk) -> None:
+        """Takes a stored outcome and its events as they are; events must follow one another all the same."""
+        if row.kind in ("accepted", "rejected") and row.message is not None:
+            remember(chunk.first_uses, row.order_id, row.command_id, (row.digest, row.message))
+        for stored in chunk.of(row):
+            if stored is None:
+                continue  # told already
+            orders, _ = self._orders.take([stored.originator_id])
+            order = orders.get(stored.originator_id) or Order(id=stored.originator_id)
+            try:
+                if isinstance(order, Order):
+                    evolve.evolve(order, decode_event(stored, chunk.keys))
+            except (MapperDeserialisationError, ValueError) as error:
+                self._findings.differs(f"event {stored.notification_id} does not follow: {error}")
+                order = error
+            self._orders.put({stored.originator_id: order})
+
+    # --- what is stored ---
+
+    def _compare_with_store(
+        self,
+        row: StoredOutcome,
+        stored: Sequence[NumberedRow | None],
+        expected: tuple[OutcomeRow, list[Event]] | str | None,
+        keys: OrderKeys,
+    ) -> Sequence[Event | None]:
+        """Tells what differs; returns the stored events, None for one that cannot be read."""
+        if isinstance(expected, str):
+            self._differs(row, f"the command at {_at((row.partition, row.record_offset))} cannot be judged: {expected}")
+        if expected is None or isinstance(expected, str):  # followed without its command, or told already
+            if stored and row.kind in _AGAIN:
+                self._differs(row, f"outcome {row.outcome_id} is of a repeat, and has events")
+            return [self._decoded(event, keys) for event in stored]
+        outcome, events = expected
+        if _compared(outcome) != _compared(row):
+            compared = _COMPARED[:-1] if row.is_erased_letter(keys) else _COMPARED
+            names = [name for name in compared if getattr(outcome, name) != getattr(row, name)]
+            if names and not (names == ["message"] and same_but_for_sentences(outcome.message, row.message)):
+                self._differs(row, f"outcome {row.outcome_id} is not what follows from its command: {', '.join(names)}")
+        if len(events) != len(stored):
+            self._differs(row, f"outcome {row.outcome_id} has {len(stored)} events; {len(events)} follow")
+        result: list[Event | None] = []
+        for found, should in zip_longest(stored, events):
+            if found is not None and should is not None and is_stored_as(found, should, keys):
+                result.append(should)
+            elif found is not None:
+                self._differs(row, f"event {found.notification_id} is not what follows from its command")
+                result.append(self._decoded(found, keys))
+        return result
+
+    def _differs(self, row: StoredOutcome, sentence: str) -> None:
+        self._findings.differs(f"order {row.order_id}: {sentence}" if row.order_id else sentence)
+
+    def _decoded(self, stored: NumberedRow | None, keys: OrderKeys) -> Event | None:
+        if stored is None:
+            return None  # told already, as a number that is missing
+        try:
+            return decode_event(stored, keys)
+        except MapperDeserialisationError:
+            self._findings.differs(f"event {stored.notification_id} cannot be read")
+            return None
+
+    # --- the end ---
+
+    async def _look_for_surplus(self) -> None:
+        """Nothing is left but commands that are parked."""
+        await self._published.look_for_surplus()
+        for stream in self._commands.values():
+            while (record := await stream.peek()) is not None:
+                self._waiting[record.partition, record.offset] = stream.take()
+        mine = {place for place in self._limits.parked if place[0] in self._progress.partitions}
+        for place in sorted(self._waiting.keys() - mine):
+            self._findings.differs(f"the command at {_at(place)} has no outcome, and is not parked")
+        for place in sorted(mine - self._waiting.keys()):
+            if place[1] >= self._limits.begins[self._topics.commands][place[0]]:
+                self._findings.differs(f"a command is parked that is not on the topic: {_at(place)}")
+        self._findings.parked += len(mine)
+
+    # --- stopping and going on ---
+
+    def _save(self) -> Progress:
+        self._progress.offsets = {
+            topic: {partition: stream.position for partition, stream in streams.items()}
+            for topic, streams in self._streams.items()
+        }
+        self._progress.waiting = list(self._waiting)
+        self._progress.open = self._disputes.open
+        self._progress.later = self._disputes.later
+        self._progress.findings = self._findings.as_dict()
+        self._progress.history = digest_of_last_events(self._connection, self._progress.event_id)
+        return self._progress
+
+    async def _reread_waiting(self) -> None:
+        """Commands that were read before and had no outcome yet."""
+        for partition, stream in self._commands.items():
+            places = {place for place in self._progress.waiting if place[0] == partition}
+            for record in await stream.again([offset for _, offset in places]):
+                self._waiting[partition, record.offset] = record
+
+
+def _load(loader: ChunkLoader, after: int, end: int) -> tuple[int, asyncio.Future[Chunk]] | None:
+    """The chunk behind `after`, on its way, and its last number."""
+    last = min(after + _CHUNK, end)
+    if last <= after:
+        return None
+    return last, asyncio.ensure_future(asyncio.to_thread(loader.load, after, last))
+
+
+_FIRST = ("accepted", "rejected")
+_AGAIN = ("repeated", "reused")
+_COMPARED = ("kind", "order_id", "command_id", "digest", "source", "key", "message")
+_compared = attrgetter(*_COMPARED)
+
+
+def _was_judged_before(row: StoredOutcome, reading: Reading, twice: set[tuple[str, str]]) -> bool:
+    """Whether an earlier version read this command in its own way. `twice`: see `spelled_twice`."""
+    if row.kind == "dead" or not isinstance(reading, Received):
+        return row.kind != "dead" and isinstance(reading, str)
+    if row.kind in _FIRST:
+        code = "" if row.kind == "accepted" else code_of(row.message or b"")
+        if judged_before(reading, code, (row.order_id, row.command_id.lower()) in twice):
+            return True
+    return reading.digest != row.digest
+
+
+def _repeats_what_is_gone(row: StoredOutcome, chunk: Chunk) -> bool:
+    """Whether the first use of its command id was retired."""
+    if row.kind not in _AGAIN or first_use([chunk.first_uses], row.order_id, row.command_id) is not None:
+        return False
+    use = row.order_id, row.command_id.lower()
+    before = takewhile(lambda other: other is not row, chunk.outcomes)
+    return not any(o.kind not in _AGAIN and (o.order_id, o.command_id.lower()) == use for o in before)
+
+
+def _by_place(judged: Judged) -> dict[tuple[int, int], tuple[OutcomeRow, list[Event]] | str]:
+    found: dict[tuple[int, int], tuple[OutcomeRow, list[Event]] | str] = {
+        (command.partition, command.record_offset): command.why or "its order cannot" for command in judged.parked
+    }
+    events = iter(judged.events)
+    for row in judged.outcomes:
+        found[row.partition, row.offset] = row, [next(events) for _ in range(row.events)]
+    return found
+
+
+def _project(order_id: str, history: Iterable[NumberedRow], keys: OrderKeys) -> Order | Exception:
+    try:
+        events = (decode_event(row, keys) for row in history)
+        return Order.project(Order(id=order_id), events) or Order(id=order_id)
+    except Exception as failure:  # a bug of ours, or an event that was tampered with
+        return failure
+
+
+def _at(place: tuple[int, int]) -> str:
+    return f"{place[0]}/{place[1]}"

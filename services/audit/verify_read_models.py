@@ -1,0 +1,137 @@
+"""Read models against a replay of the event store, in one snapshot of the database. Writes temporary tables only."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, cast
+
+from eventsourcing.persistence import MapperDeserialisationError
+from psycopg import Cursor
+from psycopg.rows import DictRow, dict_row
+from psycopg.sql import SQL, Identifier
+
+from projections import READ_MODELS
+from projections.framework.read_model import Fact, ReadModel
+from services.eventstore.database import connect, search
+from services.eventstore.event_codec import decode_row
+from services.eventstore.load_histories import histories
+from services.sealing.order_keys import WITHOUT_TEXTS
+
+from .findings import Findings
+
+
+def verify_read_models(url: str, names: Sequence[str], findings: Findings, progress: Callable[[int], None]) -> None:
+    """Compares each row of these read models with what their events give. `progress` gets events replayed.
+
+    Raises psycopg.Error, and what a read model's handlers fail with.
+    """
+    with connect(url, row_factory=dict_row) as connection:
+        connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        with connection.cursor() as cursor:
+            replays = [replay for name in names if (replay := _Replay.begin(cursor, READ_MODELS[name]())) is not None]
+            if replays:
+                _replay(cursor, replays, findings, progress)
+                for replay in replays:
+                    replay.finish(cursor, findings)
+        connection.rollback()
+
+
+def _replay(
+    cursor: Cursor[DictRow], replays: Sequence["_Replay"], findings: Findings, progress: Callable[[int], None]
+) -> None:
+    for orders in histories(cursor, max(replay.position for replay in replays)):
+        for replay in replays:
+            replay.orders(cursor, orders, findings)
+        progress(sum(map(len, orders.values())))
+
+
+class _Replay:
+    """One read model, replayed up to its own position."""
+
+    def __init__(self, model: ReadModel[Any], position: int) -> None:
+        self._model = model
+        self._rows = 0
+        self.position = position
+
+    @classmethod
+    def begin(cls, cursor: Cursor[DictRow], model: ReadModel[Any]) -> "_Replay | None":
+        """None for one that was never built."""
+        cursor.execute("SELECT to_regclass(%s) IS NOT NULL AS there", (f"{model.name}.orders",))
+        if not cast("DictRow", cursor.fetchone())["there"]:
+            return None
+        cursor.execute(
+            "SELECT coalesce(max(notification_id), 0) AS n FROM projection_tracking WHERE application_name = %s",
+            (model.name,),
+        )
+        position: int = cast("DictRow", cursor.fetchone())["n"]
+        return cls(model, position)
+
+    def orders(self, cursor: Cursor[DictRow], orders: Mapping[str, Sequence[DictRow]], findings: Findings) -> None:
+        """Folds these orders and compares their rows."""
+        columns = ["order_id", *self._model.columns, "document"]
+        cursor.execute(
+            SQL("SELECT {} FROM {} WHERE order_id = ANY(%s)").format(
+                SQL(", ").join(map(Identifier, columns)), Identifier(self._model.name, "orders")
+            ),
+            (list(orders),),
+            binary=True,
+        )
+        live = {row["order_id"]: tuple(row.values()) for row in cursor}
+        facts: list[Fact] = []
+        for order_id, history in orders.items():
+            known = [row for row in history if row["notification_id"] <= self.position]
+            if known:
+                self._rows += 1
+                findings.read_models += 1
+                if self._replayed(known, facts) != live.get(order_id):
+                    findings.differs(f"read model {self._model.name}: order {order_id} is not what its events give")
+        if facts and len(self._model.compared) > 1:
+            self._in_own_tables(cursor, facts)
+
+    def _replayed(self, history: Sequence[DictRow], facts: list[Fact]) -> tuple[Any, ...] | None:
+        """The order's row, and facts added; None for a history that cannot be followed, so that no row is right."""
+        try:
+            documents, new = self._model.fold([decode_row(row, WITHOUT_TEXTS) for row in history])
+        except (MapperDeserialisationError, ValueError, AssertionError):
+            return None
+        facts += new
+        [row] = self._model.rows(documents)
+        return row
+
+    def _in_own_tables(self, cursor: Cursor[DictRow], facts: Sequence[Fact]) -> None:
+        search(cursor, "pg_temp")
+        cursor.execute("SELECT to_regclass(%s) IS NULL AS missing", (f"pg_temp.{self._mark}",))
+        if cast("DictRow", cursor.fetchone())["missing"]:
+            cursor.execute("DROP TABLE IF EXISTS pg_temp.orders")
+            self._model.create(cursor)
+            cursor.execute(SQL("CREATE TEMPORARY TABLE {} ()").format(Identifier(self._mark)))
+        self._model.tally(cursor, facts)
+        search(cursor)
+
+    @property
+    def _mark(self) -> str:
+        return f"made_{self._model.name}"
+
+    def finish(self, cursor: Cursor[DictRow], findings: Findings) -> None:
+        """Compares what was counted over many orders, and looks for rows of orders that there are not."""
+        cursor.execute(SQL("SELECT count(*) AS n FROM {}").format(Identifier(self._model.name, "orders")))
+        surplus = cast("DictRow", cursor.fetchone())["n"] - self._rows
+        if surplus > 0:
+            findings.differs(f"read model {self._model.name}: {surplus} rows are of orders that there are not")
+        for table in self._model.compared:
+            if table != "orders":
+                self._compare(cursor, table, findings)
+
+    def _compare(self, cursor: Cursor[DictRow], table: str, findings: Findings) -> None:
+        cursor.execute("SELECT to_regclass(%s) IS NULL AS missing", (f"pg_temp.{table}",))
+        live = Identifier(self._model.name, table)
+        if cast("DictRow", cursor.fetchone())["missing"]:
+            cursor.execute(SQL("SELECT count(*) AS n FROM {}").format(live))
+        else:
+            replayed = Identifier("pg_temp", table)
+            cursor.execute(
+                SQL(
+                    "SELECT count(*) AS n FROM ((TABLE {0} EXCEPT TABLE {1}) UNION ALL (TABLE {1} EXCEPT TABLE {0})) "
+                    "AS different"
+                ).format(live, replayed)
+            )
+        if different := cast("DictRow", cursor.fetchone())["n"]:
+            findings.differs(f"read model {self._model.name}: {different} rows of {table} are not what the events give")

@@ -1,0 +1,74 @@
+"""What an operator does about dead letters: send one again, or note that nothing is to be done."""
+
+from collections.abc import Callable, Sequence
+
+from aiokafka import AIOKafkaProducer
+from resolution_contracts.topics import MAX_COMMAND_BYTES
+
+from services.eventstore.dead_letters import DeadLetter
+from services.judging.retried_letters import RECORDED, RETRY_OF
+from services.kafka.cluster import Cluster
+from services.kafka.topics import LARGEST_RECORD, Topics, count_partitions, partition_of
+
+_OURS = {"error", "source-topic", "source-partition", "source-offset", RECORDED, RETRY_OF}
+
+
+class NotRetried(Exception):
+    """A dead letter that cannot be sent again as asked: a sentence that says why."""
+
+
+async def retry(
+    cluster: Cluster,
+    topics: Topics,
+    letters: Sequence[DeadLetter],
+    keep_time: bool,
+    published: Callable[[DeadLetter], None],
+) -> None:
+    """Publishes the records as they first came, to the partition of their key; tells `published` of each.
+
+    With `keep_time` they are judged by their first business time. Raises NotRetried, before anything is published,
+    where that cannot be; KafkaError and what `published` raises, and then those told are published.
+    """
+    for letter in letters:
+        if letter.value is None:
+            raise NotRetried(
+                f"The dead letter {letter.partition}/{letter.record_offset} has no value: it came without one, or it "
+                "was erased with the texts of the order that its key names. Discard it."
+            )
+        if len(letter.value) > MAX_COMMAND_BYTES:
+            raise NotRetried(
+                f"The dead letter {letter.partition}/{letter.record_offset} has {len(letter.value)} bytes; a command "
+                f"has at most {MAX_COMMAND_BYTES}: it would be one again. Discard it."
+            )
+    partitions = await count_partitions(cluster, topics)
+    if keep_time:
+        for letter in letters:
+            _check_time_can_be_kept(letter, _partition(letter, partitions))
+    producer = AIOKafkaProducer(**cluster.options, enable_idempotence=True, max_request_size=LARGEST_RECORD)
+    await producer.start()
+    try:
+        for letter in letters:
+            headers = [(name, value) for name, value in letter.headers if name not in _OURS]
+            if keep_time:
+                headers.append((RETRY_OF, str(letter.record_offset).encode()))
+            await producer.send_and_wait(
+                topics.commands, letter.value, letter.key, _partition(letter, partitions), headers=headers
+            )
+            published(letter)
+    finally:
+        await producer.stop()
+
+
+def _partition(letter: DeadLetter, partitions: int) -> int:
+    return letter.partition if letter.key is None else partition_of(letter.key, partitions)
+
+
+def _check_time_can_be_kept(letter: DeadLetter, partition: int) -> None:
+    where = f"The dead letter {letter.partition}/{letter.record_offset}"
+    if RECORDED not in dict(letter.headers):
+        raise NotRetried(f"{where} does not tell its first time, since an earlier version wrote it. Leave --keep-time.")
+    if letter.partition != partition:
+        raise NotRetried(
+            f"{where} was not in the partition of its key, {partition}, so its time says nothing about the order's "
+            "other commands. Leave --keep-time."
+        )

@@ -1,0 +1,92 @@
+"""What an operator does about a parked order, once its cause is mended or given up on.
+
+The commands are judged with their own business times, in their own order: what comes out is what would have come out
+without the failure. It may be done while the service runs, or while it does not.
+"""
+
+from collections.abc import Callable, Sequence
+from datetime import datetime
+
+import msgspec
+from aiokafka import ConsumerRecord
+
+from services.eventstore.append import Batch
+from services.eventstore.application import OrderStore
+from services.eventstore.parking import ParkedCommand, ParkingChanged
+from services.judging import outcomes
+from services.judging.decode import Received
+from services.judging.judge import judge, read
+from services.kafka.consumer import Record
+
+
+class NotParked(Exception):
+    """No command of this order is parked."""
+
+
+class ParkedOrders:
+    """The parked orders of one installation. `topic` is the commands topic, `business_time` that of a record (ms)."""
+
+    def __init__(self, store: OrderStore, topic: str, business_time: Callable[[int], datetime]) -> None:
+        self._store = store
+        self._topic = topic
+        self._business_time = business_time
+
+    def retry(self, order_id: str) -> str:
+        """Judges the order's commands again; returns "" or where our code failed again, and the rest stays parked.
+
+        Raises NotParked, psycopg.Error and the library's PersistenceError.
+        """
+        return self._settle(order_id, discard=None)
+
+    def discard(self, order_id: str, reason: str) -> str:
+        """Gives up on the order's first parked command, which goes to the dead letters, and retries the others.
+
+        Raises and returns as `retry` does.
+        """
+        return self._settle(order_id, discard=reason)
+
+    def _settle(self, order_id: str, discard: str | None) -> str:
+        commands = self._store.parked(order_id)
+        if not commands:
+            raise NotParked(f"No command of order {order_id} is parked.")
+        while commands:  # more may have come in behind these meanwhile
+            try:
+                failed = self._try(order_id, commands, discard)
+            except ParkingChanged:
+                failed = ""
+            else:
+                discard = None
+            if failed:
+                return failed
+            commands = self._store.parked(order_id)
+        return ""
+
+    def _try(self, order_id: str, commands: Sequence[ParkedCommand], discard: str | None) -> str:
+        version = self._store.parking().version
+        records = [self._record(command) for command in commands]
+        given_up = [] if discard is None else [outcomes.dead(records.pop(0), f"discarded by an operator: {discard}")]
+        readings = read(records, self._business_time, None)
+        uses = {(r.order_id, r.command_id) for _, r in readings if isinstance(r, Received)}
+        known = self._store.first_uses(uses) if uses else {}
+        judged = judge(readings, self._store.orders([order_id]), [known], set())
+        stay = {(command.partition, command.record_offset) for command in judged.parked}
+        freed = [place for c in commands if (place := (c.partition, c.record_offset)) not in stay]
+        batch = Batch({}, given_up + judged.outcomes, version, judged.parked, freed)
+        self._store.append(judged.events, batch)
+        return next((command.why for command in judged.parked), "")
+
+    def _record(self, parked: ParkedCommand) -> Record:
+        headers = msgspec.json.decode(parked.headers, type=list[tuple[str, bytes | None]])
+        return ConsumerRecord(
+            topic=self._topic,
+            partition=parked.partition,
+            offset=parked.record_offset,
+            timestamp=parked.record_time,
+            timestamp_type=1,
+            key=parked.key,
+            value=parked.value,
+            checksum=None,
+            serialized_key_size=len(parked.key or b""),
+            serialized_value_size=len(parked.value or b""),
+            headers=tuple(headers),  # type: ignore[arg-type]  # a value may be None
+        )

@@ -1,0 +1,295 @@
+"""What API and pages ask for: read models by viewer, commands to Kafka."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+from uuid import uuid4
+
+import msgspec
+import psycopg
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.errors import KafkaError
+from resolution_contracts.client import Client, NotAcknowledged
+from resolution_contracts.commands import (
+    Accept,
+    CancelOrder,
+    Command,
+    Decline,
+    OfferPartialRefund,
+    OpenDispute,
+    Withdraw,
+)
+from resolution_contracts.envelope import CommandEnvelope
+from resolution_contracts.topics import command_type
+
+from projections import inbox, metrics, order_page, overview
+from projections.framework import paging
+from projections.framework.paging import Cursor, Page
+from services.clock import Clock
+from services.eventstore.event_codec import decode_event
+from services.eventstore.event_rows import newest_event
+from services.eventstore.stored_event import StoredRow
+from services.kafka.cluster import Cluster
+from services.kafka.relay_position import published
+from services.kafka.topics import Topics
+from services.orders.public_events import event_envelope
+from services.sealing.master_keys import MasterKeys
+from services.sealing.order_keys import load_keys, sealed_orders
+
+from . import operator_view
+from .databases import Databases
+from .problems import Problem, unknown
+from .viewers import Viewer
+from .wake_ups import Pulse
+
+Json = dict[str, Any]
+_T = TypeVar("_T")
+
+PARTY_COMMANDS: dict[str, type[Command]] = {
+    command.__name__: command for command in (OpenDispute, OfferPartialRefund, Accept, Decline, Withdraw, CancelOrder)
+}
+"""What a party may send; facts come from other services, on Kafka."""
+
+_LONGEST_WAIT_SECONDS = 10.0
+_LONGEST_DELIVERY_SECONDS = 10.0
+_SHORTEST_DELIVERY_SECONDS = 1.0
+_REST_SECONDS = 0.25
+"""How long a stream waits before it looks again. Under load, read models move on many times a second."""
+
+
+@dataclass
+class Desk:
+    """One for each process."""
+
+    databases: Databases
+    client: Client
+    ends: AIOKafkaConsumer
+    """Asks where topics end; reads nothing."""
+    kafka: Cluster
+    topics: Sequence[Topics]
+    """Of each shard."""
+    clock: Clock
+    pulse: Pulse
+    masters: MasterKeys
+
+    # --- reading ---
+
+    async def order(self, viewer: Viewer, order_id: str) -> Json:
+        """The order page. Raises Problem (404) for a stranger as for an order that does not exist."""
+        try:
+            shard, who = self.databases.shard_of(order_id), viewer.party
+            page = await self.databases.read(shard, order_page.look, self.masters, order_id, who, self.clock.now())
+        except order_page.NotAParty:
+            page = None
+        if page is None:
+            raise unknown("order")
+        return page
+
+    async def orders(self, viewer: Viewer, after: Cursor | None = None, limit: int = order_page.MOST_ORDERS) -> Page:
+        """A page of the viewer's orders, which begins after the line `after`."""
+        look = order_page.orders_of
+        parts = await self.databases.read_all(look, self.masters, viewer.user, self.clock.now(), after, limit)
+        return paging.merged(parts, limit, newest_first=True)
+
+    async def inbox(
+        self, viewer: Viewer, after: Mapping[str, Cursor | None] | None = None, limit: int = inbox.MOST_LINES
+    ) -> inbox.View:
+        """The viewer's inbox. `after`: by list, the line after which its page begins."""
+        now = self.clock.now()
+        parts = await self.databases.read_all(inbox.look, viewer.user, now, after, limit)
+        return inbox.merged(parts, viewer.user, now, limit)
+
+    async def versions(self, viewer: Viewer, after: Cursor | None, limit: int) -> list[list[tuple[str, int]]]:
+        """Id and version of the orders that each shard may have on a page. They change when the page does."""
+        return await self.databases.read_all(order_page.versions_of, viewer.user, after, limit)
+
+    async def metrics(self, viewer: Viewer) -> Json:
+        return metrics.view(viewer.user, await self.databases.read_all(metrics.counts_of, viewer.user))
+
+    async def overview(self) -> Json:
+        return overview.merged(await self.databases.read_all(overview.look, self.clock.now()))
+
+    async def operations(self) -> Json:
+        """What operators look after, beside the overview."""
+        return operator_view.merged(await self.databases.read_all(operator_view.look, self.clock.now()))
+
+    async def history(self, viewer: Viewer, order_id: str, after: int, limit: int) -> list[Json]:
+        """An order's public events, from the one numbered `after` + 1 on."""
+        await self.order(viewer, order_id)
+        return await self.databases.read_order(_events, order_id, after, limit, self.masters)
+
+    async def outcome(self, viewer: Viewer, order_id: str, command_id: str) -> Json:
+        """What became of a command, with the position at which that is so."""
+        await self.order(viewer, order_id)
+        found = await self.databases.read_order(_outcome, order_id, command_id)
+        if found is None:
+            raise unknown("command on this order")
+        outcome, event_id = found
+        return outcome | {"position": self.databases.position(order_id, event_id)}
+
+    async def caught_up(self, read_model: str, position: int) -> None:
+        """Returns when a read model has all that happened up to a position. Raises Problem (409) after 10 s.
+
+        Positions come from outcomes; one that the store has not reached is refused at once.
+        """
+        late = Problem(409, f"{read_model} has not come to position {position} yet; ask again.", {"Retry-After": "1"})
+        shard, event_id = self.databases.event_at(position)
+        if await self.databases.read(shard, newest_event) < event_id:
+            raise late
+        try:
+            async with asyncio.timeout(_LONGEST_WAIT_SECONDS):
+                while await self.databases.read(shard, _position, read_model) < event_id:
+                    await self.pulse.next(0.2)
+        except TimeoutError:
+            raise late from None
+
+    async def version(self, order_id: str) -> int:
+        """The version that the order page has come to."""
+        return await self.databases.read_order(_version, order_id)
+
+    async def shown(self, order_id: str, version: int) -> None:
+        """Returns when the order page has come to a version, or a little later."""
+        for _ in range(20):
+            if await self.version(order_id) >= version:
+                return
+            await self.pulse.next(0.2)
+
+    async def beats(self, viewer: Viewer) -> AsyncIterator[None]:
+        """At once, and then whenever something may have changed, until the viewer's token ends."""
+        while viewer.is_current():
+            yield
+            await self.pulse.next(rest_seconds=_REST_SECONDS)
+
+    async def unread_commands(self) -> int:
+        """How many records of the commands topic wait for the commands role."""
+        parts = await self.databases.read_all(operator_view.positions)
+        read = {number: offset for part in parts for number, offset in part.items()}
+        partitions = [TopicPartition(self.topics[0].commands, number) for number in read]
+        ends = await _answered(self.ends.end_offsets(partitions))
+        return sum(end - read[partition.partition] for partition, end in ends.items())
+
+    async def unpublished(self) -> int:
+        """How many outcomes and dead letters wait for the relay."""
+        ends = await self.databases.read_all(operator_view.last_outcome)
+        positions = await _answered(asyncio.gather(*(published(self.kafka, topics) for topics in self.topics)))
+        return sum(max(0, end - position.outcome_id) for end, position in zip(ends, positions, strict=True))
+
+    # --- commands ---
+
+    async def send(
+        self,
+        viewer: Viewer,
+        order_id: str,
+        name: str,
+        data: Json,
+        *,
+        id: str | None,
+        wait: float | None,
+        traceparent: str | None = None,
+    ) -> tuple[str, Json | None]:
+        """Publishes a command of the viewer; returns its id, and its outcome where that comes within `wait` seconds.
+
+        Without `wait` it returns once Kafka has the command. Raises Problem (403, 404, 422, 503); with 503 Kafka may
+        have it or not.
+        """
+        until = asyncio.get_running_loop().time() + _at_most(wait)
+        if name not in PARTY_COMMANDS:
+            raise Problem(422, f"There is no command {name!r} for a party; there are {', '.join(PARTY_COMMANDS)}.")
+        if viewer.operator:
+            raise Problem(403, "Operators act for nobody; a party has to send this.")
+        if data.setdefault("actor", viewer.user) != viewer.user:
+            raise Problem(403, "actor has to be you; leave it out.")
+        await self.order(viewer, order_id)
+        envelope = CommandEnvelope(
+            id=id or str(uuid4()), type=command_type(name), source="/resolution-http", subject=order_id, data=data
+        )
+        outcome = await self._delivered(envelope, traceparent, until)
+        if wait is None:
+            outcome.cancel()
+            return envelope.id, None
+        try:
+            async with asyncio.timeout_at(until):
+                found = await outcome
+                if "dead" not in found:
+                    found["position"] = await self._position_of(order_id, envelope.id)
+        except TimeoutError:
+            return envelope.id, None
+        if "dead" in found:
+            raise Problem(422, f"It is no command: {found['dead']}.")
+        return envelope.id, found
+
+    async def _delivered(
+        self, envelope: CommandEnvelope, traceparent: str | None, until: float
+    ) -> asyncio.Future[Json]:
+        """The outcome to come of a command that Kafka has. Raises Problem (503) where it has not said so in time."""
+        left = until - asyncio.get_running_loop().time()
+        try:
+            return await self.client.deliver(
+                envelope.subject,
+                envelope.to_json(),
+                timeout=min(left, _LONGEST_DELIVERY_SECONDS),
+                traceparent=traceparent,
+            )
+        except (KafkaError, NotAcknowledged):
+            raise Problem(
+                503,
+                "Kafka has not taken the command. It may still arrive: send it again with the header Idempotency-Key: "
+                f"{envelope.id}, so that it takes effect once.",
+                {"Retry-After": "5"},
+                command_id=envelope.id,
+            ) from None
+
+    async def _position_of(self, order_id: str, command_id: str) -> int:
+        found = await self.databases.read_order(_outcome, order_id, command_id)
+        return self.databases.position(order_id, found[1]) if found else 0
+
+
+def _at_most(wait: float | None) -> float:
+    """How long a command may take, in seconds: Kafka gets one at least to acknowledge it."""
+    return _LONGEST_DELIVERY_SECONDS if wait is None else max(wait, _SHORTEST_DELIVERY_SECONDS)
+
+
+async def _answered(answer: Awaitable[_T]) -> _T:
+    try:
+        return await asyncio.wait_for(answer, 10)
+    except (KafkaError, TimeoutError):
+        raise Problem(503, "Kafka does not answer; try again soon.", {"Retry-After": "2"}) from None
+
+
+def _events(
+    connection: psycopg.Connection[Any], order_id: str, after: int, limit: int, masters: MasterKeys
+) -> list[Json]:
+    rows = connection.execute(
+        "SELECT originator_id, originator_version, topic, state FROM order_events "
+        "WHERE originator_id = %s AND originator_version > %s ORDER BY originator_version LIMIT %s",
+        (order_id, after, limit),
+        binary=True,
+    )
+    stored = [StoredRow(*row) for row in rows]
+    keys = load_keys(connection, sealed_orders(stored), masters)
+    return [event_envelope(decode_event(event, keys)) for event in stored]
+
+
+def _outcome(connection: psycopg.Connection[Any], order_id: str, command_id: str) -> tuple[Json, int] | None:
+    """Its envelope, and the last event's number when it was decided."""
+    small = command_id.lower()
+    row = connection.execute(
+        "SELECT message, last_event_id FROM outcomes WHERE order_id = %s AND kind IN ('accepted', 'rejected') "
+        "AND (command_id IN (%s, %s) OR (lower(command_id) = %s AND command_id <> lower(command_id))) "
+        "ORDER BY command_id <> %s, outcome_id LIMIT 1",
+        (order_id, command_id, small, small, command_id),
+    ).fetchone()
+    return None if row is None else (msgspec.json.decode(row[0]), row[1])
+
+
+def _version(connection: psycopg.Connection[Any], order_id: str) -> int:
+    row = connection.execute("SELECT version FROM order_page.orders WHERE order_id = %s", (order_id,)).fetchone()
+    return 0 if row is None else int(row[0])
+
+
+def _position(connection: psycopg.Connection[Any], read_model: str) -> int:
+    row = connection.execute(
+        "SELECT max(notification_id) FROM projection_tracking WHERE application_name = %s", (read_model,)
+    ).fetchone()
+    return (row and row[0]) or 0

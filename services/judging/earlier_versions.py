@@ -1,0 +1,64 @@
+"""A command's `data` as earlier versions read it, for history that they judged.
+
+They took the last of equal keys, amounts of any size, and texts of invisible characters alone; and neither 100.0 as an
+integer nor instants with more than six decimals.
+"""
+
+import re
+from collections.abc import Callable
+from functools import cache
+from typing import Any, cast
+
+from pydantic_core import SchemaValidator, ValidationError
+from resolution_contracts import values
+from resolution_contracts.commands import COMMAND_TYPES, Command
+
+from services.orders import rejections
+
+from .command_data import refused
+
+_has_seven_decimals = re.compile(r"\.[0-9]{7}").search
+
+
+def read_data_as_before(type_: str, data: bytes) -> Command | rejections.Rejected:
+    """The command, or a rejection with today's sentences. Raises NotJson."""
+    try:
+        return _validator(type_)(data)
+    except ValidationError as error:
+        return refused(data, error)
+
+
+@cache
+def _validator(type_: str) -> Callable[[bytes], Command]:
+    validator = SchemaValidator(_as_before(COMMAND_TYPES[type_].__pydantic_core_schema__))
+    return cast("Callable[[bytes], Command]", validator.validate_json)
+
+
+def _as_before(schema: Any) -> Any:
+    """A copy of pydantic's own description of a model, with the checks that there were."""
+    if isinstance(schema, list):
+        return [_as_before(one) for one in schema]
+    if not isinstance(schema, dict):
+        return schema
+    function = schema["function"].get("function") if isinstance(schema.get("function"), dict) else None
+    if function is values.at_most_64_bits:
+        return _as_before(schema["schema"])
+    copy = {name: _as_before(one) for name, one in schema.items()}
+    if function in _EARLIER:
+        copy["function"] = {**schema["function"], "function": _EARLIER[function]}
+    return copy
+
+
+def _no_nul(value: str) -> str:
+    if "\0" in value:
+        raise ValueError("should not contain the NUL character")
+    return value
+
+
+def _six_decimals(value: Any) -> Any:
+    if isinstance(value, str) and _has_seven_decimals(value):
+        raise ValueError("should have six decimals at most")
+    return values.rfc3339_only(value)
+
+
+_EARLIER: dict[Any, Any] = {values.readable: _no_nul, values.rfc3339_only: _six_decimals}

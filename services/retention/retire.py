@@ -1,0 +1,155 @@
+"""Months of outcomes that are old enough are retired: dropped whole, once nobody needs them.
+
+Until it has published them, the relay does. As long as one of their records is on Kafka, auditors do: each is compared
+with what is stored. And an operator does who has a dead letter among them to handle.
+"""
+
+import json
+from collections.abc import Iterator
+from contextlib import AsyncExitStack
+from datetime import date
+from time import monotonic, sleep
+from typing import Any
+
+import msgspec
+import psycopg
+
+from services.eventstore.database import connect
+from services.eventstore.positions import commands_bases
+from services.kafka.consumer import Record
+from services.kafka.read_topics import extents, open_streams
+from services.kafka.relay_position import published
+from services.kafka.topics import Topics, count_partitions, partition_of
+from services.settings import Settings
+
+from . import retire_month
+
+_PATIENCE_SECONDS = 60
+
+
+class NotRetired(Exception):
+    """A month that could not be dropped: a sentence that says why."""
+
+
+class Verdict(msgspec.Struct):
+    """About a month that is old enough: `stays` says why it is not retired yet, `act` whether somebody has to act."""
+
+    month: date
+    outcomes: int
+    stays: str = ""
+    act: bool = False
+
+
+class _Kafka(msgspec.Struct):
+    """What is on Kafka of a shard. `begins`: by partition, the first command, by the store's offsets; `firsts`: by
+    topic, the months of the first outcomes and dead letters that there are, None for one that is not stored."""
+
+    partitions: int
+    published: int
+    begins: dict[int, int]
+    firsts: dict[str, list[date | None]]
+
+
+async def retire(settings: Settings, older_than: int, *, only_check: bool) -> list[Verdict]:
+    """Retires the months of a shard that ended `older_than` months ago or earlier, up to the first one that stays.
+
+    The roles may run meanwhile; the user has to be the tables' owner. Raises NotRetired, TopicError, KafkaError and
+    psycopg.Error; what was retired by then, is.
+    """
+    topics = Topics(settings.topic_prefix, settings.shard)
+    verdicts: list[Verdict] = []
+    with connect(settings.database, autocommit=True) as connection:
+        old = retire_month.months_before(connection, older_than)
+        kafka = await _look(settings, topics, connection) if old else None
+        for month in old:
+            assert kafka is not None
+            found = retire_month.month_of(connection, month)
+            verdict = Verdict(month, found.outcomes)
+            verdicts.append(verdict)
+            verdict.stays = next(_still_needed(connection, topics, kafka, found), "")
+            if not verdict.stays:
+                verdict.stays = next(_in_hand(connection, kafka, found, older_than), "")
+                verdict.act = bool(verdict.stays)
+            if verdict.stays:
+                break
+            if not only_check:
+                _drop(connection, month)
+    return verdicts
+
+
+async def _look(settings: Settings, topics: Topics, connection: psycopg.Connection[Any]) -> _Kafka:
+    count = await count_partitions(settings.cluster, topics)
+    mine = settings.shard.partitions(count)
+    outputs = {topics.outcomes: _month_of_outcome, topics.dead_letters: _month_of_letter}
+    begins, ends = await extents(settings.cluster, (topics.commands, *outputs), count)
+    firsts: dict[str, list[date | None]] = {}
+    async with AsyncExitStack() as stack:
+        for topic, month_of in outputs.items():
+            starts = {partition: begins[topic][partition] for partition in mine}
+            consumer, streams = await open_streams(settings.cluster, topic, starts, ends[topic])
+            stack.push_async_callback(consumer.stop)
+            records = [await stream.peek() for stream in streams.values()]
+            firsts[topic] = [month_of(connection, record) for record in records if record is not None]
+    bases = commands_bases(connection)
+    first_commands = {partition: begins[topics.commands][partition] + bases.get(partition, 0) for partition in mine}
+    return _Kafka(count, (await published(settings.cluster, topics)).outcome_id, first_commands, firsts)
+
+
+def _still_needed(
+    connection: psycopg.Connection[Any], topics: Topics, kafka: _Kafka, found: retire_month.Month
+) -> Iterator[str]:
+    """Why it stays for now: time will tell."""
+    if not retire_month.has_later(connection, found.month):
+        yield "nothing was judged after it, and numbers go on from its last one"
+    if kafka.published < found.last_outcome_id:
+        yield "the relay has not published all of it yet"
+    goes = "they go with the topic's retention (docs/retention.md)"
+    if any(kafka.begins[partition] <= offset for partition, offset in found.offsets.items()):
+        yield f"commands of it are on {topics.commands}: {goes}"
+    for topic, months in kafka.firsts.items():
+        if any(month is None or month <= found.month for month in months):
+            yield f"records of it are on {topic}: {goes}"
+
+
+def _in_hand(
+    connection: psycopg.Connection[Any], kafka: _Kafka, found: retire_month.Month, older_than: int
+) -> Iterator[str]:
+    """Why it stays until somebody does something."""
+    if letters := retire_month.letters_in_hand(connection, found.month, older_than):
+        yield (
+            f"{letters:,} dead letters of it were not handled, or lately only. See `resolution dead list`, and retry "
+            "or discard them"
+        )
+    for order_id, partition in retire_month.orders_of(connection, found.month):
+        if partition != partition_of(order_id.encode(), kafka.partitions):
+            yield (
+                f"commands of order {order_id} came in partition {partition}, where Kafka's own partitioner would not "
+                "put them: without their outcomes nobody could tell where its events are. This month is to be kept"
+            )
+
+
+def _month_of_outcome(connection: psycopg.Connection[Any], record: Record) -> date | None:
+    message = record.value or b""
+    envelope = json.loads(message)
+    return retire_month.month_of_outcome(connection, envelope["subject"], envelope["data"]["command_id"], message)
+
+
+def _month_of_letter(connection: psycopg.Connection[Any], record: Record) -> date | None:
+    return retire_month.month_of_letter(connection, record.partition, int(dict(record.headers)["source-offset"]))
+
+
+def _drop(connection: psycopg.Connection[Any], month: date) -> None:
+    """Appends wait while it waits for readers; so it waits for a moment each time."""
+    give_up = monotonic() + _PATIENCE_SECONDS
+    while True:
+        try:
+            retire_month.retire_month(connection, month)
+        except retire_month.MonthInUse:
+            if monotonic() > give_up:
+                raise NotRetired(
+                    f"{month:%Y-%m} stays: the outcomes are read all the while, by a verification or a dump. Run this "
+                    "again when that has ended."
+                ) from None
+            sleep(1)
+        else:
+            return

@@ -1,0 +1,147 @@
+"""Runs roles as processes of their own and starts again the ones that die."""
+
+import asyncio
+import json
+import logging
+import os
+import sys
+from collections.abc import Mapping, Sequence
+
+from services.settings import Settings
+
+log = logging.getLogger(__name__)
+
+_FIRST_PAUSE_SECONDS = 0.2
+_LONGEST_PAUSE_SECONDS = 10.0
+_STOP_SECONDS = 20.0
+
+
+OF_ALL_SHARDS = ("http",)
+"""The roles of which one process works for all shards. Of the others each has a process for each shard."""
+
+
+class Supervisor:
+    """Keeps roles running. Each is a child process that ends when this process does, even when that is killed.
+
+    A role's process is known by its name or, where there are several shards, by its name and theirs: `commands.1`.
+    """
+
+    def __init__(self, settings: Settings, metrics_ports: Mapping[str, int] | None = None) -> None:
+        self._metrics_ports = metrics_ports or {}
+        self._settings = settings
+        self.environment = os.environ | settings.as_environment()
+        """What the next processes are started with."""
+        self._keepers: dict[str, asyncio.Task[None]] = {}
+        self._processes: dict[str, asyncio.subprocess.Process] = {}
+        self._ready: dict[str, asyncio.Event] = {}
+        self._worked: set[str] = set()
+        self.refused = asyncio.Event()
+        """Set when a role cannot start with these settings."""
+        self.refusal = ""
+        """Why it cannot: a sentence."""
+        self.said: dict[str, str] = {}
+        """What the roles said of themselves when they were ready: `http` is its URL."""
+
+    def start(self, *roles: str) -> None:
+        """Starts roles that are not running yet."""
+        for name in self._processes_of(roles):
+            if name not in self._keepers:
+                self._ready[name] = asyncio.Event()
+                self._keepers[name] = asyncio.create_task(self._keep(name))
+
+    async def ready(self) -> None:
+        """Returns when all started roles work."""
+        await asyncio.gather(*(event.wait() for event in self._ready.values()))
+
+    async def stop(self, *roles: str) -> None:
+        """Ends roles (all by default) and waits for them to finish what they have in hand."""
+        await asyncio.gather(*(self._stop(name) for name in self._processes_of(roles) or tuple(self._keepers)))
+
+    def pid(self, name: str) -> int | None:
+        """The process of a role, if it runs at this moment."""
+        process = self._processes.get(name)
+        return process.pid if process and process.returncode is None else None
+
+    def _processes_of(self, roles: Sequence[str]) -> list[str]:
+        return [name for role in roles for name in processes_of(self._settings, role)]
+
+    async def _keep(self, name: str) -> None:
+        role = name.partition(".")[0]
+        pause = _FIRST_PAUSE_SECONDS
+        while True:
+            process = await self._spawn(name)
+            self._processes[name] = process
+            assert process.stdout is not None
+            async for line in process.stdout:
+                said = json.loads(line)
+                # One that has worked may do so again: what it needs is taken for a moment.
+                if "refused" in said and name not in self._worked:
+                    self.refusal = said["refused"]
+                    self.refused.set()
+                if said.pop("ready", None) == role:
+                    self.said |= said
+                    if url := said.get("http"):  # a free port stays the same when the role starts again
+                        self.environment["RESOLUTION_HTTP_PORT"] = url.rpartition(":")[2]
+                    self._ready[name].set()
+                    self._worked.add(name)
+                    pause = _FIRST_PAUSE_SECONDS
+            code = await process.wait()
+            self._ready[name].clear()
+            log.warning(
+                "role %s ended with %d; starting it again in %.1f s", name, code, pause, extra={"ended_role": name}
+            )
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)
+
+    async def _spawn(self, name: str) -> asyncio.subprocess.Process:
+        # A session of its own, so that Ctrl-C in a terminal reaches this process alone, which then ends the roles. Its
+        # stdin is a pipe from here: when this process is gone, the pipe ends, and so does the role.
+        return await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "services.runtime.roles",
+            name.partition(".")[0],
+            env=self._environment_of(name),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            start_new_session=True,
+        )
+
+    def _environment_of(self, name: str) -> dict[str, str]:
+        own = {}
+        if port := self._metrics_ports.get(name):
+            own["RESOLUTION_METRICS_PORT"] = str(port)
+        if shard := name.partition(".")[2]:
+            own["RESOLUTION_SHARD"] = shard
+        return self.environment | own
+
+    async def _stop(self, name: str) -> None:
+        keeper = self._keepers.pop(name)
+        keeper.cancel()
+        await asyncio.wait([keeper])
+        self._ready.pop(name, None)
+        process = self._processes.pop(name, None)
+        if process is None or process.returncode is not None:
+            return
+        process.terminate()
+        try:
+            await asyncio.wait_for(process.wait(), _STOP_SECONDS)
+        except TimeoutError:
+            log.warning("role %s does not stop; killing it", name)
+            process.kill()
+            await process.wait()
+
+
+def processes_of(settings: Settings, role: str) -> list[str]:
+    """The names of a role's processes."""
+    if role in OF_ALL_SHARDS or len(settings.shards) == 1:
+        return [role]
+    return [f"{role}.{one.shard.number}" for one in settings.own_shards]
+
+
+def known_roles(asked: Sequence[str], existing: Sequence[str]) -> list[str]:
+    """The roles to run: those asked for, or all. Raises ValueError for one that does not exist."""
+    for role in asked:
+        if role not in existing:
+            raise ValueError(f"There is no role {role!r}; the roles are {', '.join(existing)}.")
+    return list(dict.fromkeys(asked)) or list(existing)

@@ -1,0 +1,169 @@
+"""Which shard a database is. It is written down once and compared at each start: a process with an older or a wrong
+RESOLUTION_DATABASE_URL is refused, and where one is running still, the positions refuse it."""
+
+from typing import Any
+
+import msgspec
+import psycopg
+from psycopg.rows import class_row, tuple_row
+from psycopg.sql import SQL, Literal
+
+from services.eventstore.database import ANSWER_WITHIN_SECONDS, connect
+
+from .arithmetic import Shard
+
+
+class WrongShard(Exception):
+    """A database that is not what RESOLUTION_DATABASE_URL says: a sentence that says what to do instead."""
+
+
+class Split(msgspec.Struct, frozen=True):
+    """A row of the table `splits`."""
+
+    count: int
+    event_id: int
+    outcome_id: int
+    notification_id: int
+
+
+class Place(msgspec.Struct, frozen=True):
+    """The row of the table `shard`, and the splits, the first one first."""
+
+    shard: Shard
+    splits: list[Split] = []
+
+    @property
+    def last_split(self) -> Split:
+        """Up to its numbers some are missing here."""
+        return self.splits[-1] if self.splits else Split(0, 0, 0, 0)
+
+
+def place(connection: psycopg.Connection[Any]) -> Place:
+    """Raises psycopg.Error."""
+    with connection.cursor(row_factory=class_row(Split)) as cursor:
+        cursor.execute("SELECT count, event_id, outcome_id, notification_id FROM splits ORDER BY count")
+        splits = cursor.fetchall()
+    with connection.cursor(row_factory=tuple_row) as rows:
+        row = rows.execute("SELECT number, count, partitions FROM shard").fetchone()
+    assert row is not None
+    number, count, partitions = row
+    return Place(Shard(number, count, partitions), splits)
+
+
+def known_partitions(database_url: str) -> int | None:
+    """How many partitions the topics have that the database was filled from; None where there were none yet.
+
+    One that an earlier version has used alone does not say so, but the commands role has a position in each of them.
+    Raises psycopg.Error.
+    """
+    with connect(database_url, answer_within=ANSWER_WITHIN_SECONDS) as connection:
+        row = connection.execute(
+            "SELECT coalesce(partitions, (SELECT max(partition) + 1 FROM positions WHERE consumer = 'commands' "
+            "AND EXISTS (SELECT FROM outcomes) HAVING max(partition) + 1 = count(*))) FROM shard"
+        ).fetchone()
+    assert row is not None
+    found: int | None = row[0]
+    return found
+
+
+def require_shard(database_url: str, shard: Shard) -> Place:
+    """What the database says of itself, which has to be what the setting says. Writes nothing.
+
+    Raises WrongShard and psycopg.Error.
+    """
+    with connect(database_url, answer_within=ANSWER_WITHIN_SECONDS) as connection:
+        try:
+            found = place(connection)
+        except psycopg.errors.UndefinedTable:
+            raise WrongShard(
+                "This is not the service's database, or not of this version yet. Check RESOLUTION_DATABASE_URL; "
+                "`resolution migrate` brings a database up to date."
+            ) from None
+    if found.shard != shard:
+        raise WrongShard(_refusal(found.shard, shard))
+    return found
+
+
+def claim_shard(database_url: str, shard: Shard, partitions: int) -> None:
+    """Makes an empty database this shard. One that is it already is left as it is, or learns how many partitions.
+
+    Raises WrongShard where it has something of another one, or the topics have another number of partitions, or this
+    user may not note it; and psycopg.Error.
+    """
+    if shard.count > partitions:
+        raise WrongShard(
+            f"RESOLUTION_DATABASE_URL names {shard.count} databases, but the topics have {partitions} partitions, and "
+            f"a partition is in one database: the last ones would stay empty. Name {partitions} at most."
+        )
+    with connect(database_url, answer_within=ANSWER_WITHIN_SECONDS) as connection:
+        if (found := place(connection)).shard == shard:
+            if found.shard.total is None:
+                _note_partitions(connection, partitions)
+            elif found.shard.total != partitions:
+                raise WrongShard(
+                    f"The database of {shard} was made for {found.shard.total} partitions, and the topics have "
+                    f"{partitions}: orders would be looked for in the wrong one. Check RESOLUTION_TOPIC_PREFIX."
+                )
+            return
+        lock_appends(connection)
+        if place(connection).shard.alone and _is_empty(connection):
+            become(connection, shard, partitions)
+        elif (found := place(connection)).shard != shard:
+            raise WrongShard(_refusal(found.shard, shard))
+
+
+def _note_partitions(connection: psycopg.Connection[Any], partitions: int) -> None:
+    try:
+        connection.execute("UPDATE shard SET partitions = %s WHERE partitions IS NULL", (partitions,))
+    except psycopg.errors.InsufficientPrivilege:
+        raise WrongShard(
+            "The database does not know yet how many partitions the topics have, and user "
+            f"{connection.info.user} may not note it: run `resolution migrate` as its owner (resolution_owner) first."
+        ) from None
+
+
+def lock_appends(connection: psycopg.Connection[Any]) -> None:
+    """Nothing is appended from here to the end of the transaction but by this one. Raises psycopg.Error."""
+    connection.execute("SELECT pg_advisory_xact_lock(hashtextextended('order_events', 0))")
+
+
+def become(connection: psycopg.Connection[Any], shard: Shard, partitions: int) -> None:
+    """Writes down which shard this is. Raises psycopg.Error.
+
+    The constraint is for a process that does not know yet: it cannot begin with a partition of another shard, or go on.
+    """
+    connection.execute(
+        "UPDATE shard SET number = %s, count = %s, partitions = %s", (shard.number, shard.count, partitions)
+    )
+    connection.execute("ALTER TABLE positions DROP CONSTRAINT IF EXISTS positions_of_this_shard")
+    connection.execute(
+        SQL("ALTER TABLE positions ADD CONSTRAINT positions_of_this_shard CHECK (partition % {} = {})").format(
+            Literal(shard.count), Literal(shard.number)
+        )
+    )
+
+
+def _is_empty(connection: psycopg.Connection[Any]) -> bool:
+    row = connection.execute(
+        "SELECT EXISTS (SELECT FROM outcomes) OR EXISTS (SELECT FROM order_events) OR EXISTS (SELECT FROM positions) "
+        "OR EXISTS (SELECT FROM parked_commands)"
+    ).fetchone()
+    return row == (False,)
+
+
+def _refusal(is_: Shard, named: Shard) -> str:
+    if named.alone:
+        return (
+            f"RESOLUTION_DATABASE_URL names one database, and that is {is_}: the others have the rest of the orders. "
+            f"Name all {is_.count}, in their order, with spaces between."
+        )
+    if is_.alone:
+        return (
+            f"RESOLUTION_DATABASE_URL names {named.count} databases, but the one for {named} has the orders of an "
+            "installation with one database. Name that one alone, or move it to several as docs/scaling.md says "
+            "(resolution split)."
+        )
+    return (
+        f"The database that RESOLUTION_DATABASE_URL names for {named} is {is_}. Name the databases in the order in "
+        "which they were set up."
+    )

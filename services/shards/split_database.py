@@ -1,0 +1,138 @@
+"""One database's part in being split: it keeps the rows of its own orders, and notes up to where others have some."""
+
+from collections.abc import Callable, Collection, Iterable, Iterator
+from typing import Any
+
+import msgspec
+import psycopg
+from psycopg.sql import SQL, Identifier, Literal
+
+from services.eventstore.checkpoint_notes import checkpoint_notes
+from services.eventstore.database import connect
+
+from .arithmetic import Shard
+from .identity import Place, Split, become, lock_appends, place
+
+PartitionOf = Callable[[str], int]
+"""Where an order's commands belong."""
+
+_AT_ONCE = 10_000
+_OWNERS = ("partition", "originator_id", "order_id")
+"""Columns that say whose a row is; the first one that a table has decides."""
+
+
+class CannotSplit(Exception):
+    """Databases that are not to be split as they are: a sentence that says what to do first."""
+
+
+class State(msgspec.Struct, frozen=True):
+    """What a database is before it is split: copies of one have the same. `published`: of its checkpoints."""
+
+    place: Place
+    ends: Split
+    salt: bytes
+    published: int
+
+
+def state_of(database_url: str) -> State:
+    """Where everything that is numbered ends; of a database that was split already, where it did then.
+
+    Raises CannotSplit and psycopg.Error.
+    """
+    with connect(database_url) as connection:
+        try:
+            found, notes = place(connection), checkpoint_notes(connection)
+        except psycopg.errors.UndefinedTable:
+            raise CannotSplit(
+                "A database of RESOLUTION_DATABASE_URL is not a copy of the service's, or of an earlier version: run "
+                "`resolution migrate` with the databases named as before, and copy then."
+            ) from None
+        row = connection.execute(
+            "SELECT greatest(0, (SELECT max(notification_id) FROM order_events), max(event_id)), "
+            "greatest(0, (SELECT max(outcome_id) FROM outcomes), max(outcome_id)), "
+            "greatest(0, (SELECT max(notification_id) FROM notifications), max(notification_id)) FROM splits"
+        ).fetchone()
+    assert row is not None
+    salt, published = (notes.salt, notes.published) if notes else (b"", 0)
+    return State(found, Split(found.shard.count, *row), salt, published)
+
+
+def strays(database_url: str, shards: int, partition_of: PartitionOf) -> Iterator[tuple[str, int]]:
+    """Orders with commands in a partition of another shard than their id's, and that partition. Raises psycopg.Error.
+
+    Their senders do not use Kafka's own partitioner; such an order cannot be in one shard alone.
+    """
+    with connect(database_url) as connection, connection.cursor("orders") as cursor:
+        cursor.itersize = _AT_ONCE
+        cursor.execute("SELECT DISTINCT order_id, partition FROM outcomes WHERE order_id <> ''")
+        for order_id, partition in cursor:
+            if (partition - partition_of(order_id)) % shards:
+                yield order_id, partition
+
+
+def keep_own(
+    database_url: str,
+    was: State,
+    shard: Shard,
+    partitions: int,
+    partition_of: PartitionOf,
+    schemas: Collection[str],
+    also: Callable[[psycopg.Connection[Any]], None],
+) -> dict[str, int]:
+    """Makes a copy the shard, in one transaction; returns how many rows each table has lost.
+
+    `schemas`: of the read models that have rows of single orders only; `public` is one by itself. `also`: what else is
+    to be done in it. Raises CannotSplit where the database is not as it `was` any more, and psycopg.Error.
+    """
+    with connect(database_url) as connection:
+        lock_appends(connection)
+        if place(connection) != was.place or state_of(database_url).ends != was.ends:
+            raise CannotSplit(f"The database for {shard} changes: a role still runs. Stop it, and copy again.")
+        _note_others(connection, shard, partition_of)
+        lost = {}
+        for schema, table, column in _tables(connection, ["public", *schemas]):
+            name = table if schema == "public" else f"{schema}.{table}"
+            lost[name] = _forget(connection, Identifier(schema, table), column, shard)
+        connection.execute("INSERT INTO splits VALUES (%s, %s, %s, %s)", msgspec.structs.astuple(was.ends))
+        also(connection)
+        become(connection, shard, partitions)
+    return lost
+
+
+def _note_others(connection: psycopg.Connection[Any], shard: Shard, partition_of: PartitionOf) -> None:
+    connection.execute("CREATE TEMPORARY TABLE others (order_id text PRIMARY KEY) ON COMMIT DROP")
+    with connection.cursor("orders") as orders:
+        orders.itersize = _AT_ONCE
+        orders.execute("SELECT originator_id FROM order_events UNION SELECT order_id FROM outcomes")
+        while rows := orders.fetchmany(_AT_ONCE):
+            _copy(connection, (order_id for (order_id,) in rows if not shard.has(partition_of(order_id))))
+
+
+def _copy(connection: psycopg.Connection[Any], order_ids: Iterable[str]) -> None:
+    with connection.cursor() as cursor, cursor.copy("COPY pg_temp.others FROM STDIN") as copy:
+        for order_id in order_ids:
+            copy.write_row((order_id,))
+
+
+def _tables(connection: psycopg.Connection[Any], schemas: Collection[str]) -> Iterator[tuple[str, str, str]]:
+    """Schema, name, and the column that says whose a row is, of each table that has one; months are in `outcomes`."""
+    rows = connection.execute(
+        "SELECT c.table_schema, c.table_name, array_agg(c.column_name::text) FROM information_schema.columns AS c "
+        "JOIN information_schema.tables AS t USING (table_schema, table_name) "
+        "WHERE t.table_type = 'BASE TABLE' AND c.table_schema = ANY(%s) "
+        "AND format('%%I.%%I', table_schema, table_name)::regclass NOT IN (SELECT inhrelid FROM pg_inherits) "
+        "GROUP BY 1, 2 ORDER BY 1, 2",
+        (list(schemas),),
+    ).fetchall()
+    for schema, table, columns in rows:
+        if column := next((column for column in _OWNERS if column in columns), None):
+            yield schema, table, column
+
+
+def _forget(connection: psycopg.Connection[Any], table: Identifier, column: str, shard: Shard) -> int:
+    """Deletes what is of other shards."""
+    if column == "partition":
+        condition = SQL("partition % {} <> {}").format(Literal(shard.count), Literal(shard.number))
+    else:
+        condition = SQL("{} IN (SELECT order_id FROM pg_temp.others)").format(Identifier(column))
+    return connection.execute(SQL("DELETE FROM {} WHERE {}").format(table, condition)).rowcount
