@@ -7,7 +7,7 @@ from projections import READ_MODELS
 from projections.framework.projector import Projector
 from services.audit.verify import verify_history
 from services.eventstore.application import OrderStore
-from services.eventstore.clock_origin import clock_of
+from services.runtime.installation import clock_of
 from services.settings import Settings
 
 

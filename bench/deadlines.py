@@ -18,8 +18,8 @@ from resolution_contracts import CommandEnvelope, OpenDispute, OrderUpdateReques
 
 from bench.engine import percentiles, running
 from bench.load import life
-from services.eventstore.clock_origin import clock_of
 from services.kafka.topics import Topics
+from services.runtime.installation import clock_of
 from services.settings import Settings
 
 _IN_5_SECONDS = Fraction(34_560)

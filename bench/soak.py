@@ -22,9 +22,9 @@ from bench.traffic import Traffic, traffic
 from bench.watch import Watch
 from services.audit.verify import VerificationFailed, verify_history
 from services.checkpoints.signing_keys import own_key
-from services.eventstore.clock_origin import clock_of
 from services.kafka.read_topics import extents
 from services.kafka.topics import DEFAULT_PARTITIONS, TopicError, Topics
+from services.runtime.installation import clock_of
 from services.runtime.roles import ROLES
 from services.settings import Settings
 

@@ -10,11 +10,12 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from services.eventstore.append import Batch
 from services.eventstore.application import OrderStore
-from services.eventstore.clock_origin import clock_of
 from services.judging.judge import judge, read
-from services.kafka.consumer import Record
+from services.judging.record import Record
+from services.kafka.record_batches import poll
 from services.kafka.topics import DEFAULT_PARTITIONS
 from services.orders import Order
+from services.runtime.installation import clock_of
 from services.sealing.order_keys import OrderKey, Sealing
 from services.settings import Settings
 
@@ -64,7 +65,7 @@ async def _poll(kafka: str, topic: str, commands: int, watch: _Watch) -> list[li
         pieces, found = [], 0
         cpu, wall = time.thread_time(), time.perf_counter()
         while found < commands:
-            batches = await consumer.getmany(timeout_ms=1000, max_records=_PIECE)
+            batches = await poll(consumer, timeout_ms=1000, max_records=_PIECE)
             pieces.append([record for batch in batches.values() for record in batch])
             found += len(pieces[-1])
         watch.cpu["poll"] = (time.thread_time() - cpu) * 1e6

@@ -11,7 +11,8 @@ from contextlib import asynccontextmanager
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
 from bench.load import marketplace
-from services.kafka.topics import DEFAULT_PARTITIONS, Topics, partition_of
+from services.judging.partitioner import partition_of
+from services.kafka.topics import DEFAULT_PARTITIONS, Topics
 from services.settings import Settings
 
 _SAMPLED = 0

@@ -8,7 +8,6 @@ from datetime import datetime
 from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
@@ -19,10 +18,10 @@ from .kafka.cluster import REQUEST_TIMEOUT_MS, SHORTEST_REQUEST_TIMEOUT_MS, Clus
 from .kafka.security import PLAINTEXT, KafkaSecurity
 from .sealing.master_keys import MasterKeyError, MasterKeys
 from .shards.arithmetic import ALONE, Shard
+from .telemetry.logs import LogFormat
 
-__all__ = ["LogFormat", "Settings", "SettingsError"]
+__all__ = ["Settings", "SettingsError"]
 
-LogFormat = Literal["json", "text"]
 _PUBLIC_URL = re.compile(r"(https?)://([a-z0-9.-]+|\[[0-9a-f:]+\])(:[0-9]{1,5})?((?:/[a-z0-9._~-]+)*)/?", re.IGNORECASE)
 _DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 

@@ -6,7 +6,7 @@ dispute FIRST, and the freelancer answers. `in_envelope` wraps a command for Kaf
 """
 
 from datetime import UTC, datetime, timedelta
-from typing import Any, NamedTuple
+from typing import Any
 from uuid import UUID
 
 from resolution_contracts import (
@@ -34,6 +34,8 @@ from resolution_contracts import (
     Withdraw,
     topics,
 )
+
+from services.judging.record import Record
 
 # --- times ---
 
@@ -186,19 +188,6 @@ def expire(dispute: str = FIRST) -> ExpireDispute:
 
 
 # --- on the way to the service ---
-
-
-class Record(NamedTuple):
-    """What the service reads of aiokafka's ConsumerRecord; `timestamp` is the LogAppendTime, in milliseconds."""
-
-    topic: str
-    partition: int
-    offset: int
-    timestamp: int
-    key: bytes | None
-    value: bytes | None
-    headers: tuple[tuple[str, bytes], ...] = ()
-    timestamp_type: int = 1
 
 
 def in_envelope(

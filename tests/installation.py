@@ -21,14 +21,13 @@ from projections import READ_MODELS, order_page
 from services.clock import Clock
 from services.embedded import Servers
 from services.eventstore.application import OrderStore
-from services.eventstore.clock_origin import clock_of
 from services.eventstore.database import connect
 from services.eventstore.migrate import migrate
 from services.judging.judge import read
-from services.kafka.consumer import Record
+from services.judging.record import Record
 from services.kafka.topics import DEFAULT_PARTITIONS, Topics, ensure_topics
 from services.runtime import roles
-from services.runtime.installation import claim_shards
+from services.runtime.installation import claim_shards, clock_of
 from services.runtime.supervisor import Supervisor
 from services.settings import Settings
 from services.shards.arithmetic import Shard
@@ -263,6 +262,8 @@ def _template(server: str) -> str:
         name = f"template_{uuid4().hex[:12]}"
         connection.execute(f"CREATE DATABASE {name}")
     migrate(urlsplit(server)._replace(path=f"/{name}").geturl())
+    with psycopg.connect(server, autocommit=True) as connection:  # a pooler keeps a connection: nothing could be copied
+        connection.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", (name,))
     _templates[server] = name
     return name
 

@@ -12,8 +12,7 @@ from aiokafka.partitioner import DefaultPartitioner
 from projections import READ_MODELS
 from services.audit.findings import Findings
 from services.audit.verify_read_models import verify_read_models
-from services.kafka.consumer import Record
-from services.kafka.record_batches import UndecodableRecord
+from services.judging.record import Record
 from services.kafka.topics import DEFAULT_PARTITIONS
 from tests.installation import Installation
 from tests.rules.oracle import Oracle
@@ -44,7 +43,7 @@ async def _expected(installation: Installation) -> Json:
     dead = []
     records = await installation.read(installation.topics.commands)
     for record in records:
-        if type(record) is UndecodableRecord or not _in_its_partition(record):
+        if record.undecodable or not _in_its_partition(record):
             dead.append(_letter(record))
             continue
         time = round(clock.of_record(record.timestamp).timestamp() * 1_000_000)

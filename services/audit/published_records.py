@@ -5,8 +5,8 @@ from typing import Any
 
 import msgspec
 
-from services.eventstore.dead_letters import published_letter
-from services.kafka.consumer import Record
+from services.judging.dead_letters import published_letter
+from services.judging.record import Record
 from services.kafka.read_topics import Ends, Stream
 from services.kafka.topics import Topics
 from services.orders.events import Event

@@ -18,20 +18,21 @@ import msgspec
 import psycopg
 from eventsourcing.persistence import MapperDeserialisationError
 
-from services.eventstore.append import OutcomeRow
 from services.eventstore.database import connect
 from services.eventstore.dead_letters import dead_letters
 from services.eventstore.event_codec import decode_event, is_stored_as
 from services.eventstore.history_digest import digest_of_last_events
+from services.judging.dead_letters import at_first_time, first_offset
 from services.judging.decode import Received
 from services.judging.first_uses import first_use, remember
 from services.judging.judge import Judged, Reading, judge, read
 from services.judging.order_cache import OrderCache
-from services.judging.retried_letters import at_first_time, first_offset
+from services.judging.outcomes import OutcomeRow
+from services.judging.partitioner import partition_of
+from services.judging.record import Record
 from services.kafka.cluster import Cluster
-from services.kafka.consumer import Record
 from services.kafka.read_topics import Ends, Stream, open_streams
-from services.kafka.topics import Topics, partition_of
+from services.kafka.topics import Topics
 from services.orders import Order, evolve
 from services.orders.events import Event
 from services.retention.months import Retired

@@ -17,13 +17,12 @@ from itertools import chain
 import msgspec
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
-from services.eventstore.dead_letters import DeadLetter, published_letter
+from services.judging.dead_letters import DeadLetter, at_first_time, first_offset, published_letter
 from services.judging.decode import Received
 from services.judging.first_uses import FirstUses
 from services.judging.judge import Reading, judge, read
-from services.judging.retried_letters import at_first_time, first_offset
+from services.judging.record import Record
 from services.kafka.cluster import Cluster
-from services.kafka.consumer import Record
 from services.kafka.read_topics import read_some
 from services.kafka.topics import Topics, count_partitions
 from services.orders import Order
@@ -289,7 +288,7 @@ def _look_for_missing(partition: int, queues: Iterable[deque[_Expected]], publis
 
 
 def _is_discarded(record: Record) -> bool:
-    return dict(record.headers).get("error", b"").startswith(_DISCARDED)
+    return (dict(record.headers).get("error") or b"").startswith(_DISCARDED)
 
 
 def _letter(record: Record) -> DeadLetter:
@@ -298,7 +297,7 @@ def _letter(record: Record) -> DeadLetter:
 
 
 def _source_offset(record: Record) -> int:
-    return int(dict(record.headers)["source-offset"])
+    return int(dict(record.headers)["source-offset"] or b"")
 
 
 class _Published(msgspec.Struct):

@@ -29,7 +29,6 @@ from services.commands.parked_orders import NotParked
 from services.commands.skip_records import NotSkipped
 from services.demo import run as run_demo
 from services.embedded import ServerError
-from services.eventstore.clock_origin import clock_of
 from services.eventstore.database import connect
 from services.eventstore.migrate import SchemaOutdated
 from services.export import ExportError
@@ -37,7 +36,7 @@ from services.kafka.record_batches import UnreadablePartition
 from services.kafka.topics import TopicError
 from services.relay.renew_topics import NotRenewed
 from services.retention.retire import NotRetired
-from services.runtime.installation import installation, prepare, require_known_topics, shard_of
+from services.runtime.installation import clock_of, installation, prepare, require_known_topics, shard_of
 from services.runtime.roles import ROLES
 from services.runtime.serve import require_free_ports
 from services.runtime.serve import serve as serve_roles

@@ -20,9 +20,9 @@ from services.commands.skip_records import NotSkipped, find_damage
 from services.commands.skip_records import skip as skip_damage
 from services.eventstore.application import OrderStore
 from services.eventstore.database import connect
-from services.eventstore.dead_letters import DeadLetter, dead_letters, handle_dead_letter
+from services.eventstore.dead_letters import dead_letters, handle_dead_letter
 from services.eventstore.positions import commands_bases
-from services.judging.retried_letters import RECORDED
+from services.judging.dead_letters import RECORDED, DeadLetter
 from services.kafka.topics import Topics
 from services.runtime.installation import installation, up_to_date
 from services.settings import Settings

@@ -12,11 +12,11 @@ import typer
 
 from services.commands.parked_orders import NotParked, ParkedOrders
 from services.eventstore.application import OrderStore
-from services.eventstore.clock_origin import clock_of
 from services.eventstore.database import connect
-from services.eventstore.parking import ParkedCommand, parked_commands, parked_orders
+from services.eventstore.parking import parked_commands, parked_orders
+from services.judging.outcomes import ParkedCommand
 from services.kafka.topics import Topics
-from services.runtime.installation import installation, up_to_date
+from services.runtime.installation import clock_of, installation, up_to_date
 from services.settings import Settings
 
 from .terminal import facts, say, short, table

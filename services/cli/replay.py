@@ -16,9 +16,8 @@ from services.audit.replay import replay as replay_order
 from services.audit.replay_files import write_files
 from services.clock import Clock
 from services.eventstore.application import OrderStore
-from services.eventstore.clock_origin import clock_of
 from services.eventstore.database import connect
-from services.runtime.installation import installation, shard_of, up_to_date
+from services.runtime.installation import clock_of, installation, shard_of, up_to_date
 from services.settings import Settings
 from services.shards.arithmetic import Shard
 

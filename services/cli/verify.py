@@ -17,12 +17,11 @@ from services.audit.verify import verify_history
 from services.audit.verify_split import verify_splits
 from services.audit.verify_topics import Findings as FromCommands
 from services.audit.verify_topics import HistoryExpired, verify_from_commands
-from services.eventstore.clock_origin import clock_of
 from services.eventstore.database import connect
 from services.eventstore.positions import commands_bases
 from services.eventstore.verifications import record_verification
 from services.kafka.topics import Topics
-from services.runtime.installation import installation, up_to_date
+from services.runtime.installation import clock_of, installation, up_to_date
 from services.settings import Settings
 
 from .checkpoints import CheckpointsFile, PublicKeys, ShardNumber, verify_against

@@ -5,10 +5,10 @@ from collections.abc import Callable, Sequence
 from aiokafka import AIOKafkaProducer
 from resolution_contracts.topics import MAX_COMMAND_BYTES
 
-from services.eventstore.dead_letters import DeadLetter
-from services.judging.retried_letters import RECORDED, RETRY_OF
+from services.judging.dead_letters import RECORDED, RETRY_OF, DeadLetter
+from services.judging.partitioner import partition_of
 from services.kafka.cluster import Cluster
-from services.kafka.topics import LARGEST_RECORD, Topics, count_partitions, partition_of
+from services.kafka.topics import LARGEST_RECORD, Topics, count_partitions
 
 _OURS = {"error", "source-topic", "source-partition", "source-offset", RECORDED, RETRY_OF}
 

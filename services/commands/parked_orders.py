@@ -8,15 +8,15 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 
 import msgspec
-from aiokafka import ConsumerRecord
 
 from services.eventstore.append import Batch
 from services.eventstore.application import OrderStore
-from services.eventstore.parking import ParkedCommand, ParkingChanged
+from services.eventstore.parking import ParkingChanged
 from services.judging import outcomes
 from services.judging.decode import Received
 from services.judging.judge import judge, read
-from services.kafka.consumer import Record
+from services.judging.outcomes import ParkedCommand
+from services.judging.record import Record
 
 
 class NotParked(Exception):
@@ -77,16 +77,12 @@ class ParkedOrders:
 
     def _record(self, parked: ParkedCommand) -> Record:
         headers = msgspec.json.decode(parked.headers, type=list[tuple[str, bytes | None]])
-        return ConsumerRecord(
-            topic=self._topic,
-            partition=parked.partition,
-            offset=parked.record_offset,
-            timestamp=parked.record_time,
-            timestamp_type=1,
-            key=parked.key,
-            value=parked.value,
-            checksum=None,
-            serialized_key_size=len(parked.key or b""),
-            serialized_value_size=len(parked.value or b""),
-            headers=tuple(headers),  # type: ignore[arg-type]  # a value may be None
+        return Record(
+            self._topic,
+            parked.partition,
+            parked.record_offset,
+            parked.record_time,
+            parked.key,
+            parked.value,
+            headers,
         )

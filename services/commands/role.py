@@ -14,12 +14,13 @@ from services.eventstore.database import ANSWER_WITHIN_SECONDS
 from services.eventstore.parking import Parking, ParkingChanged
 from services.eventstore.positions import StoredPositions
 from services.fault_points import point
+from services.judging.dead_letters import all_at_first_time, first_offset
 from services.judging.decode import Received
 from services.judging.first_uses import FirstUses, has_capitals
 from services.judging.judge import Judged, Reading, judge, read
 from services.judging.order_cache import OrderCache, Orders
-from services.judging.retried_letters import all_at_first_time, first_offset
-from services.kafka.consumer import PositionedConsumer, Positions, Record
+from services.judging.record import Record
+from services.kafka.consumer import PositionedConsumer, Positions
 from services.kafka.topics import Topics
 from services.retention.months import MonthBegan, Months
 from services.sealing.master_keys import MasterKeys

@@ -3,11 +3,12 @@
 import time
 from dataclasses import dataclass
 
-from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
+from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from services.eventstore.append import Batch
 from services.eventstore.application import OrderStore
 from services.judging import outcomes
+from services.judging.record import Record
 from services.kafka.cluster import Cluster
 from services.kafka.read_topics import open_consumer
 from services.kafka.record_batches import UnreadablePartition
@@ -67,7 +68,7 @@ def skip(store: OrderStore, topic: str, damage: Damage, base: int, reason: str) 
     now = int(time.time() * 1000)
     rows = [
         outcomes.dead(
-            ConsumerRecord(topic, damage.partition, offset, now, 1, None, None, None, -1, -1, ()),
+            Record(topic, damage.partition, offset, now, None, None),
             f"skipped by an operator, for it cannot be read: {reason}",
         )
         for offset in range(first, end)

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import zip_longest
@@ -10,7 +10,7 @@ from itertools import zip_longest
 from resolution_contracts import COMMANDS, EVENTS, Code, OfferPartialRefund
 from resolution_contracts.values import format_instant
 
-from services.kafka.consumer import Record
+from services.judging.record import Record
 from services.orders.texts import published_without_texts
 
 from .evidence import Evidence
@@ -139,7 +139,7 @@ def _dead_letters(dead_letters: Sequence[Record], tales: Sequence[Tale]) -> Chec
     differences = [f"{order}: {value!r} is missing" for order, value in garbage.keys() - found.keys()]
     differences += [f"{order}: {value!r} is not of the story" for order, value in found.keys() - garbage.keys()]
     for record in garbage.keys() & found.keys():
-        reason = found[record].get("error", b"").decode()
+        reason = (found[record].get("error") or b"").decode()
         if difference := garbage[record].expected.difference({"dead": reason}):
             differences.append(f"{record[0]}: {difference}")
     return Check("Dead letters are the story's garbage", f"{len(dead_letters)}, unchanged, with reason", differences)
@@ -260,8 +260,8 @@ def _envelope(record: Record) -> Json:
 
 def _place(dead_letter: Record) -> tuple[int, int]:
     """Partition and offset of the record on the commands topic."""
-    headers: Mapping[str, bytes] = dict(dead_letter.headers)
-    return int(headers["source-partition"]), int(headers["source-offset"])
+    headers = dict(dead_letter.headers)
+    return int(headers["source-partition"] or b""), int(headers["source-offset"] or b"")
 
 
 def _record_of(tale: Tale, step: Step) -> tuple[str, bytes]:

@@ -13,7 +13,7 @@ from projections import order_page
 from services.audit.replay import replay
 from services.eventstore.application import OrderStore
 from services.eventstore.database import connect
-from services.kafka.consumer import Record
+from services.judging.record import Record
 from services.orders.events import DisputeOpened
 from services.orders.public_events import event_envelope
 

@@ -11,8 +11,9 @@ from typing import Self, TypeVar
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
+from services.judging.record import Record
 from services.kafka.cluster import Cluster
-from services.kafka.consumer import Record
+from services.kafka.record_batches import poll
 from services.kafka.topics import Topics
 
 from .script import Json, event_name
@@ -90,7 +91,7 @@ class Watch:
 
     async def _read(self) -> None:
         while True:
-            batches = await self._consumer.getmany(timeout_ms=500)
+            batches = await poll(self._consumer, timeout_ms=500)
             seen_at = datetime.now(UTC)
             async with self._news:
                 for record in (record for batch in batches.values() for record in batch):
@@ -116,7 +117,7 @@ async def read_all(cluster: Cluster, topics: Sequence[str], partitions: int) -> 
         ends = await consumer.end_offsets(everywhere)
         found: dict[TopicPartition, list[Record]] = {part: [] for part in everywhere}
         while any([await consumer.position(part) < ends[part] for part in everywhere]):
-            for part, records in (await consumer.getmany(timeout_ms=200)).items():
+            for part, records in (await poll(consumer, timeout_ms=200)).items():
                 found[part] += records
         return {topic: [r for part in everywhere if part.topic == topic for r in found[part]] for topic in topics}
     finally:

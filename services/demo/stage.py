@@ -21,10 +21,10 @@ from aiokafka.errors import KafkaError
 from resolution_contracts.client import Client
 
 from services.clock import Clock
-from services.eventstore.clock_origin import clock_of
 from services.eventstore.database import connect
 from services.eventstore.migrate import migrate
 from services.kafka.topics import Topics, ensure_topics
+from services.runtime.installation import clock_of
 from services.runtime.supervisor import Supervisor
 from services.settings import Settings
 

@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 from datetime import date
 from typing import Any
 
-import msgspec
 import psycopg
 from eventsourcing.postgres import PostgresApplicationRecorder
 from psycopg import Cursor
@@ -13,31 +12,15 @@ from psycopg.rows import DictRow
 from psycopg.types.string import BytesBinaryDumper
 
 from services.fault_points import point
+from services.judging.outcomes import OutcomeRow, ParkedCommand
 from services.retention.months import MonthBegan
 from services.sealing.order_keys import Sealing
 
-from .parking import ParkedCommand, ParkingChanged, change_parking
+from .parking import ParkingChanged, change_parking
 from .stored_event import Stored
 
 _EVENT_COLUMNS = ("originator_id", "originator_version", "topic", "state", "notification_id")
 _EVENT_TYPES = ("text", "int8", "text", "bytea", "int8")
-
-
-class OutcomeRow(msgspec.Struct, gc=False):
-    """What became of one record of the commands topic; see the table `outcomes`. `events`: how many it appended."""
-
-    partition: int
-    offset: int
-    kind: str
-    message: bytes | None
-    order_id: str = ""
-    command_id: str = ""
-    digest: bytes = b""
-    source: str = ""
-    events: int = 0
-    key: bytes | None = None
-    headers: bytes | None = None
-    traceparent: str | None = None
 
 
 _OUTCOME_COLUMNS = (

@@ -11,7 +11,9 @@ from eventsourcing.postgres import PostgresFactory
 from eventsourcing.utils import Environment
 from psycopg.rows import dict_row
 
+from services.judging.dead_letters import DeadLetter
 from services.judging.first_uses import FirstUses, remember
+from services.judging.outcomes import ParkedCommand
 from services.orders.events import Event
 from services.orders.order import Order
 from services.retention.months import FIRST_USES, Months, begun_months, with_earlier_commands, with_ids_in_capitals
@@ -20,11 +22,11 @@ from services.sealing.order_keys import CHANGE_KEYS, OrderKey, OrderKeys, Sealin
 
 from .append import Batch, OrderRecorder
 from .database import Connection, pool
-from .dead_letters import DeadLetter, dead_letters
+from .dead_letters import dead_letters
 from .event_codec import OrderMapper, decode_event
 from .load_orders import load_orders
 from .order_outcomes import JudgedCommand, judged_commands
-from .parking import ParkedCommand, Parking, parked_commands, read_parking
+from .parking import Parking, parked_commands, read_parking
 from .snapshots import write_snapshots
 from .stored_event import Stored
 

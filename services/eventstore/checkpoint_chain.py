@@ -30,8 +30,8 @@ class Statement(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
     It is about the events with notification ids `first` to `last`, both included (none where `last` is `first` - 1).
     `previous`: SHA-256 of the line of the checkpoint before. `salt`: SHA-256 of the salt. `events`: SHA-256 of the salt
-    and each event's row (services/eventstore/event_rows.py) in their order. `tags`: for each event the first four bytes of
-    SHA-256 of the salt and its row without the notification id, in Base64: they prove nothing, and tell which event
+    and each event's row (services/eventstore/event_rows.py) in their order. `tags`: for each event the first four bytes
+    of SHA-256 of the salt and its row without the notification id, in Base64: they prove nothing, and tell which event
     it is where `events` does not fit. `at`: real time. `key`: id of the key that signs; `next_key`: the public key that
     may sign the checkpoints that follow, where there is to be another. Hashes and keys are hexadecimal.
     """

@@ -1,25 +1,25 @@
 """The instant from which business time runs: the first start, kept in the database."""
 
 from datetime import UTC, datetime
+from fractions import Fraction
 
 from services.clock import Clock
-from services.settings import Settings
 
 from .database import ANSWER_WITHIN_SECONDS, connect
 
 
-def clock_of(settings: Settings) -> Clock:
+def read_clock(database_url: str, given: datetime | None, scale: Fraction) -> Clock:
     """The installation's clock. Notes the origin on the first start; one given by the environment wins.
 
     Once it is noted this only reads, so that those who may not write can ask for the time. Raises psycopg.Error.
     """
-    given = settings.time_origin or datetime.now(UTC)
-    given = given.replace(microsecond=given.microsecond // 1000 * 1000)
-    with connect(settings.database, answer_within=ANSWER_WITHIN_SECONDS) as connection:
+    now = given or datetime.now(UTC)
+    now = now.replace(microsecond=now.microsecond // 1000 * 1000)
+    with connect(database_url, answer_within=ANSWER_WITHIN_SECONDS) as connection:
         row = connection.execute("SELECT origin FROM clock").fetchone()
         if row is None:
-            connection.execute("INSERT INTO clock (origin) VALUES (%s) ON CONFLICT DO NOTHING", (given,))
+            connection.execute("INSERT INTO clock (origin) VALUES (%s) ON CONFLICT DO NOTHING", (now,))
             row = connection.execute("SELECT origin FROM clock").fetchone()
     assert row is not None
-    origin: datetime = given if settings.time_origin else row[0].astimezone(UTC)
-    return Clock(origin, settings.time_scale)
+    origin: datetime = now if given else row[0].astimezone(UTC)
+    return Clock(origin, scale)

@@ -1,80 +1,18 @@
 """Dead letters, which are outcomes too, and what operators did about them."""
 
-import hashlib
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from typing import Any, LiteralString
 
 import msgspec
 import psycopg
 from psycopg.rows import dict_row
-from resolution_contracts.topics import MAX_COMMAND_BYTES
 
-Headers = Sequence[tuple[str, bytes | None]]
+from services.judging.dead_letters import DeadLetter
 
 UNHANDLED: LiteralString = (
     "outcomes LEFT JOIN handled_dead_letters USING (partition, record_offset) WHERE kind = 'dead' AND how IS NULL"
 )
 """SQL: the rows of dead letters that no operator has sent again or discarded."""
-
-_FIRST_BYTES = 64 * 1024
-"""What is published of what is too large, so that every dead letter fits on its topic."""
-
-_OWN_HEADERS = 5
-"""How many of a stored dead letter's headers are the service's; they are the last ones."""
-
-
-def published_letter(
-    key: bytes | None, value: bytes | None, headers: Headers
-) -> tuple[bytes | None, bytes | None, Headers]:
-    """What goes on the topic of a dead letter that is stored whole.
-
-    Of a value larger than a command may be, and of a key or headers larger than 64 KiB, the first 64 KiB; then headers
-    say how much there is.
-    """
-    kept = list(headers)
-    if headers and sum(len(name) + len(content or b"") for name, content in headers) > _FIRST_BYTES:
-        kept = [*_that_fit(headers[:-_OWN_HEADERS]), *headers[-_OWN_HEADERS:]]
-        kept.append(("headers-left-out", str(len(headers) - len(kept)).encode()))
-    if key is not None and len(key) > _FIRST_BYTES:
-        kept += _measured("key", key)
-        key = key[:_FIRST_BYTES]
-    if value is not None and len(value) > MAX_COMMAND_BYTES:
-        kept += _measured("value", value)
-        value = value[:_FIRST_BYTES]
-    return key, value, kept
-
-
-def _that_fit(headers: Headers) -> list[tuple[str, bytes | None]]:
-    kept: list[tuple[str, bytes | None]] = []
-    left = _FIRST_BYTES
-    for name, content in headers:
-        left -= len(name.encode()) + len(content or b"") + 10
-        if left < 0:
-            break
-        kept.append((name, content))
-    return kept
-
-
-def _measured(what: str, content: bytes) -> Headers:
-    digest = hashlib.sha256(content).hexdigest().encode()
-    return [(f"{what}-bytes", str(len(content)).encode()), (f"{what}-sha256", digest)]
-
-
-class DeadLetter(msgspec.Struct):
-    """A record of the commands topic that is no command. `how` it was handled: "retried", "discarded", or None."""
-
-    partition: int
-    record_offset: int
-    key: bytes | None
-    value: bytes | None
-    headers: list[tuple[str, bytes | None]]
-    how: str | None
-    why: str | None
-
-    @property
-    def error(self) -> str:
-        """Why it is none."""
-        return (dict(self.headers)["error"] or b"").decode(errors="replace")
 
 
 def dead_letters(

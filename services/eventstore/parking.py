@@ -11,23 +11,7 @@ import psycopg
 from psycopg import Cursor
 from psycopg.rows import class_row, dict_row
 
-
-class ParkedCommand(msgspec.Struct, gc=False):
-    """A record of the commands topic that was not judged.
-
-    `why` says where our code failed; it is empty for a command that only waits behind such a one. `record_time` is the
-    record's, in milliseconds since 1970; `headers` a JSON list of [name, base64 of the value].
-    """
-
-    partition: int
-    record_offset: int
-    order_id: str
-    command_id: str
-    record_time: int
-    key: bytes | None
-    value: bytes | None
-    headers: bytes
-    why: str
+from services.judging.outcomes import ParkedCommand
 
 
 class Parking(msgspec.Struct):

@@ -1,8 +1,8 @@
 """Writes the public events after the last export's position, and renews the summary of the orders they touch.
 
 A directory is complete at the position that its `state.json` names. What an export adds appears when all of it is
-written (`services/export/staging.py`). One that is killed before goes on where it was: the range of positions that it writes
-is noted first, so that its files are written again under the same names.
+written (`services/export/staging.py`). One that is killed before goes on where it was: the range of positions that it
+writes is noted first, so that its files are written again under the same names.
 """
 
 from collections import defaultdict

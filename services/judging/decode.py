@@ -10,13 +10,12 @@ import msgspec
 from resolution_contracts.commands import COMMAND_TYPES, Command
 from resolution_contracts.topics import MAX_COMMAND_BYTES
 
-from services.kafka.consumer import Record
-from services.kafka.record_batches import UndecodableRecord
-from services.kafka.topics import partition_of
 from services.orders import rejections
 
 from .command_data import NotJson, canonical_form, read_data
 from .earlier_versions import read_data_as_before
+from .partitioner import partition_of
+from .record import Record
 
 _NAMES = {type_: type_.split(".")[-2] for type_ in COMMAND_TYPES}
 _ENDS = {name: name.encode() for name in _NAMES.values()}
@@ -129,8 +128,8 @@ def _partition_of(subject: str, partitions: int | None) -> int | None:
 
 
 def _envelope(record: Record, as_before: bool) -> _Envelope:
-    if type(record) is UndecodableRecord:
-        raise Unreadable(f"the record cannot be decoded: {record.why}")
+    if record.undecodable:
+        raise Unreadable(f"the record cannot be decoded: {record.undecodable}")
     try:
         return _decoded(record.value, as_before)
     except Unreadable:

@@ -10,15 +10,14 @@ from datetime import datetime
 import msgspec
 from resolution_contracts.values import FIRST_YEAR, LAST_YEAR
 
-from services.eventstore.append import OutcomeRow
-from services.eventstore.parking import ParkedCommand
-from services.kafka.consumer import Record
 from services.orders import Order, Rejected, rejections
 from services.orders.events import Event
 
 from . import outcomes
 from .decode import Received, Unreadable, decode
 from .first_uses import FirstUses, first_use, has_capitals, remember
+from .outcomes import OutcomeRow, ParkedCommand
+from .record import Record
 
 log = logging.getLogger(__name__)
 

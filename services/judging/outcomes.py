@@ -8,18 +8,52 @@ import msgspec
 from resolution_contracts import topics
 from resolution_contracts.outcomes import CommandAccepted, CommandRejected
 
-from services.eventstore.append import OutcomeRow
-from services.kafka.consumer import Record
 from services.orders.events import EVENTS, Event
 from services.orders.instants import format_instant
 from services.orders.rejections import Rejected
 
+from .dead_letters import RECORDED
 from .decode import Received
-from .retried_letters import RECORDED
+from .record import Record
 
 _encode = msgspec.json.Encoder().encode
 _ACCEPTED, _REJECTED = (topics.outcome_type(outcome.__name__) for outcome in (CommandAccepted, CommandRejected))
 _EVENT_TYPES = {event: topics.event_type(name) for name, event in EVENTS.items()}
+
+
+class OutcomeRow(msgspec.Struct, gc=False):
+    """What became of one record of the commands topic; see the table `outcomes`. `events`: how many it appended."""
+
+    partition: int
+    offset: int
+    kind: str
+    message: bytes | None
+    order_id: str = ""
+    command_id: str = ""
+    digest: bytes = b""
+    source: str = ""
+    events: int = 0
+    key: bytes | None = None
+    headers: bytes | None = None
+    traceparent: str | None = None
+
+
+class ParkedCommand(msgspec.Struct, gc=False):
+    """A record of the commands topic that was not judged.
+
+    `why` says where our code failed; it is empty for a command that only waits behind such a one. `record_time` is the
+    record's, in milliseconds since 1970; `headers` a JSON list of [name, base64 of the value].
+    """
+
+    partition: int
+    record_offset: int
+    order_id: str
+    command_id: str
+    record_time: int
+    key: bytes | None
+    value: bytes | None
+    headers: bytes
+    why: str
 
 
 class _Envelope(msgspec.Struct, kw_only=True, gc=False):

@@ -18,24 +18,24 @@ from itertools import chain
 from typing import Any, Protocol
 from uuid import UUID
 
-from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, ConsumerRecord, TopicPartition
+from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
 from aiokafka.errors import KafkaError, NoOffsetForPartitionError
 from faststream import AckPolicy
 from faststream.kafka import KafkaBroker
 from faststream.kafka.message import KafkaMessage
 
 from services.fault_points import point
+from services.judging.record import Record
 from services.shards.arithmetic import ALONE, Shard
 from services.telemetry import role_metrics
 from services.telemetry.health import assigned, progress, stopped, trouble
 
 from .assignment import assignor, group_of
-from .record_batches import UnreadablePartition
+from .record_batches import UnreadablePartition, poll
 from .topic_ids import topic_id
 
 log = logging.getLogger(__name__)
 
-Record = ConsumerRecord[bytes | None, bytes | None]
 Positions = dict[int, int]
 
 _LAG_SECONDS = 5.0
@@ -114,7 +114,7 @@ class PositionedConsumer:
             parser=_as_it_is,
             decoder=_body,
         )
-        self._subscriber.get_msg = self._next_batch  # type: ignore[method-assign]
+        self._subscriber.get_msg = self._next_batch  # type: ignore[method-assign,assignment]
         self._subscriber(self._on_batch)
 
     async def assigned(self) -> None:
@@ -156,7 +156,7 @@ class PositionedConsumer:
         try:
             await self._try_stopped_again(consumer)
             self._check_continuity(consumer)
-            batches = await consumer.getmany(timeout_ms=500, max_records=self._max_records)
+            batches = await poll(consumer, timeout_ms=500, max_records=self._max_records)
         except NoOffsetForPartitionError:
             return ()  # from before the partitions' positions were sought; nothing was taken
         except Exception as error:

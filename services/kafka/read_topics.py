@@ -8,9 +8,10 @@ from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
+from services.judging.record import Record
+
 from .cluster import Cluster
-from .consumer import Record
-from .record_batches import UndecodableRecord, UnreadablePartition
+from .record_batches import UnreadablePartition, poll
 
 _AT_ONCE = 2000
 _LOOK_AHEAD = 200
@@ -98,21 +99,19 @@ class Stream:
 async def read_some(consumer: AIOKafkaConsumer, where: TopicPartition, timeout_ms: int) -> list[Record]:
     """A partition's next records; none where none has come after a while. Raises KafkaError.
 
-    Of what is damaged on the broker's disk each offset comes as an UndecodableRecord without content, one at a time.
+    Of what is damaged on the broker's disk each offset comes as an undecodable record without content, one at a time.
     """
     position = await consumer.position(where)
     try:
-        found: list[Record] = (await consumer.getmany(where, timeout_ms=timeout_ms, max_records=_AT_ONCE)).get(
-            where, []
-        )
+        found = (await poll(consumer, where, timeout_ms=timeout_ms, max_records=_AT_ONCE)).get(where, [])
     except UnreadablePartition as damaged:  # where it ends is not known
         consumer.seek(where, damaged.offset + 1)
         return [_unreadable(where, damaged.offset, str(damaged))] if damaged.offset >= position else []
     return found
 
 
-def _unreadable(where: TopicPartition, offset: int, why: str) -> UndecodableRecord:
-    return UndecodableRecord(where.topic, where.partition, offset, 0, 1, None, None, None, -1, -1, (), why)
+def _unreadable(where: TopicPartition, offset: int, why: str) -> Record:
+    return Record(where.topic, where.partition, offset, 0, None, None, undecodable=why)
 
 
 async def open_streams(

@@ -2,8 +2,8 @@
 
 The broker stores batches that aiokafka cannot read: header names that are not UTF-8, codecs that nobody has, twenty
 megabytes of spaces in twenty kilobytes. aiokafka raises on the first such record, forgets the records of the other
-partitions that it was about to return, and raises again at the next poll. Here such a record comes out as an
-`UndecodableRecord` with its raw bytes, in its place among the others.
+partitions that it was about to return, and raises again at the next poll. Here such a record comes out in its
+place among the others, with its raw bytes, and says why it cannot be decoded.
 
 `services.kafka.cluster`, from which every client takes its address, makes all consumers of the process read like that.
 """
@@ -12,14 +12,16 @@ import struct
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import cramjam
-from aiokafka import ConsumerRecord, TopicPartition
+from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.consumer import fetcher
 from aiokafka.errors import CorruptRecordException
 from aiokafka.record.default_records import DefaultRecordBatch
 from aiokafka.record.legacy_records import LegacyRecordBatch
+
+from services.judging.record import Record
 
 LARGEST_BATCH_BYTES: Final = 24 * 1024 * 1024
 """What one batch may decompress to. A larger one is undecodable, and takes no more memory than its compressed form."""
@@ -38,13 +40,6 @@ _OUTPUT_BYTES = (256 * 1024, 4 * 1024 * 1024, LARGEST_BATCH_BYTES)
 _GZIP_MAGIC = b"\x1f\x8b"
 _XERIAL_MAGIC = b"\x82SNAPPY\x00"
 _XERIAL_HEADER_BYTES = 16
-
-
-@dataclass
-class UndecodableRecord(ConsumerRecord[bytes | None, bytes | None]):
-    """A record that Kafka's client cannot decode. `value` has what was there, raw where it cannot be told apart."""
-
-    why: str = ""
 
 
 class UnreadablePartition(Exception):
@@ -357,23 +352,17 @@ class _PartitionRecords(fetcher.PartitionRecords):
                 raise StopIteration from error
             raise UnreadablePartition(self._tp, self.next_fetch_offset, error) from error
 
-    def _consumer_record(self, tp: TopicPartition, record: Any) -> ConsumerRecord[Any, Any]:
-        if type(record) is not _Record or not record.why:
-            found: ConsumerRecord[Any, Any] = super()._consumer_record(tp, record)  # type: ignore[no-untyped-call]
-            return found
-        return UndecodableRecord(
+    def _consumer_record(self, tp: TopicPartition, record: Any) -> Record:
+        return Record(
             tp.topic,
             tp.partition,
             record.offset,
             record.timestamp,
-            record.timestamp_type,
             record.key,
             record.value,
-            None,
-            -1 if record.key is None else len(record.key),
-            -1 if record.value is None else len(record.value),
-            tuple(record.headers),  # type: ignore[arg-type]  # a value may be None
-            record.why,
+            tuple(record.headers),
+            record.timestamp_type,
+            record.why if type(record) is _Record else "",
         )
 
 
@@ -381,3 +370,11 @@ def read_whatever_senders_write() -> None:
     """Makes every consumer of this process read like that."""
     fetcher.MemoryRecords = _Records  # type: ignore[attr-defined]
     fetcher.PartitionRecords = _PartitionRecords  # type: ignore[misc]
+
+
+async def poll(
+    consumer: AIOKafkaConsumer, *partitions: TopicPartition, timeout_ms: int, max_records: int | None = None
+) -> dict[TopicPartition, list[Record]]:
+    """The consumer's `getmany`: all consumers of this process make such records."""
+    found: Any = await consumer.getmany(*partitions, timeout_ms=timeout_ms, max_records=max_records)
+    return cast("dict[TopicPartition, list[Record]]", found)

@@ -2,12 +2,10 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
-from functools import cache
 from itertools import chain
-from struct import Struct
 from typing import Any
 from uuid import UUID
 
@@ -17,6 +15,7 @@ from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.cluster import ClusterMetadata
 from aiokafka.errors import KafkaError
 
+from services.judging.partitioner import partition_of
 from services.shards.arithmetic import ALONE, Shard
 
 from .cluster import Cluster
@@ -102,29 +101,6 @@ class Topics:
         """The same for the topics of one partition, which the roles themselves read."""
         yield self.relay, {"cleanup.policy": "compact", "segment.bytes": str(1024 * 1024)}
         yield self.checkpoints, {"retention.ms": "-1", "retention.bytes": "-1"}
-
-
-def partition_of(key: bytes, partitions: int) -> int:
-    """Where Kafka's own partitioner puts a key."""
-    return (_murmur2(key) & 0x7FFFFFFF) % partitions
-
-
-def _murmur2(data: bytes) -> int:
-    """Kafka's hash of a key. aiokafka's takes byte by byte, which a backlog of new orders feels."""
-    found = 0x9747B28C ^ len(data)
-    for word in _words(len(data) // 4)(data):
-        mixed = word * 0x5BD1E995 & 0xFFFFFFFF
-        found = found * 0x5BD1E995 & 0xFFFFFFFF ^ (mixed ^ mixed >> 24) * 0x5BD1E995 & 0xFFFFFFFF
-    if rest := len(data) % 4:
-        found = (found ^ int.from_bytes(data[-rest:], "little")) * 0x5BD1E995 & 0xFFFFFFFF
-    found = (found ^ found >> 13) * 0x5BD1E995 & 0xFFFFFFFF
-    return found ^ found >> 15
-
-
-@cache
-def _words(count: int) -> Callable[[bytes], tuple[int, ...]]:
-    """Takes that many from the beginning of a key. Formats are looked up more slowly by text."""
-    return Struct(f"<{count}I").unpack_from
 
 
 async def ensure_topics(cluster: Cluster, topics: Topics, shards: int = 1) -> int:

@@ -18,12 +18,12 @@ import psycopg
 from msgspec import structs
 
 from services.eventstore.commit_listener import Changes
-from services.eventstore.relay_notes import note_intent
 from services.kafka.cluster import Cluster
 from services.kafka.read_topics import Ends, Stream, extents, open_streams
 from services.kafka.relay_position import Position
 from services.kafka.topics import Topics, count_partitions
 from services.orders.texts import published_without_texts
+from services.relay.store_notes import note_intent
 from services.sealing.master_keys import MasterKeys
 from services.telemetry.health import progress
 

@@ -23,13 +23,13 @@ from msgspec import structs
 
 from services.eventstore.commit_listener import Changes
 from services.eventstore.database import ANSWER_WITHIN_SECONDS, connect_async
-from services.eventstore.relay_notes import Notes, begin_timeline, note_intent, note_published, read_notes
 from services.fault_points import point
 from services.kafka.cluster import Cluster
 from services.kafka.read_topics import Ends
 from services.kafka.relay_position import Position, published
 from services.kafka.topics import Topics
 from services.kafka.transactions import TransactionalProducer
+from services.relay.store_notes import Notes, begin_timeline, note_intent, note_published, read_notes
 from services.retention.months import Retired
 from services.sealing.master_keys import MasterKeys
 from services.telemetry import role_metrics, traces

@@ -10,9 +10,9 @@ import psycopg
 from msgspec.structs import replace
 from psycopg.rows import class_row, tuple_row
 
-from services.eventstore.dead_letters import published_letter
 from services.eventstore.event_codec import decode_event
 from services.eventstore.stored_event import StoredRow
+from services.judging.dead_letters import published_letter
 from services.kafka.relay_position import Position
 from services.kafka.topics import Topics
 from services.orders.events import Event

@@ -16,10 +16,11 @@ import psycopg
 
 from services.eventstore.database import connect
 from services.eventstore.positions import commands_bases
-from services.kafka.consumer import Record
+from services.judging.partitioner import partition_of
+from services.judging.record import Record
 from services.kafka.read_topics import extents, open_streams
 from services.kafka.relay_position import published
-from services.kafka.topics import Topics, count_partitions, partition_of
+from services.kafka.topics import Topics, count_partitions
 from services.settings import Settings
 
 from . import retire_month
@@ -135,7 +136,8 @@ def _month_of_outcome(connection: psycopg.Connection[Any], record: Record) -> da
 
 
 def _month_of_letter(connection: psycopg.Connection[Any], record: Record) -> date | None:
-    return retire_month.month_of_letter(connection, record.partition, int(dict(record.headers)["source-offset"]))
+    offset = int(dict(record.headers)["source-offset"] or b"")
+    return retire_month.month_of_letter(connection, record.partition, offset)
 
 
 def _drop(connection: psycopg.Connection[Any], month: date) -> None:

@@ -13,8 +13,9 @@ import psycopg
 from aiokafka.errors import KafkaError
 
 from services.checkpoints.signing_keys import own_key
+from services.clock import Clock
 from services.embedded import default_data_dir, embedded
-from services.eventstore.clock_origin import clock_of
+from services.eventstore.clock_origin import read_clock
 from services.eventstore.database import connect, refusal_of_server
 from services.eventstore.migrate import migrate
 from services.eventstore.positions import known_topics, other_topic
@@ -88,6 +89,11 @@ def require_known_topics(settings: Settings) -> None:
         for consumer, topic in (("commands", topics.commands), ("timer", topics.events)):
             if known.get(consumer, set()) - {asyncio.run(id_of_topic(settings.cluster, topic))}:
                 raise TopicError(other_topic(consumer))
+
+
+def clock_of(settings: Settings) -> Clock:
+    """The clock of an installation, by the settings with one database. See `read_clock`. Raises psycopg.Error."""
+    return read_clock(settings.database, settings.time_origin, settings.time_scale)
 
 
 def claim_shards(settings: Settings, partitions: int) -> None:

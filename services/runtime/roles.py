@@ -31,23 +31,22 @@ from services.checkpoints.role import CheckpointsRole
 from services.clock import Clock
 from services.commands.role import CommandsRole
 from services.eventstore.application import OrderStore
-from services.eventstore.clock_origin import clock_of
 from services.eventstore.commit_listener import Changes
 from services.eventstore.database import ANSWER_WITHIN_SECONDS
 from services.kafka.faststream_broker import broker_of
 from services.kafka.topics import Topics
 from services.kafka.transactions import TransactionInDoubt
 from services.relay.role import RelayRole
+from services.runtime.installation_metrics import Watch
 from services.sealing.master_keys import NO_MASTER, MasterKeyError
 from services.sealing.order_keys import check_master_keys
 from services.settings import Settings, SettingsError
 from services.telemetry import logs, traces
 from services.telemetry.endpoint import endpoint
 from services.telemetry.health import Guard, Health, trouble
-from services.telemetry.installation_metrics import Watch
 from services.timer.role import TimerRole
 
-from .installation import with_partitions
+from .installation import clock_of, with_partitions
 from .supervisor import OF_ALL_SHARDS
 
 log = logging.getLogger(__name__)
@@ -182,7 +181,7 @@ async def run(name: str, settings: Settings) -> None:
         loop.add_signal_handler(number, stop.set)
     settings = await asyncio.to_thread(with_partitions, settings)
     for one in settings.shards:
-        await asyncio.to_thread(check_master_keys, one)
+        await asyncio.to_thread(check_master_keys, one.database, one.master_keys)
     clock = await asyncio.to_thread(clock_of, settings.shards[0])
     start = Start(settings, Topics(settings.topic_prefix, settings.shard), clock, ready)
     async with _seen(start, name):

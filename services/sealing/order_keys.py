@@ -14,7 +14,6 @@ from services.eventstore.database import ANSWER_WITHIN_SECONDS, connect
 from services.eventstore.stored_event import Stored, StoredRow
 from services.orders.events import Event, OrderTextsErased
 from services.orders.texts import WITH_TEXTS, texts
-from services.settings import Settings
 
 from .master_keys import NO_MASTER, MasterKeyError, MasterKeys
 from .seal import KEY_BYTES, NONCE_BYTES, VERSION_2, RandomBytes, encode_event, seal
@@ -80,10 +79,10 @@ def load_keys(connection: psycopg.Connection[Any], order_ids: Collection[str], m
         return OrderKeys.of_rows(cursor.execute(SELECT_KEYS, (list(order_ids),), prepare=True), masters)
 
 
-def check_master_keys(settings: Settings) -> None:
-    """Raises MasterKeyError where the database has keys that the settings' master keys do not unwrap."""
-    with connect(settings.database, answer_within=ANSWER_WITHIN_SECONDS) as connection:
-        settings.master_keys.check(connection)
+def check_master_keys(database_url: str, masters: MasterKeys) -> None:
+    """Raises MasterKeyError where the database has keys that these master keys do not unwrap."""
+    with connect(database_url, answer_within=ANSWER_WITHIN_SECONDS) as connection:
+        masters.check(connection)
 
 
 def rewrap(connection: psycopg.Connection[Any], masters: MasterKeys) -> int:

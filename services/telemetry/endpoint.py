@@ -16,7 +16,7 @@ from prometheus_client import REGISTRY, CollectorRegistry, make_wsgi_app
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from services.settings import SettingsError
+from services.environment import SettingsError
 from services.shards.arithmetic import ALONE, Shard
 
 from .health import Health

@@ -9,12 +9,13 @@ import re
 import sys
 from datetime import UTC, datetime
 from types import TracebackType
+from typing import Literal
 
 from pythonjsonlogger.json import JsonFormatter
 
-from services.settings import LogFormat
-
 from .printable import printable
+
+LogFormat = Literal["json", "text"]
 
 _FIELDS = {"levelname": "level", "name": "logger"}
 _ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]

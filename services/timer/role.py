@@ -28,8 +28,9 @@ from services.clock import Clock
 from services.eventstore.database import ANSWER_WITHIN_SECONDS, connect_async
 from services.eventstore.positions import StoredPositions
 from services.fault_points import point
+from services.judging.record import Record
 from services.kafka.cluster import Cluster
-from services.kafka.consumer import PositionedConsumer, Positions, Record
+from services.kafka.consumer import PositionedConsumer, Positions
 from services.kafka.topics import Topics
 from services.telemetry import role_metrics
 from services.telemetry.health import progress

@@ -10,7 +10,8 @@ from time import monotonic
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
-from services.kafka.topics import DEFAULT_PARTITIONS, partition_of
+from services.judging.partitioner import partition_of
+from services.kafka.topics import DEFAULT_PARTITIONS
 from tests.faults.load import some_day
 from tests.installation import Installation, until
 

@@ -4,7 +4,7 @@ from aiokafka.partitioner import murmur2
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.kafka.topics import partition_of
+from services.judging.partitioner import partition_of
 
 
 @given(st.binary(max_size=80), st.integers(1, 100))

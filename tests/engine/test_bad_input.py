@@ -17,9 +17,10 @@ from psycopg import AsyncConnection
 from resolution_contracts import CommandEnvelope
 
 from services.embedded import Servers
+from services.judging.partitioner import partition_of
 from services.kafka.record_batches import LARGEST_BATCH_BYTES
 from services.kafka.relay_position import Position
-from services.kafka.topics import DEFAULT_PARTITIONS, partition_of
+from services.kafka.topics import DEFAULT_PARTITIONS
 from services.relay.unpublished import is_full, next_outcomes
 from tests.engine.commands import CLIENT, FREELANCER, register
 from tests.engine.test_topics import STAMPED, set_on

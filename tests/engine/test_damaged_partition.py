@@ -3,7 +3,8 @@
 import httpx
 import pytest
 
-from services.kafka.topics import DEFAULT_PARTITIONS, partition_of
+from services.judging.partitioner import partition_of
+from services.kafka.topics import DEFAULT_PARTITIONS
 from tests.engine.commands import ask_update, register
 from tests.engine.damage import damage
 from tests.engine.test_bad_input import resolution

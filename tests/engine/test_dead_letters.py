@@ -14,7 +14,7 @@ from services import cli
 from services.commands.dead_letters import NotRetried
 from services.http import operator_view
 from services.judging import decode
-from services.kafka.topics import partition_of
+from services.judging.partitioner import partition_of
 from tests.engine.commands import FREELANCER, ask_cancellation, register
 from tests.engine.test_parking import judging_here
 from tests.installation import Installation, until

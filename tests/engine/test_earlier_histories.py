@@ -5,7 +5,8 @@ from typing import Any
 
 from resolution_contracts import Accept, CommandEnvelope
 
-from services.kafka.topics import DEFAULT_PARTITIONS, partition_of
+from services.judging.partitioner import partition_of
+from services.kafka.topics import DEFAULT_PARTITIONS
 from tests.engine.commands import CLIENT, FREELANCER, ask_cancellation, ask_update, register
 from tests.engine.test_bad_input import resolution
 from tests.installation import Installation

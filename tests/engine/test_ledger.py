@@ -13,8 +13,8 @@ from resolution_contracts import CommandEnvelope
 from typer.testing import CliRunner
 
 from services import cli
+from services.judging.partitioner import partition_of
 from services.kafka.relay_position import Position
-from services.kafka.topics import partition_of
 from tests.engine.commands import ask_update, offer_refund, register
 from tests.engine.test_parking import bug, judging_here, publish_a_few
 from tests.faults.load import FAST, under_load

@@ -9,7 +9,8 @@ import httpx
 import pytest
 from aiokafka.admin import AIOKafkaAdminClient, NewPartitions
 
-from services.kafka.topics import DEFAULT_PARTITIONS, TopicError, partition_of
+from services.judging.partitioner import partition_of
+from services.kafka.topics import DEFAULT_PARTITIONS, TopicError
 from services.runtime.installation import prepare
 from services.runtime.supervisor import Supervisor
 from services.shards.arithmetic import Shard

@@ -23,7 +23,8 @@ from services import cli
 from services.audit.replay import NoHistory
 from services.audit.replay_files import write_files
 from services.embedded import Servers
-from services.eventstore.parking import ParkedCommand, change_parking
+from services.eventstore.parking import change_parking
+from services.judging.outcomes import ParkedCommand
 from services.orders import Order, Rejected
 from tests.controls import (
     CLIENT,

@@ -15,8 +15,9 @@ from typer.testing import CliRunner
 
 from services import cli
 from services.eventstore.migrate import migrate
+from services.judging.partitioner import partition_of
 from services.kafka.relay_position import published
-from services.kafka.topics import TopicError, ensure_topics, partition_of
+from services.kafka.topics import TopicError, ensure_topics
 from services.relay.after_restore import Contradiction
 from services.relay.renew_topics import NotRenewed
 from services.relay.role import RelayRole

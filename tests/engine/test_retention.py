@@ -13,8 +13,9 @@ from aiokafka.admin import RecordsToDelete
 from resolution_contracts import Accept, CommandEnvelope, RecordDelivery
 
 from services.eventstore.append import Batch
+from services.judging.partitioner import partition_of
 from services.kafka.read_topics import Ends, extents
-from services.kafka.topics import DEFAULT_PARTITIONS, partition_of
+from services.kafka.topics import DEFAULT_PARTITIONS
 from services.retention.months import MonthBegan
 from services.retention.retire_month import months_kept
 from tests.engine.commands import FREELANCER, ask_update, register

@@ -6,10 +6,11 @@ from uuid import uuid4
 import pytest
 from eventsourcing.persistence import IntegrityError, PersistenceError
 
-from services.eventstore.append import Batch, OutcomeRow
+from services.eventstore.append import Batch
 from services.eventstore.application import OrderStore
 from services.eventstore.migrate import migrate
 from services.eventstore.positions import OtherTopic, StoredPositions
+from services.judging.outcomes import OutcomeRow
 from services.orders import Order
 from tests.engine.commands import ask_update, register
 from tests.installation import Installation

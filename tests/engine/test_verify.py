@@ -16,7 +16,7 @@ from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 from typer.testing import CliRunner
 
 from services import cli
-from services.kafka.topics import partition_of
+from services.judging.partitioner import partition_of
 from tests.engine.commands import ask_cancellation, ask_update, offer_refund, register
 from tests.faults.load import FAST, under_load
 from tests.installation import Installation, until

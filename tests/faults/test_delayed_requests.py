@@ -14,7 +14,7 @@ from resolution_contracts import OpenDispute, OrderUpdateRequest
 from services.checkpoints.role import CheckpointsRole
 from services.embedded import Servers
 from services.embedded.postgres import Postgres
-from services.kafka.topics import partition_of
+from services.judging.partitioner import partition_of
 from services.kafka.transactions import TransactionInDoubt
 from services.relay import unpublished
 from services.relay.role import RelayRole

@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
-from services.kafka.topics import partition_of
+from services.judging.partitioner import partition_of
 from tests.fuzz.wire import CODECS, CONTROL, TRANSACTIONAL, Headers, RawBatch, RawRecord
 
 PARTITIONS = 8

@@ -1,14 +1,15 @@
 """What a record says, as the service reads it and as the oracle does: many thousands, without a server."""
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import islice
 from uuid import UUID
 
 import pytest
-from aiokafka import ConsumerRecord
 
 from services.judging.decode import Unreadable, decode
-from services.kafka.topics import partition_of
+from services.judging.partitioner import partition_of
+from services.judging.record import Record as KafkaRecord
 from services.orders import Rejected
 from tests.controls import raw_record
 from tests.fuzz.generate import ORDERS, PARTITIONS, command, drawn, text_of
@@ -21,7 +22,7 @@ NUL = '"a\\u0000b"'
 
 def what_it_is(key: bytes, value: bytes) -> str:
     partition = partition_of(key, PARTITIONS)
-    record = ConsumerRecord("commands", partition, 0, 0, 1, key, value, None, len(key), len(value), ())
+    record = KafkaRecord("commands", partition, 0, 0, key, value)
     try:
         received = decode(record, datetime.now(UTC), PARTITIONS)
     except Unreadable:
@@ -97,7 +98,7 @@ def test_what_others_take_for_strange_is_read(member):
     ],
 )
 def test_a_record_in_binary_mode_is_told_to_be_structured(headers, value):
-    record = raw_record(ORDER.encode(), value)._replace(headers=headers)
+    record = replace(raw_record(ORDER.encode(), value), headers=headers)
     with pytest.raises(Unreadable, match="send structured JSON"):
         decode(record, datetime.now(UTC), None)
 

@@ -22,7 +22,7 @@ import yaml
 from typer.testing import CliRunner
 
 from services import cli
-from services.kafka.topics import partition_of
+from services.judging.partitioner import partition_of
 from services.runtime.supervisor import Supervisor
 from tests.engine.commands import ask_update, register
 from tests.fuzz.generate import PARTITIONS, Garbage, catalogue, drawn, flood, repeated

@@ -10,8 +10,9 @@ from datetime import datetime
 import psycopg
 import pytest
 
-from services.settings import LogFormat, Settings, SettingsError
+from services.settings import Settings, SettingsError
 from services.telemetry import logs
+from services.telemetry.logs import LogFormat
 from tests.engine.commands import ask_update, offer_refund, register
 from tests.installation import Installation, until
 

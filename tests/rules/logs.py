@@ -11,16 +11,17 @@ from resolution_contracts import Command
 
 from projections.order_page import Page, show, view
 from services.clock import Clock
-from services.eventstore.append import OutcomeRow
 from services.judging.decode import Received
 from services.judging.first_uses import FirstUses
 from services.judging.judge import Judged, judge, read
 from services.judging.order_cache import OrderCache
+from services.judging.outcomes import OutcomeRow
+from services.judging.record import Record
 from services.orders import Order, evolve
 from services.orders.events import Event
 from services.orders.public_events import event_envelope
 from services.orders.texts import without_texts
-from tests.controls import ORDER, Record, T, as_record, in_envelope
+from tests.controls import ORDER, T, as_record, in_envelope
 from tests.in_memory import StoredInMemory
 
 Json = dict[str, Any]

@@ -5,7 +5,7 @@ repeats, garbage, and a clock that jumps back. In the end the whole log is read 
 """
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from hypothesis import settings
@@ -16,10 +16,11 @@ from resolution_contracts import EventEnvelope, OutcomeEnvelope
 from services.eventstore.event_codec import decode_event
 from services.eventstore.snapshots import encode_state
 from services.eventstore.stored_event import StoredRow
+from services.judging.record import Record
 from services.orders import Order
 from services.orders.public_events import event_envelope
 from services.sealing.order_keys import WITHOUT_TEXTS
-from tests.controls import CLIENT, FREELANCER, STRANGER, Record, T, command_id, milliseconds, raw_record
+from tests.controls import CLIENT, FREELANCER, STRANGER, T, command_id, milliseconds, raw_record
 from tests.rules.logs import Service, published, service_after
 from tests.rules.oracle import CLOSED, Oracle, instant_text
 from tests.rules.oracle import Record as OracleRecord
@@ -234,7 +235,7 @@ class SameLogSameStory(RuleBasedStateMachine):
         self.publish(order.encode(), json.dumps(self.sent[-1]).encode(), self.at(order, moment))
 
     def publish(self, key: bytes | None, value: bytes | None, time: int) -> None:
-        record = raw_record(key, value, offset=len(self.log))._replace(timestamp=time)
+        record = replace(raw_record(key, value, offset=len(self.log)), timestamp=time)
         self.log.append(record)
         judged, said = self.service.judge([record]), self.oracle.read(OracleRecord(key, value, time * 1000))
         [row] = judged.outcomes

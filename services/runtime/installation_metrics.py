@@ -24,8 +24,7 @@ from services.kafka.cluster import Cluster
 from services.kafka.record_batches import UnreadablePartition
 from services.kafka.relay_position import published
 from services.kafka.topics import Topics, other_count, partition_counts
-
-from .health import Health, is_assigned
+from services.telemetry.health import Health, is_assigned
 
 log = logging.getLogger(__name__)
 
