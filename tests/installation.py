@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import replace
 from fractions import Fraction
 from functools import partial
@@ -14,6 +14,8 @@ from uuid import uuid4
 import psycopg
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.errors import KafkaError
 from resolution_contracts import Command, CommandEnvelope
 from resolution_contracts.client import Client
 
@@ -71,9 +73,23 @@ class Installation:
         finally:
             await installation.supervisor.stop()
             await installation._stack.aclose()
+            await installation._delete_topics()
             with psycopg.connect(servers.database, autocommit=True) as connection:
                 for each in names:
                     connection.execute(f"DROP DATABASE {each} WITH (FORCE)")
+
+    async def _delete_topics(self) -> None:
+        """So that the broker does not carry those of all tests. It may be down by now."""
+        every = (Topics(self.topics.prefix, one.shard) for one in self.settings.shards)
+        names = {name for topics in every for name, _ in (*topics.settings(), *topics.own_settings())}
+        with suppress(KafkaError, TimeoutError):
+            async with asyncio.timeout(5):
+                admin = AIOKafkaAdminClient(bootstrap_servers=self.settings.kafka)
+                await admin.start()
+                try:
+                    await admin.delete_topics(sorted(names))
+                finally:
+                    await admin.close()
 
     # --- roles ---
 

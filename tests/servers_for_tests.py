@@ -4,12 +4,15 @@ RESOLUTION_TEST_SERVERS chooses: `docker` (testcontainers; the default where an 
 can pull them), `embedded`, or `external` (those of RESOLUTION_DATABASE_URL and RESOLUTION_KAFKA_SERVERS).
 """
 
+import json
 import os
 import socket
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+import psutil
 
 from services.embedded import Servers, embedded
 
@@ -30,10 +33,18 @@ def servers() -> Iterator[Servers]:
                 embedded(Path(folder)) as found,
             ):
                 yield found
+                _kill_kafka(Path(folder))
         case "external":
             yield Servers(database=os.environ["RESOLUTION_DATABASE_URL"], kafka=os.environ["RESOLUTION_KAFKA_SERVERS"])
         case _:
             raise ValueError(f"RESOLUTION_TEST_SERVERS is {kind!r}; say docker, embedded or external.")
+
+
+def _kill_kafka(folder: Path) -> None:
+    """Its data goes with the folder, and an orderly end takes it half a minute after many tests."""
+    process = psutil.Process(json.loads((folder / "kafka" / "state.json").read_text())["pid"])
+    process.kill()
+    process.wait(30)
 
 
 def _docker_serves() -> bool:

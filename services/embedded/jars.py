@@ -17,9 +17,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from .errors import ServerError
 
-VERSION = "4.1.1"
+VERSION = "4.4.0"
 _KAFKA = f"org.apache.kafka:kafka_2.13:{VERSION}"
-_LOGGING = "org.apache.logging.log4j:log4j-slf4j-impl:2.24.3"  # of the log4j that Kafka brings; it has no log otherwise
+_LOGGING = "org.apache.logging.log4j:log4j-slf4j-impl:2.25.5"  # of the log4j that Kafka brings; it has no log otherwise
 
 
 @contextmanager
