@@ -12,7 +12,6 @@ from typer.testing import CliRunner
 
 from services import cli
 from services.eventstore.parking import parked_orders
-from services.judging import judge
 from services.judging import judge as judging
 from services.judging.decode import decode
 from services.orders import Order
@@ -43,7 +42,7 @@ def bug(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
             if order.id == HIT and isinstance(event, DisputeOpened) and event.kind == "partial_refund":
                 raise ZeroDivisionError(f"the reason is {event.refund_reason}")
 
-    monkeypatch.setattr(judge, "evolve_all", wrong)
+    monkeypatch.setattr(judging, "evolve_all", wrong)
     return monkeypatch
 
 
