@@ -17,7 +17,9 @@ from services.eventstore.application import OrderStore
 from services.eventstore.load_orders import load_orders
 from services.eventstore.snapshots import write_snapshots
 from services.orders import Order
+from services.orders.decide import decide
 from services.orders.events import Event
+from services.orders.evolve import evolve_all
 from services.settings import Settings
 
 _LOADED = {50: 400, 100: 400, 200: 200, 1000: 50}
@@ -96,10 +98,13 @@ def snapshots(settings: Settings) -> dict[str, dict[str, float]]:
 
 def _history(order_id: str, events: int) -> list[Event]:
     order, now = Order(id=order_id), datetime(2026, 1, 1, tzinfo=UTC)
+    history: list[Event] = []
     for envelope in _long_life(order_id, events):
         now += timedelta(minutes=1)
-        order.handle(envelope.command(), envelope.id, now)
-    return order.collect_events()
+        decision = decide(order, envelope.command(), envelope.id, now)
+        evolve_all(order, decision.events)
+        history += decision.events
+    return history
 
 
 def _loaded(connection: psycopg.Connection[Any], store: OrderStore, ids: list[str]) -> dict[str, float]:

@@ -5,7 +5,7 @@ events, and read there when somebody looks, so that an erasure has one place to 
 a deadline that has passed changes the page even before its event is stored (D3).
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any, LiteralString, cast
 
@@ -15,9 +15,12 @@ from psycopg.sql import SQL, Composed, Identifier
 from resolution_contracts.values import DisputeKind, Role, SettledAs, format_instant
 
 from services.eventstore.load_histories import events_with_texts
-from services.orders import Order, evolve
+from services.orders import Order
 from services.orders import events as e
 from services.orders.available_actions import available_actions
+from services.orders.decide import auto_acceptance
+from services.orders.evolve import evolve
+from services.orders.guards import must_be_known
 from services.sealing.master_keys import MasterKeys
 
 from .framework.paging import Cursor, Part
@@ -74,14 +77,11 @@ def _opened(page: Page, event: e.DisputeOpened) -> None:
     )
 
 
-def _settled(settled_as: SettledAs) -> Callable[[Page, Any], None]:
-    def settle(page: Page, event: Any) -> None:
-        dispute = page.disputes[-1]
-        dispute.settled_as = settled_as
-        dispute.settled_at = event.timestamp
-        dispute.closed_because = getattr(event, "because", None)
-
-    return settle
+def _settled(page: Page, event: e.Settling) -> None:
+    dispute = page.disputes[-1]
+    dispute.settled_as = e.SETTLED_AS[type(event)]
+    dispute.settled_at = event.timestamp
+    dispute.closed_because = event.because if isinstance(event, e.DisputeClosed) else None
 
 
 def _canceled(page: Page, event: e.OrderCanceled) -> None:
@@ -98,11 +98,7 @@ def _canceled(page: Page, event: e.OrderCanceled) -> None:
 
 _SHOWN: Mapping[type[e.Event], Handler] = {
     e.DisputeOpened: _opened,
-    e.Accepted: _settled(SettledAs.ACCEPTED),
-    e.Declined: _settled(SettledAs.DECLINED),
-    e.Withdrawn: _settled(SettledAs.WITHDRAWN),
-    e.AutoAccepted: _settled(SettledAs.AUTO_ACCEPTED),
-    e.DisputeClosed: _settled(SettledAs.CLOSED),
+    **dict.fromkeys(e.SETTLED_AS, _settled),
     e.OrderCanceled: _canceled,
 }
 
@@ -154,10 +150,10 @@ class OrderPages(ReadModel[Page]):
         return Page(Order(id=order_id))
 
     def before(self, document: Page, event: e.Event) -> None:
-        evolve.evolve(document.order, event)
+        evolve(document.order, event)
 
     def row(self, document: Page) -> Fact:
-        facts = document.order.facts
+        facts = must_be_known(document.order)
         return facts.client_id, facts.freelancer_id, document.order.version, document.order.last_event_at
 
 
@@ -192,17 +188,17 @@ def look(
 def view(page: Page, written: Iterable[e.Event], viewer: str | None, now: datetime) -> dict[str, Any]:
     """See `look`. `written` are the order's events with texts. Applies a deadline that has passed."""
     order = page.order
-    role = None if viewer is None else order.find_role(viewer)
+    role = None if viewer is None else order.role_of(viewer)
     if viewer is not None and role is None:
         raise NotAParty
     for event in written:
         if event.originator_version <= order.version:
             tell(page, event)
-    order.settle_if_due(now)
-    for event in order.collect_events():
+    for event in auto_acceptance(order, now):
+        evolve(order, event)
         show(page, event)
         tell(page, event)
-    facts = order.facts
+    facts = must_be_known(order)
     return {
         "order_id": order.id,
         "version": order.version,

@@ -22,14 +22,11 @@ _DAYS = 30
 _LONG_AGO = timedelta(days=365 * 30)
 
 
-def _settled(settled_as: SettledAs) -> Handler:
-    def settle(order: KnownOrder, event: e.Event) -> Fact:
-        assert order.dispute is not None
-        fact = (event.timestamp.date(), order.dispute.kind, settled_as)
-        known_order.settled(order, event)
-        return fact
-
-    return settle
+def _settled(order: KnownOrder, event: e.Settling) -> Fact:
+    assert order.dispute is not None
+    fact = (event.timestamp.date(), order.dispute.kind, e.SETTLED_AS[type(event)])
+    known_order.settled(order, event)
+    return fact
 
 
 class Overview(ReadModel[KnownOrder]):
@@ -49,11 +46,7 @@ class Overview(ReadModel[KnownOrder]):
     handlers: ClassVar[Mapping[type[e.Event], Handler]] = {
         e.OrderRegistered: known_order.registered,
         e.DisputeOpened: known_order.opened,
-        e.Accepted: _settled(SettledAs.ACCEPTED),
-        e.Declined: _settled(SettledAs.DECLINED),
-        e.Withdrawn: _settled(SettledAs.WITHDRAWN),
-        e.AutoAccepted: _settled(SettledAs.AUTO_ACCEPTED),
-        e.DisputeClosed: _settled(SettledAs.CLOSED),
+        **dict.fromkeys(e.SETTLED_AS, _settled),
     }
 
     def row(self, document: KnownOrder) -> Fact:

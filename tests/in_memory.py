@@ -40,7 +40,7 @@ class StoredInMemory:
         version, state = self.snapshots.get(order_id, (0, None))
         start = Order(id=order_id) if state is None else decode_state(order_id, version, state)
         assert start is not None
-        order, due = History(start, self.events.get(order_id, [])[version:], state).load(self.keys, after)
+        order, due = History(start, self.events.get(order_id, [])[version:]).load(self.keys, after)
         if due is not None:
             self.snapshots[order_id] = due.version, encode_state(due)
         return order

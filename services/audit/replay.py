@@ -12,8 +12,9 @@ from resolution_contracts.values import SettledAs, format_instant
 
 from services.eventstore.application import OrderStore
 from services.eventstore.order_outcomes import JudgedCommand
-from services.orders import Order, evolve
+from services.orders import Order
 from services.orders import events as e
+from services.orders.evolve import evolve
 
 Json = dict[str, Any]
 
@@ -61,7 +62,7 @@ def _events(
     for event in store.history(order_id, at):
         if as_of is not None and event.timestamp > as_of:
             return
-        evolve.evolve(order, event)
+        evolve(order, event)
         state = _state(order)
         yield {
             "sequence": event.originator_version,

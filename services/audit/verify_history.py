@@ -33,8 +33,9 @@ from services.judging.record import Record
 from services.kafka.cluster import Cluster
 from services.kafka.read_topics import Ends, Stream, open_streams
 from services.kafka.topics import Topics
-from services.orders import Order, evolve
+from services.orders import Order
 from services.orders.events import Event
+from services.orders.evolve import evolve, evolve_all
 from services.retention.months import Retired
 from services.sealing.master_keys import MasterKeys
 from services.sealing.order_keys import OrderKeys, load_keys
@@ -287,7 +288,7 @@ class History:
             order = orders.get(stored.originator_id) or Order(id=stored.originator_id)
             try:
                 if isinstance(order, Order):
-                    evolve.evolve(order, decode_event(stored, chunk.keys))
+                    evolve(order, decode_event(stored, chunk.keys))
             except (MapperDeserialisationError, ValueError) as error:
                 self._findings.differs(f"event {stored.notification_id} does not follow: {error}")
                 order = error
@@ -422,8 +423,7 @@ def _by_place(judged: Judged) -> dict[tuple[int, int], tuple[OutcomeRow, list[Ev
 
 def _project(order_id: str, history: Iterable[NumberedRow], keys: OrderKeys) -> Order | Exception:
     try:
-        events = (decode_event(row, keys) for row in history)
-        return Order.project(Order(id=order_id), events) or Order(id=order_id)
+        return evolve_all(Order(id=order_id), (decode_event(row, keys) for row in history))
     except Exception as failure:  # a bug of ours, or an event that was tampered with
         return failure
 

@@ -12,6 +12,7 @@ from services.eventstore.database import connect
 from services.eventstore.event_codec import decode_row
 from services.eventstore.snapshots import STATE_VERSION, encode_state
 from services.orders import Order
+from services.orders.evolve import evolve_all
 from services.sealing.order_keys import WITHOUT_TEXTS
 
 from .findings import Findings
@@ -68,8 +69,7 @@ def _histories(cursor: Cursor[DictRow], order_ids: Collection[str]) -> dict[str,
 def _replayed(order_id: str, history: Collection[DictRow]) -> tuple[int, bytes] | None:
     """Version and state; None where no snapshot is right: the history cannot be followed, or leaves a dispute open."""
     try:
-        order = Order(id=order_id)
-        Order.project(order, (decode_row(row, WITHOUT_TEXTS) for row in history))
+        order = evolve_all(Order(id=order_id), (decode_row(row, WITHOUT_TEXTS) for row in history))
         return order.version, encode_state(order)
     except (MapperDeserialisationError, ValueError, AssertionError):
         return None

@@ -14,8 +14,9 @@ from psycopg.rows import dict_row
 from services.judging.dead_letters import DeadLetter
 from services.judging.first_uses import FirstUses, remember
 from services.judging.outcomes import ParkedCommand
+from services.orders import Order
 from services.orders.events import Event
-from services.orders.order import Order
+from services.orders.evolve import evolve_all
 from services.retention.months import FIRST_USES, Months, begun_months, with_earlier_commands, with_ids_in_capitals
 from services.sealing.master_keys import MasterKeys
 from services.sealing.order_keys import CHANGE_KEYS, OrderKey, OrderKeys, Sealing, load_keys, sealed_orders
@@ -123,7 +124,7 @@ class OrderStore(Application[str]):
 
     def order(self, order_id: str) -> Order:
         """An order as all its events left it; an order that nobody registered has version 0."""
-        return Order.project(None, self.history(order_id)) or Order(id=order_id)
+        return evolve_all(Order(id=order_id), self.history(order_id))
 
     def orders(self, order_ids: Collection[str]) -> dict[str, Order | Exception]:
         """Many at once, in one query; those that nobody registered are there too.

@@ -11,6 +11,7 @@ import psycopg
 from psycopg.rows import DictRow, dict_row
 
 from services.orders import Order
+from services.orders.evolve import evolved
 from services.sealing.master_keys import MasterKeys
 from services.sealing.order_keys import OrderKeys, load_keys, sealed_orders
 
@@ -32,27 +33,22 @@ _SELECT = (
 
 
 class History(msgspec.Struct):
-    """What an order is loaded from: `start`, as its snapshot's `state` has it or blank, and all events behind that."""
+    """What an order is loaded from: `start`, as its snapshot has it or blank, and all events after that."""
 
     start: Order
     events: Sequence[Stored]
-    state: bytes | None = None
 
     def load(self, keys: OrderKeys, after: int) -> tuple[Order, Order | None]:
         """The order, and what a snapshot is due of: None up to `after` events behind the last one.
 
-        Both may be the same. To be called once. Raises whatever this version fails with on an event.
+        Both may be the same. Raises whatever this version fails with on an event.
         """
-        order, first = self.start, self.start.version
         events = [decode_event(event, keys) for event in self.events]
-        Order.project(order, events)
-        behind = snapshot_version(order) - first
+        order = evolved(self.start, events)
+        behind = snapshot_version(order) - self.start.version
         if behind <= after:
             return order, None
-        if order.open_dispute is None:
-            return order, order
-        again = Order(id=order.id) if self.state is None else decode_state(order.id, first, self.state)
-        return order, Order.project(again, events[:behind])
+        return order, order if order.open_dispute is None else evolved(self.start, events[:behind])
 
 
 class Loaded(msgspec.Struct):
@@ -110,7 +106,7 @@ def _history(order_id: str, rows: Sequence[DictRow]) -> History | None:
         return None
     if (start := decode_state(order_id, first["version"], first["state"])) is None:
         return None
-    return History(start, [_stored(row) for row in rest[1:]], first["state"])
+    return History(start, [_stored(row) for row in rest[1:]])
 
 
 def _stored(row: DictRow) -> StoredRow:

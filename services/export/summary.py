@@ -5,8 +5,9 @@ from datetime import datetime
 
 import msgspec
 
-from services.orders import Order, evolve
+from services.orders import Order
 from services.orders import events as e
+from services.orders.evolve import evolve
 from services.orders.state import Status
 
 
@@ -43,7 +44,7 @@ def summarize(order_id: str, history: Iterable[e.Event]) -> Summary:
     """An order's row, from all its events in their order."""
     order, row = Order(id=order_id), Summary(order_id)
     for event in history:
-        evolve.evolve(order, event)
+        evolve(order, event)
         _count(row, event)
     if order.registered is not None:
         row.client_id, row.freelancer_id = order.registered.client_id, order.registered.freelancer_id

@@ -10,8 +10,10 @@ from datetime import datetime
 import msgspec
 from resolution_contracts.values import FIRST_YEAR, LAST_YEAR
 
-from services.orders import Order, Rejected, rejections
+from services.orders import Order, rejections
+from services.orders.decide import decide
 from services.orders.events import Event
+from services.orders.evolve import evolve_all
 
 from . import outcomes
 from .decode import Received, Unreadable, decode
@@ -183,12 +185,11 @@ def _is_same_data(received: Received, record: Record, digest: bytes) -> bool:
 def _decide(order: Order, received: Received, record: Record) -> tuple[OutcomeRow, list[Event], str]:
     """The outcome, its events, and the code of a rejection."""
     now = order.business_time(received.time)
-    try:
-        order.handle(received.command, received.command_id, now, ids_as_written=received.as_before)
-    except Rejected as why:
-        events = order.collect_events()
-        return outcomes.rejected(received, record, now, why, len(events)), events, why.code
-    events = order.collect_events()
+    decision = decide(order, received.command, received.command_id, now, ids_as_written=received.as_before)
+    events, rejection = decision.events, decision.rejection
+    evolve_all(order, events)
+    if rejection is not None:
+        return outcomes.rejected(received, record, now, rejection, len(events)), events, rejection.code
     return outcomes.accepted(received, record, now, events), events, ""
 
 

@@ -1,4 +1,4 @@
-"""What each party may do now, and what it needs: the same guards that judge the commands, asked beforehand."""
+"""What each party may do now, and what that takes. Asks the guards that judge commands, before a command comes."""
 
 from collections.abc import Callable
 from datetime import datetime
@@ -15,35 +15,38 @@ from resolution_contracts.values import (
 )
 
 from . import policy
-from .order import Order
+from .events import Money
+from .guards import must_be_free_to_request, must_need_no_approval
 from .rejections import Rejected
-from .state import CLOSED
+from .state import CLOSED, Order
 
 
 class Action(msgspec.Struct, frozen=True):
-    """A command that a party could send about an order.
-
-    `kind` tells requests apart (`OpenDispute`). `needs` describes what the command takes: limits, choices, times.
-    An action that is not available says `why_not`, and `possible_from` where time alone will change that.
-    """
+    """A command that a party could send about an order."""
 
     command: str
+    """The command's name."""
     available: bool
     kind: DisputeKind | None = None
+    """What a request asks for, or what the dispute to be answered is about."""
     needs: dict[str, Any] = {}
+    """What the command takes: limits, choices and times."""
     why_not: str | None = None
+    """Why the action isn't available."""
     possible_from: str | None = None
+    """The instant from which it will be available, if time alone changes that."""
 
 
 def available_actions(order: Order, role: Role, now: datetime) -> list[Action]:
-    """The actions of a party at a business time. None at all on an order that is over (R4).
+    """Returns the actions of a party at the business time `now`. A closed order has none (R4).
 
-    The order has to be settled up to `now` first (`Order.settle_if_due`), so that a deadline that has passed shows
-    even before its event is stored (D3).
+    Apply the events of `auto_acceptance` to the order first: a deadline that has passed shows even before its event is
+    stored (D3).
     """
     if order.registered is None or order.status in CLOSED:
         return []
-    return [*_answers(order, role), *_requests(order, role), *_right_to_cancel(order, role, now)]
+    requests = _requests(order, order.registered.price, role)
+    return [*_answers(order, role), *requests, *_right_to_cancel(order, role, now)]
 
 
 def _answers(order: Order, role: Role) -> list[Action]:
@@ -57,7 +60,7 @@ def _answers(order: Order, role: Role) -> list[Action]:
     return [Action(answer, True, dispute.kind, needs | text) for answer in ("Accept", "Decline")]
 
 
-def _requests(order: Order, role: Role) -> list[Action]:
+def _requests(order: Order, price: Money, role: Role) -> list[Action]:
     texts = "1-2500 characters"
     if role is Role.CLIENT:
         return [
@@ -67,7 +70,6 @@ def _requests(order: Order, role: Role) -> list[Action]:
     extension = {"days": {"min": 1, "max": 60}, "note": texts}
     if order.expected_delivery_at is not None:
         extension["expected_delivery_at"] = format_instant(order.expected_delivery_at)
-    price = order.facts.price
     limit = policy.largest_refund(price.amount)
     refund = {
         "largest_refund": {"amount": limit, "currency": price.currency},
@@ -87,14 +89,14 @@ def _requests(order: Order, role: Role) -> list[Action]:
 
 def _request(order: Order, role: Role, kind: DisputeKind, needs: dict[str, Any]) -> Action:
     command = "OfferPartialRefund" if kind is DisputeKind.PARTIAL_REFUND else "OpenDispute"
-    return _guarded(lambda: order.check_may_request(kind, role), command, kind, needs)
+    return _guarded(lambda: must_be_free_to_request(order, kind, role), command, kind, needs)
 
 
 def _right_to_cancel(order: Order, role: Role, now: datetime) -> list[Action]:
     if role is not Role.CLIENT:
         return []
     needs = {"comment": "1-2500 characters"}
-    return [_guarded(lambda: order.check_may_cancel(role, now), "CancelOrder", None, needs)]
+    return [_guarded(lambda: must_need_no_approval(order, role, now), "CancelOrder", None, needs)]
 
 
 def _guarded(guard: Callable[[], object], command: str, kind: DisputeKind | None, needs: dict[str, Any]) -> Action:

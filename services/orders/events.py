@@ -18,6 +18,7 @@ from resolution_contracts.values import (
     Initiator,
     RefundReason,
     Role,
+    SettledAs,
 )
 
 Confidential = msgspec.Meta(extra={"confidential": True})
@@ -150,6 +151,17 @@ class RefundProcessed(Event, frozen=True, kw_only=True, gc=False):
 class OrderTextsErased(Event, frozen=True, kw_only=True, gc=False):
     """What was written and what is confidential on earlier events cannot be read any more."""
 
+
+Settling = Accepted | Declined | Withdrawn | AutoAccepted | DisputeClosed
+"""An event that ends a dispute."""
+
+SETTLED_AS: dict[type[Event], SettledAs] = {
+    Accepted: SettledAs.ACCEPTED,
+    Declined: SettledAs.DECLINED,
+    Withdrawn: SettledAs.WITHDRAWN,
+    AutoAccepted: SettledAs.AUTO_ACCEPTED,
+    DisputeClosed: SettledAs.CLOSED,
+}
 
 EVENTS: dict[str, type[Event]] = {event.__name__: event for event in Event.__subclasses__()}
 """Every event by its name, in the store and on the wire."""

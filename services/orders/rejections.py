@@ -156,3 +156,7 @@ def currency_mismatch(currency: str) -> Rejected:
 
 def wrong_role(role: Role, verb: str) -> Rejected:
     return not_allowed(f"A {role} may not {verb}; only the {role.other} may.")
+
+
+def only_in_progress(status: str, kind: DisputeKind) -> Rejected:
+    return not_allowed(f"The order is {status}; a {KIND_NAMES[kind]} fits an order in progress only.")

@@ -1,9 +1,12 @@
-"""The states of an order and of a dispute that ended."""
+"""The state of an order: what its events have made of it, and nothing else."""
 
+from datetime import datetime
 from enum import StrEnum
 
 import msgspec
 from resolution_contracts.values import Role, SettledAs
+
+from .events import DisputeOpened, OrderRegistered, PartialRefundGranted
 
 
 class Status(StrEnum):
@@ -23,3 +26,40 @@ class Settled(msgspec.Struct, frozen=True, gc=False):
 
     opened_by: Role
     settled_as: SettledAs
+
+
+class Order(msgspec.Struct):
+    """An order and its disputes. Only `evolve` changes it.
+
+    Snapshots and the order page store it as JSON. A change of the fields needs a new version of both.
+    """
+
+    id: str
+    version: int = 0
+    """The number of the last event. 0 means that nobody registered the order."""
+    status: Status = Status.UNKNOWN
+    registered: OrderRegistered | None = None
+    """The facts of the order: its parties, its price, its original delivery date."""
+    expected_delivery_at: datetime | None = None
+    """The delivery date with all extensions."""
+    open_dispute: DisputeOpened | None = None
+    settled: dict[str, Settled] = {}
+    """The disputes that ended, by their ids, oldest first."""
+    refund: PartialRefundGranted | None = None
+    refund_processed: bool = False
+    has_texts: bool = False
+    """Whether any event has a text or a confidential field that isn't erased yet."""
+    last_event_at: datetime | None = None
+
+    def role_of(self, user: str) -> Role | None:
+        """Returns the party that a user is, or None for a stranger."""
+        facts = self.registered
+        if facts is None:
+            return None
+        if user == facts.client_id:
+            return Role.CLIENT
+        return Role.FREELANCER if user == facts.freelancer_id else None
+
+    def business_time(self, record_time: datetime) -> datetime:
+        """Returns the record's time, or the time of the order's last event if that is later (D1)."""
+        return record_time if self.last_event_at is None else max(record_time, self.last_event_at)

@@ -1,12 +1,14 @@
 """What people wrote on an order, and its confidential fields: all that an erasure takes away, and nothing else."""
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 from msgspec import UNSET
 
 from .events import EVENTS, Confidential, Event, Written, annotated
+
+E = TypeVar("E", bound=Event)
 
 ERASED = "[erased]"
 """Stands where a text was."""
@@ -31,12 +33,12 @@ def texts(event: Event) -> dict[str, str]:
     return found
 
 
-def without_texts(event: Event) -> Event:
+def without_texts(event: E) -> E:
     """The event as it is once its texts are erased."""
     return without(event, texts(event))
 
 
-def without(event: Event, found: Iterable[str]) -> Event:
+def without(event: E, found: Iterable[str]) -> E:
     """The same, where the fields of its texts are known."""
     gone = {name: UNSET if name in _CONFIDENTIAL[type(event)] else ERASED for name in found}
     return msgspec.structs.replace(event, **gone) if gone else event

@@ -14,8 +14,9 @@ from resolution_contracts import CommandEnvelope
 from bench.load import marketplace
 from bench.soak import lost_or_twice, verdict
 from bench.traffic import Traffic
-from services.orders import Order, Rejected
+from services.orders import Order
 from services.runtime.roles import ROLES
+from tests.decisions import carry_out
 
 _COUNTS = {"commands": 105, "of the timer": 5, "stored": 105, "dead": 2, "outcomes": 103, "dead letters": 2}
 _NOW = datetime(2026, 3, 1, tzinfo=UTC)
@@ -108,9 +109,7 @@ def test_what_the_marketplace_sends_is_judged_as_the_soak_says():
         used.add(command_id)
         envelope = CommandEnvelope.model_validate_json(value)
         order = orders.setdefault(envelope.subject, Order(id=envelope.subject))
-        try:
-            order.handle(envelope.command(), command_id, _NOW)
-        except Rejected as rejection:
+        if (rejection := carry_out(order, envelope.command(), command_id, _NOW).rejection) is not None:
             refused[rejection.code] += 1
     assert refused.keys() == {"not_allowed"}
     assert 0.01 < refused.total() / len(used) < 0.04

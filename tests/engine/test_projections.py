@@ -141,10 +141,10 @@ async def test_a_page_follows_an_append_within_the_same_second(installation: Ins
     """By notification, not by the look from time to time."""
     await installation.run("projections")
     from services.orders import Order
+    from tests.decisions import carry_out
 
     with installation.store() as store:
         for number in range(5):
             order = Order(id=f"order-{number}")
-            order.handle(register(), "c", installation.clock.now())
-            store.append(order.collect_events(), Batch())
+            store.append(carry_out(order, register(), "c", installation.clock.now()).events, Batch())
             await until(lambda number=number: installation.page(f"order-{number}"), 0.9)

@@ -25,7 +25,8 @@ from services.audit.replay_files import write_files
 from services.embedded import Servers
 from services.eventstore.parking import change_parking
 from services.judging.outcomes import ParkedCommand
-from services.orders import Order, Rejected
+from services.orders import Order
+from services.orders.events import Event
 from tests.controls import (
     CLIENT,
     DAYS,
@@ -53,6 +54,7 @@ from tests.controls import (
     started,
     withdraw,
 )
+from tests.decisions import carry_out
 from tests.engine.commands import ask_cancellation, ask_extension, ask_update, offer_refund, register
 from tests.installation import Installation, until
 
@@ -287,20 +289,20 @@ def remember(installation: Installation, stories: Stories, up_to: datetime | Non
     """
     with installation.store() as store:
         for order_id, commands in stories.items():
-            order = store.order(order_id)
+            order, events = store.order(order_id), list[Event]()
             for number, (after, command) in enumerate(commands):
                 if up_to is None or T + after <= up_to:
-                    judge(order, command, command_id(number), T + after)
+                    events += judge(order, command, command_id(number), T + after)
             if up_to is not None and order.open_dispute and order.open_dispute.respond_by <= up_to:
-                judge(order, expire(order.open_dispute.dispute_id), command_id(99), up_to)
-            store.append(order.collect_events())
+                events += judge(order, expire(order.open_dispute.dispute_id), command_id(99), up_to)
+            store.append(events)
 
 
-def judge(order: Order, command: Command, id_: str, now: datetime) -> None:
-    try:
-        order.handle(command, id_, now)
-    except Rejected:
-        assert isinstance(command, Decline)  # it comes too late, and brings out what was due
+def judge(order: Order, command: Command, id_: str, now: datetime) -> list[Event]:
+    decision = carry_out(order, command, id_, now)
+    # A decline comes too late, and brings out what was due.
+    assert decision.rejection is None or isinstance(command, Decline)
+    return decision.events
 
 
 def park(installation: Installation, order_id: str, at: datetime) -> None:

@@ -1,5 +1,6 @@
 """What a transaction of the commands role does, and what it refuses."""
 
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from uuid import uuid4
 
@@ -12,6 +13,9 @@ from services.eventstore.migrate import migrate
 from services.eventstore.positions import OtherTopic, StoredPositions
 from services.judging.outcomes import OutcomeRow
 from services.orders import Order
+from services.orders.events import Event
+from services.orders.evolve import evolve_all
+from tests.decisions import carry_out
 from tests.engine.commands import ask_update, register
 from tests.installation import Installation
 
@@ -36,20 +40,26 @@ def row(offset: int, command_id: str = "c", kind: str = "accepted", events: int 
     )
 
 
-def order_with_two_events() -> Order:
+def two_events() -> list[Event]:
     order = Order(id="o")
-    order.handle(register(), "c1", NOW)
-    order.handle(ask_update(), "c2", NOW)
-    return order
+    return [
+        *carry_out(order, register(), "c1", NOW).events,
+        *carry_out(order, ask_update(), "c2", NOW).events,
+    ]
+
+
+def project(order: Order | None, events: Iterable[Event]) -> Order:
+    """A projector function for the library's repository."""
+    return evolve_all(order or Order(id="o"), events)
 
 
 async def test_the_librarys_own_readers_read_what_the_recorder_wrote(installation: Installation, store: OrderStore):
-    order = order_with_two_events()
-    events = order.collect_events()
+    events = two_events()
+    order = project(None, events)
     store.append(events)
     assert list(store.events.get("o")) == events
     assert store.order("o") == order
-    assert store.repository.get("o", projector_func=Order.project) == order
+    assert store.repository.get("o", projector_func=project) == order
     assert [n.id for n in store.notification_log.select(1, 10)] == [1, 2]
     assert store.recorder.max_notification_id() == 2
     assert store.orders(["o", "unknown"]) == {"o": order, "unknown": Order(id="unknown")}
@@ -59,9 +69,8 @@ async def test_a_process_that_lost_its_partition_writes_nothing(installation: In
     positions, topic = StoredPositions(installation.settings.database, "commands"), uuid4()
     assert await positions.positions(topic, {0: 5, 1: 0}) == ({0: 5, 1: 0}, {0: 0, 1: 0})
     store.append([], Batch({0: (5, 7)}, [row(5), row(6, "d")]))
-    events = order_with_two_events().collect_events()
     with pytest.raises(PersistenceError, match="another process"):
-        store.append(events, Batch({0: (5, 8), 1: (0, 3)}, [row(7, "e", events=2)]))
+        store.append(two_events(), Batch({0: (5, 8), 1: (0, 3)}, [row(7, "e", events=2)]))
     assert await positions.positions(topic, {0: 0, 1: 0}) == ({0: 7, 1: 0}, {0: 0, 1: 0})
     assert installation.query("SELECT count(*) FROM outcomes") == [(2,)]
     assert installation.query("SELECT count(*) FROM order_events") == [(0,)]
@@ -76,10 +85,9 @@ async def test_positions_are_those_of_one_topic(installation: Installation):
 
 
 async def test_two_writers_of_one_order_cannot_both_win(installation: Installation, store: OrderStore):
-    first, second = order_with_two_events(), order_with_two_events()
-    store.append(first.collect_events())
+    store.append(two_events())
     with pytest.raises(IntegrityError):
-        store.append(second.collect_events(), Batch({}, [row(0, events=2)]))
+        store.append(two_events(), Batch({}, [row(0, events=2)]))
     assert installation.query("SELECT count(*) FROM outcomes") == [(0,)]
 
 
@@ -92,9 +100,9 @@ async def test_a_command_id_is_used_first_once(installation: Installation, store
 
 
 async def test_ids_have_no_gap_after_a_transaction_that_failed(installation: Installation, store: OrderStore):
-    store.append(order_with_two_events().collect_events(), Batch({}, [row(0, "a", events=2)]))
+    store.append(two_events(), Batch({}, [row(0, "a", events=2)]))
     with pytest.raises(IntegrityError):
-        store.append(order_with_two_events().collect_events(), Batch({}, [row(1, "b", events=2)]))
+        store.append(two_events(), Batch({}, [row(1, "b", events=2)]))
     store.append([], Batch({}, [row(1, "b")]))
     assert installation.query("SELECT outcome_id, last_event_id FROM outcomes ORDER BY 1") == [(1, 2), (2, 2)]
 

@@ -18,9 +18,12 @@ from services.http.gateway import PARTY_COMMANDS, Desk
 from services.http.problems import Problem, unknown
 from services.http.viewers import Gate, Viewer
 from services.http.wake_ups import Pulse
-from services.orders import Order, Rejected, evolve
+from services.orders import Order
+from services.orders.evolve import evolve, evolve_all
+from services.orders.guards import must_be_known
 from services.orders.public_events import event_envelope
 from tests.controls import ORDER, T, registered
+from tests.decisions import carry_out
 from tests.http.serving import served
 
 Json = dict[str, Any]
@@ -41,30 +44,24 @@ class OneOrder:
     def judge(self, command: Command, id_: str | None = None) -> str:
         """Judges a command; what comes of it is in `outcomes`, by the id that is returned."""
         id_ = id_ or str(uuid4())
-        order = Order(id=self.order_id)
-        for event in self.events:
-            evolve.evolve(order, event)
-        known = len(self.events)
-        try:
-            order.handle(command, id_, T + timedelta(minutes=known))
-        except Rejected as rejected:
+        order = evolve_all(Order(id=self.order_id), self.events)
+        decision = carry_out(order, command, id_, T + timedelta(minutes=len(self.events)))
+        if (rejected := decision.rejection) is not None:
             data = {"code": rejected.code, "message": rejected.message, "details": rejected.details}
         else:
-            new = [event_envelope(event) for event in order.pending]
+            new = [event_envelope(event) for event in decision.events]
             data = {"events": [{"type": event["type"], "sequence": event["sequence"]} for event in new]}
-        self.events += order.collect_events()
+        self.events += decision.events
         self.outcomes[id_] = {"data": data}
         return id_
 
     async def order(self, viewer: Viewer, order_id: str) -> Json:
         page = order_page.Page(Order(id=self.order_id))
         for event in self.events:
-            evolve.evolve(page.order, event)
+            evolve(page.order, event)
             order_page.show(page, event)
-        if order_id != self.order_id or viewer.user not in (
-            page.order.facts.client_id,
-            page.order.facts.freelancer_id,
-        ):
+        facts = must_be_known(page.order)
+        if order_id != self.order_id or viewer.user not in (facts.client_id, facts.freelancer_id):
             raise unknown("order")
         return order_page.view(page, self.events, viewer.party, T + timedelta(minutes=len(self.events)))
 

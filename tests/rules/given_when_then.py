@@ -6,8 +6,8 @@
         then(auto_accepted(), order_canceled(grounds="auto_accepted"), rejected("dispute_settled", ...))
 
 Commands come from `tests.controls`; everything after `then` is here, named like the events of contract.md. A real
-order handles each command through its one door. Every command is judged twice, by the order that has been there from
-the start and by one that is loaded anew from what is stored: both must say the same (D1).
+order judges each command. Every command is judged twice, with the order that has been there from the start and with
+one that is loaded anew from what is stored: both must say the same (D1), and neither may change by that.
 """
 
 from contextvars import ContextVar
@@ -20,7 +20,9 @@ from resolution_contracts.values import format_instant
 
 from services.judging.decode import decode
 from services.orders import Order, Rejected
+from services.orders.decide import decide
 from services.orders.events import Event
+from services.orders.evolve import evolve_all
 from services.orders.public_events import public_data
 from tests.controls import COMMENT, DUE, FIRST, HOURS, ORDER, T, as_record, command_id, untyped
 from tests.in_memory import StoredInMemory
@@ -231,11 +233,13 @@ class Story:
     def play(self, step: Step, command_id: str | None = None) -> None:
         self.now, command = step if isinstance(step, tuple) else (self.now, step)
         self.cause = command_id or self._next_id(command)
-        anew = Order.project(None, self.history) or Order(id=ORDER)
+        anew = evolve_all(Order(id=ORDER), self.history)
         self.new, self.outcome, self.message = _judge(self.order, command, self.cause, self.now)
+        assert self.order == anew, "judging changed the order"
         assert (self.new, self.outcome, self.message) == _judge(anew, command, self.cause, self.now)
-        assert self.order == anew, "an order loaded anew stands elsewhere"
         self.stored.append(self.new)
+        evolve_all(self.order, self.new)
+        assert self.order == evolve_all(Order(id=ORDER), self.history), "an order loaded anew stands elsewhere"
         self.checked = False
 
     @property
@@ -278,11 +282,9 @@ def forget() -> None:
 def _judge(
     order: Order, command: Command | Rejected, command_id: str, now: datetime
 ) -> tuple[list[Event], Outcome, str]:
-    try:
-        order.handle(command, command_id, order.business_time(now))
-    except Rejected as why:
-        return order.collect_events(), (why.code, why.details), why.message
-    return order.collect_events(), None, ""
+    decision = decide(order, command, command_id, order.business_time(now))
+    why = decision.rejection
+    return (decision.events, None, "") if why is None else (decision.events, (why.code, why.details), why.message)
 
 
 def _as_told(event: Event) -> tuple[int, str, datetime, dict[str, Any], str]:

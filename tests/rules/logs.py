@@ -17,8 +17,9 @@ from services.judging.judge import Judged, judge, read
 from services.judging.order_cache import OrderCache
 from services.judging.outcomes import OutcomeRow
 from services.judging.record import Record
-from services.orders import Order, evolve
+from services.orders import Order
 from services.orders.events import Event
+from services.orders.evolve import evolve, evolve_all
 from services.orders.public_events import event_envelope
 from services.orders.texts import without_texts
 from tests.controls import ORDER, T, as_record, in_envelope
@@ -62,7 +63,7 @@ class Service:
         return names(judged.events), outcome_of(judged.outcomes[0])
 
     def load(self, order_id: str) -> Order:
-        replayed = Order.project(None, self.stored.history(order_id)) or Order(id=order_id)
+        replayed = evolve_all(Order(id=order_id), self.stored.history(order_id))
         if self._snapshot_after is None:
             return replayed
         loaded = self.stored.load(order_id, self._snapshot_after)
@@ -127,7 +128,7 @@ def page_after(events: Iterable[Event]) -> Page:
     page: Page | None = None
     for event in events:
         page = page or Page(Order(id=event.originator_id))
-        evolve.evolve(page.order, event)
+        evolve(page.order, event)
         show(page, event)
     assert page is not None, "an order that nobody registered has no page"
     return msgspec.json.decode(msgspec.json.encode(page), type=Page)

@@ -9,6 +9,8 @@ from resolution_contracts import RefundReason, RegisterOrder, Role
 
 from projections.order_page import NotAParty
 from services.orders import Order, Rejected
+from services.orders.decide import auto_acceptance
+from services.orders.evolve import evolve_all
 from tests.controls import (
     CLIENT,
     DAYS,
@@ -43,6 +45,7 @@ from tests.controls import (
     usd,
     withdraw,
 )
+from tests.decisions import carry_out
 from tests.rules.logs import page_after, page_of
 
 USERS = {Role.CLIENT: CLIENT, Role.FREELANCER: FREELANCER}
@@ -59,18 +62,18 @@ class Story:
         self.attempt(facts, self.now)
 
     def order(self) -> Order:
-        return Order.project(None, self.events) or Order(id=ORDER)
+        return evolve_all(Order(id=ORDER), self.events)
 
     def attempt(self, command, at: datetime) -> Rejected | None:
         """Tries a command for good."""
-        order, self.now, self.tried = self.order(), at, self.tried + 1
-        rejected = judge(order, command, at, command_id(self.tried))
-        self.events += order.collect_events()
-        return rejected
+        self.now, self.tried = at, self.tried + 1
+        decision = carry_out(self.order(), command, command_id(self.tried), at)
+        self.events += decision.events
+        return decision.rejection
 
     def would(self, command, at: datetime) -> Rejected | None:
         """What the judge would say."""
-        return judge(self.order(), command, at, command_id(9999))
+        return carry_out(self.order(), command, command_id(9999), at).rejection
 
     def actions(self, role: Role, at: datetime) -> dict[tuple[str, str | None], dict]:
         """What the order page offers a party, by command and kind."""
@@ -84,14 +87,6 @@ class Story:
             if type(event).__name__ == "DisputeOpened":
                 return event.dispute_id, USERS[event.opened_by]
         return "never opened", CLIENT
-
-
-def judge(order, command, at, id_):
-    try:
-        order.handle(command, id_, order.business_time(at))
-    except Rejected as rejected:
-        return rejected
-    return None
 
 
 # --- any state that an order can be in, at any moment ---
@@ -266,9 +261,7 @@ def test_D5_possible_from_is_the_first_moment_at_which_the_client_may_cancel(mom
 def test_D3_the_page_shows_what_is_due_as_if_its_event_were_stored(moment):
     story, now = moment
     before = {role: page_of(story.events, USERS[role], now) for role in Role}
-    order = story.order()
-    order.settle_if_due(now)
-    stored = story.events + order.collect_events()
+    stored = story.events + auto_acceptance(story.order(), now)
     assert before == {role: page_of(stored, USERS[role], now) for role in Role}
 
 

@@ -16,8 +16,10 @@ from resolution_contracts import RefundReason
 
 from projections.order_page import NotAParty, show, tell, view
 from services.judging.decode import Unreadable, decode
-from services.orders import Order, Rejected, evolve
+from services.orders import Order
 from services.orders.events import EVENTS, Confidential, DisputeOpened, Event
+from services.orders.evolve import evolve
+from services.orders.guards import must_be_known
 from services.orders.public_events import confidential_fields, event_envelope, public_data
 from services.relay.event_records import event_message
 from tests.controls import (
@@ -51,6 +53,7 @@ from tests.controls import (
     untyped,
     withdraw,
 )
+from tests.decisions import carry_out
 from tests.rules.logs import CLOCK, Service, names, page_after, page_of
 
 MARKER = "marker-3f9d1c"
@@ -137,10 +140,10 @@ def test_D16_and_nothing_else(event_type):
 def test_D16_the_order_page_shows_no_confidential_field_of_any_event(event_type, viewer):
     page = page_after(a_refund_is_open().events)
     event = marked_event(event_type, page.order.version + 1)
-    evolve.evolve(page.order, event)
+    evolve(page.order, event)
     show(page, event)
     tell(page, event)
-    facts = page.order.facts
+    facts = must_be_known(page.order)
     assert_not_marked(view(page, [], viewer and facts.client_id, T))
 
 
@@ -267,15 +270,13 @@ def decoded(name, data):
 def refusal(reason, command):
     """How a rejection looks in a log: its text, its repr, and its traceback without the lines of code."""
     order = Order(id=ORDER)
-    order.handle(registered(), command_id(99), T)
-    order.handle(refund_offer(reason=reason), SECOND, T)
-    try:
-        order.handle(command, THIRD, T)
-    except Rejected as why:
-        text = "".join(traceback.format_exception_only(why))
-        context = repr((why.__cause__, why.__context__))
-        return [str(why), repr(why), text, context, why.code, why.details, why.args]
-    return None
+    carry_out(order, registered(), command_id(99), T)
+    carry_out(order, refund_offer(reason=reason), SECOND, T)
+    if (why := carry_out(order, command, THIRD, T).rejection) is None:
+        return None
+    text = "".join(traceback.format_exception_only(why))
+    context = repr((why.__cause__, why.__context__))
+    return [str(why), repr(why), text, context, why.code, why.details, why.args]
 
 
 def test_D16_no_output_depends_on_the_reason(caplog):
