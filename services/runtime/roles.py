@@ -21,7 +21,6 @@ from time import monotonic
 import psycopg
 import uvloop
 from aiokafka.errors import KafkaError, ProducerFenced
-from faststream.kafka import KafkaBroker
 
 from projections import READ_MODELS
 from projections.framework.follower import Follower
@@ -33,7 +32,6 @@ from services.commands.role import CommandsRole
 from services.eventstore.application import OrderStore
 from services.eventstore.commit_listener import Changes
 from services.eventstore.database import ANSWER_WITHIN_SECONDS
-from services.kafka.faststream_broker import broker_of
 from services.kafka.topics import Topics
 from services.kafka.transactions import TransactionInDoubt
 from services.relay.role import RelayRole
@@ -67,42 +65,20 @@ class Start:
     about: dict[str, str] = field(default_factory=dict)
 
 
-@asynccontextmanager
-async def _broker(settings: Settings) -> AsyncIterator[KafkaBroker]:
-    broker = broker_of(settings.cluster)
-    try:
-        yield broker
-    finally:
-        await broker.stop()
-
-
 async def _commands(start: Start) -> None:
-    if start.settings.master_keys.newest == NO_MASTER:
+    settings = start.settings
+    if settings.master_keys.newest == NO_MASTER:
         log.warning(
             "texts are sealed with keys that lie in the same database as they are, for there is no master key to wrap "
             "them: RESOLUTION_MASTER_KEY_FILE names one, see docs/erasure.md"
         )
-    async with _broker(start.settings) as broker:
-        role = CommandsRole(broker, start.topics, start.settings.database, start.settings.master_keys, start.clock)
-        try:
-            await broker.start()
-            await role.consumer.assigned()
-            start.ready.set()
-            await role.consumer.run()
-        finally:
-            await broker.stop()
-            role.close()
+    role = CommandsRole(settings.cluster, start.topics, settings.database, settings.master_keys, start.clock)
+    await role.run(start.ready)
 
 
 async def _timer(start: Start) -> None:
-    async with _broker(start.settings) as broker:
-        role = TimerRole(broker, start.settings.cluster, start.topics, start.settings.database, start.clock)
-        await broker.start()
-        await role.consumer.assigned()
-        start.ready.set()
-        async with asyncio.TaskGroup() as group:
-            group.create_task(role.run())
-            group.create_task(role.consumer.run())
+    settings = start.settings
+    await TimerRole(settings.cluster, start.topics, settings.database, start.clock).run(start.ready)
 
 
 async def _relay(start: Start) -> None:
