@@ -27,7 +27,7 @@ from services.kafka.read_topics import read_some
 from services.kafka.topics import Topics, count_partitions
 from services.orders import Order
 from services.orders.events import OrderTextsErased
-from services.orders.public_events import event_envelope
+from services.orders.public_events import event_message
 from services.orders.texts import published_without_texts
 
 from .earlier_rules import code_of, judged_before, same_but_for_sentences, spelled_twice
@@ -41,8 +41,6 @@ Extent = dict[int, range]
 
 Answers = dict[tuple[str, str], str]
 """By order id and command id, the code of the first outcome that was published; empty where it is an acceptance."""
-
-_encode = msgspec.json.Encoder().encode
 
 
 class HistoryExpired(Exception):
@@ -128,7 +126,7 @@ class _Judge:
             for event in judged.events:
                 if isinstance(event, OrderTextsErased):
                     self.erased.add(record.key)
-                self.events[record.key].append(_Expected(record.offset, _encode(event_envelope(event))))
+                self.events[record.key].append(_Expected(record.offset, event_message(event)))
             for row in judged.outcomes:
                 place = self.dead if row.kind == "dead" else self.outcomes[record.key]
                 place.append(_Expected(record.offset, row.message))

@@ -23,7 +23,7 @@ from services.kafka.cluster import Cluster
 from services.kafka.consumer import PositionedConsumer, Positions
 from services.kafka.topics import Topics
 from services.retention.months import MonthBegan, Months
-from services.sealing.master_keys import MasterKeys
+from services.sealing.master_keys import NO_MASTER, MasterKeys
 from services.telemetry import role_metrics, traces
 
 log = logging.getLogger(__name__)
@@ -44,6 +44,11 @@ class CommandsRole:
     """Judges what is on the commands topic."""
 
     def __init__(self, cluster: Cluster, topics: Topics, database_url: str, masters: MasterKeys, clock: Clock) -> None:
+        if masters.newest == NO_MASTER:
+            log.warning(
+                "texts are sealed with keys that lie in the same database as they are, because there is no master key "
+                "to wrap them: RESOLUTION_MASTER_KEY_FILE names one, see docs/erasure.md"
+            )
         self._clock = clock
         self._partitions = topics.partitions
         self._store = OrderStore(database_url, masters, answer_within=ANSWER_WITHIN_SECONDS)

@@ -22,12 +22,12 @@ from services.kafka.cluster import Cluster
 from services.kafka.read_topics import Ends, Stream, extents, open_streams
 from services.kafka.relay_position import Position
 from services.kafka.topics import Topics, count_partitions
+from services.orders.public_events import event_message
 from services.orders.texts import published_without_texts
 from services.relay.store_notes import note_intent
 from services.sealing.master_keys import MasterKeys
 from services.telemetry.health import progress
 
-from .event_records import event_message
 from .unpublished import RUN, Decided, Notification, Outcome, next_outcomes, one_with_events, with_events
 
 log = logging.getLogger(__name__)

@@ -18,8 +18,7 @@ from projections.order_page import NotAParty, show, tell, view
 from services.judging.decode import Unreadable, decode
 from services.orders import Order, Rejected, evolve
 from services.orders.events import EVENTS, Confidential, DisputeOpened, Event
-from services.orders.public_events import confidential_fields, event_envelope, public_data
-from services.relay.event_records import event_message
+from services.orders.public_events import confidential_fields, event_envelope, event_message, public_data
 from tests.controls import (
     CLIENT,
     DAYS,
