@@ -65,8 +65,8 @@ class Ahead:
         streams = {}
         async with AsyncExitStack() as stack:
             for topic in names:
-                consumer, streams[topic] = await open_streams(cluster, topic, starts[topic], ends[topic])
-                stack.push_async_callback(consumer.stop)
+                opened = open_streams(cluster, topic, starts[topic], ends[topic])
+                streams[topic] = await stack.enter_async_context(opened)
             yield cls(topics, streams)
 
     async def has(self, decided: Decided) -> bool:
@@ -232,11 +232,8 @@ class Restored:
         read = dict(await cursor.fetchall())
         if not all(number in read for number in ends):
             return False
-        consumer, streams = await open_streams(self._cluster, self._topics.commands, read, ends)
-        try:
+        async with open_streams(self._cluster, self._topics.commands, read, ends) as streams:
             return all([await stream.peek() is None for stream in streams.values()])
-        finally:
-            await consumer.stop()
 
     async def _adopt(self, start: Position, published: Sequence[bytes]) -> Position:
         """Enters the reminders that are on Kafka behind `start`, as those that follow it, so that none is sent again;
