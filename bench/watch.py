@@ -17,9 +17,8 @@ from projections import READ_MODELS
 from services.eventstore.checkpoint_chain import parse
 from services.eventstore.checkpoint_notes import checkpoint_notes
 from services.eventstore.installation_counts import Overview, overview
-from services.kafka.read_topics import extents
+from services.kafka.read_topics import extents, last_value
 from services.kafka.relay_position import published
-from services.kafka.single_writer import last_value
 from services.kafka.topics import DEFAULT_PARTITIONS, Topics
 from services.runtime.installation import clock_of
 from services.runtime.roles import ROLES

@@ -13,7 +13,7 @@ from uuid import uuid4
 
 import psycopg
 import pytest
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka import AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 from resolution_contracts import Command, CommandEnvelope
@@ -27,6 +27,7 @@ from services.eventstore.database import connect
 from services.eventstore.migrate import migrate
 from services.judging.judge import read
 from services.judging.record import Record
+from services.kafka.read_topics import read_all
 from services.kafka.topics import DEFAULT_PARTITIONS, Topics, ensure_topics
 from services.runtime import roles
 from services.runtime.installation import claim_shards, clock_of
@@ -173,22 +174,7 @@ class Installation:
 
     async def read(self, topic: str) -> list[Record]:
         """All records of a topic, committed ones only, partition by partition."""
-        consumer = AIOKafkaConsumer(
-            **self.settings.cluster.options, isolation_level="read_committed", enable_auto_commit=False
-        )
-        await consumer.start()
-        try:
-            partitions = [TopicPartition(topic, n) for n in sorted(await _partitions(consumer, topic))]
-            consumer.assign(partitions)
-            await consumer.seek_to_beginning(*partitions)
-            ends = await consumer.end_offsets(partitions)
-            found: dict[TopicPartition, list[Record]] = {partition: [] for partition in partitions}
-            while any([await consumer.position(p) < ends[p] for p in partitions]):
-                for partition, records in (await consumer.getmany(timeout_ms=200)).items():
-                    found[partition] += records
-            return [record for partition in partitions for record in found[partition]]
-        finally:
-            await consumer.stop()
+        return (await read_all(self.settings.cluster, topic))[topic]
 
     async def events(self, order_id: str | None = None) -> list[Json]:
         """The public events, of one order or all."""
@@ -301,11 +287,3 @@ async def until(condition: Callable[[], Any], seconds: float = 30) -> Any:
             if result:
                 return result
             await asyncio.sleep(0.05)
-
-
-async def _partitions(consumer: AIOKafkaConsumer, topic: str) -> set[int]:
-    while True:
-        await consumer._client.force_metadata_update()
-        if found := consumer.partitions_for_topic(topic):
-            return found
-        consumer._client.add_topic(topic)

@@ -162,8 +162,7 @@ async def _balance(
 ) -> Ledger:
     ledger, done = Ledger(), 0
     everywhere = [TopicPartition(topic, number) for number in partitions]
-    consumer = await open_consumer(cluster)
-    try:
+    async with open_consumer(cluster) as consumer:
         begins, ends = await consumer.beginning_offsets(everywhere), await consumer.end_offsets(everywhere)
         of = sum(ends[where] - begins[where] for where in everywhere)
         for where in everywhere:
@@ -180,8 +179,6 @@ async def _balance(
             ledger.partitions.append(book.account())
         await _pass_over(source, ledger, None)
         return ledger
-    finally:
-        await consumer.stop()
 
 
 async def _merge(stream: Stream, source: _Fates, book: _Book) -> AsyncIterator[int]:

@@ -37,8 +37,7 @@ async def compare_outcomes(database_url: str, cluster: Cluster, topics: Topics) 
         streams = {}
         for topic in ends:
             starts = {number: begins[topic][number] for number in partitions}
-            consumer, streams[topic] = await open_streams(cluster, topic, starts, ends[topic])
-            stack.push_async_callback(consumer.stop)
+            streams[topic] = await stack.enter_async_context(open_streams(cluster, topic, starts, ends[topic]))
         connection = stack.enter_context(snapshot(database_url))
         comparing = Published(topics, streams, begins, position.outcome_id, Disputes({}, [], []), findings)
         after = 0

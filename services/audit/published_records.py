@@ -10,15 +10,13 @@ from services.judging.record import Record
 from services.kafka.read_topics import Ends, Stream
 from services.kafka.topics import Topics
 from services.orders.events import Event
-from services.orders.public_events import event_envelope
+from services.orders.public_events import event_message
 from services.orders.texts import published_without_texts
 from services.sealing.order_keys import OrderKeys
 
 from .findings import Findings
 from .open_disputes import Disputes
 from .stored_history import StoredOutcome
-
-_encode = msgspec.json.Encoder().encode
 
 
 class Published:
@@ -51,7 +49,7 @@ class Published:
             if event is None:
                 continue  # told already; that Kafka has it is told as a surplus
             stream = self._events[row.partition]
-            key, value = event.originator_id.encode(), _encode(event_envelope(event))
+            key, value = event.originator_id.encode(), event_message(event)
             if (offset := stream.take_if(key, value)) is None:
                 what = f"event {event.originator_id}:{event.originator_version}"
                 wanted = _Wanted(key, value, event.originator_id in keys.erased)

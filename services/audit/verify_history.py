@@ -144,9 +144,9 @@ class History:
 
     async def _opened(self, stack: AsyncExitStack, cluster: Cluster, topic: str) -> dict[int, Stream]:
         bases = self._limits.bases if topic == self._topics.commands else {}
-        consumer, streams = await open_streams(cluster, topic, self._starts(topic), self._limits.ends[topic], bases)
-        stack.push_async_callback(consumer.stop)
-        return streams
+        return await stack.enter_async_context(
+            open_streams(cluster, topic, self._starts(topic), self._limits.ends[topic], bases)
+        )
 
     def _starts(self, topic: str) -> dict[int, int]:
         begins, before = self._limits.begins[topic], self._progress.offsets.get(topic, {})

@@ -23,17 +23,16 @@ from services.judging.first_uses import FirstUses
 from services.judging.judge import Reading, judge, read
 from services.judging.record import Record
 from services.kafka.cluster import Cluster
-from services.kafka.read_topics import read_some
+from services.kafka.read_topics import Ends, Stream, extents, open_consumer
 from services.kafka.topics import Topics, count_partitions
 from services.orders import Order
 from services.orders.events import OrderTextsErased
-from services.orders.public_events import event_envelope
+from services.orders.public_events import event_message
 from services.orders.texts import published_without_texts
 
 from .earlier_rules import code_of, judged_before, same_but_for_sentences, spelled_twice
 from .findings import Differences
 
-_AT_ONCE = 2000
 _DISCARDED = b"discarded by an operator"
 
 Extent = dict[int, range]
@@ -41,8 +40,6 @@ Extent = dict[int, range]
 
 Answers = dict[tuple[str, str], str]
 """By order id and command id, the code of the first outcome that was published; empty where it is an acceptance."""
-
-_encode = msgspec.json.Encoder().encode
 
 
 class HistoryExpired(Exception):
@@ -128,7 +125,7 @@ class _Judge:
             for event in judged.events:
                 if isinstance(event, OrderTextsErased):
                     self.erased.add(record.key)
-                self.events[record.key].append(_Expected(record.offset, _encode(event_envelope(event))))
+                self.events[record.key].append(_Expected(record.offset, event_message(event)))
             for row in judged.outcomes:
                 place = self.dead if row.kind == "dead" else self.outcomes[record.key]
                 place.append(_Expected(record.offset, row.message))
@@ -163,11 +160,9 @@ async def verify_from_commands(
     """
     findings = Findings(parked=len(parked))
     partitions = await count_partitions(cluster, topics)
-    consumer = AIOKafkaConsumer(**cluster.options, isolation_level="read_committed", enable_auto_commit=False)
-    await consumer.start()
-    try:
+    async with open_consumer(cluster) as consumer:
         outputs = await _outputs(cluster, topics, partitions)
-        commands = await _extent(consumer, topics.commands, partitions)
+        commands = _extents(*await extents(cluster, [topics.commands], partitions, only_visible=True))[topics.commands]
         total = sum(map(len, commands.values()))
         for partition in range(partitions):
             if first := commands[partition].start:
@@ -180,9 +175,8 @@ async def verify_from_commands(
             passed_over = {offset for number, offset in parked if number == partition}
             discarded = {_source_offset(record) for record in dead if _is_discarded(record)}
             by_offset = {_source_offset(record): _letter(record) for record in dead}
-            published = _read(consumer, topics.outcomes, partition, outputs.written[topics.outcomes])
             answers: Answers = {}
-            async for batch in published:
+            async for batch in _read(consumer, topics.outcomes, partition, outputs.written[topics.outcomes]):
                 _note_answers(batch, answers)
             again = _Judge(business_time, partitions, passed_over | discarded, by_offset, answers)
             async for batch in _read(consumer, topics.commands, partition, commands):
@@ -192,8 +186,6 @@ async def verify_from_commands(
             findings.outgrown += again.outgrown
             await _compare_partition(consumer, topics, partition, outputs, dead, again, findings)
         return findings
-    finally:
-        await consumer.stop()
 
 
 async def _compare_partition(
@@ -317,35 +309,22 @@ def _note_answers(outcomes: Iterable[Record], answers: Answers) -> None:
 
 
 async def _outputs(cluster: Cluster, topics: Topics, partitions: int) -> _Outputs:
-    extents: list[dict[str, Extent]] = []
-    for isolation in ("read_committed", "read_uncommitted"):
-        consumer = AIOKafkaConsumer(**cluster.options, isolation_level=isolation)
-        await consumer.start()
-        try:
-            extents.append(
-                {
-                    topic: await _extent(consumer, topic, partitions)
-                    for topic in (topics.events, topics.outcomes, topics.dead_letters)
-                }
-            )
-        finally:
-            await consumer.stop()
-    return _Outputs(*extents)
+    names = (topics.events, topics.outcomes, topics.dead_letters)
+    return _Outputs(
+        _extents(*await extents(cluster, names, partitions, only_visible=True)),
+        _extents(*await extents(cluster, names, partitions)),
+    )
 
 
-async def _extent(consumer: AIOKafkaConsumer, topic: str, partitions: int) -> Extent:
-    all_of_it = [TopicPartition(topic, number) for number in range(partitions)]
-    beginnings, ends = await consumer.beginning_offsets(all_of_it), await consumer.end_offsets(all_of_it)
-    return {where.partition: range(beginnings[where], ends[where]) for where in all_of_it}
+def _extents(begins: Ends, ends: Ends) -> dict[str, Extent]:
+    return {
+        topic: {number: range(first, ends[topic][number]) for number, first in found.items()}
+        for topic, found in begins.items()
+    }
 
 
-async def _read(consumer: AIOKafkaConsumer, topic: str, partition: int, extent: Extent) -> AsyncIterator[list[Record]]:
+def _read(consumer: AIOKafkaConsumer, topic: str, partition: int, extent: Extent) -> AsyncIterator[list[Record]]:
     """A partition's committed records, in batches; waits for transactions that are under way before its end."""
     where, offsets = TopicPartition(topic, partition), extent[partition]
     consumer.assign([where])
-    consumer.seek(where, offsets.start)
-    while await consumer.position(where) < offsets.stop:
-        if wanted := [
-            record for record in await read_some(consumer, where, timeout_ms=1000) if record.offset in offsets
-        ]:
-            yield wanted
+    return Stream(consumer, where, offsets.start, offsets.stop).batches()

@@ -19,7 +19,7 @@ from services.eventstore.checkpoint_notes import checkpoint_notes, note_publishe
 from services.eventstore.database import ANSWER_WITHIN_SECONDS, connect
 from services.eventstore.event_rows import event_rows, newest_event
 from services.fault_points import point
-from services.kafka.single_writer import all_values, last_value
+from services.kafka.read_topics import all_values, last_value
 from services.kafka.topics import Topics
 from services.kafka.transactions import TransactionalProducer
 from services.settings import Settings

@@ -13,7 +13,7 @@ from services.audit.tampering import Tampering
 from services.audit.verify_checkpoints import verify_checkpoints
 from services.checkpoints.signing_keys import read_public_key, write_key_pair
 from services.eventstore.checkpoint_chain import key_id
-from services.kafka.single_writer import all_values
+from services.kafka.read_topics import all_values
 from services.kafka.topics import Topics, require_topic
 from services.runtime.installation import installation
 from services.settings import Settings

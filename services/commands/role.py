@@ -5,7 +5,6 @@ import logging
 from collections.abc import Iterator, Sequence
 
 from eventsourcing.persistence import IntegrityError
-from faststream.kafka import KafkaBroker
 
 from services.clock import Clock
 from services.eventstore.append import Batch, is_refused_data
@@ -20,10 +19,11 @@ from services.judging.first_uses import FirstUses, has_capitals
 from services.judging.judge import Judged, Reading, judge, read
 from services.judging.order_cache import OrderCache, Orders
 from services.judging.record import Record
+from services.kafka.cluster import Cluster
 from services.kafka.consumer import PositionedConsumer, Positions
 from services.kafka.topics import Topics
 from services.retention.months import MonthBegan, Months
-from services.sealing.master_keys import MasterKeys
+from services.sealing.master_keys import NO_MASTER, MasterKeys
 from services.telemetry import role_metrics, traces
 
 log = logging.getLogger(__name__)
@@ -43,27 +43,39 @@ CACHED_ORDERS = 20_000
 class CommandsRole:
     """Judges what is on the commands topic."""
 
-    def __init__(
-        self, broker: KafkaBroker, topics: Topics, database_url: str, masters: MasterKeys, clock: Clock
-    ) -> None:
+    def __init__(self, cluster: Cluster, topics: Topics, database_url: str, masters: MasterKeys, clock: Clock) -> None:
+        if masters.newest == NO_MASTER:
+            log.warning(
+                "texts are sealed with keys that lie in the same database as they are, because there is no master key "
+                "to wrap them: RESOLUTION_MASTER_KEY_FILE names one, see docs/erasure.md"
+            )
         self._clock = clock
         self._partitions = topics.partitions
         self._store = OrderStore(database_url, masters, answer_within=ANSWER_WITHIN_SECONDS)
         self._cache = OrderCache(CACHED_ORDERS)
         self._standing: tuple[Parking, Months] | None = None
         self._careful_pieces = 0
-        self.consumer = PositionedConsumer(
-            broker,
+        self._consumer = PositionedConsumer(
+            cluster,
             topics.commands,
             group=topics.prefix + "commands",
             store=StoredPositions(database_url, "commands"),
-            handle=self._handle,
             forget=self._forget,
             max_records=5 * _PIECE,
             shard=topics.shard,
         )
 
-    async def _handle(self, records: Sequence[Record], positions: Positions) -> None:
+    async def run(self, ready: asyncio.Event) -> None:
+        """Reads, judges and commits for ever. Raises what a new start may get over; that loses nothing."""
+        try:
+            async with self._consumer.subscribed(ready):
+                while True:
+                    batch = await self._consumer.next_batch()
+                    await self._consumer.handle(batch, self._judge_and_commit)
+        finally:
+            self._store.close()
+
+    async def _judge_and_commit(self, records: Sequence[Record], positions: Positions) -> None:
         """Returns when all is committed. Raises whatever went wrong; then a first part may be committed."""
         point("commands.polled")
         if records[0].timestamp_type != _BROKERS_TIME:
@@ -202,9 +214,6 @@ class CommandsRole:
         self._cache.clear()
         self._store.forget_keys()
         self._standing = None
-
-    def close(self) -> None:
-        self._store.close()
 
 
 def _traced(piece: Sequence[Record], judged: Judged) -> traces.Spans:

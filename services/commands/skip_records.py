@@ -3,15 +3,12 @@
 import time
 from dataclasses import dataclass
 
-from aiokafka import AIOKafkaConsumer, TopicPartition
-
 from services.eventstore.append import Batch
 from services.eventstore.application import OrderStore
 from services.judging import outcomes
 from services.judging.record import Record
 from services.kafka.cluster import Cluster
-from services.kafka.read_topics import open_consumer
-from services.kafka.record_batches import UnreadablePartition
+from services.kafka.read_topics import next_readable
 
 
 class NotSkipped(Exception):
@@ -32,30 +29,10 @@ async def find_damage(cluster: Cluster, topic: str, partition: int, first: int) 
 
     Raises NotSkipped where `first` can be read, and KafkaError.
     """
-    where = TopicPartition(topic, partition)
-    consumer = await open_consumer(cluster)
-    try:
-        consumer.assign([where])
-        end = (await consumer.end_offsets([where]))[where]
-        offset = first
-        while offset < end and not await _is_readable(consumer, where, offset):
-            offset += 1
-    finally:
-        await consumer.stop()
-    if offset == first:
+    end = await next_readable(cluster, topic, partition, first)
+    if end == first:
         raise NotSkipped(f"The record at {partition}/{first} can be read, or is not there yet. Nothing is skipped.")
-    return Damage(partition, first, offset)
-
-
-async def _is_readable(consumer: AIOKafkaConsumer, where: TopicPartition, offset: int) -> bool:
-    consumer.seek(where, offset)
-    try:
-        while not await consumer.getmany(where, timeout_ms=1000, max_records=1):
-            if await consumer.position(where) > offset:  # it is the mark of a transaction
-                return True
-    except UnreadablePartition:
-        return False
-    return True
+    return Damage(partition, first, end)
 
 
 def skip(store: OrderStore, topic: str, damage: Damage, base: int, reason: str) -> None:

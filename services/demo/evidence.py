@@ -14,10 +14,10 @@ from services.audit.replay import replay
 from services.eventstore.application import OrderStore
 from services.eventstore.database import connect
 from services.judging.record import Record
+from services.kafka.read_topics import read_all
 from services.orders.events import DisputeOpened
 from services.orders.public_events import event_envelope
 
-from .kafka import read_all
 from .script import Json
 from .stage import Stage
 
@@ -72,7 +72,7 @@ async def gather(stage: Stage, orders: Sequence[str]) -> Evidence:
     """Reads everything anew, from the beginning. The roles have to be at rest."""
     topics = stage.topics
     names = (topics.commands, topics.events, topics.outcomes, topics.dead_letters)
-    records = await read_all(stage.settings.cluster, names, stage.partitions)
+    records = await read_all(stage.settings.cluster, *names)
     with OrderStore(stage.settings.database, stage.settings.master_keys) as store:
         return Evidence(
             commands=records[topics.commands],

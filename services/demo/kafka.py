@@ -1,9 +1,9 @@
-"""What the demo reads from Kafka: what comes out as it comes out, and everything once it is over."""
+"""What the demo reads from Kafka as it comes out."""
 
 import asyncio
 import json
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from types import TracebackType
@@ -35,7 +35,7 @@ class Watch:
     def __init__(self, cluster: Cluster, topics: Topics, partitions: int) -> None:
         self._topics = topics
         self._partitions = partitions
-        self._consumer = _consumer(cluster)
+        self._consumer = AIOKafkaConsumer(**cluster.options, isolation_level="read_committed", enable_auto_commit=False)
         self._events: defaultdict[str, list[Sighting]] = defaultdict(list)
         self._answers = 0
         self._news = asyncio.Condition()
@@ -104,28 +104,6 @@ class Watch:
             self._events[event["subject"]].append(Sighting(event, seen_at))
         else:
             self._answers += 1
-
-
-async def read_all(cluster: Cluster, topics: Sequence[str], partitions: int) -> dict[str, list[Record]]:
-    """All records of topics that nobody writes to any more, committed ones only, partition by partition."""
-    consumer = _consumer(cluster)
-    await consumer.start()
-    try:
-        everywhere = [part for topic in topics for part in _partitions_of(topic, partitions)]
-        consumer.assign(everywhere)
-        await consumer.seek_to_beginning(*everywhere)
-        ends = await consumer.end_offsets(everywhere)
-        found: dict[TopicPartition, list[Record]] = {part: [] for part in everywhere}
-        while any([await consumer.position(part) < ends[part] for part in everywhere]):
-            for part, records in (await poll(consumer, timeout_ms=200)).items():
-                found[part] += records
-        return {topic: [r for part in everywhere if part.topic == topic for r in found[part]] for topic in topics}
-    finally:
-        await consumer.stop()
-
-
-def _consumer(cluster: Cluster) -> AIOKafkaConsumer:
-    return AIOKafkaConsumer(**cluster.options, isolation_level="read_committed", enable_auto_commit=False)
 
 
 def _partitions_of(topic: str, partitions: int) -> list[TopicPartition]:

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from msgspec import UNSET
 
 from services.orders.events import EVENTS, Event, Money
-from services.orders.public_events import event_envelope, public_fields
+from services.orders.public_events import event_message, public_fields
 
 from .summary import Summary
 
@@ -31,7 +31,7 @@ class JsonLines:
 
     def write_events(self, file: Path, events: Sequence[tuple[int, Event]]) -> None:
         with file.open("wb") as out:
-            out.writelines(msgspec.json.encode(event_envelope(event)) + b"\n" for _, event in events)
+            out.writelines(event_message(event) + b"\n" for _, event in events)
 
     def write_summaries(self, file: Path, rows: Iterable[Summary]) -> None:
         with file.open("wb") as out:

@@ -1,7 +1,7 @@
 """The Kafka cluster: where it is, and what every client of ours is made with.
 
-Producers, consumers and admin clients take their address, timeouts, TLS and credentials from here alone; FastStream's
-broker is made in broker.py.
+Producers, consumers and admin clients take their address, timeouts, TLS and credentials from here alone.
+faststream_adapter.py hands them to FastStream.
 """
 
 from dataclasses import dataclass

@@ -1,28 +1,33 @@
-"""A batch consumer whose positions live in PostgreSQL, moved in the transaction that records what was read.
+"""A consumer whose positions live in PostgreSQL, moved in the transaction that records what was read.
 
-FastStream runs the subscription; the positions are ours. On assignment the consumer seeks to the stored positions.
-The handler records a batch and moves the positions by compare-and-swap, so a process that lost its partition, or
-slept through a rebalance, cannot write. Whatever fails, the consumer goes back to the stored positions and reads on
-from there. Offsets committed to Kafka only let monitoring see the lag.
+A role reads in a loop of its own:
 
-A poll that raises may have taken records from the client and dropped them. Nothing in the next batch would tell:
-transactions leave gaps among the offsets. So the client's own positions are compared before each poll with where the
-last one left them.
+    async with consumer.subscribed(ready):
+        while True:
+            batch = await consumer.next_batch()
+            await consumer.handle(batch, judge_and_commit)
+
+When partitions are assigned, the consumer seeks to their stored positions. The role records a batch and moves the
+positions by compare-and-swap, so a process that lost its partition, or slept through a rebalance, cannot write.
+Whatever fails, the consumer goes back to the stored positions and reads on from there. Offsets committed to Kafka only
+let monitoring see the lag.
+
+A poll that raises may have taken records from the client and dropped them. The next batch would not show it, because
+transactions leave gaps among the offsets. So before each poll the client's own positions are compared with where the
+last poll left them.
 """
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import replace
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
 from itertools import chain
-from typing import Any, Protocol
+from typing import Protocol
 from uuid import UUID
 
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
 from aiokafka.errors import KafkaError, NoOffsetForPartitionError
-from faststream import AckPolicy
-from faststream.kafka import KafkaBroker
-from faststream.kafka.message import KafkaMessage
 
 from services.fault_points import point
 from services.judging.record import Record
@@ -30,18 +35,21 @@ from services.shards.arithmetic import ALONE, Shard
 from services.telemetry import role_metrics
 from services.telemetry.health import assigned, progress, stopped, trouble
 
-from .assignment import assignor, group_of
+from .cluster import Cluster
+from .faststream_adapter import Subscription
 from .record_batches import UnreadablePartition, poll
 from .topic_ids import topic_id
 
 log = logging.getLogger(__name__)
 
 Positions = dict[int, int]
+"""By partition, the offset of the next record."""
 
 _LAG_SECONDS = 5.0
 _CAUGHT_UP_SECONDS = 0.05
 _LONGEST_PAUSE_SECONDS = 5.0
 _STOPPED_SECONDS = 15.0
+_FINISH_SECONDS = 15.0
 
 
 class PositionStore(Protocol):
@@ -55,24 +63,32 @@ class PositionStore(Protocol):
         ...
 
 
-class PositionedConsumer:
-    """Reads one topic as a member of a consumer group.
+@dataclass(frozen=True, slots=True)
+class Polled:
+    """What one poll gave."""
 
-    Offsets are the topic's, plus what the store adds to them where an earlier topic of this name was lost.
-    `handle(records, positions)` gets a batch, in order within each partition, and the next offset expected of each; it
-    returns when everything is committed. `forget()` drops whatever was remembered of partitions. `gather_ms` is how
-    long the broker may wait for more records before it answers; 0 takes what is there at once. Of the partitions it
-    reads those of `shard`.
+    records: Sequence[Record]
+    """At least one, in order within each partition."""
+
+    positions: Positions
+    """The positions that the records continue: the consumer's own, unless it has sought others since."""
+
+
+class PositionedConsumer:
+    """Reads one topic as a member of a consumer group: of its partitions those of `shard`.
+
+    Offsets are the topic's, plus what the store adds to them where an earlier topic of this name was lost. `forget()`
+    drops whatever was remembered of partitions. `gather_ms` is how long the broker may wait for more records before it
+    answers; 0 takes what is there at once.
     """
 
     def __init__(
         self,
-        broker: KafkaBroker,
+        cluster: Cluster,
         topic: str,
         *,
         group: str,
         store: PositionStore,
-        handle: Callable[[Sequence[Record], Positions], Awaitable[None]],
         forget: Callable[[], None] = lambda: None,
         max_records: int = 2000,
         gather_ms: int = 0,
@@ -81,78 +97,106 @@ class PositionedConsumer:
         role_metrics.polls(topic)
         self._topic = topic
         self._store = store
-        self._handle = handle
         self._forget = forget
         self._max_records = max_records
         self._positions: Positions = {}
+        """Another dictionary after each seek, which is how a batch is known to be from before it."""
         self._bases: Positions = {}
         self._ends: dict[TopicPartition, int] = {}
         self._left_at: dict[TopicPartition, int] = {}
         """Where the client has to stand before the next poll: where the last one, or a seek, left it."""
         self._stopped: dict[TopicPartition, float] = {}
         """Partitions that cannot be read, and the loop's time at which to try them again."""
-        self._taken = 0
-        self._due = 0
         self._pause = 0.0
         self._busy = asyncio.Lock()
         self._assigned = asyncio.Event()
-        self._subscriber = broker.subscriber(
-            topic,
-            group_id=group_of(group, shard),
-            partition_assignment_strategy=(assignor(shard),),
-            batch=True,
-            max_records=max_records,
-            ack_policy=AckPolicy.MANUAL,
-            auto_offset_reset="none",  # it never goes anywhere else by itself
-            isolation_level="read_committed",
-            session_timeout_ms=6_000,
-            heartbeat_interval_ms=1_000,
-            max_partition_fetch_bytes=4 * 1024 * 1024,
-            fetch_min_bytes=4 * 1024 * 1024 if gather_ms else 1,
-            fetch_max_wait_ms=gather_ms or 500,
-            listener=_Listener(self),
-            parser=_as_it_is,
-            decoder=_body,
+        self._subscription = Subscription(
+            cluster, topic, group=group, shard=shard, listener=_Listener(self), gather_ms=gather_ms
         )
-        self._subscriber.get_msg = self._next_batch  # type: ignore[method-assign,assignment]
-        self._subscriber(self._on_batch)
 
-    async def assigned(self) -> None:
-        """Returns once partitions (perhaps none) were assigned for the first time."""
-        await self._assigned.wait()
+    @asynccontextmanager
+    async def subscribed(self, ready: asyncio.Event) -> AsyncIterator[None]:
+        """Joins the group, and leaves it at the end. Sets `ready` once partitions (perhaps none) were assigned."""
+        self._assigned = ready
+        async with self._subscription, asyncio.TaskGroup() as group:
+            reporting = group.create_task(self._report_positions())
+            try:
+                yield
+            finally:
+                reporting.cancel()
+
+    async def next_batch(self) -> Polled:
+        """Waits for records and returns them. Whatever a poll fails with, the next one reads them again.
+
+        Raises RuntimeError when the client has stopped fetching for good: then only a new one helps.
+        """
+        while True:
+            fetcher = self._consumer._fetcher
+            if fetcher is not None and fetcher.error_future.done():
+                raise RuntimeError(f"the Kafka client does not fetch {self._topic} any more")
+            if records := await self._poll(self._consumer):
+                # Since the records left the client nothing else has run, so no seek came between.
+                return Polled(records, self._positions)
+
+    async def handle(self, batch: Polled, handle: Callable[[Sequence[Record], Positions], Awaitable[None]]) -> None:
+        """Has `handle` record a batch, and move the positions that it continues in the same transaction.
+
+        If that fails, the consumer goes back to the stored positions. A caller that is cancelled waits until the batch
+        is recorded. A batch from before a rebalance is dropped, because it is read again.
+        """
+        async with self._busy:
+            if not self._positions or batch.positions is not self._positions:
+                return
+            records = batch.records
+            if any(self._bases.values()):
+                records = [replace(record, offset=record.offset + self._bases[record.partition]) for record in records]
+            try:
+                if any(record.offset < self._positions[record.partition] for record in records):
+                    raise RuntimeError("the topic went back before the stored positions")
+                await _to_the_end(handle(records, self._positions))
+            except Exception:
+                self._pause = _next_pause(self._pause)
+                trouble(self._topic, "a batch failed; see the log")
+                log.exception(
+                    "batch of %s failed; reading again from the stored positions",
+                    self._topic,
+                    extra={"topic": self._topic, "positions": dict(self._positions)},
+                )
+                await self._rewind()
+            else:
+                self._positions |= {record.partition: record.offset + 1 for record in records}
+                self._pause = 0.0
 
     async def caught_up(self) -> None:
         """Returns once all was read that was on the topic when its partitions were assigned."""
-        consumer = self._subscriber.consumer
-        assert consumer is not None
+        await self._assigned.wait()
+        consumer = self._consumer
         while any(  # noqa: ASYNC110  nothing says when
             [await consumer.position(tp) < end for tp, end in self._ends.items() if tp in consumer.assignment()]
         ):
             await asyncio.sleep(_CAUGHT_UP_SECONDS)
 
-    async def run(self) -> None:
-        """Commits the positions to Kafka from time to time, for ever; only monitoring reads them.
+    @property
+    def _consumer(self) -> AIOKafkaConsumer:
+        return self._subscription.consumer
 
-        Raises RuntimeError when the client has stopped fetching for good: then only a new one helps.
-        """
+    async def _report_positions(self) -> None:
+        """Commits the positions to Kafka from time to time, for ever; only monitoring reads them."""
         while True:
             await asyncio.sleep(_LAG_SECONDS)
-            consumer = self._subscriber.consumer
-            if consumer is not None and consumer._fetcher is not None and consumer._fetcher.error_future.done():
-                raise RuntimeError(f"the Kafka client does not fetch {self._topic} any more")
             offsets = {
                 TopicPartition(self._topic, p): offset - self._bases.get(p, 0) for p, offset in self._positions.items()
             }
-            if consumer is not None and offsets:
+            if offsets:
                 point("commands.reporting")
                 try:
-                    await consumer.commit(offsets)
+                    await self._consumer.commit(offsets)
                     point("commands.reported")
                 except (KafkaError, ValueError) as error:
                     log.info("lag not reported: %s", error)
 
-    async def _next_batch(self, consumer: AIOKafkaConsumer) -> tuple[Record, ...]:
-        # FastStream's own waits once more after an empty poll, without listening; light load would pay for it.
+    async def _poll(self, consumer: AIOKafkaConsumer) -> tuple[Record, ...]:
+        """What came within half a second; nothing after a failure."""
         try:
             await self._try_stopped_again(consumer)
             self._check_continuity(consumer)
@@ -162,8 +206,6 @@ class PositionedConsumer:
         except Exception as error:
             await self._poll_failed(consumer, error)
             return ()
-        # Between the records' leaving the consumer and this line, nothing else runs: no seek comes between.
-        self._taken += bool(batches)
         # What it gave is all that it took. Where a transaction was aborted it moved on and gave nothing.
         self._left_at |= {tp: position for tp in self._left_at if (position := _standing(consumer, tp)) is not None}
         progress(self._topic)
@@ -203,48 +245,15 @@ class PositionedConsumer:
                 self._pause = _next_pause(self._pause)
                 await self._rewind()
 
-    async def _on_batch(self, batch: Sequence[Record]) -> None:
-        """The batch taken last: batches are taken and handled in turns.
-
-        It goes on from the positions only if it is the one due: the first taken since they were sought, or the next
-        after one that was handled. Its offsets cannot tell, for transactions leave gaps among them.
-        """
-        async with self._busy:
-            if not self._positions or self._taken < self._due:
-                return  # Read before a rebalance or from where Kafka's own offsets stood: it is read again.
-            if any(self._bases.values()):
-                batch = [replace(record, offset=record.offset + self._bases[record.partition]) for record in batch]
-            try:
-                if self._taken > self._due:
-                    raise RuntimeError("a batch was read, but not handled")
-                if any(record.offset < self._positions[record.partition] for record in batch):
-                    raise RuntimeError("the topic went back before the stored positions")
-                await self._handle(batch, self._positions)
-            except Exception:
-                self._pause = _next_pause(self._pause)
-                trouble(self._topic, "a batch failed; see the log")
-                log.exception(
-                    "batch of %s failed; reading again from the stored positions",
-                    self._topic,
-                    extra={"topic": self._topic, "positions": dict(self._positions)},
-                )
-                await self._rewind()
-            else:
-                self._positions |= {r.partition: r.offset + 1 for r in batch}
-                self._due += 1
-                self._pause = 0.0
-
     async def _rewind(self) -> None:
         """Back to what is stored, with nothing remembered. Does not give up while the database is away."""
         self._forget()
-        consumer = self._subscriber.consumer
-        assert consumer is not None
+        consumer = self._consumer
         while True:
             await asyncio.sleep(self._pause)
             partitions = [tp for tp in consumer.assignment() if tp.partition in self._positions]
             try:
                 self._positions = await self._seek(consumer, partitions)
-                self._due = self._taken + 1
                 return
             except Exception as error:
                 self._pause = _next_pause(self._pause)
@@ -280,9 +289,8 @@ class PositionedConsumer:
             self._forget()
 
     async def gained(self, partitions: Sequence[TopicPartition]) -> None:
+        """These partitions are this process's from now on. Waits for the batch in hand."""
         async with self._busy:
-            consumer = self._subscriber.consumer
-            assert consumer is not None
             self._positions = {tp.partition: 0 for tp in partitions}
             self._pause = 0.0
             assigned(self._topic, self._positions.keys())
@@ -300,6 +308,17 @@ def _standing(consumer: AIOKafkaConsumer, tp: TopicPartition) -> int | None:
     return state.position if state.has_valid_position else None
 
 
+async def _to_the_end(recording: Awaitable[None]) -> None:
+    """Awaits it. A caller that is cancelled meanwhile waits for the end, but not for ever."""
+    task = asyncio.ensure_future(recording)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task], timeout=_FINISH_SECONDS)
+        task.cancel()
+        raise
+
+
 def _next_pause(seconds: float) -> float:
     return min(max(0.1, seconds * 2), _LONGEST_PAUSE_SECONDS)
 
@@ -313,20 +332,3 @@ class _Listener(ConsumerRebalanceListener):
 
     async def on_partitions_assigned(self, assigned: set[TopicPartition]) -> None:
         await self._consumer.gained(sorted(assigned))
-
-
-async def _as_it_is(records: tuple[Record, ...]) -> KafkaMessage:
-    # FastStream's own parser decodes every header, and one that is not UTF-8 would fail the batch.
-    return KafkaMessage(body=b"", raw_message=records, consumer=_NoConsumer())
-
-
-async def _body(message: KafkaMessage) -> Any:
-    return message.raw_message
-
-
-class _NoConsumer:
-    """The message's own ways to commit and to seek: none."""
-
-    async def commit(self) -> None: ...
-
-    def seek(self, partition: TopicPartition, offset: int) -> None: ...

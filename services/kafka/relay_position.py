@@ -3,7 +3,7 @@
 import msgspec
 
 from .cluster import Cluster
-from .single_writer import last_value
+from .read_topics import last_value
 from .topics import Topics
 
 

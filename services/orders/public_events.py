@@ -29,6 +29,7 @@ _PUBLIC_FIELDS: dict[type[Event], tuple[str, ...]] = {
 }
 
 
+_encode = msgspec.json.Encoder().encode
 _EVENT_TYPES = {event_type: topics.event_type(name) for name, event_type in EVENTS.items()}
 _AS_PUBLISHED: dict[type, Callable[[Any], Any]] = {
     datetime: format_instant,
@@ -78,3 +79,8 @@ def event_envelope(event: Event) -> dict[str, object]:
         "causationid": event.command_id,
         "data": public_data(event),
     }
+
+
+def event_message(event: Event) -> bytes:
+    """The envelope as it is published."""
+    return _encode(event_envelope(event))

@@ -22,12 +22,12 @@ from services.kafka.cluster import Cluster
 from services.kafka.read_topics import Ends, Stream, extents, open_streams
 from services.kafka.relay_position import Position
 from services.kafka.topics import Topics, count_partitions
+from services.orders.public_events import event_message
 from services.orders.texts import published_without_texts
 from services.relay.store_notes import note_intent
 from services.sealing.master_keys import MasterKeys
 from services.telemetry.health import progress
 
-from .event_records import event_message
 from .unpublished import RUN, Decided, Notification, Outcome, next_outcomes, one_with_events, with_events
 
 log = logging.getLogger(__name__)
@@ -65,8 +65,8 @@ class Ahead:
         streams = {}
         async with AsyncExitStack() as stack:
             for topic in names:
-                consumer, streams[topic] = await open_streams(cluster, topic, starts[topic], ends[topic])
-                stack.push_async_callback(consumer.stop)
+                opened = open_streams(cluster, topic, starts[topic], ends[topic])
+                streams[topic] = await stack.enter_async_context(opened)
             yield cls(topics, streams)
 
     async def has(self, decided: Decided) -> bool:
@@ -232,11 +232,8 @@ class Restored:
         read = dict(await cursor.fetchall())
         if not all(number in read for number in ends):
             return False
-        consumer, streams = await open_streams(self._cluster, self._topics.commands, read, ends)
-        try:
+        async with open_streams(self._cluster, self._topics.commands, read, ends) as streams:
             return all([await stream.peek() is None for stream in streams.values()])
-        finally:
-            await consumer.stop()
 
     async def _adopt(self, start: Position, published: Sequence[bytes]) -> Position:
         """Enters the reminders that are on Kafka behind `start`, as those that follow it, so that none is sent again;

@@ -4,10 +4,13 @@ import asyncio
 import time
 
 from aiokafka.producer.message_accumulator import BatchBuilder
+from resolution_contracts import topics
 
 from services.kafka.transactions import TransactionalProducer
 
 Headers = list[tuple[str, bytes | None]]
+
+CONTENT_TYPE: Headers = [("content-type", topics.CONTENT_TYPE.encode())]
 
 
 class Batches:

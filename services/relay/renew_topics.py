@@ -13,9 +13,8 @@ import psycopg
 
 from services.eventstore.database import connect
 from services.kafka.cluster import Cluster
-from services.kafka.read_topics import extents
+from services.kafka.read_topics import extents, last_value
 from services.kafka.relay_position import Position, published
-from services.kafka.single_writer import last_value
 from services.kafka.topics import Topics, count_partitions, id_of_topic
 from services.kafka.transactions import TransactionalProducer
 

@@ -19,6 +19,7 @@ from uuid import uuid4
 import msgspec
 import psycopg
 from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.errors import KafkaError, ProducerFenced
 from msgspec import structs
 
 from services.eventstore.commit_listener import Changes
@@ -28,16 +29,16 @@ from services.kafka.cluster import Cluster
 from services.kafka.read_topics import Ends
 from services.kafka.relay_position import Position, published
 from services.kafka.topics import Topics
-from services.kafka.transactions import TransactionalProducer
+from services.kafka.transactions import TransactionalProducer, TransactionInDoubt
+from services.orders.public_events import event_message
 from services.relay.store_notes import Notes, begin_timeline, note_intent, note_published, read_notes
 from services.retention.months import Retired
 from services.sealing.master_keys import MasterKeys
 from services.telemetry import role_metrics, traces
-from services.telemetry.health import progress
+from services.telemetry.health import progress, trouble
 
 from .after_restore import Restored
-from .batches import Batches
-from .event_records import CONTENT_TYPE, event_message
+from .batches import CONTENT_TYPE, Batches
 from .unpublished import (
     Decided,
     Notification,
@@ -52,10 +53,34 @@ from .unpublished import (
 log = logging.getLogger(__name__)
 
 _NOTE_EVERY_SECONDS = 1.0
+_FIRST_PAUSE_SECONDS = 0.2
+_LONGEST_PAUSE_SECONDS = 5.0
+
+
+async def publish_for_ever(
+    cluster: Cluster, topics: Topics, database_url: str, masters: MasterKeys, ready: asyncio.Event
+) -> None:
+    """Runs one relay after another: each ends when a server fails. A new process would take seconds to begin.
+
+    Sets `ready` once the first one publishes. Raises ProducerFenced when another process has taken over, and what a
+    new relay cannot get over.
+    """
+    pause = _FIRST_PAUSE_SECONDS
+    while True:
+        began = monotonic()
+        try:
+            await RelayRole(cluster, topics, database_url, masters).run(ready)
+        except (KafkaError, psycopg.OperationalError) as error:
+            if isinstance(error, ProducerFenced) and not isinstance(error, TransactionInDoubt):
+                raise
+            trouble("relay", str(error), waits=True)
+            log.warning("the relay begins anew, and fences what may come late: %s", error)
+        pause = _FIRST_PAUSE_SECONDS if monotonic() - began > _LONGEST_PAUSE_SECONDS else pause * 2
+        await asyncio.sleep(min(pause, _LONGEST_PAUSE_SECONDS))
 
 
 class RelayRole:
-    """Publishes events, outcomes and dead letters."""
+    """Publishes events, outcomes and dead letters, until a server fails."""
 
     def __init__(self, cluster: Cluster, topics: Topics, database_url: str, masters: MasterKeys) -> None:
         self._cluster = cluster

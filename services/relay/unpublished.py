@@ -21,8 +21,7 @@ from services.sealing.master_keys import MasterKeys
 from services.sealing.order_keys import SELECT_KEYS, OrderKeys, sealed_orders
 from services.telemetry import traces
 
-from .batches import Headers
-from .event_records import CONTENT_TYPE
+from .batches import CONTENT_TYPE, Headers
 
 _Row = TypeVar("_Row")
 

@@ -87,8 +87,7 @@ async def _look(settings: Settings, topics: Topics, connection: psycopg.Connecti
     async with AsyncExitStack() as stack:
         for topic, month_of in outputs.items():
             starts = {partition: begins[topic][partition] for partition in mine}
-            consumer, streams = await open_streams(settings.cluster, topic, starts, ends[topic])
-            stack.push_async_callback(consumer.stop)
+            streams = await stack.enter_async_context(open_streams(settings.cluster, topic, starts, ends[topic]))
             records = [await stream.peek() for stream in streams.values()]
             firsts[topic] = [month_of(connection, record) for record in records if record is not None]
     bases = commands_bases(connection)

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from time import monotonic, time
 
 import psycopg
-from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import AIOKafkaConsumer
 from aiokafka.errors import KafkaError, TopicAuthorizationFailedError
 from prometheus_client import Gauge
 
@@ -21,7 +21,7 @@ from services.clock import Clock
 from services.eventstore.database import connect
 from services.eventstore.installation_counts import Overview, overview
 from services.kafka.cluster import Cluster
-from services.kafka.record_batches import UnreadablePartition
+from services.kafka.read_topics import oldest_unread
 from services.kafka.relay_position import published
 from services.kafka.topics import Topics, other_count, partition_counts
 from services.telemetry.health import Health, is_assigned
@@ -218,7 +218,7 @@ class Watch:
         for role, topic in (("commands", self._topics.commands), ("timer", self._topics.events)):
             positions = found.positions.get(role, {})
             try:
-                oldest = await _unread(consumer, topic, positions)
+                oldest = await oldest_unread(consumer, topic, positions)
             except TopicAuthorizationFailedError:
                 continue  # the role http need not read these topics; others show it
             if self._role == role:
@@ -245,30 +245,3 @@ class _Ages:
         while self._seen and self._seen[0][0] <= read:
             self._seen.popleft()
         return now - self._seen[0][1] if self._seen else 0.0
-
-
-async def _unread(consumer: AIOKafkaConsumer, topic: str, positions: Mapping[int, int]) -> dict[int, tuple[int, int]]:
-    """By partition with records after these positions: how many offsets, and the oldest's timestamp in milliseconds.
-
-    Raises KafkaError.
-    """
-    if not positions:
-        return {}
-    partitions = [TopicPartition(topic, number) for number in positions]
-    consumer.assign(partitions)
-    ends = await consumer.end_offsets(partitions)
-    behind = {tp: end for tp, end in ends.items() if end > positions[tp.partition]}
-    if not behind:
-        return {}
-    consumer.assign(list(behind))
-    for tp in behind:
-        consumer.seek(tp, positions[tp.partition])
-    oldest: dict[TopicPartition, int] = {}
-    # A partition whose last records are the marks of transactions ends behind its last record.
-    while waiting := [tp for tp in behind if tp not in oldest and await consumer.position(tp) < behind[tp]]:
-        try:
-            for tp, records in (await consumer.getmany(*waiting, timeout_ms=500)).items():
-                oldest.setdefault(tp, records[0].timestamp)
-        except UnreadablePartition as damaged:  # its age is not known; that it is not read shows all the same
-            oldest[damaged.where] = int(time() * 1000)
-    return {tp.partition: (behind[tp] - positions[tp.partition], timestamp) for tp, timestamp in oldest.items()}

@@ -16,12 +16,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from importlib import import_module
-from time import monotonic
 
-import psycopg
 import uvloop
-from aiokafka.errors import KafkaError, ProducerFenced
-from faststream.kafka import KafkaBroker
 
 from projections import READ_MODELS
 from projections.framework.follower import Follower
@@ -33,26 +29,21 @@ from services.commands.role import CommandsRole
 from services.eventstore.application import OrderStore
 from services.eventstore.commit_listener import Changes
 from services.eventstore.database import ANSWER_WITHIN_SECONDS
-from services.kafka.faststream_broker import broker_of
 from services.kafka.topics import Topics
-from services.kafka.transactions import TransactionInDoubt
-from services.relay.role import RelayRole
+from services.relay.role import publish_for_ever
 from services.runtime.installation_metrics import Watch
-from services.sealing.master_keys import NO_MASTER, MasterKeyError
+from services.sealing.master_keys import MasterKeyError
 from services.sealing.order_keys import check_master_keys
 from services.settings import Settings, SettingsError
 from services.telemetry import logs, traces
 from services.telemetry.endpoint import endpoint
-from services.telemetry.health import Guard, Health, trouble
+from services.telemetry.health import Guard, Health
 from services.timer.role import TimerRole
 
 from .installation import clock_of, with_partitions
 from .supervisor import OF_ALL_SHARDS
 
 log = logging.getLogger(__name__)
-
-_FIRST_PAUSE_SECONDS = 0.2
-_LONGEST_PAUSE_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -67,58 +58,20 @@ class Start:
     about: dict[str, str] = field(default_factory=dict)
 
 
-@asynccontextmanager
-async def _broker(settings: Settings) -> AsyncIterator[KafkaBroker]:
-    broker = broker_of(settings.cluster)
-    try:
-        yield broker
-    finally:
-        await broker.stop()
-
-
 async def _commands(start: Start) -> None:
-    if start.settings.master_keys.newest == NO_MASTER:
-        log.warning(
-            "texts are sealed with keys that lie in the same database as they are, for there is no master key to wrap "
-            "them: RESOLUTION_MASTER_KEY_FILE names one, see docs/erasure.md"
-        )
-    async with _broker(start.settings) as broker:
-        role = CommandsRole(broker, start.topics, start.settings.database, start.settings.master_keys, start.clock)
-        try:
-            await broker.start()
-            await role.consumer.assigned()
-            start.ready.set()
-            await role.consumer.run()
-        finally:
-            await broker.stop()
-            role.close()
+    settings = start.settings
+    role = CommandsRole(settings.cluster, start.topics, settings.database, settings.master_keys, start.clock)
+    await role.run(start.ready)
 
 
 async def _timer(start: Start) -> None:
-    async with _broker(start.settings) as broker:
-        role = TimerRole(broker, start.settings.cluster, start.topics, start.settings.database, start.clock)
-        await broker.start()
-        await role.consumer.assigned()
-        start.ready.set()
-        async with asyncio.TaskGroup() as group:
-            group.create_task(role.run())
-            group.create_task(role.consumer.run())
+    settings = start.settings
+    await TimerRole(settings.cluster, start.topics, settings.database, start.clock).run(start.ready)
 
 
 async def _relay(start: Start) -> None:
-    """Begins anew where a server failed, which takes a moment; a new process would take seconds."""
-    settings, pause = start.settings, _FIRST_PAUSE_SECONDS
-    while True:
-        began = monotonic()
-        try:
-            await RelayRole(settings.cluster, start.topics, settings.database, settings.master_keys).run(start.ready)
-        except (KafkaError, psycopg.OperationalError) as error:
-            if isinstance(error, ProducerFenced) and not isinstance(error, TransactionInDoubt):
-                raise  # by another relay, which goes on
-            trouble("relay", str(error), waits=True)
-            log.warning("the relay begins anew, and fences what may come late: %s", error)
-        pause = _FIRST_PAUSE_SECONDS if monotonic() - began > _LONGEST_PAUSE_SECONDS else pause * 2
-        await asyncio.sleep(min(pause, _LONGEST_PAUSE_SECONDS))
+    settings = start.settings
+    await publish_for_ever(settings.cluster, start.topics, settings.database, settings.master_keys, start.ready)
 
 
 async def _projections(start: Start) -> None:

@@ -20,8 +20,8 @@ from projections import READ_MODELS
 from services.eventstore.checkpoint_chain import parse
 from services.eventstore.database import connect
 from services.judging.partitioner import partition_of
+from services.kafka.read_topics import all_values, last_value
 from services.kafka.relay_position import Position, published
-from services.kafka.single_writer import all_values, last_value
 from services.kafka.topics import Topics, count_partitions, ensure_topics
 from services.kafka.transactions import TransactionalProducer
 from services.settings import Settings

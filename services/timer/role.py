@@ -13,7 +13,6 @@ from uuid import uuid4
 
 import psycopg
 from aiokafka import AIOKafkaProducer
-from faststream.kafka import KafkaBroker
 from resolution_contracts import CommandEnvelope, EventEnvelope, ExpireDispute
 from resolution_contracts.events import (
     Accepted,
@@ -49,7 +48,7 @@ _SETTLED = (Accepted, AutoAccepted, Declined, DisputeClosed, Withdrawn)
 class TimerRole:
     """Keeps the deadlines and nudges the orders."""
 
-    def __init__(self, broker: KafkaBroker, cluster: Cluster, topics: Topics, url: str, clock: Clock) -> None:
+    def __init__(self, cluster: Cluster, topics: Topics, url: str, clock: Clock) -> None:
         self._url = url
         self._clock = clock
         self._topics = topics
@@ -58,22 +57,29 @@ class TimerRole:
         )
         self._sooner = asyncio.Event()
         self._connection: psycopg.AsyncConnection | None = None  # of `_record`, which is never called twice at once
-        self.consumer = PositionedConsumer(
-            broker,
+        self._consumer = PositionedConsumer(
+            cluster,
             topics.events,
             group=topics.prefix + "timer",
             store=StoredPositions(url, "timer"),
-            handle=self._handle,
             gather_ms=_GATHER_MS,
             shard=topics.shard,
         )
 
-    async def run(self) -> None:
-        """Asks about due deadlines for ever. Raises what went wrong; a new start loses nothing.
+    async def run(self, ready: asyncio.Event) -> None:
+        """Reads events and keeps their deadlines, and beside that asks about those that are due, for ever.
 
-        First all events that are there are read, since most disputes that they open are settled further on.
+        Raises what went wrong; a new start loses nothing.
         """
-        await self.consumer.caught_up()
+        async with self._consumer.subscribed(ready), asyncio.TaskGroup() as group:
+            group.create_task(self._ask_for_ever())
+            while True:
+                batch = await self._consumer.next_batch()
+                await self._consumer.handle(batch, self._keep_deadlines)
+
+    async def _ask_for_ever(self) -> None:
+        """First all events that are there are read, since most disputes that they open are settled further on."""
+        await self._consumer.caught_up()
         await self._producer.start()
         try:
             async with await self._connected() as connection:
@@ -137,7 +143,7 @@ class TimerRole:
     async def _connected(self) -> psycopg.AsyncConnection[Any]:
         return await connect_async(self._url, answer_within=ANSWER_WITHIN_SECONDS, autocommit=True)
 
-    async def _handle(self, records: Sequence[Record], positions: Positions) -> None:
+    async def _keep_deadlines(self, records: Sequence[Record], positions: Positions) -> None:
         """Records what a batch of events says about deadlines."""
         point("timer.polled")
         opened: dict[tuple[str, str], Deadline] = {}

@@ -12,7 +12,7 @@ from aiokafka.errors import KafkaConnectionError
 
 from services.embedded import Servers
 from services.kafka.cluster import Cluster
-from services.kafka.faststream_broker import broker_of
+from services.kafka.faststream_adapter import broker_of
 from services.kafka.topic_settings import copies_to_ask_for, missing_copies
 from services.kafka.topics import TopicError, Topics, ensure_topics
 from services.settings import Settings, SettingsError

@@ -20,8 +20,7 @@ from services.orders import Order
 from services.orders.events import EVENTS, Confidential, DisputeOpened, Event
 from services.orders.evolve import evolve
 from services.orders.guards import must_be_known
-from services.orders.public_events import confidential_fields, event_envelope, public_data
-from services.relay.event_records import event_message
+from services.orders.public_events import confidential_fields, event_envelope, event_message, public_data
 from tests.controls import (
     CLIENT,
     DAYS,

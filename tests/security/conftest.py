@@ -20,7 +20,7 @@ from resolution_contracts.client import Client
 
 from services.checkpoints.signing_keys import write_key_pair
 from services.kafka.cluster import Cluster
-from services.kafka.single_writer import last_value
+from services.kafka.read_topics import last_value
 from services.runtime.supervisor import Supervisor
 from services.settings import Settings
 from tests.engine.commands import CLIENT, ask_cancellation, register

@@ -14,8 +14,8 @@ from aiokafka.errors import (
 )
 
 from services.kafka.cluster import Cluster
+from services.kafka.read_topics import last_value
 from services.kafka.security import KafkaSecurity
-from services.kafka.single_writer import last_value
 from services.kafka.topics import DEFAULT_PARTITIONS, TopicError, Topics, ensure_topics
 
 from .conftest import Guarded, Told

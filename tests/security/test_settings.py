@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from services.kafka.faststream_broker import broker_of
+from services.kafka.faststream_adapter import broker_of
 from services.settings import Settings, SettingsError
 
 from .certificates import Authority
@@ -125,7 +125,7 @@ def test_no_client_is_made_elsewhere():
     naming = {str(file) for file in places if "settings.kafka," in file.read_text()}
     assert naming == {"services/runtime/serve.py"}  # tells people where
     making = {str(file) for file in places if "KafkaBroker(" in file.read_text()}
-    assert making == {"services/kafka/faststream_broker.py"}
+    assert making == {"services/kafka/faststream_adapter.py"}
 
 
 def test_the_command_line_tells_a_mistake_and_ends_with_2():

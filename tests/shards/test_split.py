@@ -24,8 +24,8 @@ from services.embedded import Servers
 from services.eventstore.checkpoint_chain import parse
 from services.eventstore.positions import StoredPositions
 from services.judging.partitioner import partition_of
+from services.kafka.read_topics import last_value
 from services.kafka.relay_position import published
-from services.kafka.single_writer import last_value
 from services.kafka.topics import Topics
 from services.shards import split as splitting
 from services.shards.arithmetic import Shard
