@@ -81,11 +81,14 @@ Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max
 Id = Annotated[str, StringConstraints(min_length=1, max_length=200), AfterValidator(readable)]
 """A user's, dispute's or refund's id, as its owner wrote it. UUIDs are compared without regard to letter case."""
 
-OrderId = Annotated[str, StringConstraints(pattern=r"\A[A-Za-z0-9._-]{1,64}\z")]
-CommandId = Annotated[
-    str,
-    StringConstraints(pattern=r"\A[0-9A-Fa-f]{8}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{12}\z"),
-]
+ORDER_ID = "[A-Za-z0-9._-]{1,64}"
+"""The pattern of an order id, without anchors."""
+
+COMMAND_ID = "[0-9A-Fa-f]{8}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{12}"
+"""The pattern of a command id, a UUID, without anchors."""
+
+OrderId = Annotated[str, StringConstraints(pattern=rf"\A{ORDER_ID}\z")]
+CommandId = Annotated[str, StringConstraints(pattern=rf"\A{COMMAND_ID}\z")]
 Currency = Annotated[str, StringConstraints(pattern=r"\A[A-Z]{3}\z")]
 
 

@@ -7,7 +7,9 @@ from datetime import UTC, datetime, timedelta
 from itertools import chain
 from typing import Any, NamedTuple
 
-CURSOR = r"^\d{1,16}_[A-Za-z0-9._-]{1,64}$"
+from resolution_contracts.values import ORDER_ID
+
+CURSOR = rf"^\d{{1,16}}_{ORDER_ID}$"
 """What a cursor looks like. Every text that looks so is one."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)

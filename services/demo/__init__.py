@@ -12,7 +12,7 @@ from services.settings import Settings
 
 from .checks import verify
 from .evidence import come_to_rest, gather
-from .narrate import ConsoleTeller, JsonTeller, Teller
+from .narrate import ConsoleNarrator, Narrator
 from .play import Director
 from .stage import ROLES, DemoError, Stage, open_stage, ready
 from .story import story
@@ -21,54 +21,57 @@ __all__ = ["run"]
 
 
 async def run(settings: Settings, console: Console, *, as_json: bool, keep: bool = False) -> bool:
-    """Plays the story on the servers of `settings` and tells it; whether the verification passed.
+    """Plays the story on the servers of `settings` and tells it. Returns whether the verification passed.
 
-    Uses a database and topics of its own and removes them at the end. With `keep` it stays after a good end, with all
-    roles running and the pages served, until Ctrl-C, and removes nothing. Raises what the servers raise:
-    psycopg.Error, KafkaError, TopicError.
+    Uses a database and topics of its own and removes them at the end. With `keep` it removes nothing: after a good end
+    all roles run and the pages are served until Ctrl-C. Raises what the servers raise: psycopg.Error, KafkaError,
+    TopicError.
     """
-    teller: Teller = JsonTeller(console) if as_json else ConsoleTeller(console)
+    narrator = Narrator(console) if as_json else ConsoleNarrator(console)
     started = time.monotonic()
     passed = False
     try:
-        with _stopped_by_sigterm(), teller.live():
-            async with open_stage(settings, teller.note, keep=keep) as stage:
-                await _play(stage, teller)
+        with _stopped_by_sigterm(), narrator.live():
+            async with open_stage(settings, narrator.note, keep=keep) as stage:
+                await _play(stage, narrator)
                 passed = True
                 if keep:
-                    await _stay(stage, teller)
+                    await _stay(stage, narrator)
     except DemoError as error:
-        teller.trouble(str(error))
-    teller.ends(passed=passed, seconds=time.monotonic() - started)
+        narrator.tell("trouble", text=str(error))
+    narrator.tell("result", passed=passed, seconds=round(time.monotonic() - started, 1))
     return passed
 
 
-async def _play(stage: Stage, teller: Teller) -> None:
-    """Raises DemoError where it does not come out as told."""
+async def _play(stage: Stage, narrator: Narrator) -> None:
+    """Raises DemoError if a check fails."""
     start = stage.clock.now()
     tales = story(start)
-    await Director(stage, teller, tales, start).play()
+    director = Director(stage, narrator, tales, start)
+    await director.play()
     await come_to_rest(stage)
-    checks = verify(await gather(stage, [tale.order for tale in tales]), tales)
-    teller.checked(checks)
+    narrator.tell("chapter", title="Verification: Kafka and PostgreSQL against the story")
+    checks = verify(await gather(stage, director.told), tales)
+    for check in checks:
+        narrator.tell("check", **check.as_dict())
     failed = sum(not check.passed for check in checks)
     if failed:
         raise DemoError(f"{failed} of {len(checks)} checks failed.")
 
 
-async def _stay(stage: Stage, teller: Teller) -> None:
-    """Runs all roles, which the verification had stopped, and serves the pages."""
+async def _stay(stage: Stage, narrator: Narrator) -> None:
+    """Starts all roles again and serves the pages."""
     stage.roles.start(*ROLES, "http")
     await ready(stage.roles)
-    teller.note(f"The pages: {stage.roles.said['http']}. Log in as mia (a client) or ben (a freelancer).")
-    teller.note("Here 48 hours pass in 10 seconds. Ctrl-C ends it.")
+    narrator.note(f"The pages: {stage.roles.said['http']}. Log in as mia (a client) or ben (a freelancer).")
+    narrator.note("Here 48 hours pass in 10 seconds. Ctrl-C ends it.")
     with suppress(asyncio.CancelledError):
         await asyncio.Event().wait()
 
 
 @contextmanager
 def _stopped_by_sigterm() -> Iterator[None]:
-    """SIGTERM cancels, like Ctrl-C does, so that everything is removed; it ends as a DemoError."""
+    """SIGTERM cancels as Ctrl-C does, so that everything is removed. It ends as a DemoError."""
     task, stopped = asyncio.current_task(), False
     assert task is not None
     loop = asyncio.get_running_loop()

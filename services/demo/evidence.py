@@ -1,51 +1,44 @@
-"""Reads what is in Kafka and in PostgreSQL once the story is over."""
+"""Reads what is in Kafka and in PostgreSQL once the story is over, and has the service's own checks look at it."""
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
+import json
+import sys
 from dataclasses import dataclass
-from typing import Any
 
 from eventsourcing.persistence import MapperDeserialisationError
-from resolution_contracts.values import SettledAs
 
-from projections import order_page
-from services.audit.replay import replay
+from projections import READ_MODELS
 from services.eventstore.application import OrderStore
 from services.eventstore.database import connect
+from services.eventstore.installation_counts import overview
 from services.judging.record import Record
-from services.kafka.read_topics import read_all
+from services.kafka.read_topics import extents, read_all
+from services.kafka.relay_position import published
 from services.orders.events import DisputeOpened
-from services.orders.public_events import event_envelope
 
 from .script import Json
 from .stage import Stage
 
 _CATCH_UP_SECONDS = 15
-_LOOK_EVERY_SECONDS = 0.05
+_LOOK_EVERY_SECONDS = 0.2
 _ALL = 1_000_000
 
 
 @dataclass(frozen=True)
-class Stored:
-    """The event store: its events in their public form, what it could not read, and the confidential reasons in it."""
-
-    events: list[Json]
-    unreadable: list[str]
-    refund_reasons: list[str]
-
-
-@dataclass(frozen=True)
 class Evidence:
-    """Everything there is. `pages` and `replays` tell an order's state in the same words, so that they compare."""
+    """What there is in the end."""
 
-    commands: list[Record]
+    told: list[Json]
+    """What was told of each step and of what ran out, in that order."""
     events: list[Record]
     outcomes: list[Record]
-    dead_letters: list[Record]
-    stored: Stored
-    pages: dict[str, Json | None]
-    replays: dict[str, Json | str | None]
+    refund_reasons: list[str]
+    """The confidential reasons in the event store."""
+    verification: Json
+    """What `resolution verify --json` prints."""
+    ledger: Json
+    """What `resolution ledger --json` prints."""
 
 
 async def come_to_rest(stage: Stage) -> None:
@@ -53,86 +46,52 @@ async def come_to_rest(stage: Stage) -> None:
     await stage.roles.stop("timer")
     with contextlib.suppress(TimeoutError):  # the checks will say what is missing
         async with asyncio.timeout(_CATCH_UP_SECONDS):
-            await stage.watch.all_answered()
-            await _pages_caught_up(stage)
+            while not await _is_at_rest(stage):  # noqa: ASYNC110  # it is other processes that come to rest
+                await asyncio.sleep(_LOOK_EVERY_SECONDS)
     await stage.roles.stop()
 
 
-async def _pages_caught_up(stage: Stage) -> None:
-    """Looks again and again, for nobody tells when a read model has moved on."""
-    versions = stage.watch.versions()
-    while True:
-        pages = _pages(stage, list(versions))
-        if versions == {order: page and page["version"] for order, page in pages.items()}:
-            return
-        await asyncio.sleep(_LOOK_EVERY_SECONDS)
+async def _is_at_rest(stage: Stage) -> bool:
+    _, ends = await extents(stage.settings.cluster, [stage.topics.commands], stage.partitions)
+    with connect(stage.settings.database) as connection:
+        stands = overview(connection, stage.clock.now())
+    relayed = await published(stage.settings.cluster, stage.topics)
+    judged = stands.positions.get("commands", {})
+    return (
+        all(judged.get(partition, 0) >= end for partition, end in ends[stage.topics.commands].items())
+        and relayed.outcome_id >= stands.last_outcome
+        and all(stands.read_models.get(name) == stands.last_event for name in READ_MODELS)
+    )
 
 
-async def gather(stage: Stage, orders: Sequence[str]) -> Evidence:
+async def gather(stage: Stage, told: list[Json]) -> Evidence:
     """Reads everything anew, from the beginning. The roles have to be at rest."""
     topics = stage.topics
-    names = (topics.commands, topics.events, topics.outcomes, topics.dead_letters)
-    records = await read_all(stage.settings.cluster, *names)
+    records = await read_all(stage.settings.cluster, topics.events, topics.outcomes)
+    verification, ledger = await asyncio.gather(_resolution(stage, "verify"), _resolution(stage, "ledger"))
+    return Evidence(told, records[topics.events], records[topics.outcomes], _refund_reasons(stage), verification, ledger)
+
+
+async def _resolution(stage: Stage, command: str) -> Json:
+    """Runs a command of the service's own command line, and returns what it prints."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "services", command, "--json"),
+        env=stage.roles.environment,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    output, errors = await process.communicate()
+    if not output:
+        return {"different": 1, "differences": [f"it did not come to an end: {errors.decode(errors='replace')[-500:]}"]}
+    return dict(json.loads(output))
+
+
+def _refund_reasons(stage: Stage) -> list[str]:
+    reasons: list[str] = []
     with OrderStore(stage.settings.database, stage.settings.master_keys) as store:
-        return Evidence(
-            commands=records[topics.commands],
-            events=records[topics.events],
-            outcomes=records[topics.outcomes],
-            dead_letters=records[topics.dead_letters],
-            stored=_stored(store),
-            pages=_pages(stage, orders),
-            replays={order: _replayed(store, order) for order in orders},
-        )
-
-
-def _stored(store: OrderStore) -> Stored:
-    stored = Stored([], [], [])
-    for notification in store.recorder.select_notifications(None, _ALL):
-        try:
-            [event] = store.read([notification])
-        except MapperDeserialisationError as error:
-            stored.unreadable.append(str(error))
-            continue
-        stored.events.append(event_envelope(event))
-        if isinstance(event, DisputeOpened) and isinstance(event.refund_reason, str):
-            stored.refund_reasons.append(event.refund_reason)
-    return stored
-
-
-def _pages(stage: Stage, orders: Sequence[str]) -> dict[str, Json | None]:
-    with connect(stage.settings.database) as connection:
-        found = {
-            order: order_page.look(connection, stage.settings.master_keys, order, None, stage.clock.now())
-            for order in orders
-        }
-    return {order: page and _state_on(page) for order, page in found.items()}
-
-
-def _state_on(page: dict[str, Any]) -> Json:
-    refund = page["refund"]
-    return {
-        "version": page["version"],
-        "status": page["status"],
-        "expected_delivery_at": page["expected_delivery_at"],
-        "disputes": {dispute["dispute_id"]: dispute["settled_as"] for dispute in page["disputes"]},
-        "refund": refund and (refund["refund_id"], refund["amount"], refund["state"] == "processed"),
-    }
-
-
-def _replayed(store: OrderStore, order: str) -> Json | str | None:
-    try:
-        steps = list(replay(store, order))
-    except Exception as error:  # a history that was tampered with may fail anyhow
-        return f"the history cannot be replayed: {error!r}"
-    if not steps:
-        return None
-    state = steps[-1]["state"]
-    refund, still_open = state["refund"], state["open_dispute"]
-    opened: dict[str, SettledAs | None] = {still_open["dispute_id"]: None} if still_open else {}
-    return {
-        "version": steps[-1]["sequence"],
-        "status": state["status"],
-        "expected_delivery_at": state["expected_delivery_at"],
-        "disputes": opened | state["settled_disputes"],
-        "refund": refund and (refund["refund_id"], refund["amount"], refund["processed"]),
-    }
+        for notification in store.recorder.select_notifications(None, _ALL):
+            with contextlib.suppress(MapperDeserialisationError):  # the verification will say so
+                [event] = store.read([notification])
+                if isinstance(event, DisputeOpened) and isinstance(event.refund_reason, str):
+                    reasons.append(event.refund_reason)
+    return reasons

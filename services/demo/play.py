@@ -1,15 +1,17 @@
 """Plays the story: every step at its moment on the running service, each outcome held against what is expected."""
 
 import asyncio
-from collections.abc import Awaitable, Sequence
+import json
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from resolution_contracts import Decline
+from resolution_contracts.client import SequenceBroken
+from resolution_contracts.values import format_instant
 
-from .narrate import Elapsed, StoryTime, Teller, Told
-from .script import Happens, Json, Moment, RunsOut, Step, Tale
+from .narrate import Narrator
+from .script import Expected, Json, Moment, RunsOut, Step, Tale, event_name
 from .stage import DemoError, Stage, ready
 
 T = TypeVar("T")
@@ -18,7 +20,7 @@ _PACE = timedelta(minutes=30)
 """Business time between two steps, at least: a tenth of a second, so that an eye can follow."""
 
 _SURELY_LATE = timedelta(hours=2)
-"""Past a deadline, by this machine's clock; commands are judged by the broker's."""
+"""Past a deadline by this machine's clock. Commands are judged by the broker's."""
 
 _WORTH_A_WORD_SECONDS = 0.3
 _PATIENCE_SECONDS = 30
@@ -34,31 +36,64 @@ class _Sent:
     outcome: asyncio.Future[Json]
 
 
+class _Seen:
+    """The events, as the client that every team uses gives them, and when each was seen (real time)."""
+
+    def __init__(self) -> None:
+        self._events: list[tuple[Json, datetime]] = []
+        self._news = asyncio.Condition()
+
+    async def follow(self, stage: Stage) -> None:
+        async for received in stage.client.events("beginning"):
+            event = json.loads(received.envelope.model_dump_json())
+            async with self._news:
+                self._events.append((event, datetime.now(UTC)))
+                self._news.notify_all()
+
+    async def first(self, order: str, wanted: Callable[[Json], bool]) -> tuple[Json, datetime]:
+        """An order's first event like this, as soon as it is there."""
+        async with self._news:
+            while True:
+                for event, seen_at in self._events:
+                    if event["subject"] == order and wanted(event):
+                        return event, seen_at
+                await self._news.wait()
+
+
 class Director:
     """Leads through one story."""
 
-    def __init__(self, stage: Stage, teller: Teller, tales: Sequence[Tale], start: datetime) -> None:
+    def __init__(self, stage: Stage, narrator: Narrator, tales: Sequence[Tale], start: datetime) -> None:
         self._stage = stage
         self._clock = stage.clock
-        self._watch = stage.watch
-        self._teller = teller
+        self._narrator = narrator
         self._tales = tales
         self._start = start
         self._next_step = start
         self._told_about: set[str] = set()
         self._unread: list[_Sent] = []
+        self._seen = _Seen()
+        self.told: list[Json] = []
+        """What was told of each step, and of each dispute that ran out."""
 
     async def play(self) -> None:
-        """From the first step to the last. Raises DemoError where nothing comes of one, and aiokafka's KafkaError."""
-        self._teller.opens(StoryTime(self._clock, self._start))
-        for moment in Moment:
-            self._teller.chapter(moment.value)
-            await self._begin(moment)
-            for tale in self._tales:
-                for steps in tale.at(moment):
-                    await self._play(tale, steps)
-                if moment is Moment.RECOVERY:
-                    await self._tell_unread(tale)
+        """From the first step to the last. Raises DemoError if nothing comes of a step, and aiokafka's KafkaError."""
+        following = asyncio.create_task(self._seen.follow(self._stage))
+        try:
+            self._narrator.opens(self._clock, self._start)
+            for moment in Moment:
+                self._narrator.tell("chapter", title=moment.value)
+                await self._begin(moment)
+                for tale in self._tales:
+                    for steps in tale.at(moment):
+                        await self._play(tale, steps)
+                    if moment is Moment.RECOVERY:
+                        await self._tell_unread(tale)
+        finally:
+            following.cancel()
+            [ended] = await asyncio.gather(following, return_exceptions=True)
+            if isinstance(ended, SequenceBroken):
+                raise DemoError(f"The events on Kafka are not whole: {ended}.")
 
     async def _begin(self, moment: Moment) -> None:
         """What has to be before a moment's first step."""
@@ -74,34 +109,31 @@ class Director:
                 last = max(await self._deadlines(moment))
                 await self._reach(last + _SURELY_LATE, "48 hours have to pass since the requests of day 2")
             case Moment.RECOVERY:
-                await self._read_on()
+                self._stage.roles.start("commands")
+                await ready(self._stage.roles)
+                self._narrator.note("A command counts from when Kafka took it, not from when it is read (D1).")
 
     async def _stop_reading(self) -> None:
         process = self._stage.roles.pid("commands")
         await self._stage.roles.stop("commands")
-        self._teller.note(f"Process {process} has ended. What is published from now on waits in Kafka.")
+        self._narrator.note(f"Process {process} has ended. What is published from now on waits in Kafka.")
         if self._clock.now() >= min(await self._deadlines(Moment.OUTAGE)):
             raise DemoError(
                 "This machine was so slow that the story's timetable does not hold: a deadline passed before the "
                 "answer that should be in time. Try again when it is less busy."
             )
 
-    async def _read_on(self) -> None:
-        self._stage.roles.start("commands")
-        await ready(self._stage.roles)
-        self._teller.note("A command counts from when Kafka took it, not from when it is read (D1).")
-
     async def _play(self, tale: Tale, steps: Sequence[Step | RunsOut]) -> None:
         """Steps that happen at once: all are published before the first one's outcome is told."""
         if tale.order not in self._told_about:
             self._told_about.add(tale.order)
-            self._teller.tale(tale)
+            self._narrator.tell("order", order=tale.order, title=tale.title, purpose=tale.purpose)
         await self._reach(self._next_step)
         self._next_step = self._clock.now() + _PACE
         sent = [await self._send(tale, step) for step in steps if isinstance(step, Step)]
         for one in sent:
             if one.step.when in (Moment.OUTAGE, Moment.OVERDUE):
-                self._teller.published(tale, one.step, one.at)
+                self._narrator.tell_at("published", one.at, **_facts(one))
                 self._unread.append(one)
             else:
                 await self._tell(one)
@@ -111,17 +143,25 @@ class Director:
 
     async def _send(self, tale: Tale, step: Step) -> _Sent:
         at = self._clock.now()
-        outcome = await self._stage.client.publish(tale.order, step.record(tale.order))
-        return _Sent(tale, step, at, outcome)
+        return _Sent(tale, step, at, await self._stage.client.publish(tale.order, step.record(tale.order)))
 
     async def _tell(self, sent: _Sent) -> None:
-        tale, step = sent.tale, sent.step
-        outcome = await _patiently(sent.outcome, f"The outcome of a command about {tale.order}")
-        references = outcome.get("data", {}).get("events", ())
-        events = [await self._event(tale, reference["sequence"]) for reference in references]
-        expected = getattr(step.expected, "events", ())
-        difference = step.expected.difference(outcome) or _first_difference(expected, events)
-        self._teller.told(Told(tale, step, _judged_at(outcome) or sent.at, outcome, events, difference))
+        order, expected = sent.tale.order, sent.step.expected
+        outcome = await _patiently(sent.outcome, f"The outcome of a command about {order}")
+        data = outcome.get("data", {})
+        events = [await self._event(order, reference["sequence"]) for reference in data.get("events", ())]
+        difference = expected.difference(outcome) or _first_difference(expected, events)
+        self._tell_of(
+            "step",
+            _judged_at(outcome) or sent.at,
+            difference,
+            **_facts(sent),
+            outcome="dead" if "dead" in outcome else "rejected" if "code" in data else "accepted",
+            duplicate=data.get("duplicate", False),
+            code=data.get("code"),
+            message=data.get("message") or outcome.get("dead"),
+            events=events,
+        )
 
     async def _tell_unread(self, tale: Tale) -> None:
         for sent in self._unread:
@@ -129,39 +169,67 @@ class Director:
                 await self._tell(sent)
 
     async def _tell_elapsed(self, tale: Tale, step: RunsOut) -> None:
-        waiting = self._watch.auto_acceptance(tale.order, step.dispute_id)
-        seen = await _patiently(waiting, f"The auto-acceptance of a dispute about {tale.order}")
-        following = range(seen.event["sequence"] + 1, seen.event["sequence"] + len(step.events))
-        events = [seen.event] + [await self._event(tale, sequence) for sequence in following]
-        late = seen.seen_at - self._clock.real(datetime.fromisoformat(seen.event["data"]["deadline"]))
-        self._teller.elapsed(Elapsed(tale, step, events, late, _first_difference(step.events, events)))
+        event, seen_at = await self._about(tale.order, "AutoAccepted", step.dispute_id)
+        following = range(event["sequence"] + 1, event["sequence"] + len(step.expected.events))
+        events = [event] + [await self._event(tale.order, sequence) for sequence in following]
+        deadline = datetime.fromisoformat(event["data"]["deadline"])
+        self._tell_of(
+            "auto_accepted",
+            deadline,
+            _first_difference(step.expected, events),
+            order=tale.order,
+            told=step.told,
+            dispute_id=step.dispute_id,
+            late_ms=(seen_at - self._clock.real(deadline)) // timedelta(milliseconds=1),
+            events=events,
+        )
 
-    async def _event(self, tale: Tale, sequence: int) -> Json:
-        seen = await _patiently(self._watch.event(tale.order, sequence), f"Event {sequence} of {tale.order}")
-        return seen.event
+    def _tell_of(self, kind: str, at: datetime, difference: str | None, **facts: Any) -> None:
+        facts |= {"as_told": difference is None, "difference": difference}
+        self.told.append({"kind": kind} | facts)
+        self._narrator.tell_at(kind, at, **facts)
+
+    async def _event(self, order: str, sequence: int) -> Json:
+        wanted = self._seen.first(order, lambda event: event["sequence"] == sequence)
+        return (await _patiently(wanted, f"Event {sequence} of {order}"))[0]
+
+    async def _about(self, order: str, name: str, dispute_id: str) -> tuple[Json, datetime]:
+        """An event of a dispute, by its name, and when it was seen."""
+        wanted = self._seen.first(
+            order, lambda event: event_name(event) == name and event["data"]["dispute_id"] == dispute_id
+        )
+        return await _patiently(wanted, f"{name} of a dispute about {order}")
 
     async def _deadlines(self, moment: Moment) -> list[datetime]:
         """Those of the disputes that run out, or are declined, in a moment."""
-        return [
-            await _patiently(self._watch.deadline(tale.order, dispute_id), f"A dispute about {tale.order}")
+        opened = [
+            (await self._about(tale.order, "DisputeOpened", dispute_id))[0]
             for tale in self._tales
             for step in tale.steps
             if step.when is moment and (dispute_id := _dispute_at_stake(step))
         ]
+        return [datetime.fromisoformat(event["data"]["respond_by"]) for event in opened]
 
     async def _reach(self, instant: datetime, why: str = "") -> None:
         """Returns at a business time. Says what is waited for if that takes long enough to wonder."""
         seconds = (self._clock.real(instant) - datetime.now(UTC)).total_seconds()
         if why and seconds > _WORTH_A_WORD_SECONDS:
-            self._teller.waits(why, instant, seconds)
+            self._narrator.tell("wait", why=why, until=format_instant(instant), seconds=round(seconds, 3))
         if seconds > 0:
             await asyncio.sleep(seconds)
+
+
+def _facts(sent: _Sent) -> Json:
+    """Who did what."""
+    step = sent.step
+    known = {"order": sent.tale.order, "who": step.who.name, "does": step.does}
+    return known | {"command": step.command or None, "command_id": step.id if step.command else None}
 
 
 def _dispute_at_stake(step: Step | RunsOut) -> str | None:
     if isinstance(step, RunsOut):
         return step.dispute_id
-    return step.what.dispute_id if isinstance(step.what, Decline) else None
+    return step.data["dispute_id"] if step.command == "Decline" else None
 
 
 def _judged_at(outcome: Json) -> datetime | None:
@@ -171,9 +239,9 @@ def _judged_at(outcome: Json) -> datetime | None:
     return datetime.fromisoformat(outcome["time"])
 
 
-def _first_difference(expected: Sequence[Happens], found: Sequence[Json]) -> str | None:
-    """Between events, as far as there are both; that there are as many is the outcome's matter."""
-    differences = (one.difference(event) for one, event in zip(expected, found, strict=False))
+def _first_difference(expected: Expected, found: Sequence[Json]) -> str | None:
+    """Between events, as far as there are both. Whether there are as many is the outcome's matter."""
+    differences = (one.difference(event) for one, event in zip(expected.events, found, strict=False))
     return next((difference for difference in differences if difference), None)
 
 

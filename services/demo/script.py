@@ -1,14 +1,15 @@
 """What a story is made of: people, tales, their steps, and what each step is expected to bring."""
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import Enum
 from typing import Any
 from uuid import uuid4
 
 from pydantic import BaseModel
-from resolution_contracts import EVENTS, Code, Command, CommandEnvelope, Money
+from resolution_contracts import EVENTS, Code, CommandEnvelope, Money
+from resolution_contracts.topics import command_type
 from resolution_contracts.values import format_instant
 
 from services.orders.money import read_money
@@ -30,15 +31,6 @@ class Moment(Enum):
 
 
 @dataclass(frozen=True)
-class Person:
-    """Somebody, or a service, that sends commands: the id that the orders know, and the name that the story uses."""
-
-    id: str
-    name: str
-    source: str = "/website"
-
-
-@dataclass(frozen=True)
 class Happens:
     """An event that is expected, by its name; `data` holds the fields that matter for the tale."""
 
@@ -57,107 +49,119 @@ class Happens:
 
 
 @dataclass(frozen=True)
-class Taken:
-    """The command is accepted and brings out these events. `again`: it is a repeat, and they are those of before."""
+class Expected:
+    """What has to become of a step: it is accepted, unless there is a code or a dead letter's reason."""
 
-    events: tuple[Happens, ...]
+    events: tuple[Happens, ...] = ()
+    """Those that the outcome names."""
     again: bool = False
+    """It is a repeat, and the events are those of before."""
+    code: Code | None = None
+    details: Mapping[str, Any] = field(default_factory=dict)
+    """Those of a rejection that matter for the tale."""
+    dead: str = ""
+    """Words of the reason why the record becomes a dead letter."""
 
     @property
     def new_events(self) -> tuple[Happens, ...]:
-        """Those that this command adds to the order's history."""
+        """Those that this step adds to the order's history."""
         return () if self.again else self.events
 
     def difference(self, outcome: Json) -> str | None:
-        """What an outcome's envelope has else than expected; None if nothing."""
-        data = outcome.get("data", {})
-        names = [event.name for event in self.events]
-        found = [event_name(reference) for reference in data.get("events", ())]
-        if "events" not in data or found != names or data.get("duplicate", False) is not self.again:
-            return f"expected accepted{', again' if self.again else ''}: {_listed(names)}; found {_described(outcome)}"
-        return None
+        """What an outcome's envelope, or `{"dead": reason}`, has else than expected; None if nothing."""
+        found = _described(outcome)
+        if self.dead in outcome.get("dead", "-") if self.dead else found == self._described():
+            return _differing(self.code, self.details, outcome["data"]["details"]) if self.code else None
+        return f"expected {self._described()}; found {found}"
+
+    def _described(self) -> str:
+        if self.dead:
+            return f"a dead letter: {self.dead}"
+        if self.code:
+            return f"rejected, {self.code}"
+        return f"accepted{', again' if self.again else ''}: {_listed([event.name for event in self.events])}"
 
 
 @dataclass(frozen=True)
-class Refused:
-    """The command is rejected with this code; `details` holds those that matter for the tale."""
+class Said:
+    """A command, but for who sends it: its name, and the rest of its data."""
 
-    code: Code
-    details: Mapping[str, Any]
-    new_events: tuple[Happens, ...] = ()
-
-    def difference(self, outcome: Json) -> str | None:
-        """See Taken."""
-        data = outcome.get("data", {})
-        if data.get("code") != self.code:
-            return f"expected rejected, {self.code}; found {_described(outcome)}"
-        return _differing(self.code, self.details, data["details"])
+    command: str
+    data: Json
 
 
-@dataclass(frozen=True)
-class Dead:
-    """The record is no command and becomes a dead letter, for a reason with these words."""
-
-    reason: str
-    new_events: tuple[Happens, ...] = ()
-
-    def difference(self, outcome: Json) -> str | None:
-        """See Taken."""
-        if self.reason not in outcome.get("dead", ""):
-            return f"expected a dead letter: {self.reason}; found {_described(outcome)}"
-        return None
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Step:
-    """Somebody sends a command, or something that is none.
+    """Somebody sends a command, or something that is none."""
 
-    `at_once`: the next step is published in the same moment, before this one's outcome is known.
-    """
-
-    when: Moment
-    who: Person
+    when: Moment = Moment.DAY_1
+    """`on` says when."""
+    who: "Person"
     does: str
-    what: Command | bytes
-    expected: Taken | Refused | Dead
-    id: str = field(default_factory=lambda: str(uuid4()))
+    what: Said | bytes
+    expected: Expected
+    id: str
+    """The command's id."""
     at_once: bool = False
+    """The next step is published in the same moment, before this one's outcome is known."""
 
     def record(self, order: str) -> bytes:
         """The value of the record to publish; its key is the order's id."""
         if isinstance(self.what, bytes):
             return self.what
-        return CommandEnvelope.of(order, self.what, source=self.who.source, id=self.id).to_json()
+        type_ = command_type(self.command)
+        return CommandEnvelope(id=self.id, type=type_, source=self.who.source, subject=order, data=self.data).to_json()
 
     @property
     def command(self) -> str:
         """The command's name; empty if it is none."""
-        return "" if isinstance(self.what, bytes) else type(self.what).__name__
+        return "" if isinstance(self.what, bytes) else self.what.command
 
     @property
-    def events(self) -> tuple[Happens, ...]:
-        """What it adds to the order's history."""
-        return self.expected.new_events
+    def data(self) -> Json:
+        """The command's data, as it is sent."""
+        if isinstance(self.what, bytes):
+            return {}
+        actor = {"actor": self.who.id} if self.who.id else {}
+        return actor | {name: _on_the_wire(value) for name, value in self.what.data.items() if value is not None}
 
 
 @dataclass(frozen=True)
+class Person:
+    """Somebody, or a service, that sends commands."""
+
+    id: str
+    """As the orders know them."""
+    name: str
+    """As the story calls them."""
+    source: str = "/website"
+
+    def does(
+        self, does: str, what: Said | bytes, *expected: Happens | Expected, id: str = "", at_once: bool = False
+    ) -> Step:
+        """A step. Expected are the events that an accepted command brings out, or one thing else."""
+        events = tuple(one for one in expected if isinstance(one, Happens))
+        [become] = [one for one in expected if isinstance(one, Expected)] or [Expected(events)]
+        return Step(who=self, does=does, what=what, expected=become, id=id or new_id(), at_once=at_once)
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunsOut:
     """Nobody answered a dispute for 48 hours: the timer sees to it that the order accepts it by itself."""
 
-    when: Moment
+    when: Moment = Moment.RUN_OUT
+    """`on` says when."""
     dispute_id: str
     told: str
-    events: tuple[Happens, ...]
+    expected: Expected
 
 
-@dataclass(frozen=True)
 class Tale:
     """An order's tale: what it is about, and its steps in the order of its history."""
 
-    order: str
-    title: str
-    purpose: str
-    steps: tuple[Step | RunsOut, ...]
+    def __init__(self, order: str, title: str, purpose: str, *steps: Sequence[Step | RunsOut]) -> None:
+        self.order, self.title, self.purpose = order, title, purpose
+        self.steps = [step for some in steps for step in some]
 
     def at(self, moment: Moment) -> Iterator[list[Step | RunsOut]]:
         """The steps of a moment; those that happen at once come together."""
@@ -172,7 +176,7 @@ class Tale:
     @property
     def events(self) -> list[Happens]:
         """The order's whole history, as expected."""
-        return [event for step in self.steps for event in step.events]
+        return [event for step in self.steps for event in step.expected.new_events]
 
     @property
     def sent(self) -> list[Step]:
@@ -183,24 +187,22 @@ class Tale:
 # --- the words in which a story is written ---
 
 
+def on(moment: Moment, *steps: Step | RunsOut) -> list[Step | RunsOut]:
+    """These steps happen in this moment."""
+    return [replace(step, when=moment) for step in steps]
+
+
+def sends(command: str) -> Callable[..., Said]:
+    """Such a command: its data are named when it is used."""
+    return lambda **data: Said(command, data)
+
+
 def happens(name: str, **data: Any) -> Happens:
     return Happens(name, data)
 
 
-def taken(*events: Happens) -> Taken:
-    return Taken(events)
-
-
-def taken_again(*events: Happens) -> Taken:
-    return Taken(events, again=True)
-
-
-def refused(code: Code, **details: Any) -> Refused:
-    return Refused(code, details)
-
-
-def dead(reason: str) -> Dead:
-    return Dead(reason)
+def runs_out(dispute: str, told: str, *events: Happens) -> RunsOut:
+    return RunsOut(dispute_id=dispute, told=told, expected=Expected(events))
 
 
 def new_id() -> str:

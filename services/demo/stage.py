@@ -7,7 +7,7 @@ import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from fractions import Fraction
@@ -27,8 +27,6 @@ from services.kafka.topics import Topics, ensure_topics
 from services.runtime.installation import clock_of
 from services.runtime.supervisor import Supervisor
 from services.settings import Settings
-
-from .kafka import Watch
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +51,6 @@ class Stage:
     clock: Clock
     roles: Supervisor
     client: Client
-    watch: Watch
 
 
 @asynccontextmanager
@@ -74,17 +71,24 @@ async def open_stage(settings: Settings, say: Callable[[str], None], *, keep: bo
         time_origin=datetime.now(UTC),
         http_port=0,
     )
+    topics = Topics(own.topic_prefix)
     say(f"A database and topics of the demo's own: {name}, {own.topic_prefix}*")
-    with _log_file(say) as log_file, _database(server, name, keep=keep):
+    async with AsyncExitStack() as stack:
+        log_file = stack.enter_context(_log_file(say))
+        _create_database(server, name)
+        if not keep:
+            stack.callback(_drop_database, server, name)
+            stack.push_async_callback(_delete_topics, own)
         migrate(own.database)
-        async with _topics(own, keep=keep) as partitions, _roles(own, say, log_file) as roles:
-            topics = Topics(own.topic_prefix)
-            clock = clock_of(own)
-            async with (
-                Client(**own.cluster.options, prefix=topics.prefix) as client,
-                Watch(own.cluster, topics, partitions) as watch,
-            ):
-                yield Stage(own, topics, partitions, clock, roles, client, watch)
+        partitions = await ensure_topics(own.cluster, topics)
+        roles = _Roles(own, log_file)
+        stack.push_async_callback(roles.stop)
+        started = time.monotonic()
+        roles.start(*ROLES)
+        await ready(roles)
+        say(f"{len(ROLES)} processes work after {time.monotonic() - started:.1f} s: {', '.join(ROLES)}")
+        client = await stack.enter_async_context(Client(**own.cluster.options, prefix=topics.prefix))
+        yield Stage(own, topics, partitions, clock_of(own), roles, client)
     if keep:
         say(f"Kept on the servers: the database {name} and the topics {own.topic_prefix}*")
 
@@ -107,8 +111,7 @@ def _log_file(say: Callable[[str], None]) -> Iterator[Path]:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-@contextmanager
-def _database(server_url: str, name: str, *, keep: bool) -> Iterator[None]:
+def _create_database(server_url: str, name: str) -> None:
     # template0, because template1 cannot be copied while anybody is connected to it.
     try:
         _execute(server_url, f"CREATE DATABASE {name} TEMPLATE template0")
@@ -117,14 +120,13 @@ def _database(server_url: str, name: str, *, keep: bool) -> Iterator[None]:
             "The demo uses a database of its own, and this user may not create one: ALTER ROLE ... CREATEDB, or unset "
             "RESOLUTION_DATABASE_URL for the embedded PostgreSQL."
         ) from error
+
+
+def _drop_database(server_url: str, name: str) -> None:
     try:
-        yield
-    finally:
-        if not keep:
-            try:
-                _execute(server_url, f"DROP DATABASE {name} WITH (FORCE)")
-            except psycopg.Error as error:
-                log.warning("the demo's database %s is left behind: %s", name, error)
+        _execute(server_url, f"DROP DATABASE {name} WITH (FORCE)")
+    except psycopg.Error as error:
+        log.warning("the demo's database %s is left behind: %s", name, error)
 
 
 def _execute(url: str, sql: str) -> None:
@@ -138,24 +140,14 @@ def _url_of(server_url: str, database: str) -> str:
     return f"{parts.scheme}://{parts.netloc}/{database}" + (f"?{parts.query}" if parts.query else "")
 
 
-@asynccontextmanager
-async def _topics(settings: Settings, *, keep: bool) -> AsyncIterator[int]:
-    try:
-        yield await ensure_topics(settings.cluster, Topics(settings.topic_prefix))
-    finally:
-        if not keep:
-            try:
-                await _delete_topics(settings)
-            except KafkaError as error:
-                log.warning("the demo's topics %s*, if any, are left behind: %s", settings.topic_prefix, error)
-
-
 async def _delete_topics(settings: Settings) -> None:
     admin = AIOKafkaAdminClient(**settings.cluster.options)
+    topics = Topics(settings.topic_prefix)
     try:
         await admin.start()
-        topics = Topics(settings.topic_prefix)
         await admin.delete_topics([name for name, _ in (*topics.settings(), *topics.own_settings())])
+    except KafkaError as error:
+        log.warning("the demo's topics %s*, if any, are left behind: %s", settings.topic_prefix, error)
     finally:
         await admin.close()
 
@@ -180,19 +172,6 @@ class _Roles(Supervisor):
                 stderr=stderr,
                 start_new_session=True,
             )
-
-
-@asynccontextmanager
-async def _roles(settings: Settings, say: Callable[[str], None], log_file: Path) -> AsyncIterator[Supervisor]:
-    roles = _Roles(settings, log_file)
-    started = time.monotonic()
-    try:
-        roles.start(*ROLES)
-        await ready(roles)
-        say(f"{len(ROLES)} processes work after {time.monotonic() - started:.1f} s: {', '.join(ROLES)}")
-        yield roles
-    finally:
-        await roles.stop()
 
 
 async def ready(roles: Supervisor) -> None:

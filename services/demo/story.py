@@ -1,37 +1,15 @@
 """The story: a marketplace's orders over a few days, each with a tale that shows some rules.
 
-A step says who does what when, and beside it what has to come of it. Between them the tales show every command, every
-event and every reason for a rejection. Rules in brackets are those of the Resolution Center (docs).
+A step says who does what, and beside it what has to come of it. Between them the tales show every command, every event
+and every reason for a rejection. Rules in brackets are those of the Resolution Center (docs).
 """
 
 from datetime import datetime, timedelta
+from typing import Any
 
-from resolution_contracts import (
-    Accept,
-    CancellationReason,
-    CancellationRequest,
-    CancelOrder,
-    Code,
-    Decline,
-    DeliveryExtensionRequest,
-    EraseOrderTexts,
-    ExpireDispute,
-    Money,
-    OfferPartialRefund,
-    OpenDispute,
-    OrderUpdateRequest,
-    RecordCancellation,
-    RecordCompletion,
-    RecordDelivery,
-    RecordRefundProcessed,
-    RecordRequirementsSubmitted,
-    RecordRevisionRequested,
-    RefundReason,
-    RegisterOrder,
-    Withdraw,
-)
+from resolution_contracts import Code, Money
 
-from .script import Moment, Person, RunsOut, Step, Tale, dead, happens, money, new_id, refused, taken, taken_again
+from .script import Expected, Happens, Moment, Person, Said, Step, Tale, happens, money, new_id, on, runs_out, sends
 
 MIA, BEN = Person("mia", "Mia"), Person("ben", "Ben")
 CHLOE, LENA = Person("chloe", "Chloe"), Person("lena", "Lena")
@@ -49,23 +27,12 @@ HOURS, DAYS = timedelta(hours=1), timedelta(days=1)
 
 def story(start: datetime) -> list[Tale]:
     """The tales of a story that begins at a business time. Requests that have to run out come first in their day."""
-    return [
-        poster(start),
-        haiku(start),
-        brochure(start),
-        logo(start),
-        website(start),
-        mascot(),
-        podcast(start),
-        app(start),
-        ebook(start),
-        song(start),
-        flyer(start),
-        menu(start),
-        video(start),
-        mistyped(),
-    ]
+    first_day = [poster(start), haiku(start), brochure(start), logo(start), website(start), mascot(), podcast(start)]
+    second_day = [app(start), ebook(start), song(start), flyer(start), menu(start), video(start), mistyped()]
+    return first_day + second_day
 
+
+# fmt: off
 
 # --- nobody answers ---
 
@@ -73,68 +40,51 @@ def story(start: datetime) -> list[Tale]:
 def poster(start: datetime) -> Tale:
     news = new_id()
     return Tale(
-        "poster",
-        "Aiko draws a poster for Ben, 45,000 JPY",
+        "poster", "Aiko draws a poster for Ben, 45,000 JPY",
         "Ben asks for news and gets no answer: after 48 hours the system accepts (R3), openly as such (D8, D17).",
-        (
-            registers(DAY_1, BEN, AIKO, money(45_000, "JPY"), start + 9 * DAYS),
-            Step(DAY_1, BEN, "asks how the poster is coming along", asks_news(BEN),
-                 taken(happens("DisputeOpened", kind="order_update", opened_by="client")), news),
-            RunsOut(RUN_OUT, news, "Aiko has not answered Ben for 48 hours.", (
-                happens("AutoAccepted", kind="order_update"),
-            )),
-            Step(DAY_3, AIKO, "answers at last",
-                 Accept(actor=AIKO.id, dispute_id=news, message="Nearly done!"),
-                 refused(Code.DISPUTE_SETTLED, settled_as="auto_accepted")),
-            Step(DAY_3, SHOP, "records the delivery", RecordDelivery(), taken(happens("OrderDelivered"))),
-            Step(DAY_3, SHOP, "records that Ben is content", RecordCompletion(), taken(happens("OrderCompleted"))),
-        ),
-    )  # fmt: skip
+        on(DAY_1,
+           registers(BEN, AIKO, money(45_000, "JPY"), start + 9 * DAYS),
+           BEN.does("asks how the poster is coming along", asks_news(), opens("order_update", opened_by="client"),
+                    id=news)),
+        on(RUN_OUT,
+           runs_out(news, "Aiko has not answered Ben for 48 hours.", happens("AutoAccepted", kind="order_update"))),
+        on(DAY_3,
+           AIKO.does("answers at last", accepts(news, "Nearly done!"), settled("auto_accepted")),
+           SHOP.does("records the delivery", delivers(), happens("OrderDelivered")),
+           SHOP.does("records that Ben is content", completes(), happens("OrderCompleted"))))
 
 
 def haiku(start: datetime) -> Tale:
-    offer = new_id()
+    offer, most = new_id(), money(599, "JPY")
     return Tale(
-        "haiku",
-        "Aiko translates a haiku for Mia, 999 JPY",
+        "haiku", "Aiko translates a haiku for Mia, 999 JPY",
         "Yen have no cents, and 60% of 999 is 599 (R8, D9). Mia ignores the offer, so she gets it (R3).",
-        (
-            registers(DAY_1, MIA, AIKO, money(999, "JPY"), start + 5 * DAYS),
-            Step(DAY_1, AIKO, "offers 600 yen back", offers(AIKO, money(600, "JPY")),
-                 refused(Code.REFUND_OVER_LIMIT, limit=money(599, "JPY"))),
-            Step(DAY_1, AIKO, "offers 599 yen back", offers(AIKO, money(599, "JPY")),
-                 taken(happens("DisputeOpened", kind="partial_refund", amount=money(599, "JPY"))), offer),
-            RunsOut(RUN_OUT, offer, "Mia has not answered Aiko for 48 hours.", (
-                happens("AutoAccepted", kind="partial_refund"),
-                happens("PartialRefundGranted", refund_id=offer, amount=money(599, "JPY")),
-            )),
-            Step(DAY_3, BANK, "pays the 599 yen", RecordRefundProcessed(refund_id=offer),
-                 taken(happens("RefundProcessed", refund_id=offer))),
-        ),
-    )  # fmt: skip
+        on(DAY_1,
+           registers(MIA, AIKO, money(999, "JPY"), start + 5 * DAYS),
+           AIKO.does("offers 600 yen back", offers(money(600, "JPY")), refused(Code.REFUND_OVER_LIMIT, limit=most)),
+           AIKO.does("offers 599 yen back", offers(most), opens("partial_refund", amount=most), id=offer)),
+        on(RUN_OUT,
+           runs_out(offer, "Mia has not answered Aiko for 48 hours.", happens("AutoAccepted", kind="partial_refund"),
+                    happens("PartialRefundGranted", refund_id=offer, amount=most))),
+        on(DAY_3,
+           BANK.does("pays the 599 yen", pays(refund_id=offer), happens("RefundProcessed", refund_id=offer))))
 
 
 def brochure(start: datetime) -> Tale:
-    request = new_id()
-    price = money(300, "EUR")
+    request, price = new_id(), money(300, "EUR")
     return Tale(
-        "brochure",
-        "Sam writes a brochure for Chloe, 300.00 EUR",
+        "brochure", "Sam writes a brochure for Chloe, 300.00 EUR",
         "Chloe asks to cancel. Sam ignores it, so after 48 hours the order is canceled (R1, R3).",
-        (
-            registers(DAY_1, CHLOE, SAM, price, start + 6 * DAYS),
-            Step(DAY_1, CHLOE, "asks to cancel: the trade fair is off",
-                 asks_cancellation(CHLOE, "The trade fair is off.", CancellationReason.REQUIREMENTS_CHANGED),
-                 taken(happens("DisputeOpened", kind="cancellation", opened_by="client")), request),
-            RunsOut(RUN_OUT, request, "Sam has not answered Chloe for 48 hours.", (
-                happens("AutoAccepted", kind="cancellation"),
-                happens("OrderCanceled", initiated_by="client", grounds="auto_accepted", affects_metrics=True,
-                        refund_due=price),
-            )),
-            Step(DAY_3, SHOP, "records a completion that comes too late", RecordCompletion(),
-                 refused(Code.ORDER_CLOSED)),
-        ),
-    )  # fmt: skip
+        on(DAY_1,
+           registers(CHLOE, SAM, price, start + 6 * DAYS),
+           CHLOE.does("asks to cancel: the trade fair is off",
+                      asks_cancellation("The trade fair is off.", "requirements_changed"),
+                      opens("cancellation", opened_by="client"), id=request)),
+        on(RUN_OUT,
+           runs_out(request, "Sam has not answered Chloe for 48 hours.", happens("AutoAccepted", kind="cancellation"),
+                    canceled("client", "auto_accepted", price))),
+        on(DAY_3,
+           SHOP.does("records a completion that comes too late", completes(), refused(Code.ORDER_CLOSED))))
 
 
 # --- refunds ---
@@ -142,114 +92,88 @@ def brochure(start: datetime) -> Tale:
 
 def logo(start: datetime) -> Tale:
     first, second, cancellation = new_id(), new_id(), new_id()
-    price = money(200, "USD")
     return Tale(
-        "logo",
-        "Tom draws a logo for Mia, 200.00 USD",
+        "logo", "Tom draws a logo for Mia, 200.00 USD",
         "A partial refund is offered, declined, offered again, accepted and paid; one is the most (R8, R9). "
         "Canceled later, 40% is left to pay back (D10).",
-        (
-            registers(DAY_1, MIA, TOM, price, start + 8 * DAYS),
-            Step(DAY_1, TOM, "offers 122.00 USD back, 61%", offers(TOM, money(122, "USD")),
-                 refused(Code.REFUND_OVER_LIMIT, limit=money(120, "USD"))),
-            Step(DAY_1, TOM, "offers 50 euros instead", offers(TOM, money(50, "EUR")),
-                 refused(Code.CURRENCY_MISMATCH)),
-            Step(DAY_1, MIA, "offers herself a refund", offers(MIA, money(50, "USD")), refused(Code.NOT_ALLOWED)),
-            Step(DAY_1, TOM, "offers 50.00 USD back, 25%", offers(TOM, money(50, "USD"), RefundReason.SCOPE_REDUCED),
-                 taken(happens("DisputeOpened", kind="partial_refund", amount=money(50, "USD"))), first),
-            Step(DAY_1, MIA, "declines: too little", Decline(actor=MIA.id, dispute_id=first, message="Too little."),
-                 taken(happens("Declined", by="client"))),
-            Step(DAY_1, TOM, "offers 120.00 USD back, 60%", offers(TOM, money(120, "USD")),
-                 taken(happens("DisputeOpened", kind="partial_refund", amount=money(120, "USD"))), second),
-            Step(DAY_1, MIA, "accepts", Accept(actor=MIA.id, dispute_id=second),
-                 taken(happens("Accepted", by="client"),
-                       happens("PartialRefundGranted", refund_id=second, amount=money(120, "USD")))),
-            Step(DAY_1, BANK, "pays it", RecordRefundProcessed(refund_id=second),
-                 taken(happens("RefundProcessed", refund_id=second))),
-            Step(DAY_1, BANK, "records the payment a second time", RecordRefundProcessed(refund_id=second), taken()),
-            Step(DAY_1, TOM, "offers 10.00 USD more", offers(TOM, money(10, "USD")),
-                 refused(Code.REFUND_ALREADY_GRANTED)),
-            Step(DAY_2, MIA, "asks to cancel the rest",
-                 asks_cancellation(MIA, "Let us part as friends.", CancellationReason.NOT_AS_EXPECTED),
-                 taken(happens("DisputeOpened", kind="cancellation")), cancellation),
-            Step(DAY_2, TOM, "accepts", Accept(actor=TOM.id, dispute_id=cancellation, message="Fair enough."),
-                 taken(happens("Accepted", by="freelancer"),
-                       happens("OrderCanceled", grounds="agreement", affects_metrics=True,
-                               refund_due=money(80, "USD")))),
-            Step(DAY_2, MIA, "asks how the logo is coming along", asks_news(MIA), refused(Code.ORDER_CLOSED)),
-        ),
-    )  # fmt: skip
+        on(DAY_1,
+           registers(MIA, TOM, usd(200), start + 8 * DAYS),
+           TOM.does("offers 122.00 USD back, 61%", offers(usd(122)), refused(Code.REFUND_OVER_LIMIT, limit=usd(120))),
+           TOM.does("offers 50 euros instead", offers(money(50, "EUR")), refused(Code.CURRENCY_MISMATCH)),
+           MIA.does("offers herself a refund", offers(usd(50)), refused(Code.NOT_ALLOWED)),
+           TOM.does("offers 50.00 USD back, 25%", offers(usd(50), "scope_reduced"),
+                    opens("partial_refund", amount=usd(50)), id=first),
+           MIA.does("declines: too little", declines(first, "Too little."), happens("Declined", by="client")),
+           TOM.does("offers 120.00 USD back, 60%", offers(usd(120)), opens("partial_refund", amount=usd(120)),
+                    id=second),
+           MIA.does("accepts", accepts(second), happens("Accepted", by="client"),
+                    happens("PartialRefundGranted", refund_id=second, amount=usd(120))),
+           BANK.does("pays it", pays(refund_id=second), happens("RefundProcessed", refund_id=second)),
+           BANK.does("records the payment a second time", pays(refund_id=second)),
+           TOM.does("offers 10.00 USD more", offers(usd(10)), refused(Code.REFUND_ALREADY_GRANTED))),
+        on(DAY_2,
+           MIA.does("asks to cancel the rest",
+                    asks_cancellation("Let us part as friends.", "not_as_expected"),
+                    opens("cancellation"), id=cancellation),
+           TOM.does("accepts", accepts(cancellation, "Fair enough."), happens("Accepted", by="freelancer"),
+                    canceled("client", "agreement", usd(80))),
+           MIA.does("asks how the logo is coming along", asks_news(), refused(Code.ORDER_CLOSED))))
 
 
 # --- time ---
 
 
 def website(start: datetime) -> Tale:
-    extension = new_id()
+    extension, due = new_id(), start + 10 * DAYS
     return Tale(
-        "website",
-        "Noor builds a website for Lena, 1,500.00 EUR",
+        "website", "Noor builds a website for Lena, 1,500.00 EUR",
         "Nothing to extend before the requirements are there (D13); 5 days are, 61 are not (R7); delivered, "
         "revised, delivered again, completed.",
-        (
-            registers(DAY_1, LENA, NOOR, money(1500, "EUR"), None),
-            Step(DAY_1, LENA, "asks for news already", asks_news(LENA), refused(Code.NOT_ALLOWED)),
-            Step(DAY_1, SHOP, "records that Lena sent what Noor needs",
-                 RecordRequirementsSubmitted(expected_delivery_at=start + 10 * DAYS),
-                 taken(happens("RequirementsSubmitted", expected_delivery_at=start + 10 * DAYS))),
-            Step(DAY_1, NOOR, "asks for 61 more days", asks_days(NOOR, 61), refused(Code.INVALID)),
-            Step(DAY_1, NOOR, "asks for 5 more days", asks_days(NOOR, 5),
-                 taken(happens("DisputeOpened", kind="delivery_extension", days=5)), extension),
-            Step(DAY_1, NOOR, "accepts her own request", Accept(actor=NOOR.id, dispute_id=extension),
-                 refused(Code.NOT_ALLOWED)),
-            Step(DAY_1, LENA, "accepts", Accept(actor=LENA.id, dispute_id=extension),
-                 taken(happens("Accepted", by="client"),
-                       happens("DeliveryDateExtended", days=5, expected_delivery_at=start + 15 * DAYS))),
-            Step(DAY_2, SHOP, "records the delivery", RecordDelivery(), taken(happens("OrderDelivered"))),
-            Step(DAY_2, NOOR, "asks for 3 more days all the same", asks_days(NOOR, 3), refused(Code.NOT_ALLOWED)),
-            Step(DAY_2, SHOP, "records that Lena wants a revision", RecordRevisionRequested(),
-                 taken(happens("RevisionRequested"))),
-            Step(DAY_2, SHOP, "records the second delivery", RecordDelivery(), taken(happens("OrderDelivered"))),
-            Step(DAY_2, SHOP, "records a third one", RecordDelivery(), refused(Code.INVALID_TRANSITION)),
-            Step(DAY_2, SHOP, "records that Lena is content", RecordCompletion(), taken(happens("OrderCompleted"))),
-        ),
-    )  # fmt: skip
+        on(DAY_1,
+           registers(LENA, NOOR, money(1500, "EUR"), None),
+           LENA.does("asks for news already", asks_news(), refused(Code.NOT_ALLOWED)),
+           SHOP.does("records that Lena sent what Noor needs", submits_requirements(expected_delivery_at=due),
+                     happens("RequirementsSubmitted", expected_delivery_at=due)),
+           NOOR.does("asks for 61 more days", asks_days(61), refused(Code.INVALID)),
+           NOOR.does("asks for 5 more days", asks_days(5), opens("delivery_extension", days=5), id=extension),
+           NOOR.does("accepts her own request", accepts(extension), refused(Code.NOT_ALLOWED)),
+           LENA.does("accepts", accepts(extension), happens("Accepted", by="client"),
+                     happens("DeliveryDateExtended", days=5, expected_delivery_at=due + 5 * DAYS))),
+        on(DAY_2,
+           SHOP.does("records the delivery", delivers(), happens("OrderDelivered")),
+           NOOR.does("asks for 3 more days all the same", asks_days(3), refused(Code.NOT_ALLOWED)),
+           SHOP.does("records that Lena wants a revision", wants_revision(), happens("RevisionRequested")),
+           SHOP.does("records the second delivery", delivers(), happens("OrderDelivered")),
+           SHOP.does("records a third one", delivers(), refused(Code.INVALID_TRANSITION)),
+           SHOP.does("records that Lena is content", completes(), happens("OrderCompleted"))))
 
 
 def mascot() -> Tale:
     price = money(90, "EUR")
     return Tale(
-        "mascot",
-        "Sam invents a mascot for Lena, 90.00 EUR",
+        "mascot", "Sam invents a mascot for Lena, 90.00 EUR",
         "While the order waits for requirements, the client may cancel at once; it counts against nobody (R5, D15).",
-        (
-            registers(DAY_1, LENA, SAM, price, None),
-            Step(DAY_1, LENA, "cancels, without asking", CancelOrder(actor=LENA.id, comment="Ordered twice."),
-                 taken(happens("OrderCanceled", initiated_by="client", grounds="awaiting_requirements",
-                               affects_metrics=False, refund_due=price))),
-        ),
-    )  # fmt: skip
+        on(DAY_1,
+           registers(LENA, SAM, price, None),
+           LENA.does("cancels, without asking", cancels(comment="Ordered twice."),
+                     canceled("client", "awaiting_requirements", price, counts=False))))
 
 
 def podcast(start: datetime) -> Tale:
-    price = money(400, "USD")
     due = start + 20 * HOURS
     return Tale(
-        "podcast",
-        "Sam edits a podcast for Ben, 400.00 USD, due within 20 hours",
+        "podcast", "Sam edits a podcast for Ben, 400.00 USD, due within 20 hours",
         "24 hours past its date the order is very late, and Ben may cancel, whatever request is open (R5, D5, D6).",
-        (
-            registers(DAY_1, BEN, SAM, price, due),
-            Step(DAY_1, BEN, "cancels, without asking", CancelOrder(actor=BEN.id, comment="Changed my mind."),
-                 refused(Code.APPROVAL_NEEDED, possible_from=due + 24 * HOURS)),
-            Step(DAY_2, SAM, "is late and asks for 60 more days", asks_days(SAM, 60),
-                 taken(happens("DisputeOpened", kind="delivery_extension", days=60))),
-            Step(DAY_3, BEN, "cancels, for it is very late", CancelOrder(actor=BEN.id, comment="Too late."),
-                 taken(happens("DisputeClosed", kind="delivery_extension", because="order_canceled"),
-                       happens("OrderCanceled", initiated_by="client", grounds="very_late", affects_metrics=True,
-                               refund_due=price))),
-        ),
-    )  # fmt: skip
+        on(DAY_1,
+           registers(BEN, SAM, usd(400), due),
+           BEN.does("cancels, without asking", cancels(comment="Changed my mind."),
+                    refused(Code.APPROVAL_NEEDED, possible_from=due + 24 * HOURS))),
+        on(DAY_2,
+           SAM.does("is late and asks for 60 more days", asks_days(60), opens("delivery_extension", days=60))),
+        on(DAY_3,
+           BEN.does("cancels, for it is very late", cancels(comment="Too late."),
+                    closes("delivery_extension", "order_canceled"),
+                    canceled("client", "very_late", usd(400)))))
 
 
 # --- one dispute at a time ---
@@ -258,114 +182,85 @@ def podcast(start: datetime) -> Tale:
 def app(start: datetime) -> Tale:
     cancellation, extension = new_id(), new_id()
     return Tale(
-        "app",
-        "Noor writes an app for Chloe, 2,400.00 USD",
+        "app", "Noor writes an app for Chloe, 2,400.00 USD",
         "Both open a dispute at once: one opens (R11). Only its requester withdraws it (R2, D7).",
-        (
-            registers(DAY_2, CHLOE, NOOR, money(2400, "USD"), start + 20 * DAYS),
-            Step(DAY_2, CHLOE, "asks to cancel", asks_cancellation(CHLOE, "I have no budget left."),
-                 taken(happens("DisputeOpened", kind="cancellation")), cancellation, at_once=True),
-            Step(DAY_2, NOOR, "asks for 7 more days in the same moment", asks_days(NOOR, 7),
-                 refused(Code.DISPUTE_OPEN, dispute_id=cancellation, kind="cancellation")),
-            Step(DAY_2, MIA, "accepts, in an order that is not hers", Accept(actor=MIA.id, dispute_id=cancellation),
-                 refused(Code.NOT_A_PARTY)),
-            Step(DAY_2, NOOR, "withdraws it, though it is Chloe's", Withdraw(actor=NOOR.id, dispute_id=cancellation),
-                 refused(Code.NOT_ALLOWED)),
-            Step(DAY_2, CHLOE, "withdraws it", Withdraw(actor=CHLOE.id, dispute_id=cancellation),
-                 taken(happens("Withdrawn", kind="cancellation", by="client"))),
-            Step(DAY_2, NOOR, "asks for 7 more days again", asks_days(NOOR, 7),
-                 taken(happens("DisputeOpened", kind="delivery_extension", days=7)), extension),
-            Step(DAY_2, CHLOE, "declines", Decline(actor=CHLOE.id, dispute_id=extension, message="It is urgent."),
-                 taken(happens("Declined", by="client"))),
-        ),
-    )  # fmt: skip
+        on(DAY_2,
+           registers(CHLOE, NOOR, usd(2400), start + 20 * DAYS),
+           CHLOE.does("asks to cancel", asks_cancellation("I have no budget left."), opens("cancellation"),
+                      id=cancellation, at_once=True),
+           NOOR.does("asks for 7 more days in the same moment", asks_days(7),
+                     refused(Code.DISPUTE_OPEN, dispute_id=cancellation, kind="cancellation")),
+           MIA.does("accepts, in an order that is not hers", accepts(cancellation), refused(Code.NOT_A_PARTY)),
+           NOOR.does("withdraws it, though it is Chloe's", withdraws(cancellation), refused(Code.NOT_ALLOWED)),
+           CHLOE.does("withdraws it", withdraws(cancellation), happens("Withdrawn", kind="cancellation", by="client")),
+           NOOR.does("asks for 7 more days again", asks_days(7), opens("delivery_extension", days=7), id=extension),
+           CHLOE.does("declines", declines(extension, "It is urgent."), happens("Declined", by="client"))))
 
 
 def flyer(start: datetime) -> Tale:
     request = new_id()
     return Tale(
-        "flyer",
-        "Tom designs a flyer for Ben, 75.00 EUR",
+        "flyer", "Tom designs a flyer for Ben, 75.00 EUR",
         "Delivery leaves a cancellation request open, completion closes it, and nothing happens at 48 hours (D11).",
-        (
-            registers(DAY_2, BEN, TOM, money(75, "EUR"), start + 2 * DAYS),
-            Step(DAY_2, BEN, "asks to cancel",
-                 asks_cancellation(BEN, "No answer so far.", CancellationReason.FREELANCER_UNRESPONSIVE),
-                 taken(happens("DisputeOpened", kind="cancellation")), request),
-            Step(DAY_2, SHOP, "records the delivery", RecordDelivery(), taken(happens("OrderDelivered"))),
-            Step(DAY_2, SHOP, "records that Ben is content", RecordCompletion(),
-                 taken(happens("DisputeClosed", kind="cancellation", because="order_completed"),
-                       happens("OrderCompleted"))),
-            Step(DAY_2, TOM, "accepts the cancellation", Accept(actor=TOM.id, dispute_id=request),
-                 refused(Code.DISPUTE_SETTLED, settled_as="closed")),
-        ),
-    )  # fmt: skip
+        on(DAY_2,
+           registers(BEN, TOM, money(75, "EUR"), start + 2 * DAYS),
+           BEN.does("asks to cancel",
+                    asks_cancellation("No answer so far.", "freelancer_unresponsive"),
+                    opens("cancellation"), id=request),
+           SHOP.does("records the delivery", delivers(), happens("OrderDelivered")),
+           SHOP.does("records that Ben is content", completes(), closes("cancellation", "order_completed"),
+                     happens("OrderCompleted")),
+           TOM.does("accepts the cancellation", accepts(request), settled("closed"))))
 
 
 def menu(start: datetime) -> Tale:
+    offer = money(2000, "JPY")
     return Tale(
-        "menu",
-        "Aiko sets a menu for Lena, 12,000 JPY",
+        "menu", "Aiko sets a menu for Lena, 12,000 JPY",
         "Canceled elsewhere, by the order service: an open refund offer closes, and is not accepted (D11, D15).",
-        (
-            registers(DAY_2, LENA, AIKO, money(12_000, "JPY"), start + 3 * DAYS),
-            Step(DAY_2, AIKO, "offers 2,000 yen back",
-                 offers(AIKO, money(2000, "JPY"), RefundReason.MINOR_DISSATISFACTION),
-                 taken(happens("DisputeOpened", kind="partial_refund"))),
-            Step(DAY_2, SHOP, "cancels: the card was stolen", RecordCancellation(comment="The card was stolen."),
-                 taken(happens("DisputeClosed", kind="partial_refund", because="order_canceled"),
-                       happens("OrderCanceled", initiated_by="order_service", grounds="external",
-                               affects_metrics=False, refund_due=None))),
-        ),
-    )  # fmt: skip
+        on(DAY_2,
+           registers(LENA, AIKO, money(12_000, "JPY"), start + 3 * DAYS),
+           AIKO.does("offers 2,000 yen back", offers(offer, "minor_dissatisfaction"),
+                     opens("partial_refund")),
+           SHOP.does("cancels: the card was stolen", cancels_order(comment="The card was stolen."),
+                     closes("partial_refund", "order_canceled"),
+                     canceled("order_service", "external", None, counts=False))))
 
 
 # --- what goes wrong between services ---
 
 
 def video(start: datetime) -> Tale:
-    price, due = money(640, "USD"), start + 12 * DAYS
-    news = new_id()
+    price, due, news = usd(640), start + 12 * DAYS, new_id()
     opened = happens("DisputeOpened", kind="order_update", message="Is the first cut ready?")
     return Tale(
-        "video",
-        "Tom cuts a video for Mia, 640.00 USD",
+        "video", "Tom cuts a video for Mia, 640.00 USD",
         "Senders repeat themselves, mix up ids, guess, and send garbage. A repeat gets the first answer (D19).",
-        (
-            registers(DAY_2, MIA, TOM, price, due),
-            Step(DAY_2, SHOP, "registers the same facts again", registration(MIA, TOM, price, due), taken()),
-            Step(DAY_2, SHOP, "registers it at another price", registration(MIA, TOM, money(1, "USD"), due),
-                 refused(Code.ORDER_EXISTS)),
-            Step(DAY_2, MIA, "asks whether the first cut is ready", asks_news(MIA, "Is the first cut ready?"),
-                 taken(opened), news),
-            Step(DAY_2, MIA, "asks it again: her browser repeats the command",
-                 asks_news(MIA, "Is the first cut ready?"), taken_again(opened), news),
-            Step(DAY_2, MIA, "asks something else under the same command id", asks_news(MIA, "And the second?"),
-                 refused(Code.COMMAND_ID_REUSED), news),
-            Step(DAY_2, NOBODY, "publishes half a JSON object under this order's key", b'{"specversion": "1.0", "id',
-                 dead("not JSON")),
-            Step(DAY_2, NOBODY, "plays the timer, long before the deadline", ExpireDispute(dispute_id=news),
-                 refused(Code.NOT_DUE)),
-            Step(DAY_2, TOM, "answers a dispute that never was", Accept(actor=TOM.id, dispute_id=new_id()),
-                 refused(Code.DISPUTE_UNKNOWN)),
-            Step(DAY_2, TOM, "answers: here is the first cut",
-                 Accept(actor=TOM.id, dispute_id=news, message="Here is the first cut."),
-                 taken(happens("Accepted", by="freelancer", message="Here is the first cut."))),
-            Step(DAY_2, BANK, "pays a refund that nobody granted", RecordRefundProcessed(refund_id=news),
-                 refused(Code.REFUND_UNKNOWN)),
-            Step(DAY_2, CARE, "erases what was written on the order, as Mia asked", EraseOrderTexts(),
-                 taken(happens("OrderTextsErased"))),
-        ),
-    )  # fmt: skip
+        on(DAY_2,
+           registers(MIA, TOM, price, due),
+           SHOP.does("registers the same facts again", registration(MIA, TOM, price, due)),
+           SHOP.does("registers it at another price", registration(MIA, TOM, usd(1), due), refused(Code.ORDER_EXISTS)),
+           MIA.does("asks whether the first cut is ready", asks_news("Is the first cut ready?"), opened, id=news),
+           MIA.does("asks it again: her browser repeats the command", asks_news("Is the first cut ready?"),
+                    Expected((opened,), again=True), id=news),
+           MIA.does("asks something else under the same command id", asks_news("And the second?"),
+                    refused(Code.COMMAND_ID_REUSED), id=news),
+           NOBODY.does("publishes half a JSON object under this order's key", b'{"specversion": "1.0", "id',
+                       Expected(dead="not JSON")),
+           NOBODY.does("plays the timer, long before the deadline", expires(news),
+                       refused(Code.NOT_DUE)),
+           TOM.does("answers a dispute that never was", accepts(new_id()), refused(Code.DISPUTE_UNKNOWN)),
+           TOM.does("answers: here is the first cut", accepts(news, "Here is the first cut."),
+                    happens("Accepted", by="freelancer", message="Here is the first cut.")),
+           BANK.does("pays a refund that nobody granted", pays(refund_id=news), refused(Code.REFUND_UNKNOWN)),
+           CARE.does("erases what was written on the order, as Mia asked", erases(),
+                     happens("OrderTextsErased"))))
 
 
 def mistyped() -> Tale:
     return Tale(
-        "lgoo",
-        "An order that there is not",
-        "Somebody mistyped an id.",
-        (Step(DAY_2, SHOP, "records the delivery of the lgoo", RecordDelivery(), refused(Code.ORDER_UNKNOWN)),),
-    )
+        "lgoo", "An order that there is not", "Somebody mistyped an id.",
+        on(DAY_2, SHOP.does("records the delivery of the lgoo", delivers(), refused(Code.ORDER_UNKNOWN))))
 
 
 # --- the commands role is down ---
@@ -374,57 +269,73 @@ def mistyped() -> Tale:
 def ebook(start: datetime) -> Tale:
     request = new_id()
     return Tale(
-        "ebook",
-        "Noor formats an e-book for Lena, 250.00 EUR",
+        "ebook", "Noor formats an e-book for Lena, 250.00 EUR",
         "Lena declines in time while the commands role is down. It is read late, and counts all the same (D1, D4).",
-        (
-            registers(DAY_2, LENA, NOOR, money(250, "EUR"), start + 14 * DAYS),
-            Step(DAY_2, NOOR, "asks to cancel: she is ill",
-                 asks_cancellation(NOOR, "I am ill.", CancellationReason.UNABLE_TO_COMPLETE),
-                 taken(happens("DisputeOpened", kind="cancellation", opened_by="freelancer")), request),
-            Step(OUTAGE, LENA, "declines, in time", Decline(actor=LENA.id, dispute_id=request, message="I can wait."),
-                 taken(happens("Declined", by="client"))),
-            Step(EPILOGUE, SHOP, "records the delivery, for the order goes on", RecordDelivery(),
-                 taken(happens("OrderDelivered"))),
-        ),
-    )  # fmt: skip
+        on(DAY_2,
+           registers(LENA, NOOR, money(250, "EUR"), start + 14 * DAYS),
+           NOOR.does("asks to cancel: she is ill",
+                     asks_cancellation("I am ill.", "unable_to_complete"),
+                     opens("cancellation", opened_by="freelancer"), id=request)),
+        on(OUTAGE,
+           LENA.does("declines, in time", declines(request, "I can wait."), happens("Declined", by="client"))),
+        on(EPILOGUE,
+           SHOP.does("records the delivery, for the order goes on", delivers(), happens("OrderDelivered"))))
 
 
 def song(start: datetime) -> Tale:
     request = new_id()
-    price = money(180, "USD")
     return Tale(
-        "song",
-        "Sam records a song for Mia, 180.00 USD",
+        "song", "Sam records a song for Mia, 180.00 USD",
         "Mia declines a little too late, while the commands role is down. It does not count (D2, D3).",
-        (
-            registers(DAY_2, MIA, SAM, price, start + 14 * DAYS),
-            Step(DAY_2, SAM, "asks to cancel: the studio is closed",
-                 asks_cancellation(SAM, "The studio is closed.", CancellationReason.UNABLE_TO_COMPLETE),
-                 taken(happens("DisputeOpened", kind="cancellation", opened_by="freelancer")), request),
-            RunsOut(RECOVERY, request, "Mia had not answered Sam when 48 hours were over.", (
-                happens("AutoAccepted", kind="cancellation"),
-                happens("OrderCanceled", initiated_by="freelancer", grounds="auto_accepted", affects_metrics=True,
-                        refund_due=price),
-            )),
-            Step(OVERDUE, MIA, "declines, too late", Decline(actor=MIA.id, dispute_id=request),
-                 refused(Code.DISPUTE_SETTLED, settled_as="auto_accepted")),
-            Step(EPILOGUE, MIA, "asks for news of the song", asks_news(MIA), refused(Code.ORDER_CLOSED)),
-        ),
-    )  # fmt: skip
+        on(DAY_2,
+           registers(MIA, SAM, usd(180), start + 14 * DAYS),
+           SAM.does("asks to cancel: the studio is closed",
+                    asks_cancellation("The studio is closed.", "unable_to_complete"),
+                    opens("cancellation", opened_by="freelancer"), id=request)),
+        on(RECOVERY,
+           runs_out(request, "Mia had not answered Sam when 48 hours were over.",
+                    happens("AutoAccepted", kind="cancellation"), canceled("freelancer", "auto_accepted", usd(180)))),
+        on(OVERDUE,
+           MIA.does("declines, too late", declines(request), settled("auto_accepted"))),
+        on(EPILOGUE,
+           MIA.does("asks for news of the song", asks_news(), refused(Code.ORDER_CLOSED))))
 
 
-# --- commands in few words ---
+# fmt: on
+
+# --- commands, in few words ---
+
+opens_dispute, offers_refund = sends("OpenDispute"), sends("OfferPartialRefund")
+cancels, cancels_order = sends("CancelOrder"), sends("RecordCancellation")
+submits_requirements, delivers = sends("RecordRequirementsSubmitted"), sends("RecordDelivery")
+wants_revision, completes = sends("RecordRevisionRequested"), sends("RecordCompletion")
+pays, erases = sends("RecordRefundProcessed"), sends("EraseOrderTexts")
 
 
-def registers(when: Moment, client: Person, freelancer: Person, price: Money, due: datetime | None) -> Step:
+def accepts(dispute: str, message: str | None = None) -> Said:
+    return Said("Accept", {"dispute_id": dispute, "message": message})
+
+
+def declines(dispute: str, message: str | None = None) -> Said:
+    return Said("Decline", {"dispute_id": dispute, "message": message})
+
+
+def withdraws(dispute: str) -> Said:
+    return Said("Withdraw", {"dispute_id": dispute})
+
+
+def expires(dispute: str) -> Said:
+    return Said("ExpireDispute", {"dispute_id": dispute})
+
+
+def registers(client: Person, freelancer: Person, price: Money, due: datetime | None) -> Step:
     does = "registers the order" if due else "registers the order, which waits for requirements"
-    expected = happens("OrderRegistered", client_id=client.id, freelancer_id=freelancer.id, price=price)
-    return Step(when, SHOP, does, registration(client, freelancer, price, due), taken(expected))
+    facts = happens("OrderRegistered", client_id=client.id, freelancer_id=freelancer.id, price=price)
+    return SHOP.does(does, registration(client, freelancer, price, due), facts)
 
 
-def registration(client: Person, freelancer: Person, price: Money, due: datetime | None) -> RegisterOrder:
-    return RegisterOrder(
+def registration(client: Person, freelancer: Person, price: Money, due: datetime | None) -> Said:
+    return sends("RegisterOrder")(
         client_id=client.id,
         freelancer_id=freelancer.id,
         price=price,
@@ -433,19 +344,45 @@ def registration(client: Person, freelancer: Person, price: Money, due: datetime
     )
 
 
-def asks_news(who: Person, message: str = "How is it coming along?") -> OpenDispute:
-    return OpenDispute(actor=who.id, request=OrderUpdateRequest(kind="order_update", message=message))
+def asks_news(message: str = "How is it coming along?") -> Said:
+    return opens_dispute(request={"kind": "order_update", "message": message})
 
 
-def asks_days(who: Person, days: int) -> OpenDispute:
-    # model_construct, because 61 days are more than the schema lets through.
-    request = DeliveryExtensionRequest.model_construct(kind="delivery_extension", days=days, note="I need more time.")
-    return OpenDispute.model_construct(actor=who.id, request=request)
+def asks_days(days: int) -> Said:
+    return opens_dispute(request={"kind": "delivery_extension", "days": days, "note": "I need more time."})
 
 
-def asks_cancellation(who: Person, comment: str, reason: CancellationReason | None = None) -> OpenDispute:
-    return OpenDispute(actor=who.id, request=CancellationRequest(kind="cancellation", comment=comment, reason=reason))
+def asks_cancellation(comment: str, reason: str | None = None) -> Said:
+    request = {"kind": "cancellation", "comment": comment}
+    return opens_dispute(request=request | {"reason": reason} if reason else request)
 
 
-def offers(who: Person, amount: Money, reason: RefundReason = RefundReason.DELAY_COMPENSATION) -> OfferPartialRefund:
-    return OfferPartialRefund(actor=who.id, amount=amount, explanation="It is not what you paid for.", reason=reason)
+def offers(amount: Money, reason: str = "delay_compensation") -> Said:
+    return offers_refund(amount=amount, explanation="It is not what you paid for.", reason=reason)
+
+
+def usd(units: int) -> Money:
+    return money(units, "USD")
+
+
+# --- what has to come of them ---
+
+
+def refused(code: Code, **details: Any) -> Expected:
+    return Expected(code=code, details=details)
+
+
+def settled(how: str) -> Expected:
+    return refused(Code.DISPUTE_SETTLED, settled_as=how)
+
+
+def opens(kind: str, **data: Any) -> Happens:
+    return happens("DisputeOpened", kind=kind, **data)
+
+
+def closes(kind: str, because: str) -> Happens:
+    return happens("DisputeClosed", kind=kind, because=because)
+
+
+def canceled(by: str, grounds: str, refund_due: Money | None, *, counts: bool = True) -> Happens:
+    return happens("OrderCanceled", initiated_by=by, grounds=grounds, affects_metrics=counts, refund_due=refund_due)

@@ -11,6 +11,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from resolution_contracts.commands import COMMANDS
+from resolution_contracts.values import COMMAND_ID, ORDER_ID
 from sse_starlette import EventSourceResponse, ServerSentEvent
 
 from projections.framework.paging import CURSOR, Cursor
@@ -25,7 +26,7 @@ from .viewers import Viewer
 router = APIRouter(prefix="/api", tags=["api"], responses=documented(400, 401, 403, 404, 405, 409, 413, 422, 503))
 _UNCHANGED: dict[int | str, dict[str, Any]] = {304: {"description": "What If-None-Match named is still so."}}
 
-_UUID = r"^[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}$"
+_UUID = f"^{COMMAND_ID}$"
 CommandId = Annotated[str, Path(pattern=_UUID)]
 Key = Annotated[str | None, Header(pattern=_UUID)]
 After = Annotated[int | None, Query(ge=0, le=2**62, description="Wait until the read model has come to this position.")]
@@ -61,7 +62,7 @@ class CommandRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [_EXAMPLE]})
 
-    order_id: str = Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")
+    order_id: str = Field(pattern=f"^{ORDER_ID}$")
     command: str = Field(json_schema_extra={"enum": list(PARTY_COMMANDS)})
     data: dict[str, Any] = {}
 

@@ -11,6 +11,7 @@ from markupsafe import Markup
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 from resolution_contracts.commands import DeliveryExtensionRequest
+from resolution_contracts.values import COMMAND_ID
 
 from .gateway import PARTY_COMMANDS, Json
 from .request_bodies import fields_of
@@ -31,7 +32,7 @@ _LABELS: Mapping[str, Mapping[str, str]] = {
 _OTHER_LABELS = {"message": "Message"}
 _DAYS = DeliveryExtensionRequest.model_json_schema()["properties"]["days"]
 _LONGEST_QUOTE = 40
-_is_command_id = re.compile(r"[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}").fullmatch
+_is_command_id = re.compile(COMMAND_ID).fullmatch
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from typing import Annotated
 
 from fastapi import Path
 from pydantic import AfterValidator
+from resolution_contracts.values import ORDER_ID
 
 _RESOLVED = {".", ".."}
 
@@ -21,5 +22,5 @@ def _from_address(segment: str) -> str:
     return segment.removeprefix("~")
 
 
-OrderId = Annotated[str, Path(pattern=r"^(~\.{1,2}|[A-Za-z0-9._-]{1,64})$"), AfterValidator(_from_address)]
+OrderId = Annotated[str, Path(pattern=rf"^(~\.{{1,2}}|{ORDER_ID})$"), AfterValidator(_from_address)]
 """The order that a path segment stands for."""

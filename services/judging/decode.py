@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 import msgspec
 from resolution_contracts.commands import COMMAND_TYPES, Command
 from resolution_contracts.topics import MAX_COMMAND_BYTES
+from resolution_contracts.values import COMMAND_ID, ORDER_ID
 
 from services.orders import rejections
 
@@ -32,8 +33,8 @@ class Unreadable(Exception):
     """A record that is no command: it becomes a dead letter. The text says why, for the header `error`."""
 
 
-_is_command_id = re.compile("[0-9A-Fa-f]{8}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{12}").fullmatch
-_is_order_id = re.compile("[A-Za-z0-9._-]{1,64}").fullmatch
+_is_command_id = re.compile(COMMAND_ID).fullmatch
+_is_order_id = re.compile(ORDER_ID).fullmatch
 
 
 class _Envelope(msgspec.Struct, gc=False):

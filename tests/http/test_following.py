@@ -22,6 +22,14 @@ async def chromium():
         yield started
 
 
+async def begin(installation: Installation, *order_ids: str) -> None:
+    """Starts the roles, and registers orders one after the other."""
+    await installation.run(*ROLES)
+    for order_id in order_ids:
+        await installation.send(order_id, register())
+        await shows(installation, order_id, "in progress")
+
+
 async def shows(installation: Installation, order_id: str, status: str) -> None:
     """Returns once the read model has an order in a status."""
     await until(lambda: (page := installation.page(order_id)) and page["status"] == status)
@@ -34,10 +42,7 @@ async def _becomes(page: Page, *, hidden: bool) -> None:
 
 
 async def test_a_page_misses_nothing(installation: Installation, chromium: Browser):
-    await installation.run(*ROLES)
-    for order_id in ("order-1", ".."):
-        await installation.send(order_id, register())
-        await shows(installation, order_id, "in progress")
+    await begin(installation, "order-1", "..")
     page = await log_in(chromium, installation.url, CLIENT)
     badge = page.locator("h1 .badge")
 
@@ -97,10 +102,7 @@ async def seven_tabs_more(context: BrowserContext) -> None:
 
 
 async def test_nobody_is_disturbed(installation: Installation, chromium: Browser):
-    await installation.run(*ROLES)
-    for order_id in ("order-2", "order-1"):
-        await installation.send(order_id, register())
-        await shows(installation, order_id, "in progress")
+    await begin(installation, "order-2", "order-1")
     page = await log_in(chromium, installation.url, CLIENT)
     await page.goto("/orders/order-1")
     summary, badge = page.get_by_text("Ask to cancel the order"), page.locator("h1 .badge")
@@ -139,9 +141,7 @@ async def test_nobody_is_disturbed(installation: Installation, chromium: Browser
 
 
 async def test_firefox_follows_too(installation: Installation):
-    await installation.run(*ROLES)
-    await installation.send("order-1", register())
-    await shows(installation, "order-1", "in progress")
+    await begin(installation, "order-1")
     async with firefox(installation.url) as browser:
         await browser.goto("/login")
         await browser.write("#user", CLIENT)

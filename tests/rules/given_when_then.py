@@ -6,8 +6,9 @@
         then(auto_accepted(), order_canceled(grounds="auto_accepted"), rejected("dispute_settled", ...))
 
 Commands come from `tests.controls`; everything after `then` is here, named like the events of contract.md. A real
-order judges each command. Every command is judged twice, with the order that has been there from the start and with
-one that is loaded anew from what is stored: both must say the same (D1), and neither may change by that.
+order judges each command. Every command is judged three times: with the order that has been there from the start, with
+one that is loaded anew from what is stored, and by the oracle. All must say the same (D1), and no order may change by
+that.
 """
 
 from contextvars import ContextVar
@@ -15,19 +16,23 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from resolution_contracts import Command, OfferPartialRefund, OfferPartialRefundV2, OpenDispute
+from resolution_contracts import Command, CommandEnvelope
 from resolution_contracts.values import format_instant
 
 from services.judging.decode import decode
+from services.judging.record import Record
 from services.orders import Order, Rejected
 from services.orders.decide import decide
 from services.orders.events import Event
 from services.orders.evolve import evolve_all
 from services.orders.public_events import public_data
-from tests.controls import COMMENT, DUE, FIRST, HOURS, ORDER, T, as_record, command_id, untyped
+from tests.controls import COMMENT, DUE, FIRST, HOURS, ORDER, T, as_record, command_id, in_envelope, untyped
 from tests.in_memory import StoredInMemory
+from tests.rules.beside_oracle import as_published, event_of, read_by_oracle
+from tests.rules.oracle import Oracle
 
-Step = Command | Rejected | tuple[datetime, Command | Rejected]
+Sent = Command | CommandEnvelope
+Step = Sent | tuple[datetime, Sent]
 Outcome = tuple[str, dict[str, Any]] | None
 """A rejection's code and details, or None for an acceptance."""
 
@@ -45,7 +50,7 @@ def given(*steps: Step) -> None:
     story.checked = True
 
 
-def when(command: Command | Rejected, at: datetime | None = None, command_id: str | None = None) -> None:
+def when(command: Sent, at: datetime | None = None, command_id: str | None = None) -> None:
     """One command more: at the time of the one before, or later; with an id of its own, or this one."""
     story = current()
     assert story.checked, "when ... when: what follows from the first? Say `then` in between"
@@ -64,14 +69,14 @@ def then(*expected: "Expected | Outcome") -> None:
     assert story.outcome == (outcomes[0] if outcomes else None)
 
 
-def at(time: datetime, command: Command | Rejected) -> Step:
+def at(time: datetime, command: Sent) -> Step:
     """In `given`: this command came at this time."""
     return time, command
 
 
-def received(name: str, version: int = 1, **data: Any) -> Command | Rejected:
+def received(name: str, version: int = 1, **data: Any) -> CommandEnvelope:
     """A command as it comes from the wire, whatever its data: `received("Accept", actor="")`."""
-    return decode(as_record(untyped(name, data, version=version)), T, None).command
+    return untyped(name, data, version=version)
 
 
 # --- what may follow ---
@@ -221,6 +226,8 @@ class Story:
 
     order: Order = field(default_factory=lambda: Order(id=ORDER))
     stored: StoredInMemory = field(default_factory=StoredInMemory)
+    oracle: Oracle | None = field(default_factory=Oracle)
+    """None once it was sent a second version of a command, which the oracle does not know."""
     now: datetime = T
     cause: str = ""
     new: list[Event] = field(default_factory=list)
@@ -231,8 +238,11 @@ class Story:
     _others: int = 1000
 
     def play(self, step: Step, command_id: str | None = None) -> None:
-        self.now, command = step if isinstance(step, tuple) else (self.now, step)
-        self.cause = command_id or self._next_id(command)
+        self.now, sent = step if isinstance(step, tuple) else (self.now, step)
+        envelope = sent if isinstance(sent, CommandEnvelope) else in_envelope(sent)
+        self.cause = command_id or self._next_id(envelope.name)
+        record = as_record(envelope.model_copy(update={"id": self.cause}), self.now)
+        command = decode(record, self.now, None).command
         anew = evolve_all(Order(id=ORDER), self.history)
         self.new, self.outcome, self.message = _judge(self.order, command, self.cause, self.now)
         assert self.order == anew, "judging changed the order"
@@ -240,6 +250,7 @@ class Story:
         self.stored.append(self.new)
         evolve_all(self.order, self.new)
         assert self.order == evolve_all(Order(id=ORDER), self.history), "an order loaded anew stands elsewhere"
+        self._ask_oracle(record, envelope.version)
         self.checked = False
 
     @property
@@ -254,8 +265,23 @@ class Story:
             told.append((number, event.name, time, event.data, self.cause))
         return told
 
-    def _next_id(self, command: Command | Rejected) -> str:
-        if isinstance(command, OpenDispute | OfferPartialRefund | OfferPartialRefundV2):
+    def _ask_oracle(self, record: Record, version: int) -> None:
+        if version != 1:
+            self.oracle = None
+        if self.oracle is None:
+            return
+        said = read_by_oracle(self.oracle, record, self.now)
+        assert [event_of(event) for event in said.events] == [as_published(event) for event in self.new]
+        assert said.outcome is not None
+        refused = (said.outcome["data"].get("code"), said.outcome["data"].get("details"))
+        if refused[0] == "invalid":  # what the errors say is not modelled
+            assert self.outcome is not None
+            assert self.outcome[0] == "invalid"
+        else:
+            assert refused == (self.outcome or (None, None))
+
+    def _next_id(self, name: str) -> str:
+        if name in ("OpenDispute", "OfferPartialRefund"):
             self._requests += 1
             return command_id(self._requests)
         self._others += 1

@@ -24,6 +24,8 @@ from services.orders.public_events import event_envelope
 from services.orders.texts import without_texts
 from tests.controls import ORDER, T, as_record, in_envelope
 from tests.in_memory import StoredInMemory
+from tests.rules.beside_oracle import assert_same, read_by_oracle
+from tests.rules.oracle import Oracle
 
 Json = dict[str, Any]
 CLOCK = Clock(origin=datetime(2026, 1, 1, tzinfo=UTC))
@@ -32,13 +34,15 @@ CLOCK = Clock(origin=datetime(2026, 1, 1, tzinfo=UTC))
 class Service:
     """The commands role, with lists for the database: loads what its cache does not hold, judges, and stores.
 
-    `snapshot_after`: how many events behind its snapshot a loaded order gets the next one; without, there are none.
+    The oracle reads every record beside it, and must say the same. `snapshot_after`: how many events behind its
+    snapshot a loaded order gets the next one; without, there are none.
     """
 
     def __init__(self, cached_orders: int = 20_000, snapshot_after: int | None = None) -> None:
         self.stored = StoredInMemory()
         self.events: list[Event] = []
         self.outcomes: list[OutcomeRow] = []
+        self.oracle = Oracle()
         self._first_uses: FirstUses = {}
         self._cache = OrderCache(cached_orders)
         self._snapshot_after = snapshot_after
@@ -51,6 +55,8 @@ class Service:
         orders |= {order_id: self.load(order_id) for order_id in missing}
         judged = judge(readings, orders, (self._first_uses,), set())
         assert not judged.parked
+        times = [CLOCK.of_record(record.timestamp) for record in records]
+        assert_same(judged, [read_by_oracle(self.oracle, *one) for one in zip(records, times, strict=True)])
         self._cache.put(orders)
         self._store(judged)
         return judged

@@ -5,13 +5,14 @@ repeats, garbage, and a clock that jumps back. In the end the whole log is read 
 """
 
 import json
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
-from resolution_contracts import EventEnvelope, OutcomeEnvelope
 
 from services.eventstore.event_codec import decode_event
 from services.eventstore.snapshots import encode_state
@@ -22,8 +23,10 @@ from services.orders.evolve import evolve_all
 from services.orders.public_events import event_envelope
 from services.sealing.order_keys import WITHOUT_TEXTS
 from tests.controls import CLIENT, FREELANCER, STRANGER, T, command_id, milliseconds, raw_record
+from tests.rules.beside_oracle import as_published
 from tests.rules.logs import Service, published, service_after
 from tests.rules.oracle import CLOSED, Oracle, instant_text
+from tests.rules.oracle import Judged as OracleJudged
 from tests.rules.oracle import Record as OracleRecord
 
 Json = dict[str, Any]
@@ -126,49 +129,97 @@ def with_value(data: Any, path: tuple[str, ...], value: Any) -> Any:
 # --- what must hold, whoever is right ---
 
 
+CONSEQUENCES = {
+    "cancellation": "OrderCanceled",
+    "delivery_extension": "DeliveryDateExtended",
+    "partial_refund": "PartialRefundGranted",
+}
+ACCEPTANCES = {"Accepted": "agreement", "AutoAccepted": "auto_accepted"}
+ENDS = ("OrderCompleted", "OrderCanceled")
+
+
 @dataclass
 class History:
     """The events of one order, held against what can never happen."""
 
     events: list[Json] = field(default_factory=list)
-    limit: int = 0
+    price: int = 0
     open: Json | None = None
+    granted: Json | None = None
+    processed: bool = False
     over: bool = False
-    granted: bool = False
+    due: str | None = None
+    """The event that has to come next: what was asked for, once it was accepted."""
 
     def add(self, event: Json) -> None:
-        name, data = event["type"].split(".")[2], event["data"]
+        name, data = name_of(event), event["data"]
+        before = self.events[-1] if self.events else None
         assert event["sequence"] == len(self.events) + 1, "a gap"
-        assert not self.events or event["time"] >= self.events[-1]["time"], "back in time"
-        assert not self.over or name in ("RefundProcessed", "OrderTextsErased"), f"{name} after the close"
+        assert event["id"] == f"{event['subject']}:{event['sequence']}"
+        assert before is None or event["time"] >= before["time"], "back in time (D1)"
+        assert (name == "OrderRegistered") == (before is None)
+        assert not self.over or name in ("RefundProcessed", "OrderTextsErased"), f"{name} after the close (R4)"
+        self._follows(name, event, before)
         if name == "OrderRegistered":
-            self.limit = data["price"]["amount"] * 60 // 100
+            self.price = data["price"]["amount"]
         elif name == "DisputeOpened":
             self._opened(data)
         elif name in ("Accepted", "Declined", "Withdrawn", "AutoAccepted", "DisputeClosed"):
             self._settled(name, event)
         elif name == "PartialRefundGranted":
-            assert not self.granted, "two refunds"
-            self.granted = True
-        self.over = self.over or name in ("OrderCompleted", "OrderCanceled")
-        assert not (self.over and self.open), "over, with an open dispute"
+            assert self.granted is None, "two refunds (R9)"
+            self.granted = data
+        elif name == "RefundProcessed":
+            assert self.granted is not None
+            assert not self.processed
+            self.processed = True
+        elif name == "OrderCanceled":
+            self._canceled(data, before)
+        self.over = self.over or name in ENDS
+        assert not (self.over and self.open), "over, with an open dispute (D11)"
         self.events.append(event)
 
+    def _follows(self, name: str, event: Json, before: Json | None) -> None:
+        """A consequence follows its cause directly, and a cause has its consequence."""
+        if self.due is not None:
+            assert before is not None
+            assert name == self.due
+            assert (event["time"], event["causationid"]) == (before["time"], before["causationid"])
+        else:
+            assert name not in ("DeliveryDateExtended", "PartialRefundGranted"), "nobody accepted it"
+        if before is not None and name_of(before) == "DisputeClosed":
+            assert name in ("OrderDelivered", *ENDS)
+        self.due = CONSEQUENCES.get(event["data"]["kind"]) if name in ACCEPTANCES else None
+
     def _opened(self, dispute: Json) -> None:
-        assert self.open is None, "two open disputes"
+        assert self.open is None, "two open disputes (R11)"
         if dispute["kind"] == "partial_refund":
-            assert dispute["amount"]["amount"] <= self.limit, "more than 60%"
-            assert not self.granted, "another refund after a granted one"
+            assert 100 * dispute["amount"]["amount"] <= 60 * self.price, "more than 60% (R8)"
+            assert self.granted is None, "another refund after a granted one (R9)"
         self.open = dispute
 
     def _settled(self, name: str, event: Json) -> None:
-        assert self.open is not None, "nothing to settle"
-        assert event["data"]["dispute_id"] == self.open["dispute_id"], "another dispute than the open one"
+        data, asked = event["data"], self.open
+        assert asked is not None, "nothing to settle"
+        assert (data["dispute_id"], data["kind"]) == (asked["dispute_id"], asked["kind"]), "not the open one"
         if name == "AutoAccepted":
-            assert event["time"] == self.open["respond_by"], "not as of the deadline"
+            assert event["time"] == data["deadline"] == asked["respond_by"], "not as of the deadline (R3)"
         else:
-            assert event["time"] < self.open["respond_by"], f"{name} at or after the deadline"
+            assert event["time"] < asked["respond_by"], f"{name} at or after the deadline (D2)"
+        if name in ("Accepted", "Declined", "Withdrawn"):
+            assert (data["by"] == asked["opened_by"]) == (name == "Withdrawn"), "for the other (D7)"
         self.open = None
+
+    def _canceled(self, data: Json, before: Json | None) -> None:
+        assert before is not None
+        agreed = ACCEPTANCES.get(name_of(before)) if before["data"].get("kind") == "cancellation" else None
+        assert data["grounds"] == agreed if agreed else data["grounds"] not in ACCEPTANCES.values()
+        left = self.price - (self.granted["amount"]["amount"] if self.granted else 0)
+        assert (data["refund_due"] or {}).get("amount") == (None if data["grounds"] == "external" else left)
+
+
+def name_of(event: Json) -> str:
+    return str(event["type"].split(".")[2])
 
 
 # --- the log, written and read ---
@@ -181,7 +232,8 @@ class SameLogSameStory(RuleBasedStateMachine):
         super().__init__()
         self.log: list[Record] = []
         self.sent: list[Json] = []
-        self.service, self.oracle = Service(), Oracle()
+        self.service = Service()
+        self.oracle = self.service.oracle
         self.histories: dict[str, History] = {}
         self.clock = START
 
@@ -224,31 +276,26 @@ class SameLogSameStory(RuleBasedStateMachine):
     # - sending -
 
     def send(self, order: str, name: str, data: Any, moment: str, **dressing: Any) -> None:
-        envelope = {
-            "specversion": "1.0",
-            "id": command_id(len(self.log) + 1),
-            "type": f"resolution.command.{name}.v1",
-            "source": "/tests",
-            "subject": order,
-            "data": data,
-        }
-        self.sent.append(envelope | dressing)
+        self.sent.append(envelope_of(order, name, data, len(self.log) + 1) | dressing)
         self.publish(order.encode(), json.dumps(self.sent[-1]).encode(), self.at(order, moment))
 
     def publish(self, key: bytes | None, value: bytes | None, time: int) -> None:
         record = replace(raw_record(key, value, offset=len(self.log)), timestamp=time)
         self.log.append(record)
-        judged, said = self.service.judge([record]), self.oracle.read(OracleRecord(key, value, time * 1000))
+        judged = self.service.judge([record])
         [row] = judged.outcomes
-        events = [as_published(event_envelope(event)) for event in judged.events]
-        assert (row.kind == "dead") == said.dead, said
-        assert events == [event_of(event) for event in said.events]
-        if said.dead:
+        events = [as_published(event) for event in judged.events]
+        outcome = json.loads(row.message or b"") if row.kind != "dead" else {"data": {}}
+        if row.kind == "dead":
             assert (row.key, row.message) == (key, value)
+        elif row.kind == "accepted":
+            assert outcome["data"]["events"] == [{"type": e["type"], "sequence": e["sequence"]} for e in events]
+        elif row.kind == "rejected":
+            assert not events or events[0]["type"] == AUTO_ACCEPTED, "only what was due (D3)"
         else:
-            assert without_words(json.loads(row.message or b"")) == outcome_of(said.outcome)
-            assert row.events == len(events)
+            assert not events, "a repeat (D19)"
         for event in events:
+            assert event["causationid"] == outcome["causationid"] == outcome["data"]["command_id"]
             self.histories.setdefault(event["subject"], History()).add(event)
 
     # - steps that lead somewhere -
@@ -420,12 +467,66 @@ class SameLogSameStory(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         """The same history from the same log, however it is read."""
+        for history in self.histories.values():
+            assert history.due is None, f"no {history.due} followed"
         for batch, cached_orders, snapshot_after in ((10_000, 20_000, None), (7, 0, 2), (3, 1, 0)):
             again = service_after(self.log, batch, cached_orders, snapshot_after)
             assert published(again) == published(self.service)
             for order_id, (version, state) in again.stored.snapshots.items():
                 assert state == state_without_texts(order_id, again.stored.events[order_id][:version])
                 assert not any(text in state for text in TEXTS)
+        self.read_by_oracle_again()
+
+    def read_by_oracle_again(self) -> None:
+        """What is sent twice changes nothing, what changed nothing can be left out, orders are judged apart, and a timer
+        that is always in time changes no event (D1, D3, D19)."""
+        records = [OracleRecord(record.key, record.value, record.timestamp * 1000) for record in self.log]
+        oracle = Oracle()
+        judged = [oracle.read(record) for record in records]
+        for one, record in zip(judged, records, strict=True):
+            again = oracle.read(record)
+            assert (again.dead, again.events) == (one.dead, [])
+            if one.outcome and one.outcome["data"].get("code") != "command_id_reused":
+                first = one.outcome
+                assert again.outcome == first | {"data": first["data"] | {"duplicate": True}}
+        events = without_cause(judged)
+        effective = [record for record, one in zip(records, judged, strict=True) if one.events]
+        assert without_cause(map(Oracle().read, effective)) == events
+        for key in {record.key for record in records}:
+            mine = [record for record in records if record.key == key]
+            theirs = [one for record, one in zip(records, judged, strict=True) if record.key == key]
+            assert list(map(Oracle().read, mine)) == theirs
+        assert without_cause(map(Oracle().read, with_timer(records, judged))) == events
+
+
+def without_cause(judged: Iterable[OracleJudged]) -> list[Json]:
+    return [{**event, "causationid": None} for one in judged for event in one.events]
+
+
+def with_timer(records: list[OracleRecord], judged: list[OracleJudged]) -> Iterator[OracleRecord]:
+    """Before each record that brought out an auto-acceptance, the timer's command at the deadline sharp."""
+    for number, (record, one) in enumerate(zip(records, judged, strict=True)):
+        if one.events and one.events[0]["type"] == "AutoAccepted":
+            due = one.events[0]
+            expire = envelope_of(
+                due["subject"], "ExpireDispute", {"dispute_id": due["data"]["dispute_id"]}, 10_000 + number
+            )
+            deadline = (datetime.fromisoformat(due["time"]) - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(
+                microseconds=1
+            )
+            yield OracleRecord(record.key, json.dumps(expire).encode(), deadline)
+        yield record
+
+
+def envelope_of(order: str, name: str, data: Any, number: int) -> Json:
+    return {
+        "specversion": "1.0",
+        "id": command_id(number),
+        "type": f"resolution.command.{name}.v1",
+        "source": "/tests",
+        "subject": order,
+        "data": data,
+    }
 
 
 MOMENT = {
@@ -444,6 +545,7 @@ MOMENT = {
     "very late + 1 ms": ("very late", MS),
 }
 REGISTER = "resolution.command.RegisterOrder.v1"
+AUTO_ACCEPTED = "resolution.event.AutoAccepted.v1"
 
 
 def facts(price: int, waiting: bool, expected_delivery_at: str) -> Json:
@@ -487,41 +589,6 @@ def state_without_texts(order_id: str, history: list[StoredRow]) -> bytes:
     """What a snapshot has to be, for somebody who cannot read texts."""
     events = (decode_event(event, WITHOUT_TEXTS) for event in history)
     return encode_state(evolve_all(Order(id=order_id), events))
-
-
-def as_published(envelope: Json) -> Json:
-    """As JSON, after other teams' own reader has understood it."""
-    text = json.dumps(envelope)
-    EventEnvelope.model_validate_json(text).event()
-    return dict(json.loads(text))
-
-
-def event_of(said: Json) -> Json:
-    return said | {
-        "specversion": "1.0",
-        "source": "/resolution-center",
-        "type": f"resolution.event.{said['type']}.v1",
-    }
-
-
-def outcome_of(said: Json | None) -> Json:
-    assert said is not None
-    details = {"details": "invalid"} if said["data"].get("code") == "invalid" else {}
-    name = f"resolution.outcome.{said['type']}.v1"
-    return said | {"specversion": "1.0", "source": "/resolution-center", "type": name, "data": said["data"] | details}
-
-
-def without_words(outcome: Json) -> Json:
-    """Without the sentence for a person, and what exactly the schema refused, which the oracle does not model."""
-    OutcomeEnvelope.model_validate(outcome).outcome()
-    data = dict(outcome["data"])
-    if "code" in data:
-        assert data.pop("message").endswith(".")
-    if data.get("code") == "invalid":
-        assert all(set(error) == {"path", "reason"} for error in data["details"].pop("errors"))
-        assert data["details"] == {}
-        data["details"] = "invalid"
-    return outcome | {"data": data}
 
 
 TestSameLogSameStory = SameLogSameStory.TestCase

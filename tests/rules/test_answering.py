@@ -50,6 +50,7 @@ from tests.controls import (
     usd,
     withdraw,
 )
+from tests.rules import oracle
 from tests.rules.given_when_then import (
     accepted,
     at,
@@ -420,6 +421,7 @@ def test_D18_the_window_is_48_elapsed_hours_whatever_the_calendar_does(asked_at,
 def test_D18_a_later_change_of_policy_moves_no_open_deadline(monkeypatch):
     given(registered(), opened(cancellation()))
     monkeypatch.setattr(policy, "RESPONSE_WINDOW", 24 * HOURS)
+    monkeypatch.setattr(oracle, "ANSWER_WINDOW", 24 * oracle.HOUR)
     when(decline(), at=T + 48 * HOURS - MS)
     then(declined())
     when(opened(cancellation()), at=T + 48 * HOURS)
@@ -429,6 +431,7 @@ def test_D18_a_later_change_of_policy_moves_no_open_deadline(monkeypatch):
 def test_D18_a_longer_window_moves_no_open_deadline_either(monkeypatch):
     given(registered(), opened(cancellation()))
     monkeypatch.setattr(policy, "RESPONSE_WINDOW", 96 * HOURS)
+    monkeypatch.setattr(oracle, "ANSWER_WINDOW", 96 * oracle.HOUR)
     when(expire(), at=T + 48 * HOURS)
     then(auto_accepted(), order_canceled(grounds="auto_accepted"))
 

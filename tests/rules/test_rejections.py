@@ -1,7 +1,7 @@
 """Every code of the contract's table, and which one comes first where several fit."""
 
 import pytest
-from resolution_contracts import Code
+from resolution_contracts import Code, EraseOrderTexts
 
 from tests.controls import (
     CLIENT,
@@ -138,6 +138,9 @@ ORDER_SECOND = {
     "unknown, before a stranger": ([], opened(cancellation(), by=STRANGER), rejected("order_unknown")),
     "unknown, before a reason's list": ([], opened(cancellation(), by=FREELANCER), rejected("order_unknown")),
     "unknown, before a dispute": ([], accept(), rejected("order_unknown")),
+    "unknown, before a declined dispute": ([], decline(), rejected("order_unknown")),
+    "unknown, before a withdrawn dispute": ([], withdraw(), rejected("order_unknown")),
+    "unknown, before an erasure": ([], EraseOrderTexts(), rejected("order_unknown")),
     "unknown, before a refund": ([], refunded(), rejected("order_unknown")),
     "unknown, before an offer": ([], refund_offer(), rejected("order_unknown")),
     "unknown, before a right": ([], cancel(), rejected("order_unknown")),

@@ -181,6 +181,9 @@ REUSES = [
     pytest.param(in_envelope(refund_offer(reason="other"), FIRST), id="another reason"),
     pytest.param(in_envelope(refund_offer(by=CLIENT), FIRST), id="another actor"),
     pytest.param(in_envelope(delivered(), FIRST), id="another command"),
+    pytest.param(
+        untyped("RecordDelivery", refund_offer().model_dump(mode="json")), id="another command, the same data"
+    ),
     pytest.param(untyped("OfferPartialRefund", {}), id="invalid data"),
     pytest.param(
         untyped("OfferPartialRefund", refund_offer().model_dump(mode="json") | {"surplus": None}), id="a field more"

@@ -138,22 +138,31 @@ class Killed(BaseException):
     """As by SIGKILL: nothing is tidied up."""
 
 
-def test_no_pattern_finds_files_before_all_are_written_and_a_killed_run_is_finished(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    whole, left = Path.replace, 0
+class Killer:
+    """Lets a file be renamed `left` times more. The next one kills."""
 
-    def replace(file: Path, target: Path) -> Path:
-        nonlocal left
-        left -= 1
-        if left < 0:
+    left = 100
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._replace = Path.replace
+        monkeypatch.setattr(Path, "replace", lambda file, target: self.replace(file, target))
+
+    def replace(self, file: Path, target: Path) -> Path:
+        self.left -= 1
+        if self.left < 0:
             raise Killed
-        return whole(file, target)
+        return self._replace(file, target)
 
-    monkeypatch.setattr(Path, "replace", replace)
+
+@pytest.fixture
+def killer(monkeypatch: pytest.MonkeyPatch) -> Killer:
+    return Killer(monkeypatch)
+
+
+def test_no_pattern_finds_files_before_all_are_written_and_a_killed_run_is_finished(tmp_path: Path, killer: Killer):
     names = ["A/date=1/part.parquet", "A/date=2/part.parquet", "orders.parquet", "state.json"]
     for survived in range(2 * len(names) + 1):
-        left, directory = survived, tmp_path / str(survived)
+        killer.left, directory = survived, tmp_path / str(survived)
         directory.mkdir()
         staging = Staging(directory)
         with suppress(Killed):
@@ -165,7 +174,7 @@ def test_no_pattern_finds_files_before_all_are_written_and_a_killed_run_is_finis
         visible = {name for name in visible if name.endswith((".parquet", ".json"))}
         assert len(visible) == max(0, survived - len(names))
         assert ("state.json" in visible) is (survived == 2 * len(names))
-        left = 100
+        killer.left = 100
         finish_killed(directory, lambda: None, last="state.json")
         if survived >= len(names):
             assert {name for name in names if (directory / name).read_text() == name} == set(names)
@@ -173,24 +182,14 @@ def test_no_pattern_finds_files_before_all_are_written_and_a_killed_run_is_finis
 
 
 async def test_readers_see_an_export_completely_or_not_at_all_wherever_it_is_killed(
-    installation: Installation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    installation: Installation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killer: Killer
 ):
     play(installation, DAY_ONE)
     monkeypatch.setattr(incremental, "_AT_ONCE", 5)
-    whole, left = Path.replace, 0
-
-    def replace(file: Path, target: Path) -> Path:
-        nonlocal left
-        left -= 1
-        if left < 0:
-            raise Killed
-        return whole(file, target)
-
-    monkeypatch.setattr(Path, "replace", replace)
     killed = 0
     with OrderStore(installation.settings.database, installation.settings.master_keys) as store:
         for survived in range(0, 72, 3):
-            left, directory = survived, tmp_path / str(survived % 2)
+            killer.left, directory = survived, tmp_path / str(survived % 2)
             try:
                 incremental.export(store, directory, "parquet", 0, lambda done, of: None)
             except Killed:
