@@ -11,6 +11,7 @@ from psycopg import Cursor
 from psycopg.rows import DictRow
 from resolution_contracts.values import DisputeKind, SettledAs, format_instant
 
+from services.eventstore.database import fetch_value
 from services.orders import events as e
 
 from .framework import known_order
@@ -104,11 +105,8 @@ def _sums(parts: Sequence[dict[str, int]]) -> dict[str, int]:
 
 
 def _due(connection: psycopg.Connection[Any], after: datetime, within: timedelta) -> int:
-    row = connection.execute(
-        "SELECT count(*) FROM overview.orders WHERE respond_by > %s AND respond_by <= %s", (after, after + within)
-    ).fetchone()
-    assert row is not None
-    return int(row[0])
+    query = "SELECT count(*) FROM overview.orders WHERE respond_by > %s AND respond_by <= %s"
+    return int(fetch_value(connection, query, (after, after + within)))
 
 
 def _days(connection: psycopg.Connection[Any]) -> list[dict[str, Any]]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import psycopg
 
-from services.eventstore.database import connect
+from services.eventstore.database import connect, fetch_value
 from services.retention.months import read_retired
 from services.settings import Settings
 from services.shards.identity import Split, place
@@ -67,6 +67,4 @@ def _count(url: str, region: _Region) -> tuple[int, int]:
 
 def _one(connection: psycopg.Connection[Any], table: str, column: str, numbers: range) -> int:
     query = f"SELECT count(*) FROM {table} WHERE {column} BETWEEN %s AND %s"  # noqa: S608 (names are ours)
-    row = connection.execute(query.encode(), (numbers.start, numbers.stop - 1)).fetchone()
-    assert row is not None
-    return int(row[0])
+    return int(fetch_value(connection, query.encode(), (numbers.start, numbers.stop - 1)))

@@ -5,7 +5,9 @@ from fractions import Fraction
 
 from services.clock import Clock
 
-from .database import ANSWER_WITHIN_SECONDS, connect
+from .database import ANSWER_WITHIN_SECONDS, connect, fetch_value
+
+_ORIGIN = "SELECT origin FROM clock"
 
 
 def read_clock(database_url: str, given: datetime | None, scale: Fraction) -> Clock:
@@ -16,10 +18,7 @@ def read_clock(database_url: str, given: datetime | None, scale: Fraction) -> Cl
     now = given or datetime.now(UTC)
     now = now.replace(microsecond=now.microsecond // 1000 * 1000)
     with connect(database_url, answer_within=ANSWER_WITHIN_SECONDS) as connection:
-        row = connection.execute("SELECT origin FROM clock").fetchone()
-        if row is None:
+        if (noted := fetch_value(connection, _ORIGIN)) is None:
             connection.execute("INSERT INTO clock (origin) VALUES (%s) ON CONFLICT DO NOTHING", (now,))
-            row = connection.execute("SELECT origin FROM clock").fetchone()
-    assert row is not None
-    origin: datetime = now if given else row[0].astimezone(UTC)
-    return Clock(origin, scale)
+            noted = fetch_value(connection, _ORIGIN)
+    return Clock(now if given else noted.astimezone(UTC), scale)

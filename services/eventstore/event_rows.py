@@ -7,6 +7,7 @@ import psycopg
 from psycopg.sql import SQL, Literal
 
 from .binary_copy import Row, copied_rows
+from .database import fetch_value
 
 _NUMBER = 4 + 8
 """The bytes of the last column, length and value."""
@@ -35,8 +36,5 @@ def without_notification_id(row: Row) -> Row:
 
 def newest_event(connection: psycopg.Connection[Any]) -> int:
     """The last notification id that was given; 0 in an empty store. Raises psycopg.Error."""
-    row = connection.execute(
-        "SELECT greatest(0, (SELECT max(notification_id) FROM order_events), (SELECT max(event_id) FROM splits))"
-    ).fetchone()
-    assert row is not None
-    return int(row[0])
+    query = "SELECT greatest(0, (SELECT max(notification_id) FROM order_events), (SELECT max(event_id) FROM splits))"
+    return int(fetch_value(connection, query))

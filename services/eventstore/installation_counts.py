@@ -34,7 +34,7 @@ class Overview(msgspec.Struct):
 def overview(connection: psycopg.Connection[Any], now: datetime) -> Overview:
     """As of the business time `now`. Raises psycopg.Error."""
     with connection.cursor(row_factory=dict_row) as cursor:
-        cursor.execute(
+        [row] = cursor.execute(
             "SELECT (SELECT coalesce(max(notification_id), 0) FROM order_events) AS last_event, "  # noqa: S608 (ours)
             "(SELECT coalesce(max(outcome_id), 0) FROM outcomes) AS last_outcome, "
             "(SELECT intended_outcome_id FROM publishing) AS intended, "
@@ -47,8 +47,6 @@ def overview(connection: psycopg.Connection[Any], now: datetime) -> Overview:
             f"(SELECT count(*) FROM {UNHANDLED}) AS dead_letters",
             {"now": now},
         )
-        row = cursor.fetchone()
-    assert row is not None
     return Overview(
         **row,
         read_models=_read_models(connection),

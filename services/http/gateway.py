@@ -27,6 +27,7 @@ from projections import inbox, metrics, order_page, overview
 from projections.framework import paging
 from projections.framework.paging import Cursor, Page
 from services.clock import Clock
+from services.eventstore.database import fetch_value
 from services.eventstore.event_codec import decode_event
 from services.eventstore.event_rows import newest_event
 from services.eventstore.stored_event import StoredRow
@@ -284,12 +285,9 @@ def _outcome(connection: psycopg.Connection[Any], order_id: str, command_id: str
 
 
 def _version(connection: psycopg.Connection[Any], order_id: str) -> int:
-    row = connection.execute("SELECT version FROM order_page.orders WHERE order_id = %s", (order_id,)).fetchone()
-    return 0 if row is None else int(row[0])
+    return fetch_value(connection, "SELECT version FROM order_page.orders WHERE order_id = %s", (order_id,)) or 0
 
 
 def _position(connection: psycopg.Connection[Any], read_model: str) -> int:
-    row = connection.execute(
-        "SELECT max(notification_id) FROM projection_tracking WHERE application_name = %s", (read_model,)
-    ).fetchone()
-    return (row and row[0]) or 0
+    query = "SELECT max(notification_id) FROM projection_tracking WHERE application_name = %s"
+    return fetch_value(connection, query, (read_model,)) or 0

@@ -8,6 +8,7 @@ from typing import Any
 import psycopg
 
 from projections import READ_MODELS
+from services.eventstore.database import fetch_value
 from services.eventstore.dead_letters import UNHANDLED
 from services.eventstore.installation_counts import overview
 
@@ -62,9 +63,4 @@ def positions(connection: psycopg.Connection[Any]) -> dict[int, int]:
 
 def last_outcome(connection: psycopg.Connection[Any]) -> int:
     """The number of the outcome stored last."""
-    return _one(connection, "SELECT coalesce(max(outcome_id), 0) FROM outcomes")
-
-
-def _one(connection: psycopg.Connection[Any], sql: str, *parameters: object) -> int:
-    row = connection.execute(sql.encode(), parameters).fetchone()
-    return 0 if row is None else int(row[0])
+    return int(fetch_value(connection, "SELECT coalesce(max(outcome_id), 0) FROM outcomes"))

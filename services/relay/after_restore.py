@@ -18,6 +18,7 @@ import psycopg
 from msgspec import structs
 
 from services.eventstore.commit_listener import Changes
+from services.eventstore.database import fetch_row_async, lock_appends_async
 from services.kafka.cluster import Cluster
 from services.kafka.read_topics import Ends, Stream, extents, open_streams
 from services.kafka.relay_position import Position
@@ -222,8 +223,8 @@ class Restored:
 
     async def _all_judged(self, ends: dict[int, int]) -> bool:
         """Whether nothing comes out any more of the commands before these ends: all are judged, and none is parked."""
-        cursor = await self._connection.execute("SELECT EXISTS (SELECT FROM parked_commands)")
-        if await cursor.fetchone() == (True,):
+        [any_parked] = await fetch_row_async(self._connection, "SELECT EXISTS (SELECT FROM parked_commands)")
+        if any_parked:
             log.warning("what is on Kafka has to come out of parked orders, too: retry them (resolution parked retry)")
             return False
         cursor = await self._connection.execute(
@@ -244,7 +245,7 @@ class Restored:
         after = start.notification_id
         told = {_reminder(message): message for message in published}
         async with self._connection.transaction():
-            await self._connection.execute("SELECT pg_advisory_xact_lock(hashtextextended('order_events', 0))")
+            await lock_appends_async(self._connection)
             cursor = await self._connection.execute(
                 "WITH moved AS (DELETE FROM notifications WHERE notification_id > %s RETURNING *) "
                 "SELECT order_id, dispute_id, hours, message FROM moved ORDER BY notification_id",

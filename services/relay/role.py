@@ -22,7 +22,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from msgspec import structs
 
 from services.eventstore.commit_listener import Changes
-from services.eventstore.database import ANSWER_WITHIN_SECONDS, connect_async
+from services.eventstore.database import ANSWER_WITHIN_SECONDS, connect_async, fetch_row_async
 from services.fault_points import point
 from services.kafka.cluster import Cluster
 from services.kafka.read_topics import Ends
@@ -238,12 +238,11 @@ async def _notes(connection: psycopg.AsyncConnection[Any], position: Position) -
     notes = await read_notes(connection)
     if notes.intended is not None:
         return notes
-    cursor = await connection.execute(
-        "SELECT greatest(0, (SELECT max(outcome_id) FROM outcomes), (SELECT max(outcome_id) FROM splits))"
+    [last] = await fetch_row_async(
+        connection,
+        "SELECT greatest(0, (SELECT max(outcome_id) FROM outcomes), (SELECT max(outcome_id) FROM splits))",
     )
-    row = await cursor.fetchone()
-    assert row is not None
-    return structs.replace(notes, intended=(row[0], position.notification_id))
+    return structs.replace(notes, intended=(last, position.notification_id))
 
 
 def _traced(decided: Sequence[Decided]) -> traces.Spans:

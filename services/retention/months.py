@@ -13,6 +13,8 @@ import msgspec
 import psycopg
 from psycopg.rows import tuple_row
 
+from services.eventstore.database import fetch_row, fetch_value
+
 
 class MonthBegan(Exception):
     """A batch was judged for another month than the one that its outcomes belong in. Nothing was written."""
@@ -41,19 +43,13 @@ def begun_months(connection: psycopg.Connection[Any]) -> Months:
 
     To be committed. Raises psycopg.Error.
     """
-    with connection.cursor(row_factory=tuple_row) as cursor:
-        cursor.execute("SELECT append_month()")
-        row = cursor.execute("SELECT max(month), count(*) > 1 FROM outcome_months").fetchone()
-    assert row is not None
-    return Months(*row)
+    fetch_value(connection, "SELECT append_month()")
+    return Months(*fetch_row(connection, "SELECT max(month), count(*) > 1 FROM outcome_months"))
 
 
 def read_retired(connection: psycopg.Connection[Any]) -> Retired:
     """Raises psycopg.Error."""
-    with connection.cursor(row_factory=tuple_row) as cursor:
-        row = cursor.execute(RETIRED).fetchone()
-    assert row is not None
-    return Retired(*row)
+    return Retired(*fetch_row(connection, RETIRED))
 
 
 def with_earlier_commands(connection: psycopg.Connection[Any], order_ids: Collection[str], month: date) -> set[str]:

@@ -6,14 +6,14 @@ Why it may have to stay, `services/retention/retire.py` knows.
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import date
-from typing import Any, LiteralString
+from typing import Any
 
 import msgspec
 import psycopg
 from psycopg.rows import tuple_row
 from psycopg.sql import SQL, Identifier
 
-from services.eventstore.database import held
+from services.eventstore.database import fetch_value, lock_held
 
 _KEEPING = "hashtextextended('outcome_months', 0)"
 _LOCK_TIMEOUT = "1s"
@@ -56,7 +56,7 @@ def month_of_outcome(
     connection: psycopg.Connection[Any], order_id: str, command_id: str, message: bytes
 ) -> date | None:
     """The first month with this outcome of a command. Raises psycopg.Error."""
-    month: date | None = _one(
+    month: date | None = fetch_value(
         connection,
         "SELECT min(month) FROM outcomes WHERE order_id = %s AND command_id = %s AND message = %s",
         (order_id, command_id, message),
@@ -66,22 +66,23 @@ def month_of_outcome(
 
 def month_of_letter(connection: psycopg.Connection[Any], partition: int, offset: int) -> date | None:
     """The month of a dead letter. Raises psycopg.Error."""
-    row = connection.execute(
+    month: date | None = fetch_value(
+        connection,
         "SELECT month FROM outcomes WHERE kind = 'dead' AND partition = %s AND record_offset = %s",
         (partition, offset),
-    ).fetchone()
-    return None if row is None else row[0]
+    )
+    return month
 
 
 def has_later(connection: psycopg.Connection[Any], month: date) -> bool:
     """Whether anything was judged after a month. Raises psycopg.Error."""
-    return bool(_one(connection, "SELECT EXISTS (SELECT FROM outcomes WHERE month > %s)", (month,)))
+    return bool(fetch_value(connection, "SELECT EXISTS (SELECT FROM outcomes WHERE month > %s)", (month,)))
 
 
 def letters_in_hand(connection: psycopg.Connection[Any], month: date, months: int) -> int:
     """Dead letters of a month that nobody has handled, or within the last `months` only: a record that was sent again
     with the time of the first is compared with it. Raises psycopg.Error."""
-    found = _one(
+    found = fetch_value(
         connection,
         "SELECT count(*) FROM outcomes LEFT JOIN handled_dead_letters USING (partition, record_offset) "
         "WHERE kind = 'dead' AND month = %s AND (handled_at IS NULL OR handled_at + make_interval(months => %s) > "
@@ -108,7 +109,7 @@ def retire_month(connection: psycopg.Connection[Any], month: date) -> None:
     """
     with connection.transaction():
         connection.execute("SELECT set_config('lock_timeout', %s, true)", (_LOCK_TIMEOUT,))
-        if not _one(connection, f"SELECT pg_try_advisory_xact_lock({_KEEPING})", ()):
+        if not fetch_value(connection, f"SELECT pg_try_advisory_xact_lock({_KEEPING})"):
             raise MonthInUse
         connection.execute(
             "DELETE FROM handled_dead_letters AS h USING outcomes AS o WHERE o.month = %s AND o.kind = 'dead' "
@@ -130,11 +131,5 @@ def retire_month(connection: psycopg.Connection[Any], month: date) -> None:
 @contextmanager
 def months_kept(url: str) -> Iterator[None]:
     """No month is retired meanwhile. Raises psycopg.Error."""
-    with held(url, f"SELECT pg_advisory_xact_lock_shared({_KEEPING})"):
+    with lock_held(url, f"SELECT pg_advisory_xact_lock_shared({_KEEPING})"):
         yield
-
-
-def _one(connection: psycopg.Connection[Any], query: LiteralString, parameters: tuple[Any, ...]) -> Any:
-    row = connection.execute(query, parameters).fetchone()
-    assert row is not None
-    return row[0]

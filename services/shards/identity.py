@@ -5,10 +5,10 @@ from typing import Any
 
 import msgspec
 import psycopg
-from psycopg.rows import class_row, tuple_row
+from psycopg.rows import class_row
 from psycopg.sql import SQL, Literal
 
-from services.eventstore.database import ANSWER_WITHIN_SECONDS, connect
+from services.eventstore.database import ANSWER_WITHIN_SECONDS, connect, fetch_row, fetch_value, lock_appends
 
 from .arithmetic import Shard
 
@@ -43,10 +43,7 @@ def place(connection: psycopg.Connection[Any]) -> Place:
     with connection.cursor(row_factory=class_row(Split)) as cursor:
         cursor.execute("SELECT count, event_id, outcome_id, notification_id FROM splits ORDER BY count")
         splits = cursor.fetchall()
-    with connection.cursor(row_factory=tuple_row) as rows:
-        row = rows.execute("SELECT number, count, partitions FROM shard").fetchone()
-    assert row is not None
-    number, count, partitions = row
+    number, count, partitions = fetch_row(connection, "SELECT number, count, partitions FROM shard")
     return Place(Shard(number, count, partitions), splits)
 
 
@@ -57,13 +54,12 @@ def known_partitions(database_url: str) -> int | None:
     Raises psycopg.Error.
     """
     with connect(database_url, answer_within=ANSWER_WITHIN_SECONDS) as connection:
-        row = connection.execute(
+        partitions: int | None = fetch_value(
+            connection,
             "SELECT coalesce(partitions, (SELECT max(partition) + 1 FROM positions WHERE consumer = 'commands' "
-            "AND EXISTS (SELECT FROM outcomes) HAVING max(partition) + 1 = count(*))) FROM shard"
-        ).fetchone()
-    assert row is not None
-    found: int | None = row[0]
-    return found
+            "AND EXISTS (SELECT FROM outcomes) HAVING max(partition) + 1 = count(*))) FROM shard",
+        )
+    return partitions
 
 
 def require_shard(database_url: str, shard: Shard) -> Place:
@@ -122,11 +118,6 @@ def _note_partitions(connection: psycopg.Connection[Any], partitions: int) -> No
         ) from None
 
 
-def lock_appends(connection: psycopg.Connection[Any]) -> None:
-    """Nothing is appended from here to the end of the transaction but by this one. Raises psycopg.Error."""
-    connection.execute("SELECT pg_advisory_xact_lock(hashtextextended('order_events', 0))")
-
-
 def become(connection: psycopg.Connection[Any], shard: Shard, partitions: int) -> None:
     """Writes down which shard this is. Raises psycopg.Error.
 
@@ -144,11 +135,11 @@ def become(connection: psycopg.Connection[Any], shard: Shard, partitions: int) -
 
 
 def _is_empty(connection: psycopg.Connection[Any]) -> bool:
-    row = connection.execute(
+    query = (
         "SELECT EXISTS (SELECT FROM outcomes) OR EXISTS (SELECT FROM order_events) OR EXISTS (SELECT FROM positions) "
         "OR EXISTS (SELECT FROM parked_commands)"
-    ).fetchone()
-    return row == (False,)
+    )
+    return not fetch_value(connection, query)
 
 
 def _refusal(is_: Shard, named: Shard) -> str:

@@ -18,7 +18,7 @@ from psycopg.sql import SQL, Identifier
 
 from projections import READ_MODELS
 from services.eventstore.checkpoint_chain import parse
-from services.eventstore.database import connect
+from services.eventstore.database import connect, fetch_value
 from services.judging.partitioner import partition_of
 from services.kafka.relay_position import Position, published
 from services.kafka.single_writer import all_values, last_value
@@ -200,13 +200,13 @@ async def _write_position(target: _Target) -> None:
 def _note_all_published(target: _Target) -> str:
     """As the relay would have; returns the timeline of the numbers."""
     with connect(target.settings.database) as connection:
-        row = connection.execute(
+        timeline: str = fetch_value(
+            connection,
             "UPDATE publishing SET intended_outcome_id = greatest(intended_outcome_id, %s), "
             "intended_notification_id = greatest(intended_notification_id, %s) RETURNING timeline",
             (target.ends.outcome_id, target.ends.notification_id),
-        ).fetchone()
-    assert row is not None
-    return str(row[0])
+        )
+    return timeline
 
 
 async def _copy_checkpoints(target: _Target) -> None:
@@ -237,7 +237,7 @@ def _forget_counts(connection: psycopg.Connection[Any]) -> None:
     for name in gone:
         connection.execute(SQL("DROP SCHEMA IF EXISTS {} CASCADE").format(Identifier(name)))
     connection.execute("DELETE FROM read_models WHERE name = ANY(%s)", (gone,))
-    if connection.execute("SELECT to_regclass('projection_tracking') IS NULL").fetchone() == (True,):
+    if fetch_value(connection, "SELECT to_regclass('projection_tracking') IS NULL"):
         return
     connection.execute("DELETE FROM projection_tracking WHERE application_name = ANY(%s)", (gone,))
     # The events that they had come to may be of others; then the store ends before.

@@ -8,10 +8,10 @@ import psycopg
 from psycopg.sql import SQL, Identifier, Literal
 
 from services.eventstore.checkpoint_notes import checkpoint_notes
-from services.eventstore.database import connect
+from services.eventstore.database import connect, fetch_row, lock_appends
 
 from .arithmetic import Shard
-from .identity import Place, Split, become, lock_appends, place
+from .identity import Place, Split, become, place
 
 PartitionOf = Callable[[str], int]
 """Where an order's commands belong."""
@@ -47,14 +47,14 @@ def state_of(database_url: str) -> State:
                 "A database of RESOLUTION_DATABASE_URL is not a copy of the service's, or of an earlier version: run "
                 "`resolution migrate` with the databases named as before, and copy then."
             ) from None
-        row = connection.execute(
+        ends = fetch_row(
+            connection,
             "SELECT greatest(0, (SELECT max(notification_id) FROM order_events), max(event_id)), "
             "greatest(0, (SELECT max(outcome_id) FROM outcomes), max(outcome_id)), "
-            "greatest(0, (SELECT max(notification_id) FROM notifications), max(notification_id)) FROM splits"
-        ).fetchone()
-    assert row is not None
+            "greatest(0, (SELECT max(notification_id) FROM notifications), max(notification_id)) FROM splits",
+        )
     salt, published = (notes.salt, notes.published) if notes else (b"", 0)
-    return State(found, Split(found.shard.count, *row), salt, published)
+    return State(found, Split(found.shard.count, *ends), salt, published)
 
 
 def strays(database_url: str, shards: int, partition_of: PartitionOf) -> Iterator[tuple[str, int]]:
