@@ -15,7 +15,7 @@ from psycopg.sql import SQL, Composed, Identifier
 from resolution_contracts.values import DisputeKind, Role, SettledAs, format_instant
 
 from services.eventstore.database import fetch_row, fetch_value
-from services.eventstore.load_histories import events_with_texts
+from services.eventstore.read_events import events_with_texts
 from services.orders import Order, evolve
 from services.orders import events as e
 from services.orders.available_actions import available_actions

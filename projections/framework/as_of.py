@@ -20,8 +20,8 @@ from resolution_contracts.values import format_instant
 
 from projections import READ_MODELS
 from services.eventstore.database import connect, fetch_value, lock_held, set_search_path
-from services.eventstore.event_codec import decode_row
-from services.eventstore.load_histories import histories
+from services.eventstore.event_codec import decode_event
+from services.eventstore.read_events import all_histories
 from services.orders.events import Event
 from services.sealing.order_keys import WITHOUT_TEXTS
 
@@ -80,11 +80,10 @@ class ReadModelsAsOf:
         last_event_id = fetch_value(self._connection, "SELECT coalesce(max(notification_id), 0) FROM order_events")
         replayed = Replayed(as_of, last_event_id)
         read = 0
-        with self._connection.cursor() as cursor:
-            for orders in histories(cursor, replayed.position):
-                read += sum(map(len, orders.values()))
-                self._take([[decode_row(row, WITHOUT_TEXTS) for row in rows] for rows in orders.values()], replayed)
-                progress(read, replayed.position)
+        for orders in all_histories(self._connection, replayed.position):
+            read += sum(map(len, orders.values()))
+            self._take([[decode_event(row, WITHOUT_TEXTS) for row in rows] for rows in orders.values()], replayed)
+            progress(read, replayed.position)
         self._finish(replayed)
         return replayed
 

@@ -16,7 +16,8 @@ from psycopg.sql import SQL, Identifier
 
 from services.eventstore.application import OrderStore
 from services.eventstore.database import fetch_value, set_search_path
-from services.eventstore.event_codec import decode_row
+from services.eventstore.event_codec import decode_event
+from services.eventstore.read_events import events_between
 from services.fault_points import point
 from services.sealing.order_keys import WITHOUT_TEXTS
 
@@ -33,10 +34,6 @@ CHANNEL = "read_models"
 _TAKE: LiteralString = (
     "SELECT application_name AS name, notification_id AS position, set_config('synchronous_commit', 'off', true) "
     "FROM projection_tracking WHERE application_name = ANY(%s) FOR UPDATE SKIP LOCKED"
-)
-_READ: LiteralString = (
-    "SELECT notification_id, originator_id, originator_version, topic, state FROM order_events "
-    "WHERE notification_id > %s AND notification_id <= %s ORDER BY notification_id LIMIT %s"
 )
 _MOVE: LiteralString = (
     "WITH moved AS (UPDATE projection_tracking SET notification_id = %s WHERE application_name = ANY(%s) "
@@ -105,16 +102,16 @@ def catch_up(projectors: Sequence[Projector], most: int = BATCH) -> dict[str, in
     with projectors[0].datastore.transaction(commit=True) as cursor:
         end = _NO_END
         for position, those in _take(cursor, projectors):
-            rows = cursor.execute(_READ, (position, end, most), binary=True).fetchall()
-            end = min(end, rows[-1]["notification_id"] if rows else position)
+            rows = events_between(cursor.connection, position, end, most)
+            end = min(end, rows[-1].notification_id if rows else position)
             if not rows:
                 continue
             point("projections.read")
-            events = [decode_row(row, WITHOUT_TEXTS) for row in rows]
+            events = [decode_event(row, WITHOUT_TEXTS) for row in rows]
             for projector in those:
                 projector.apply(cursor, events)
                 applied[projector.schema] = len(events)
-            cursor.execute(_MOVE, (rows[-1]["notification_id"], [projector.schema for projector in those], CHANNEL))
+            cursor.execute(_MOVE, (rows[-1].notification_id, [projector.schema for projector in those], CHANNEL))
             point("projections.applied")
     if applied:
         point("projections.committed")

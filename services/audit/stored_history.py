@@ -1,22 +1,18 @@
 """History as it is stored, in chunks of outcomes with their events."""
 
-from collections.abc import Callable, Collection, Iterable, Sequence
-from typing import Any, LiteralString
+from collections.abc import Callable, Collection, Iterable
+from typing import Any
 
 import msgspec
 from psycopg import Connection
 from psycopg.rows import args_row, tuple_row
 
-from services.eventstore.stored_event import StoredRow
+from services.eventstore.read_events import NumberedRow, events_between, events_numbered
 from services.judging.first_uses import FirstUses, remember
 from services.retention.months import FIRST_USES_NOT_RETIRED
 from services.sealing.master_keys import MasterKeys
 from services.sealing.order_keys import OrderKeys, load_keys
 from services.shards.identity import Split
-
-_EVENTS: LiteralString = (
-    "SELECT originator_id, originator_version, topic, state, notification_id FROM order_events WHERE "
-)
 
 
 class StoredOutcome(msgspec.Struct, gc=False):
@@ -42,12 +38,6 @@ class StoredOutcome(msgspec.Struct, gc=False):
     def is_erased_letter(self, keys: OrderKeys) -> bool:
         """A dead letter that an erased order's key names."""
         return self.kind == "dead" and self.message is None and (self.key or b"").decode(errors="ignore") in keys.erased
-
-
-class NumberedRow(StoredRow, gc=False):
-    """A row of `order_events` with its place among all events."""
-
-    notification_id: int
 
 
 class Chunk(msgspec.Struct):
@@ -94,7 +84,7 @@ class ChunkLoader(msgspec.Struct, frozen=True):
             )
             outcomes = cursor.fetchall()
         numbers = [number for row in outcomes for number in range(row.before + 1, row.last_event_id + 1)]
-        events = self._events("notification_id = ANY(%s)", (numbers,))
+        events = _by_number(events_numbered(self.connection, numbers))
         missing = _missing_events(events, [number for number in numbers if number > self.split.event_id])
         if self.tells_gaps:
             missing += _missing_outcomes(self.connection, max(after, self.split.outcome_id), last)
@@ -109,7 +99,7 @@ class ChunkLoader(msgspec.Struct, frozen=True):
 
         `partition_of` tells an order's partition, which is stored with outcomes only.
         """
-        events = self._events("notification_id > %s AND notification_id <= %s ORDER BY notification_id", (after, last))
+        events = _by_number(events_between(self.connection, after, last))
         wanted = range(max(after, self.split.event_id) + 1, last + 1) if self.tells_gaps else ()
         outcomes = [
             StoredOutcome(0, partition, -1, "retired", row.originator_id, "", b"", "", number - 1, number, None, None)
@@ -119,10 +109,9 @@ class ChunkLoader(msgspec.Struct, frozen=True):
         keys = load_keys(self.connection, {row.order_id for row in outcomes}, self.masters)
         return Chunk(outcomes, events, {}, _missing_events(events, wanted), self.split.event_id, keys)
 
-    def _events(self, condition: LiteralString, parameters: Sequence[Any]) -> dict[int, NumberedRow]:
-        with self.connection.cursor(row_factory=args_row(NumberedRow), binary=True) as cursor:
-            cursor.execute(_EVENTS + condition, parameters)
-            return {row.notification_id: row for row in cursor.fetchall()}
+
+def _by_number(rows: Iterable[NumberedRow]) -> dict[int, NumberedRow]:
+    return {row.notification_id: row for row in rows}
 
 
 def _missing_events(events: Collection[int], wanted: Iterable[int]) -> list[str]:
@@ -154,19 +143,6 @@ def _first_uses(connection: Connection[Any], outcomes: Collection[StoredOutcome]
     found: FirstUses = {}
     for order_id, command_id, digest, message in rows:
         remember(found, order_id, command_id, (digest, message))
-    return found
-
-
-def load_histories(connection: Connection[Any], order_ids: Collection[str], up_to: int) -> dict[str, list[NumberedRow]]:
-    """Each order's events up to a notification id, in their order. Raises psycopg.Error."""
-    found: dict[str, list[NumberedRow]] = {order_id: [] for order_id in order_ids}
-    with connection.cursor(row_factory=args_row(NumberedRow), binary=True) as cursor:
-        cursor.execute(
-            _EVENTS + "originator_id = ANY(%s) AND notification_id <= %s ORDER BY originator_id, originator_version",
-            (list(order_ids), up_to),
-        )
-        for row in cursor:
-            found[row.originator_id].append(row)
     return found
 
 

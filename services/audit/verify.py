@@ -21,8 +21,8 @@ import msgspec
 from projections import READ_MODELS
 from services.clock import Clock
 from services.eventstore.database import connect
-from services.eventstore.history_digest import digest_of_last_events
 from services.eventstore.positions import commands_bases
+from services.eventstore.read_events import digest_of_last_events
 from services.kafka.read_topics import extents
 from services.kafka.relay_position import published
 from services.kafka.topics import Topics, count_partitions

@@ -21,7 +21,7 @@ from eventsourcing.persistence import MapperDeserialisationError
 from services.eventstore.database import connect
 from services.eventstore.dead_letters import dead_letters
 from services.eventstore.event_codec import decode_event, is_stored_as
-from services.eventstore.history_digest import digest_of_last_events
+from services.eventstore.read_events import NumberedRow, digest_of_last_events, histories_of
 from services.judging.dead_letters import at_first_time, first_offset
 from services.judging.decode import Received
 from services.judging.first_uses import first_use, remember
@@ -44,7 +44,7 @@ from .earlier_rules import code_of, judged_before, same_but_for_sentences, spell
 from .findings import Findings
 from .open_disputes import Change, Disputes, OpenDispute
 from .published_records import Published
-from .stored_history import Chunk, ChunkLoader, NumberedRow, StoredOutcome, load_histories
+from .stored_history import Chunk, ChunkLoader, StoredOutcome
 
 _CHUNK = 10_000
 _SAVE_EVERY_SECONDS = 2.0
@@ -215,9 +215,9 @@ class History:
     def _load_orders(self, chunk: Chunk) -> None:
         orders, missing = self._orders.take(row.order_id for row in chunk.outcomes if row.order_id)
         if missing:
-            histories = load_histories(self._connection, missing, chunk.outcomes[0].before)
+            histories = histories_of(self._connection, missing, chunk.outcomes[0].before)
             keys = load_keys(self._connection, missing, self._masters)
-            orders |= {order_id: _project(order_id, history, keys) for order_id, history in histories.items()}
+            orders |= {order_id: _project(order_id, histories.get(order_id, ()), keys) for order_id in missing}
         self._orders.put(orders)
 
     async def _command(self, row: StoredOutcome, chunk: Chunk) -> Record | None:

@@ -11,8 +11,8 @@ from psycopg.sql import SQL, Identifier
 from projections import READ_MODELS
 from projections.framework.read_model import Fact, ReadModel
 from services.eventstore.database import connect, fetch_value, set_search_path
-from services.eventstore.event_codec import decode_row
-from services.eventstore.load_histories import histories
+from services.eventstore.event_codec import decode_event
+from services.eventstore.read_events import NumberedRow, all_histories
 from services.sealing.order_keys import WITHOUT_TEXTS
 
 from .findings import Findings
@@ -37,7 +37,7 @@ def verify_read_models(url: str, names: Sequence[str], findings: Findings, progr
 def _replay(
     cursor: Cursor[DictRow], replays: Sequence["_Replay"], findings: Findings, progress: Callable[[int], None]
 ) -> None:
-    for orders in histories(cursor, max(replay.position for replay in replays)):
+    for orders in all_histories(cursor.connection, max(replay.position for replay in replays)):
         for replay in replays:
             replay.orders(cursor, orders, findings)
         progress(sum(map(len, orders.values())))
@@ -59,7 +59,7 @@ class _Replay:
         query = "SELECT coalesce(max(notification_id), 0) FROM projection_tracking WHERE application_name = %s"
         return cls(model, fetch_value(cursor.connection, query, (model.name,)))
 
-    def orders(self, cursor: Cursor[DictRow], orders: Mapping[str, Sequence[DictRow]], findings: Findings) -> None:
+    def orders(self, cursor: Cursor[DictRow], orders: Mapping[str, Sequence[NumberedRow]], findings: Findings) -> None:
         """Folds these orders and compares their rows."""
         columns = ["order_id", *self._model.columns, "document"]
         cursor.execute(
@@ -72,7 +72,7 @@ class _Replay:
         live = {row["order_id"]: tuple(row.values()) for row in cursor}
         facts: list[Fact] = []
         for order_id, history in orders.items():
-            known = [row for row in history if row["notification_id"] <= self.position]
+            known = [row for row in history if row.notification_id <= self.position]
             if known:
                 self._rows += 1
                 findings.read_models += 1
@@ -81,10 +81,10 @@ class _Replay:
         if facts and len(self._model.compared) > 1:
             self._in_own_tables(cursor, facts)
 
-    def _replayed(self, history: Sequence[DictRow], facts: list[Fact]) -> tuple[Any, ...] | None:
+    def _replayed(self, history: Sequence[NumberedRow], facts: list[Fact]) -> tuple[Any, ...] | None:
         """The order's row, and facts added; None for a history that cannot be followed, so that no row is right."""
         try:
-            documents, new = self._model.fold([decode_row(row, WITHOUT_TEXTS) for row in history])
+            documents, new = self._model.fold([decode_event(row, WITHOUT_TEXTS) for row in history])
         except (MapperDeserialisationError, ValueError, AssertionError):
             return None
         facts += new

@@ -17,7 +17,7 @@ import psycopg
 from services.eventstore.checkpoint_chain import Checkpoint, Signer, line, parse, salt_hash
 from services.eventstore.checkpoint_notes import checkpoint_notes, note_published, require_noted
 from services.eventstore.database import ANSWER_WITHIN_SECONDS, connect
-from services.eventstore.event_rows import event_rows, newest_event
+from services.eventstore.read_events import copy_events, newest_event
 from services.fault_points import point
 from services.kafka.single_writer import all_values, last_value
 from services.kafka.topics import Topics
@@ -153,7 +153,7 @@ def _sign(connection: psycopg.Connection[Any], signer: Signer, last: Checkpoint 
     """Raises CheckpointLost where the database has fallen back since the last one."""
     with connection.transaction():
         require_noted(connection, 0 if last is None else last.number)
-        with closing(event_rows(connection, signer.covered(last) + 1, up_to)) as rows:
+        with closing(copy_events(connection, signer.covered(last) + 1, up_to)) as rows:
             return signer.sign(last, rows, datetime.now(UTC))
 
 
@@ -165,7 +165,7 @@ def _note(connection: psycopg.Connection[Any], signer: Signer, checkpoint: Check
     """
     with connection.transaction():
         require_noted(connection, checkpoint.number - 1)
-        with closing(event_rows(connection, checkpoint.first, checkpoint.last)) as rows:
+        with closing(copy_events(connection, checkpoint.first, checkpoint.last)) as rows:
             if signer.hashes.of_rows(rows) != checkpoint.events:
                 raise RuntimeError(
                     f"checkpoint {checkpoint.number} does not fit events {checkpoint.first} to {checkpoint.last}: the "

@@ -14,10 +14,9 @@ from psycopg.types.string import BytesBinaryDumper
 from services.fault_points import point
 from services.judging.outcomes import OutcomeRow, ParkedCommand
 from services.retention.months import MonthBegan
-from services.sealing.order_keys import Sealing
 
+from .event_codec import Sealing, Stored
 from .parking import ParkingChanged, change_parking
-from .stored_event import Stored
 
 _EVENT_COLUMNS = ("originator_id", "originator_version", "topic", "state", "notification_id")
 _EVENT_TYPES = ("text", "int8", "text", "bytea", "int8")

@@ -18,17 +18,17 @@ from services.orders.events import Event
 from services.orders.order import Order
 from services.retention.months import FIRST_USES, Months, begun_months, with_earlier_commands, with_ids_in_capitals
 from services.sealing.master_keys import MasterKeys
-from services.sealing.order_keys import CHANGE_KEYS, OrderKey, OrderKeys, Sealing, load_keys, sealed_orders
+from services.sealing.order_keys import OrderKey, OrderKeys, load_keys
 
 from .append import Batch, OrderRecorder
 from .database import Connection, pool
 from .dead_letters import dead_letters
-from .event_codec import OrderMapper, decode_event
+from .event_codec import CHANGE_KEYS, OrderMapper, Sealing, Stored
 from .load_orders import load_orders
 from .order_outcomes import JudgedCommand, judged_commands
 from .parking import Parking, parked_commands, read_parking
+from .read_events import read_with_texts
 from .snapshots import write_snapshots
-from .stored_event import Stored
 
 log = logging.getLogger(__name__)
 
@@ -114,8 +114,8 @@ class OrderStore(Application[str]):
 
     def read(self, stored: Sequence[Stored]) -> list[Event]:
         """Events with their texts. Raises MapperDeserialisationError for one that this version cannot read."""
-        keys = self._keys_of(sealed_orders(stored))
-        return [decode_event(event, keys) for event in stored]
+        with self._recorder.datastore.get_connection() as connection:
+            return read_with_texts(connection, self.masters, stored)
 
     def history(self, order_id: str, up_to: int | None = None) -> list[Event]:
         """An order's events, up to the one numbered `up_to`. Raises as `read` does."""

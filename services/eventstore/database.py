@@ -1,4 +1,4 @@
-"""Connections to PostgreSQL, locks, and queries for a single row. The service makes every connection here.
+"""Connections to PostgreSQL, locks, and helpers for queries. The service makes every connection here.
 
 The URL says where the database is. This module sets what the URL leaves out: how soon a vanished server is noticed, and
 the settings that our SQL depends on. An ordinary database needs no settings.
@@ -8,7 +8,7 @@ nothing is set, prepared or listened to there.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, LiteralString, NamedTuple, Self, TypeVar, cast
 
@@ -235,6 +235,27 @@ def fetch_value(connection: psycopg.Connection[Any], query: Sql, parameters: Par
     with connection.cursor(row_factory=tuple_row) as cursor:
         row = cursor.execute(query, parameters).fetchone()
     return None if row is None else row[0]
+
+
+CopiedRow = bytes | bytearray | memoryview
+"""A row that PostgreSQL copied out in binary: the number of columns (2 bytes), then for each its length (4 bytes) and
+its value. Integers are big-endian. The format has one form, and is the same in all versions of PostgreSQL."""
+
+_COPY_HEADER_BYTES, _COPY_TRAILER = 19, b"\xff\xff"
+
+
+def copied_rows(connection: psycopg.Connection[Any], query: Sql) -> Generator[CopiedRow]:
+    """Streams the rows of a `COPY ... TO STDOUT (FORMAT BINARY)` from the server. Raises psycopg.Error.
+
+    The connection is busy until the last one was taken, or the generator is closed.
+    """
+    with connection.cursor() as cursor, cursor.copy(query) as copy:
+        start = _COPY_HEADER_BYTES
+        for chunk in copy:
+            row: CopiedRow = chunk[start:]
+            start = 0
+            if row and row != _COPY_TRAILER:  # the header may come by itself
+                yield row
 
 
 _LOCK_APPENDS: LiteralString = "SELECT pg_advisory_xact_lock(hashtextextended('order_events', 0))"

@@ -12,11 +12,10 @@ from psycopg.rows import DictRow, dict_row
 
 from services.orders import Order
 from services.sealing.master_keys import MasterKeys
-from services.sealing.order_keys import OrderKeys, load_keys, sealed_orders
+from services.sealing.order_keys import OrderKeys, load_keys
 
-from .event_codec import decode_event
+from .event_codec import Stored, StoredRow, decode_event, sealed_orders
 from .snapshots import SNAPSHOT_AFTER, STATE_VERSION, decode_state, snapshot_version
-from .stored_event import Stored, StoredRow
 
 log = logging.getLogger(__name__)
 

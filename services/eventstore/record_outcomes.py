@@ -7,8 +7,7 @@ from typing import Any
 
 import psycopg
 
-from .binary_copy import copied_rows
-from .database import connect
+from .database import connect, copied_rows
 
 Fate = tuple[int, int, str]
 """Partition, offset, and what it became: a kind of outcome, or `parked`."""

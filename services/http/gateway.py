@@ -28,15 +28,12 @@ from projections.framework import paging
 from projections.framework.paging import Cursor, Page
 from services.clock import Clock
 from services.eventstore.database import fetch_value
-from services.eventstore.event_codec import decode_event
-from services.eventstore.event_rows import newest_event
-from services.eventstore.stored_event import StoredRow
+from services.eventstore.read_events import events_of_order, newest_event, read_with_texts
 from services.kafka.cluster import Cluster
 from services.kafka.relay_position import published
 from services.kafka.topics import Topics
 from services.orders.public_events import event_envelope
 from services.sealing.master_keys import MasterKeys
-from services.sealing.order_keys import load_keys, sealed_orders
 
 from . import operator_view
 from .databases import Databases
@@ -261,15 +258,8 @@ async def _answered(answer: Awaitable[_T]) -> _T:
 def _events(
     connection: psycopg.Connection[Any], order_id: str, after: int, limit: int, masters: MasterKeys
 ) -> list[Json]:
-    rows = connection.execute(
-        "SELECT originator_id, originator_version, topic, state FROM order_events "
-        "WHERE originator_id = %s AND originator_version > %s ORDER BY originator_version LIMIT %s",
-        (order_id, after, limit),
-        binary=True,
-    )
-    stored = [StoredRow(*row) for row in rows]
-    keys = load_keys(connection, sealed_orders(stored), masters)
-    return [event_envelope(decode_event(event, keys)) for event in stored]
+    events = read_with_texts(connection, masters, events_of_order(connection, order_id, after, limit))
+    return [event_envelope(event) for event in events]
 
 
 def _outcome(connection: psycopg.Connection[Any], order_id: str, command_id: str) -> tuple[Json, int] | None:

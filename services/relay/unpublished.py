@@ -1,6 +1,6 @@
 """What is to be published, as it is stored."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, LiteralString, TypeVar
@@ -8,17 +8,15 @@ from typing import Any, LiteralString, TypeVar
 import msgspec
 import psycopg
 from msgspec.structs import replace
-from psycopg.rows import class_row, tuple_row
+from psycopg.rows import class_row
 
-from services.eventstore.event_codec import decode_event
-from services.eventstore.stored_event import StoredRow
+from services.eventstore.read_events import events_between_async, read_with_texts_async
 from services.judging.dead_letters import published_letter
 from services.kafka.relay_position import Position
 from services.kafka.topics import Topics
 from services.orders.events import Event
 from services.retention.months import RETIRED, Retired
 from services.sealing.master_keys import MasterKeys
-from services.sealing.order_keys import SELECT_KEYS, OrderKeys, sealed_orders
 from services.telemetry import traces
 
 from .batches import Headers
@@ -120,9 +118,8 @@ async def with_events(
     """
     if not outcomes or outcomes[-1].last_event_id == event_id:
         return [(outcome, []) for outcome in outcomes]
-    stored = await _stored_events(connection, event_id, outcomes[-1].last_event_id)
-    keys = await _keys(connection, masters, sealed_orders(stored))
-    events = (decode_event(event, keys) for event in stored)
+    stored = await events_between_async(connection, event_id, outcomes[-1].last_event_id)
+    events = iter(await read_with_texts_async(connection, masters, stored))
     decided: list[Decided] = []
     for outcome in outcomes:
         decided.append((outcome, list(islice(events, outcome.last_event_id - event_id))))
@@ -144,29 +141,10 @@ async def retired_events(
     Raises as `with_events` does.
     """
     last = min(position.event_id + RUN, retired.event_id)
-    stored = await _stored_events(connection, position.event_id, last)
-    keys = await _keys(connection, masters, sealed_orders(stored))
+    stored = await events_between_async(connection, position.event_id, last)
+    events = await read_with_texts_async(connection, masters, stored)
     outcome_id = retired.outcome_id if last == retired.event_id else position.outcome_id
-    return [decode_event(event, keys) for event in stored], replace(position, event_id=last, outcome_id=outcome_id)
-
-
-async def _stored_events(connection: psycopg.AsyncConnection[Any], after: int, last: int) -> list[StoredRow]:
-    return await _select(
-        connection,
-        StoredRow,
-        "SELECT originator_id, originator_version, topic, state FROM order_events "
-        "WHERE notification_id > %s AND notification_id <= %s ORDER BY notification_id",
-        (after, last),
-    )
-
-
-async def _keys(connection: psycopg.AsyncConnection[Any], masters: MasterKeys, order_ids: Collection[str]) -> OrderKeys:
-    """Read behind the events: see `order_keys`."""
-    if not order_ids:
-        return OrderKeys()
-    async with connection.cursor(row_factory=tuple_row, binary=True) as cursor:
-        await cursor.execute(SELECT_KEYS, (list(order_ids),), prepare=True)
-        return OrderKeys.of_rows(await cursor.fetchall(), masters)
+    return events, replace(position, event_id=last, outcome_id=outcome_id)
 
 
 async def one_with_events(

@@ -14,14 +14,14 @@ import pytest
 from eventsourcing.persistence import StoredEvent
 
 from projections import READ_MODELS
-from services.eventstore.event_codec import decode_event, is_stored_as
+from services.eventstore.event_codec import Sealing, decode_event, is_stored_as
 from services.orders import Order
 from services.orders.events import EVENTS, Event
 from services.orders.public_events import event_envelope
 from services.orders.state import CLOSED, Settled
 from services.orders.texts import ERASED, WITH_TEXTS, texts
 from services.sealing.master_keys import MasterKeys
-from services.sealing.order_keys import OrderKeys, Sealing
+from services.sealing.order_keys import OrderKeys
 from services.sealing.seal import NONCE_BYTES, split
 from tests.in_memory import StoredInMemory
 
