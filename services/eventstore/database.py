@@ -174,6 +174,15 @@ def connect(url: str, *, answer_within: float | None = None, **options: Any) -> 
     return Connection.connect(url, answer_within=answer_within, **options)
 
 
+@contextmanager
+def connect_read_only(url: str) -> Iterator[Connection[Any]]:
+    """A connection whose queries all see one moment of the database, and cannot write. Raises psycopg.Error."""
+    with connect(url) as connection:
+        connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+        yield connection
+        connection.rollback()
+
+
 async def connect_async(url: str, *, answer_within: float | None = None, **options: Any) -> AsyncConnection[Any]:
     """The same for coroutines."""
     return await AsyncConnection.connect(url, answer_within=answer_within, **options)

@@ -28,6 +28,7 @@ from projections.framework import paging
 from projections.framework.paging import Cursor, Page
 from services.clock import Clock
 from services.eventstore.database import fetch_value
+from services.eventstore.outcomes import last_outcome, outcome_of_command
 from services.eventstore.read_events import events_of_order, newest_event, read_with_texts
 from services.kafka.cluster import Cluster
 from services.kafka.relay_position import published
@@ -169,7 +170,7 @@ class Desk:
 
     async def unpublished(self) -> int:
         """How many outcomes and dead letters wait for the relay."""
-        ends = await self.databases.read_all(operator_view.last_outcome)
+        ends = await self.databases.read_all(last_outcome)
         positions = await _answered(asyncio.gather(*(published(self.kafka, topics) for topics in self.topics)))
         return sum(max(0, end - position.outcome_id) for end, position in zip(ends, positions, strict=True))
 
@@ -264,14 +265,8 @@ def _events(
 
 def _outcome(connection: psycopg.Connection[Any], order_id: str, command_id: str) -> tuple[Json, int] | None:
     """Its envelope, and the last event's number when it was decided."""
-    small = command_id.lower()
-    row = connection.execute(
-        "SELECT message, last_event_id FROM outcomes WHERE order_id = %s AND kind IN ('accepted', 'rejected') "
-        "AND (command_id IN (%s, %s) OR (lower(command_id) = %s AND command_id <> lower(command_id))) "
-        "ORDER BY command_id <> %s, outcome_id LIMIT 1",
-        (order_id, command_id, small, small, command_id),
-    ).fetchone()
-    return None if row is None else (msgspec.json.decode(row[0]), row[1])
+    found = outcome_of_command(connection, order_id, command_id)
+    return None if found is None else (msgspec.json.decode(found.message or b""), found.last_event_id)
 
 
 def _version(connection: psycopg.Connection[Any], order_id: str) -> int:

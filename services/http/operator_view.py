@@ -8,7 +8,6 @@ from typing import Any
 import psycopg
 
 from projections import READ_MODELS
-from services.eventstore.database import fetch_value
 from services.eventstore.dead_letters import UNHANDLED
 from services.eventstore.installation_counts import overview
 
@@ -59,8 +58,3 @@ def positions(connection: psycopg.Connection[Any]) -> dict[int, int]:
     """The next offset of each partition that the commands role reads."""
     rows = connection.execute("SELECT partition, next_offset - base FROM positions WHERE consumer = 'commands'")
     return dict(rows.fetchall())
-
-
-def last_outcome(connection: psycopg.Connection[Any]) -> int:
-    """The number of the outcome stored last."""
-    return int(fetch_value(connection, "SELECT coalesce(max(outcome_id), 0) FROM outcomes"))

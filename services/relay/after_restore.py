@@ -19,6 +19,7 @@ from msgspec import structs
 
 from services.eventstore.commit_listener import Changes
 from services.eventstore.database import fetch_row_async, lock_appends_async
+from services.eventstore.outcomes import StoredOutcome
 from services.kafka.cluster import Cluster
 from services.kafka.read_topics import Ends, Stream, extents, open_streams
 from services.kafka.relay_position import Position
@@ -29,7 +30,7 @@ from services.sealing.master_keys import MasterKeys
 from services.telemetry.health import progress
 
 from .event_records import event_message
-from .unpublished import RUN, Decided, Notification, Outcome, next_outcomes, one_with_events, with_events
+from .unpublished import RUN, Decided, Notification, one_with_events, outcome_record, unpublished_outcomes, with_events
 
 log = logging.getLogger(__name__)
 
@@ -79,7 +80,7 @@ class Ahead:
         ]
         found = [await self._is_next(*record) for record in records]
         # An earlier version published the whole of a large dead letter.
-        found.append(await self._is_next(*outcome.record(self._topics)[:4], whole=outcome.message))
+        found.append(await self._is_next(*outcome_record(outcome, self._topics)[:4], whole=outcome.message))
         if any(found) is not all(found):
             raise Contradiction(
                 f"order {outcome.order_id}: of outcome {outcome.outcome_id} and its events only some are on Kafka"
@@ -210,7 +211,7 @@ class Restored:
     async def _next(self, at: Position) -> list[Decided]:
         """What follows, which is noted."""
         async with self._connection.transaction():
-            outcomes = await next_outcomes(self._connection, at)
+            outcomes = await unpublished_outcomes(self._connection, at)
             decided = await with_events(self._connection, self._masters, outcomes, at.event_id)
             await note_intent(self._connection, at, _behind(at, outcomes[-1]) if outcomes else at)
         return decided
@@ -264,7 +265,7 @@ class Restored:
         return end
 
 
-def _behind(at: Position, outcome: Outcome) -> Position:
+def _behind(at: Position, outcome: StoredOutcome) -> Position:
     return structs.replace(at, outcome_id=outcome.outcome_id, event_id=outcome.last_event_id)
 
 

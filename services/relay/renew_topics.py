@@ -12,6 +12,7 @@ import msgspec
 import psycopg
 
 from services.eventstore.database import connect, fetch_value
+from services.eventstore.outcomes import last_outcome
 from services.kafka.cluster import Cluster
 from services.kafka.read_topics import extents
 from services.kafka.relay_position import Position, published
@@ -112,4 +113,4 @@ def _renew(connection: psycopg.Connection[Any], found: _Found) -> int:
     )
     if not found.has_checkpoints:
         connection.execute("UPDATE checkpoints SET published = 0")
-    return int(fetch_value(connection, "SELECT coalesce(max(outcome_id), 0) FROM outcomes"))
+    return last_outcome(connection)

@@ -24,6 +24,7 @@ from msgspec import structs
 from services.eventstore.commit_listener import Changes
 from services.eventstore.database import ANSWER_WITHIN_SECONDS, connect_async, fetch_row_async
 from services.fault_points import point
+from services.judging.outcomes import OutcomeKind
 from services.kafka.cluster import Cluster
 from services.kafka.read_topics import Ends
 from services.kafka.relay_position import Position, published
@@ -41,11 +42,13 @@ from .event_records import CONTENT_TYPE, event_message
 from .unpublished import (
     Decided,
     Notification,
+    event_headers,
     is_full,
     next_notifications,
-    next_outcomes,
+    outcome_record,
     retired_events,
     retired_up_to,
+    unpublished_outcomes,
     with_events,
 )
 
@@ -143,7 +146,7 @@ class RelayRole:
         if position.outcome_id < self._retired.outcome_id:
             return await self._publish_retired(connection, position), True
         async with _reading(connection):
-            outcomes = await next_outcomes(connection, position)
+            outcomes = await unpublished_outcomes(connection, position)
             notifications = await next_notifications(connection, position)
             after = position
             if outcomes:
@@ -170,9 +173,9 @@ class RelayRole:
             for outcome, events in decided:  # each outcome's events first, to the partition that its command came from
                 for event in events:
                     key = str(event.originator_id).encode()
-                    headers = outcome.event_headers
+                    headers = event_headers(outcome)
                     await batches.add(self._topics.events, outcome.partition, key, event_message(event), headers)
-                await batches.add(*outcome.record(self._topics))
+                await batches.add(*outcome_record(outcome, self._topics))
             for notification in notifications:
                 key = notification.order_id.encode()
                 partition = self._topics.partition_of(key)
@@ -180,8 +183,8 @@ class RelayRole:
         spans.end()
         role_metrics.published(
             event=sum(len(events) for _, events in decided),
-            outcome=sum(outcome.headers is None for outcome, _ in decided),
-            dead_letter=sum(outcome.headers is not None for outcome, _ in decided),
+            outcome=sum(outcome.kind is not OutcomeKind.DEAD for outcome, _ in decided),
+            dead_letter=sum(outcome.kind is OutcomeKind.DEAD for outcome, _ in decided),
             notification=len(notifications),
         )
 

@@ -10,8 +10,10 @@ import psycopg
 from msgspec.structs import replace
 from psycopg.rows import class_row
 
+from services.eventstore.outcomes import StoredOutcome, next_outcomes, outcome_numbered
 from services.eventstore.read_events import events_between_async, read_with_texts_async
 from services.judging.dead_letters import published_letter
+from services.judging.outcomes import OutcomeKind
 from services.kafka.relay_position import Position
 from services.kafka.topics import Topics
 from services.orders.events import Event
@@ -31,38 +33,25 @@ _RUN_BYTES = 16 * 1024 * 1024
 """What they take together, but for the last one: a dead letter is as large as its record was."""
 
 
-@dataclass
-class Outcome:
-    """A row of `outcomes`: an outcome, or a dead letter."""
+def size(outcome: StoredOutcome) -> int:
+    """Returns how many bytes are published of an outcome."""
+    return sum(len(part or b"") for part in (outcome.message, outcome.key, outcome.headers))
 
-    outcome_id: int
-    partition: int
-    last_event_id: int
-    order_id: str
-    message: bytes | None
-    key: bytes | None
-    headers: bytes | None
-    traceparent: str | None
 
-    @property
-    def size(self) -> int:
-        """Bytes of what is published of it."""
-        return sum(len(part or b"") for part in (self.message, self.key, self.headers))
+def outcome_record(outcome: StoredOutcome, topics: Topics) -> tuple[str, int, bytes | None, bytes | None, Headers]:
+    """Returns what to send of an outcome or dead letter, and where to: topic, partition, key, value, headers."""
+    if outcome.kind is not OutcomeKind.DEAD:
+        return topics.outcomes, outcome.partition, outcome.order_id.encode(), outcome.message, event_headers(outcome)
+    stored = msgspec.json.decode(outcome.headers or b"", type=list[tuple[str, bytes | None]])
+    key, value, headers = published_letter(outcome.key, outcome.message, stored)
+    return topics.dead_letters, outcome.partition, key, value, list(headers)
 
-    def record(self, topics: Topics) -> tuple[str, int, bytes | None, bytes | None, Headers]:
-        """What to send of it, and where to: topic, partition, key, value, headers."""
-        if self.headers is None:
-            return topics.outcomes, self.partition, self.order_id.encode(), self.message, self.event_headers
-        stored = msgspec.json.decode(self.headers, type=list[tuple[str, bytes | None]])
-        key, value, headers = published_letter(self.key, self.message, stored)
-        return topics.dead_letters, self.partition, key, value, list(headers)
 
-    @property
-    def event_headers(self) -> Headers:
-        """Of its events, and of the outcome itself."""
-        if self.traceparent is None:
-            return CONTENT_TYPE
-        return [*CONTENT_TYPE, (traces.TRACEPARENT, self.traceparent.encode())]
+def event_headers(outcome: StoredOutcome) -> Headers:
+    """Returns the headers of an outcome and of its events."""
+    if outcome.traceparent is None:
+        return CONTENT_TYPE
+    return [*CONTENT_TYPE, (traces.TRACEPARENT, outcome.traceparent.encode())]
 
 
 @dataclass
@@ -74,23 +63,13 @@ class Notification:
     message: bytes
 
 
-Decided = tuple[Outcome, list[Event]]
+Decided = tuple[StoredOutcome, list[Event]]
 """An outcome with the events that precede it."""
 
-_OUTCOME: LiteralString = (
-    "SELECT outcome_id, partition, last_event_id, order_id, message, key, headers, traceparent FROM "
-)
-_RUN: LiteralString = (
-    f"{_OUTCOME}(SELECT *, sum(coalesce(octet_length(message), 0) + coalesce(octet_length(key), 0) + "  # noqa: S608
-    "coalesce(octet_length(headers), 0)) OVER (ORDER BY outcome_id ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) "
-    "AS before FROM outcomes WHERE outcome_id > %s ORDER BY outcome_id LIMIT %s) AS run "
-    "WHERE before IS NULL OR before < %s ORDER BY outcome_id"
-)
 
-
-async def next_outcomes(connection: psycopg.AsyncConnection[Any], position: Position) -> list[Outcome]:
+async def unpublished_outcomes(connection: psycopg.AsyncConnection[Any], position: Position) -> list[StoredOutcome]:
     """A run of those behind a position. Raises psycopg.Error."""
-    return await _select(connection, Outcome, _RUN, (position.outcome_id, RUN, _RUN_BYTES))
+    return await next_outcomes(connection, position.outcome_id, RUN, _RUN_BYTES)
 
 
 async def next_notifications(connection: psycopg.AsyncConnection[Any], position: Position) -> list[Notification]:
@@ -104,13 +83,13 @@ async def next_notifications(connection: psycopg.AsyncConnection[Any], position:
     )
 
 
-def is_full(outcomes: Sequence[Outcome], notifications: Sequence[Notification]) -> bool:
+def is_full(outcomes: Sequence[StoredOutcome], notifications: Sequence[Notification]) -> bool:
     """Whether more may be behind this run."""
-    return RUN in (len(outcomes), len(notifications)) or sum(outcome.size for outcome in outcomes) >= _RUN_BYTES
+    return RUN in (len(outcomes), len(notifications)) or sum(map(size, outcomes)) >= _RUN_BYTES
 
 
 async def with_events(
-    connection: psycopg.AsyncConnection[Any], masters: MasterKeys, outcomes: Sequence[Outcome], event_id: int
+    connection: psycopg.AsyncConnection[Any], masters: MasterKeys, outcomes: Sequence[StoredOutcome], event_id: int
 ) -> list[Decided]:
     """Outcomes that follow one another, each with its events; the first of these is behind event `event_id`.
 
@@ -151,8 +130,8 @@ async def one_with_events(
     connection: psycopg.AsyncConnection[Any], masters: MasterKeys, outcome_id: int, event_id: int
 ) -> Decided:
     """A single outcome, and its events, which are behind event `event_id`."""
-    found = await _select(connection, Outcome, _OUTCOME + "outcomes WHERE outcome_id = %s", (outcome_id,))
-    [decided] = await with_events(connection, masters, found, event_id)
+    found = await outcome_numbered(connection, outcome_id)
+    [decided] = await with_events(connection, masters, [found], event_id)
     return decided
 
 

@@ -5,13 +5,11 @@ for the orders that have one: those that began before the month did. Of retired 
 tells the command that it follows from: what changed an order is recognised for ever.
 """
 
-from collections.abc import Collection
 from datetime import date
-from typing import Any, LiteralString
+from typing import Any
 
 import msgspec
 import psycopg
-from psycopg.rows import tuple_row
 
 from services.eventstore.database import fetch_row, fetch_value
 
@@ -50,51 +48,3 @@ def begun_months(connection: psycopg.Connection[Any]) -> Months:
 def read_retired(connection: psycopg.Connection[Any]) -> Retired:
     """Raises psycopg.Error."""
     return Retired(*fetch_row(connection, RETIRED))
-
-
-def with_earlier_commands(connection: psycopg.Connection[Any], order_ids: Collection[str], month: date) -> set[str]:
-    """Which of these orders have commands that were judged before `month`. Raises psycopg.Error."""
-    with connection.cursor(row_factory=tuple_row) as cursor:
-        cursor.execute(
-            "SELECT order_id FROM unnest(%s::text[]) AS asked (order_id) WHERE EXISTS (SELECT FROM outcomes AS o "
-            "WHERE o.order_id = asked.order_id AND kind IN ('accepted', 'rejected') AND month < %s) "
-            "OR EXISTS (SELECT FROM order_events WHERE originator_id = order_id AND originator_version = 1 "
-            "AND notification_id <= retired_event_id())",
-            (list(order_ids), month),
-            prepare=True,
-        )
-        return {order_id for (order_id,) in cursor}
-
-
-def with_ids_in_capitals(connection: psycopg.Connection[Any], order_ids: Collection[str]) -> set[str]:
-    """Which of these orders have commands whose ids have capital letters. Raises psycopg.Error."""
-    with connection.cursor(row_factory=tuple_row) as cursor:
-        cursor.execute(
-            "SELECT DISTINCT order_id FROM outcomes WHERE order_id = ANY(%s) AND kind IN ('accepted', 'rejected') "
-            "AND command_id <> lower(command_id)",
-            (list(order_ids),),
-            prepare=True,
-        )
-        return {order_id for (order_id,) in cursor}
-
-
-FIRST_USES_NOT_RETIRED: LiteralString = (
-    "WITH asked AS (SELECT * FROM unnest(%s::text[], %s::text[]) AS asked (order_id, command_id)), "
-    "used AS (SELECT o.* FROM asked JOIN outcomes AS o USING (order_id, command_id) "
-    "WHERE o.kind IN ('accepted', 'rejected') "
-    "UNION ALL SELECT o.* FROM asked JOIN outcomes AS o ON o.order_id = asked.order_id "
-    "AND lower(o.command_id) = asked.command_id AND o.command_id <> lower(o.command_id) "
-    "WHERE o.kind IN ('accepted', 'rejected')) SELECT order_id, command_id, digest, message FROM used "
-)
-"""SQL: of order ids and command ids, those that were used before, with the digest and the outcome of the first time.
-
-Each id is to be asked for as it is, and in small letters: then it is found however it was written.
-"""
-
-FIRST_USES: LiteralString = (
-    FIRST_USES_NOT_RETIRED  # noqa: S608 - nothing of a sender's
-    + "UNION ALL SELECT order_id, command_id, ''::bytea, ''::bytea FROM asked JOIN order_events "
-    "ON originator_id = order_id AND notification_id <= retired_event_id() "
-    "AND lower(convert_from(state, 'UTF8')::json ->> 'command_id') = lower(command_id)"
-)
-"""SQL: the same, and those whose outcome was retired, with neither digest nor outcome."""
