@@ -20,7 +20,7 @@ from services.eventstore.checkpoint_chain import Checkpoint, Hashes, notificatio
 from services.eventstore.checkpoint_notes import CheckpointNotes, checkpoint_notes
 from services.eventstore.database import CopiedRow, connect
 from services.eventstore.read_events import copy_events, newest_event
-from services.shards.identity import place
+from services.shards.identity import shard_identity
 
 from .checkpoint_file import Chain
 from .listing import ranges
@@ -117,7 +117,7 @@ class _Sources:
     def __init__(self, shards: Sequence[str], number: int) -> None:
         self._shards, self._number = shards, number
         with connect(shards[number], autocommit=True) as connection:
-            self._splits = place(connection).splits
+            self._splits = shard_identity(connection).splits
 
     @property
     def last_split(self) -> int:

@@ -9,7 +9,7 @@ import psycopg
 from services.eventstore.database import connect, fetch_value
 from services.retention.months import read_retired
 from services.settings import Settings
-from services.shards.identity import Split, place
+from services.shards.identity import Split, shard_identity
 
 from .findings import Differences
 
@@ -45,8 +45,8 @@ def _regions(shards: Sequence[Settings]) -> dict[tuple[int, int], _Region]:
     found: dict[tuple[int, int], _Region] = {}
     for one in shards:
         with connect(one.database) as connection:
-            splits, retired = place(connection).splits, read_retired(connection).outcome_id
-        before = Split(0, 0, 0, 0)
+            splits, retired = shard_identity(connection).splits, read_retired(connection).outcome_id
+        before = Split()
         for split in splits:
             events = range(before.event_id + 1, split.event_id + 1)
             outcomes = range(before.outcome_id + 1, split.outcome_id + 1)

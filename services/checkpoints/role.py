@@ -23,7 +23,7 @@ from services.kafka.single_writer import all_values, last_value
 from services.kafka.topics import Topics
 from services.kafka.transactions import TransactionalProducer
 from services.settings import Settings
-from services.shards.identity import place
+from services.shards.identity import shard_identity
 from services.telemetry.health import progress
 
 from .checkpoint_file import CheckpointFile, CheckpointFileError, LinesMissing
@@ -102,7 +102,7 @@ class CheckpointsRole:
                 f"checkpoint {notes.published} was published, but {self._topic} no longer has it: going on would make "
                 "a second chain. Restore the topic, or see docs/auditors.md for how to begin anew on purpose."
             )
-        first = place(connection).last_split.event_id + 1
+        first = shard_identity(connection).last_split.event_id + 1
         signer = Signer(key, read_public_key(next_file) if next_file else None, notes.salt, first)
         if last is not None and last.key != signer.key_id and not _announces(last, signer):
             log.warning(

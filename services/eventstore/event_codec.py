@@ -138,11 +138,11 @@ def decode_event(stored: Stored, keys: OrderKeys) -> Event:
 def _decode_second(stored: Stored, keys: OrderKeys) -> Event:
     """Decodes an event with sealed texts. msgspec keeps the last of two equal keys, so the unsealed texts win."""
     decode = _SECOND[stored.topic]
-    state, number, content = split(stored.state)
+    state, sealed = split(stored.state)
     bare = decode(state)
-    if not number or (key := keys.get(bare.originator_id, number)) is None:
+    if sealed is None or (key := keys.get(bare.originator_id, sealed.key_number)) is None:
         return bare
-    return decode(state[:-1] + b"," + unseal(bare, content, key)[1:])
+    return decode(state[:-1] + b"," + unseal(bare, sealed.content, key)[1:])
 
 
 def is_stored_as(stored: Stored, event: Event, keys: OrderKeys) -> bool:
@@ -159,13 +159,13 @@ def is_stored_as(stored: Stored, event: Event, keys: OrderKeys) -> bool:
         return erased or stored.state == encode_event(event)
     found = texts(event)
     try:
-        state, number, content = split(stored.state)
+        state, sealed = split(stored.state)
         if state != encode_event(without(event, found)):
             return False
-        if not number:
+        if sealed is None:
             return not found
-        key = keys.get(event.originator_id, number)
-        return key is None or unseal(event, content, key) == encode_event(found)
+        key = keys.get(event.originator_id, sealed.key_number)
+        return key is None or unseal(event, sealed.content, key) == encode_event(found)
     except (KeyError, Broken):
         return False
 

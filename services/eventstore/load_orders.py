@@ -31,16 +31,20 @@ _SELECT = (
 
 
 class History(msgspec.Struct):
-    """What an order is loaded from: `start`, as its snapshot's `state` has it or blank, and all events behind that."""
+    """What an order is loaded from."""
 
     start: Order
+    """The order as its snapshot has it, or blank."""
     events: Sequence[Stored]
+    """All events after that."""
     state: bytes | None = None
+    """The snapshot, if there is one."""
 
     def load(self, keys: OrderKeys, after: int) -> tuple[Order, Order | None]:
-        """The order, and what a snapshot is due of: None up to `after` events behind the last one.
+        """Returns the order, and the state to snapshot, or None if no snapshot is due.
 
-        Both may be the same. To be called once. Raises whatever this version fails with on an event.
+        One is due when more than `after` events follow the last. Both may be the same object. Call it once. Raises
+        whatever this version fails with on an event.
         """
         order, first = self.start, self.start.version
         events = [decode_event(event, keys) for event in self.events]
@@ -55,13 +59,12 @@ class History(msgspec.Struct):
 
 
 class Loaded(msgspec.Struct):
-    """Orders by id; in the place of one whose history cannot be read or followed stands the reason.
-
-    `due`: what snapshots are to be made of. Some are orders themselves: they are changed when those are.
-    """
+    """Orders, and the states to snapshot."""
 
     orders: dict[str, Order | Exception]
+    """By id. An exception says why an order's history cannot be read or followed."""
     due: list[Order] = []
+    """What to make snapshots of. Some are the orders themselves, and change with them."""
 
 
 def load_orders(

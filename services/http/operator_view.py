@@ -9,7 +9,7 @@ import psycopg
 
 from projections import READ_MODELS
 from services.eventstore.dead_letters import UNHANDLED
-from services.eventstore.installation_counts import overview
+from services.eventstore.installation_state import overview
 
 _MOST = 20
 _COUNTS = ("events", "deadlines", "overdue", "parked_orders", "dead")

@@ -17,7 +17,7 @@ import msgspec
 import psycopg
 from msgspec import structs
 
-from services.eventstore.commit_listener import Changes
+from services.eventstore.commit_listener import CommitListener
 from services.eventstore.database import fetch_row_async, lock_appends_async
 from services.eventstore.outcomes import StoredOutcome
 from services.kafka.cluster import Cluster
@@ -149,7 +149,7 @@ class Restored:
         topics: Topics,
         connection: psycopg.AsyncConnection[Any],
         masters: MasterKeys,
-        changes: Changes,
+        changes: CommitListener,
     ) -> None:
         self._cluster = cluster
         self._topics = topics

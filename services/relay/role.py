@@ -21,7 +21,7 @@ import psycopg
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from msgspec import structs
 
-from services.eventstore.commit_listener import Changes
+from services.eventstore.commit_listener import CommitListener
 from services.eventstore.database import ANSWER_WITHIN_SECONDS, connect_async, fetch_row_async
 from services.fault_points import point
 from services.judging.outcomes import OutcomeKind
@@ -96,12 +96,12 @@ class RelayRole:
                         await changes.after(seen)
 
     @asynccontextmanager
-    async def _opened(self) -> AsyncIterator[tuple[psycopg.AsyncConnection[Any], Changes]]:
+    async def _opened(self) -> AsyncIterator[tuple[psycopg.AsyncConnection[Any], CommitListener]]:
         await self._ends.start()
         try:
             session = connect_async(self._url, answer_within=ANSWER_WITHIN_SECONDS, autocommit=True)
             async with await session as connection:
-                changes = await Changes.listen(self._url)
+                changes = await CommitListener.listen(self._url)
                 try:
                     yield connection, changes
                 finally:
@@ -110,7 +110,7 @@ class RelayRole:
             await self._ends.stop()
 
     async def _checked(
-        self, connection: psycopg.AsyncConnection[Any], changes: Changes, position: Position
+        self, connection: psycopg.AsyncConnection[Any], changes: CommitListener, position: Position
     ) -> Position:
         """Where to go on, once store and topics are known to belong together, and that is noted.
 

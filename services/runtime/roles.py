@@ -31,7 +31,7 @@ from services.checkpoints.role import CheckpointsRole
 from services.clock import Clock
 from services.commands.role import CommandsRole
 from services.eventstore.application import OrderStore
-from services.eventstore.commit_listener import Changes
+from services.eventstore.commit_listener import CommitListener
 from services.eventstore.database import ANSWER_WITHIN_SECONDS, connect
 from services.kafka.faststream_broker import broker_of
 from services.kafka.topics import Topics
@@ -126,7 +126,7 @@ async def _projections(start: Start) -> None:
     projectors = [Projector(store, model()) for model in READ_MODELS.values()]
     for projector in projectors:
         await asyncio.to_thread(projector.prepare)
-    changes = await Changes.listen(url)
+    changes = await CommitListener.listen(url)
     try:
         async with asyncio.TaskGroup() as group:
             group.create_task(Follower(projectors).run(changes))
