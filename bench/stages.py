@@ -10,13 +10,14 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from services.eventstore.append import Batch
 from services.eventstore.application import OrderStore
+from services.eventstore.event_codec import Sealing
 from services.judging.judge import judge, read
 from services.judging.record import Record
 from services.kafka.record_batches import poll
 from services.kafka.topics import DEFAULT_PARTITIONS
 from services.orders import Order
 from services.runtime.installation import clock_of
-from services.sealing.order_keys import OrderKey, Sealing
+from services.sealing.order_keys import OrderKey
 from services.settings import Settings
 
 _PIECE = 4000

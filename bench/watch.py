@@ -16,7 +16,7 @@ from bench.traffic import Traffic
 from projections import READ_MODELS
 from services.eventstore.checkpoint_chain import parse
 from services.eventstore.checkpoint_notes import checkpoint_notes
-from services.eventstore.installation_counts import Overview, overview
+from services.eventstore.installation_state import Overview, overview
 from services.kafka.read_topics import extents, last_value
 from services.kafka.relay_position import published
 from services.kafka.topics import DEFAULT_PARTITIONS, Topics

@@ -10,6 +10,7 @@ import psycopg
 from psycopg.sql import SQL, Identifier
 from resolution_contracts.values import format_instant
 
+from services.eventstore.database import fetch_row
 from services.orders import events as e
 
 from .framework import paging
@@ -99,7 +100,7 @@ def _waiting(
     at, order_id = max(after or Cursor(now, ""), Cursor(now, ""))
     where = {"user": user, "now": now, "at": at, "order_id": order_id, "limit": limit + 1}
     rows = connection.execute(_PAGE.format(Identifier(column)), where).fetchall()
-    total, earlier = connection.execute(_COUNT.format(Identifier(column)), where).fetchone() or (0, 0)
+    total, earlier = fetch_row(connection, _COUNT.format(Identifier(column)), where)
     return Part([_line(_decode(document), now) for (document,) in rows], total, earlier)
 
 

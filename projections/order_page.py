@@ -14,7 +14,8 @@ import psycopg
 from psycopg.sql import SQL, Composed, Identifier
 from resolution_contracts.values import DisputeKind, Role, SettledAs, format_instant
 
-from services.eventstore.load_histories import events_with_texts
+from services.eventstore.database import fetch_row, fetch_value
+from services.eventstore.read_events import events_with_texts
 from services.orders import Order
 from services.orders import events as e
 from services.orders.available_actions import available_actions
@@ -178,11 +179,11 @@ def look(
 
     None where there is no such order. Raises NotAParty, MasterKeyError and psycopg.Error.
     """
-    row = connection.execute("SELECT document FROM order_page.orders WHERE order_id = %s", (order_id,)).fetchone()
-    if row is None:
+    document = fetch_value(connection, "SELECT document FROM order_page.orders WHERE order_id = %s", (order_id,))
+    if document is None:
         return None
     written = events_with_texts(connection, masters, [order_id])
-    return view(_decode(row[0]), written.get(order_id, []), viewer, now)
+    return view(_decode(document), written.get(order_id, []), viewer, now)
 
 
 def view(page: Page, written: Iterable[e.Event], viewer: str | None, now: datetime) -> dict[str, Any]:
@@ -282,7 +283,7 @@ def orders_of(
     """
     where = _where(user, after, limit + 1)
     rows = connection.execute(_page_of("last_event_at, order_id, document"), where).fetchall()
-    total, earlier = connection.execute(_COUNT, where).fetchone() or (0, 0)
+    total, earlier = fetch_row(connection, _COUNT, where)
     written = events_with_texts(connection, masters, [order_id for _, order_id, _ in rows])
     lines = []
     for last_event_at, order_id, document in rows:

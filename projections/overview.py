@@ -11,6 +11,7 @@ from psycopg import Cursor
 from psycopg.rows import DictRow
 from resolution_contracts.values import DisputeKind, SettledAs, format_instant
 
+from services.eventstore.database import fetch_value
 from services.orders import events as e
 
 from .framework import known_order
@@ -19,7 +20,6 @@ from .framework.read_model import Fact, Handler, ReadModel
 
 _AHEAD_HOURS = (1, 6, 24, 48)
 _DAYS = 30
-_LONG_AGO = timedelta(days=365 * 30)
 
 
 def _settled(order: KnownOrder, event: e.Settling) -> Fact:
@@ -73,8 +73,8 @@ def look(connection: psycopg.Connection[Any], now: datetime) -> dict[str, Any]:
     return {
         "now": format_instant(now),
         "open_by_kind": {str(kind): by_kind.get(str(kind), 0) for kind in DisputeKind},
-        "due_within_hours": {str(hours): _due(connection, now, timedelta(hours=hours)) for hours in _AHEAD_HOURS},
-        "overdue": _due(connection, now - _LONG_AGO, _LONG_AGO),
+        "due_within_hours": {str(hours): _due(connection, now, now + timedelta(hours=hours)) for hours in _AHEAD_HOURS},
+        "overdue": _due(connection, None, now),
         "days": _days(connection),
     }
 
@@ -96,12 +96,10 @@ def _sums(parts: Sequence[dict[str, int]]) -> dict[str, int]:
     return {name: sum(part[name] for part in parts) for name in parts[0]}
 
 
-def _due(connection: psycopg.Connection[Any], after: datetime, within: timedelta) -> int:
-    row = connection.execute(
-        "SELECT count(*) FROM overview.orders WHERE respond_by > %s AND respond_by <= %s", (after, after + within)
-    ).fetchone()
-    assert row is not None
-    return int(row[0])
+def _due(connection: psycopg.Connection[Any], after: datetime | None, up_to: datetime) -> int:
+    """Returns how many disputes have their deadline after an instant, or ever, and up to another one."""
+    query = "SELECT count(*) FROM overview.orders WHERE respond_by > coalesce(%s, '-infinity') AND respond_by <= %s"
+    return int(fetch_value(connection, query, (after, up_to)))
 
 
 def _days(connection: psycopg.Connection[Any]) -> list[dict[str, Any]]:

@@ -18,7 +18,7 @@ from resolution_contracts.notifications import DisputeReminder
 from resolution_contracts.values import format_instant
 
 from services.clock import Clock
-from services.eventstore.database import ANSWER_WITHIN_SECONDS, connect
+from services.eventstore.database import ANSWER_WITHIN_SECONDS, connect, fetch_value, lock_appends
 from services.telemetry import role_metrics
 from services.telemetry.health import progress
 
@@ -56,12 +56,12 @@ def send_due(database_url: str, now: datetime) -> int:
     One of an order that has events which the read model lacks waits: its dispute may be settled. Raises psycopg.Error.
     """
     with connect(database_url, answer_within=ANSWER_WITHIN_SECONDS) as connection:
-        if connection.execute("SELECT 1 FROM reminders.due WHERE at <= %s LIMIT 1", (now,)).fetchone() is None:
+        if fetch_value(connection, "SELECT 1 FROM reminders.due WHERE at <= %s LIMIT 1", (now,)) is None:
             return 0
         if (position := _hold(connection)) is None:
             return 0
         # From here to the commit nothing is appended, so that what the read model says of a dispute is so.
-        connection.execute("SELECT pg_advisory_xact_lock(hashtextextended('order_events', 0))")
+        lock_appends(connection)
         due = _take(connection, now, position)
         sent = _put(connection, _to_send(due, now), now)
     role_metrics.reminded(sent)
@@ -74,10 +74,10 @@ def _hold(connection: psycopg.Connection[Any]) -> int | None:
     To be held before appends are held up, for a batch or a switch under way is waited for. None behind a switch, whose
     position this statement does not see yet.
     """
-    row = connection.execute(
-        "SELECT notification_id FROM projection_tracking WHERE application_name = 'reminders' FOR SHARE"
-    ).fetchone()
-    return None if row is None else int(row[0])
+    position: int | None = fetch_value(
+        connection, "SELECT notification_id FROM projection_tracking WHERE application_name = 'reminders' FOR SHARE"
+    )
+    return position
 
 
 def _take(connection: psycopg.Connection[Any], now: datetime, position: int) -> list[Any]:

@@ -2,14 +2,13 @@
 
 from collections.abc import Iterable
 
-from services.eventstore.event_codec import decode_event
+from services.eventstore.event_codec import Sealing, StoredRow, decode_event
 from services.eventstore.load_orders import History
 from services.eventstore.snapshots import decode_state, encode_state
-from services.eventstore.stored_event import StoredRow
 from services.orders import Order
 from services.orders.events import Event
 from services.sealing.master_keys import MasterKeys
-from services.sealing.order_keys import OrderKey, OrderKeys, Sealing
+from services.sealing.order_keys import OrderKey, OrderKeys
 
 
 class StoredInMemory:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from itertools import takewhile
-from typing import Any, LiteralString, cast
+from typing import Any, LiteralString
 
 import msgspec
 import psycopg
@@ -19,9 +19,9 @@ from psycopg.sql import SQL, Identifier, Literal
 from resolution_contracts.values import format_instant
 
 from projections import READ_MODELS
-from services.eventstore.database import connect, held, search
-from services.eventstore.event_codec import decode_row
-from services.eventstore.load_histories import histories
+from services.eventstore.database import connect, fetch_value, lock_held, set_search_path
+from services.eventstore.event_codec import decode_event
+from services.eventstore.read_events import all_histories
 from services.orders.events import Event
 from services.sealing.order_keys import WITHOUT_TEXTS
 
@@ -63,7 +63,7 @@ class ReadModelsAsOf:
     def hold(cls, database_url: str, prefix: str) -> Iterator["ReadModelsAsOf"]:
         """Raises AsOfError while another replay into these schemas runs, and psycopg.Error."""
         with (
-            held(database_url, "SELECT pg_try_advisory_xact_lock(hashtextextended(%s, 2))", (prefix,)) as alone,
+            lock_held(database_url, "SELECT pg_try_advisory_xact_lock(hashtextextended(%s, 2))", (prefix,)) as alone,
             connect(database_url, autocommit=True, row_factory=dict_row) as connection,
         ):
             if not alone:
@@ -77,13 +77,13 @@ class ReadModelsAsOf:
         MapperDeserialisationError for an event that this version cannot read.
         """
         self._make_room()
-        replayed = Replayed(as_of, self._last_event_id())
+        last_event_id = fetch_value(self._connection, "SELECT coalesce(max(notification_id), 0) FROM order_events")
+        replayed = Replayed(as_of, last_event_id)
         read = 0
-        with self._connection.cursor() as cursor:
-            for orders in histories(cursor, replayed.position):
-                read += sum(map(len, orders.values()))
-                self._take([[decode_row(row, WITHOUT_TEXTS) for row in rows] for rows in orders.values()], replayed)
-                progress(read, replayed.position)
+        for orders in all_histories(self._connection, replayed.position):
+            read += sum(map(len, orders.values()))
+            self._take([[decode_event(row, WITHOUT_TEXTS) for row in rows] for rows in orders.values()], replayed)
+            progress(read, replayed.position)
         self._finish(replayed)
         return replayed
 
@@ -152,10 +152,6 @@ class ReadModelsAsOf:
 
     # --- the events ---
 
-    def _last_event_id(self) -> int:
-        row = self._connection.execute("SELECT coalesce(max(notification_id), 0) AS n FROM order_events").fetchone()
-        return int(cast("DictRow", row)["n"])
-
     def _take(self, orders: list[list[Event]], replayed: Replayed) -> None:
         """Within an order times ascend, so that what counts of it is how it began."""
         counted: list[Event] = []
@@ -187,9 +183,8 @@ class ReadModelsAsOf:
             replayed.overdue = self._count(overview, "respond_by <= %s", replayed.as_of)
 
     def _count(self, table: Identifier, where: LiteralString = "true", *values: Any) -> int:
-        query = SQL("SELECT count(*) AS n FROM {} WHERE ").format(table) + SQL(where)
-        row = self._connection.execute(query, values).fetchone()
-        return int(cast("DictRow", row)["n"])
+        query = SQL("SELECT count(*) FROM {} WHERE ").format(table) + SQL(where)
+        return int(fetch_value(self._connection, query, values))
 
     def _tables(self, model: ReadModel[Any]) -> list[str]:
         rows = self._connection.execute(
@@ -213,7 +208,7 @@ class ReadModelsAsOf:
     @contextmanager
     def _in_schema(self, model: ReadModel[Any]) -> Iterator[Cursor[DictRow]]:
         with self._connection.cursor() as cursor:
-            search(cursor, self._new(model))
+            set_search_path(cursor, self._new(model))
             yield cursor
 
 

@@ -5,7 +5,7 @@ import logging
 from collections.abc import Sequence
 from time import monotonic, perf_counter
 
-from services.eventstore.commit_listener import Changes
+from services.eventstore.commit_listener import CommitListener
 from services.telemetry import role_metrics
 from services.telemetry.health import progress
 
@@ -25,7 +25,7 @@ class Follower:
         self._projectors = projectors
         self._pauses: dict[str, _Pause] = {}
 
-    async def run(self, changes: Changes) -> None:
+    async def run(self, changes: CommitListener) -> None:
         """A read model that fails stands still by itself, loudly, until it works; the others go on.
 
         Raises psycopg.Error when the connection of `changes` is lost.
@@ -38,7 +38,7 @@ class Follower:
                 await changes.after(mark)
                 await asyncio.sleep(_GATHER_SECONDS)
 
-    async def _next_batch(self, changes: Changes) -> int:
+    async def _next_batch(self, changes: CommitListener) -> int:
         """Returns how many events it had for the read model that it had most for."""
         well = [projector for projector in self._projectors if projector.schema not in self._pauses]
         others = [projector for projector in self._projectors if projector.schema in self._pauses]

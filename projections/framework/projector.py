@@ -10,13 +10,14 @@ from collections.abc import Sequence
 from typing import Any, LiteralString, cast
 
 from eventsourcing.postgres import PostgresFactory
-from psycopg import Cursor
+from psycopg import Connection, Cursor
 from psycopg.rows import DictRow
 from psycopg.sql import SQL, Identifier
 
 from services.eventstore.application import OrderStore
-from services.eventstore.database import search
-from services.eventstore.event_codec import decode_row
+from services.eventstore.database import fetch_value, set_search_path
+from services.eventstore.event_codec import decode_event
+from services.eventstore.read_events import events_between
 from services.fault_points import point
 from services.sealing.order_keys import WITHOUT_TEXTS
 
@@ -33,10 +34,6 @@ CHANNEL = "read_models"
 _TAKE: LiteralString = (
     "SELECT application_name AS name, notification_id AS position, set_config('synchronous_commit', 'off', true) "
     "FROM projection_tracking WHERE application_name = ANY(%s) FOR UPDATE SKIP LOCKED"
-)
-_READ: LiteralString = (
-    "SELECT notification_id, originator_id, originator_version, topic, state FROM order_events "
-    "WHERE notification_id > %s AND notification_id <= %s ORDER BY notification_id LIMIT %s"
 )
 _MOVE: LiteralString = (
     "WITH moved AS (UPDATE projection_tracking SET notification_id = %s WHERE application_name = ANY(%s) "
@@ -65,16 +62,14 @@ class Projector:
             cursor.execute(
                 "INSERT INTO read_models VALUES (%s, %s) ON CONFLICT (name) DO NOTHING", (self.schema, version)
             )
-            cursor.execute("SELECT code FROM read_models WHERE name = %s", (self.schema,))
-            if (row := cursor.fetchone()) and row["code"] != version:
+            if built_by(cursor.connection, self.schema) != version:
                 log.warning("%s was built by another version; `resolution rebuild %s` renews it", *[self.schema] * 2)
 
     def position(self) -> int:
         """The notification id of the last event applied; 0 before the first."""
         with self.datastore.transaction(commit=False) as cursor:
-            cursor.execute("SELECT notification_id FROM projection_tracking WHERE application_name = %s", [self.schema])
-            row = cursor.fetchone()
-        return row["notification_id"] if row else 0
+            query = "SELECT notification_id FROM projection_tracking WHERE application_name = %s"
+            return fetch_value(cursor.connection, query, [self.schema]) or 0
 
     def catch_up(self, most: int = BATCH) -> int:
         """Applies the next batch; returns how many events that was. See the function of this name."""
@@ -86,7 +81,13 @@ class Projector:
         self.read_model.apply(cursor, events)
 
     def _search(self, cursor: Cursor[DictRow]) -> None:
-        search(cursor, self.schema)
+        set_search_path(cursor, self.schema)
+
+
+def built_by(connection: Connection[Any], schema: str) -> str | None:
+    """Returns the version that built a read model, or None if nothing built it. Raises psycopg.Error."""
+    code: str | None = fetch_value(connection, "SELECT code FROM read_models WHERE name = %s", (schema,))
+    return code
 
 
 def catch_up(projectors: Sequence[Projector], most: int = BATCH) -> dict[str, int]:
@@ -101,16 +102,16 @@ def catch_up(projectors: Sequence[Projector], most: int = BATCH) -> dict[str, in
     with projectors[0].datastore.transaction(commit=True) as cursor:
         end = _NO_END
         for position, those in _take(cursor, projectors):
-            rows = cursor.execute(_READ, (position, end, most), binary=True).fetchall()
-            end = min(end, rows[-1]["notification_id"] if rows else position)
+            rows = events_between(cursor.connection, position, end, most)
+            end = min(end, rows[-1].notification_id if rows else position)
             if not rows:
                 continue
             point("projections.read")
-            events = [decode_row(row, WITHOUT_TEXTS) for row in rows]
+            events = [decode_event(row, WITHOUT_TEXTS) for row in rows]
             for projector in those:
                 projector.apply(cursor, events)
                 applied[projector.schema] = len(events)
-            cursor.execute(_MOVE, (rows[-1]["notification_id"], [projector.schema for projector in those], CHANNEL))
+            cursor.execute(_MOVE, (rows[-1].notification_id, [projector.schema for projector in those], CHANNEL))
             point("projections.applied")
     if applied:
         point("projections.committed")

@@ -17,9 +17,9 @@ from psycopg.sql import SQL, Identifier
 
 from projections import READ_MODELS
 from services.eventstore.application import OrderStore
-from services.eventstore.database import hold
+from services.eventstore.database import fetch_value, hold_lock
 
-from .projector import Projector
+from .projector import Projector, built_by
 
 _BATCH = 5000
 _NEAR = 1000
@@ -78,7 +78,7 @@ class Rebuild:
     def _alone(self) -> Iterator[None]:
         name = f"rebuild {self._name}"
         with self._datastore.transaction() as cursor:
-            if not hold(cursor, "SELECT pg_try_advisory_xact_lock(hashtextextended(%s, 0)) AS held", (name,)):
+            if not hold_lock(cursor, "SELECT pg_try_advisory_xact_lock(hashtextextended(%s, 0)) AS held", (name,)):
                 raise RebuildError(f"Another rebuild of {self._name} is at work; wait until it has ended.")
             yield
 
@@ -90,8 +90,7 @@ class Rebuild:
                     f"The tables from before the last rebuild are still there; look at them in the schema "
                     f"{self._name}_old, then `resolution rebuild {self._name} --drop-old`."
                 )
-            cursor.execute("SELECT code FROM read_models WHERE name = %s", (self._new.schema,))
-            if (row := cursor.fetchone()) and row["code"] != str(self._new.read_model.version):
+            if built_by(cursor.connection, self._new.schema) not in (None, str(self._new.read_model.version)):
                 self._forget(cursor, self._new.schema)  # what another version began is of no use
         self._new.prepare()
 
@@ -125,8 +124,7 @@ class Rebuild:
             events = self._hold(cursor)
             while (behind := events - self._new.position()) > 0:
                 self._new.catch_up(min(behind, _BATCH))
-            cursor.execute("SELECT name, code FROM read_models WHERE name = ANY(%s)", ([self._name, self._new.schema],))
-            same_version = len({row["code"] for row in cursor}) == 1
+            same_version = built_by(cursor.connection, self._name) == built_by(cursor.connection, self._new.schema)
             differences = [self._compare(cursor, table) for table in self._new.read_model.compared]
             for old, new in ((self._name, f"{self._name}_old"), (self._new.schema, self._name)):
                 cursor.execute(SQL("ALTER SCHEMA {} RENAME TO {}").format(Identifier(old), Identifier(new)))
@@ -140,11 +138,8 @@ class Rebuild:
 
     def _hold(self, cursor: Cursor[DictRow]) -> int:
         """The live one's position, which nobody moves until the transaction ends."""
-        cursor.execute(
-            "SELECT notification_id FROM projection_tracking WHERE application_name = %s FOR UPDATE", (self._name,)
-        )
-        position: int = cast("DictRow", cursor.fetchone())["notification_id"]
-        return position
+        query = "SELECT notification_id FROM projection_tracking WHERE application_name = %s FOR UPDATE"
+        return int(fetch_value(cursor.connection, query, (self._name,)))
 
     def _compare(self, cursor: Cursor[DictRow], table: str) -> Difference:
         old, new = Identifier(self._name, table), Identifier(self._new.schema, table)
@@ -154,8 +149,7 @@ class Rebuild:
             cursor.execute(
                 SQL("CREATE TEMPORARY TABLE different ON COMMIT DROP AS TABLE {} EXCEPT TABLE {}").format(one, other)
             )
-            cursor.execute("SELECT count(*) AS n FROM different")
-            counts.append((cursor.fetchone() or {"n": 0})["n"])
+            counts.append(fetch_value(cursor.connection, "SELECT count(*) FROM different"))
             cursor.execute("SELECT * FROM different LIMIT %s", (_SHOWN,))
             keys |= {_key(row) for row in cursor}
             cursor.execute("DROP TABLE different")
@@ -169,8 +163,7 @@ class Rebuild:
 
 
 def _exists(cursor: Cursor[DictRow], schema: str) -> bool:
-    cursor.execute("SELECT 1 FROM pg_namespace WHERE nspname = %s", (schema,))
-    return cursor.fetchone() is not None
+    return fetch_value(cursor.connection, "SELECT 1 FROM pg_namespace WHERE nspname = %s", (schema,)) is not None
 
 
 def _key(row: DictRow) -> str:

@@ -14,8 +14,9 @@ from typing import Any
 import psycopg
 from aiokafka import TopicPartition
 
-from services.eventstore.positions import commands_bases
-from services.eventstore.record_outcomes import Fate, fates, judged_up_to, snapshot
+from services.eventstore.database import connect_read_only
+from services.eventstore.outcomes import RecordOutcome, outcomes_by_record
+from services.eventstore.positions import commands_bases, judged_up_to
 from services.kafka.cluster import Cluster
 from services.kafka.read_topics import Stream, open_consumer
 from services.kafka.topics import Topics, count_partitions
@@ -65,11 +66,11 @@ class _Fates:
 
     def __init__(self, connection: psycopg.Connection[Any]) -> None:
         self._connection = connection
-        self._source = fates(connection)
-        self._piece: deque[Fate] = deque()
-        self._reading: asyncio.Future[deque[Fate]] | None = None
+        self._source = outcomes_by_record(connection)
+        self._piece: deque[RecordOutcome] = deque()
+        self._reading: asyncio.Future[deque[RecordOutcome]] | None = None
 
-    async def peek(self) -> Fate | None:
+    async def peek(self) -> RecordOutcome | None:
         """The next one; None behind the last."""
         if not self._piece:
             self._reading = asyncio.ensure_future(asyncio.to_thread(lambda: deque(islice(self._source, _AT_ONCE))))
@@ -135,7 +136,7 @@ async def balance(database_url: str, cluster: Cluster, topics: Topics, progress:
     Raises TopicError, KafkaError, CannotVerify, psycopg.Error.
     """
     count = await count_partitions(cluster, topics)
-    with snapshot(database_url) as connection:
+    with connect_read_only(database_url) as connection:
         try:
             positions = await asyncio.to_thread(judged_up_to, connection)
             bases = await asyncio.to_thread(commands_bases, connection)
@@ -188,16 +189,16 @@ async def _merge(stream: Stream, source: _Fates, book: _Book) -> AsyncIterator[i
         offset = stream.take().offset
         while (fate := await source.peek()) is not None and fate[:2] <= (partition, offset):
             source.take()
-            book.fate(fate[1], fate[2], on_topic=fate[1] == offset)
+            book.fate(fate.record_offset, fate.became, on_topic=fate.record_offset == offset)
         book.record(offset)
         yield offset
-    while (fate := await source.peek()) is not None and fate[0] == partition:
+    while (fate := await source.peek()) is not None and fate.partition == partition:
         source.take()
-        book.fate(fate[1], fate[2], on_topic=False)
+        book.fate(fate.record_offset, fate.became, on_topic=False)
 
 
 async def _pass_over(source: _Fates, ledger: Ledger, partition: int | None) -> None:
     """What is of partitions before this one, or of any where it is None: they are not the shard's, or not there."""
-    while (fate := await source.peek()) is not None and (partition is None or fate[0] < partition):
+    while (fate := await source.peek()) is not None and (partition is None or fate.partition < partition):
         source.take()
-        ledger.differs(f"{fate[0]}/{fate[1]}: {fate[2]}, but this database has no such partition")
+        ledger.differs(f"{fate.partition}/{fate.record_offset}: {fate.became}, but this database has no such partition")

@@ -6,9 +6,10 @@ from contextlib import AsyncExitStack
 from typing import Any
 
 import psycopg
-from psycopg.rows import args_row
 
-from services.eventstore.record_outcomes import snapshot
+from services.eventstore.database import connect_read_only
+from services.eventstore.outcomes import StoredOutcome, outcomes_of_partitions
+from services.judging.outcomes import OutcomeKind
 from services.kafka.cluster import Cluster
 from services.kafka.read_topics import extents, open_streams
 from services.kafka.relay_position import published
@@ -18,7 +19,6 @@ from services.sealing.order_keys import OrderKeys
 from .findings import Findings
 from .open_disputes import Disputes
 from .published_records import Published
-from .stored_history import StoredOutcome
 
 _AT_ONCE = 10_000
 
@@ -38,10 +38,10 @@ async def compare_outcomes(database_url: str, cluster: Cluster, topics: Topics) 
         for topic in ends:
             starts = {number: begins[topic][number] for number in partitions}
             streams[topic] = await stack.enter_async_context(open_streams(cluster, topic, starts, ends[topic]))
-        connection = stack.enter_context(snapshot(database_url))
+        connection = stack.enter_context(connect_read_only(database_url))
         comparing = Published(topics, streams, begins, position.outcome_id, Disputes({}, [], []), findings)
         after = 0
-        while rows := await asyncio.to_thread(_outcomes, connection, partitions, after):
+        while rows := await asyncio.to_thread(outcomes_of_partitions, connection, partitions, after, _AT_ONCE):
             keys = await asyncio.to_thread(_erased, connection, rows)
             for row in rows:
                 await comparing.compare(row, (), keys)
@@ -50,21 +50,11 @@ async def compare_outcomes(database_url: str, cluster: Cluster, topics: Topics) 
     return findings
 
 
-def _outcomes(connection: psycopg.Connection[Any], partitions: Sequence[int], after: int) -> list[StoredOutcome]:
-    """Without what is not compared."""
-    with connection.cursor(row_factory=args_row(StoredOutcome), binary=True) as cursor:
-        cursor.execute(
-            "SELECT outcome_id, partition, record_offset, kind, order_id, command_id, ''::bytea, '', 0::bigint, "
-            "0::bigint, key, message FROM outcomes WHERE partition = ANY(%s) AND outcome_id > %s "
-            "ORDER BY outcome_id LIMIT %s",
-            (list(partitions), after, _AT_ONCE),
-        )
-        return cursor.fetchall()
-
-
 def _erased(connection: psycopg.Connection[Any], rows: Sequence[StoredOutcome]) -> OrderKeys:
     """The keys that were erased, of the orders that dead letters name."""
-    named = {row.key.decode(errors="ignore").replace("\0", "") for row in rows if row.kind == "dead" and row.key}
+    named = {
+        row.key.decode(errors="ignore").replace("\0", "") for row in rows if row.kind is OutcomeKind.DEAD and row.key
+    }
     found = connection.execute(
         "SELECT order_id, number FROM order_keys WHERE order_id = ANY(%s) AND wrapped IS NULL", (list(named),)
     )

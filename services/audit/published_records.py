@@ -5,7 +5,9 @@ from typing import Any
 
 import msgspec
 
+from services.eventstore.outcomes import StoredOutcome
 from services.judging.dead_letters import published_letter
+from services.judging.outcomes import OutcomeKind
 from services.judging.record import Record
 from services.kafka.read_topics import Ends, Stream
 from services.kafka.topics import Topics
@@ -16,7 +18,7 @@ from services.sealing.order_keys import OrderKeys
 
 from .findings import Findings
 from .open_disputes import Disputes
-from .stored_history import StoredOutcome
+from .stored_history import is_erased_letter
 
 
 class Published:
@@ -56,12 +58,12 @@ class Published:
                 offset = await self._expect(stream, what, wanted, due)
             if offset is not None:
                 self._disputes.follow(row.partition, offset, event)
-        if row.kind == "dead":
+        if row.kind is OutcomeKind.DEAD:
             self._findings.dead_letters += 1
             stream = self._dead_letters[row.partition]
-            wanted = _Wanted(row.key, row.message, row.is_erased_letter(keys), letter=True)
+            wanted = _Wanted(row.key, row.message, is_erased_letter(row, keys), letter=True)
             await self._expect(stream, f"dead letter {row.record_offset}", wanted, due)
-        elif row.kind != "retired":
+        elif row.kind is not OutcomeKind.RETIRED:
             stream, key = self._outcomes[row.partition], row.order_id.encode()
             if stream.take_if(key, row.message) is None:
                 wanted = _Wanted(key, row.message)

@@ -11,7 +11,8 @@ import msgspec
 from resolution_contracts.values import SettledAs, format_instant
 
 from services.eventstore.application import OrderStore
-from services.eventstore.order_outcomes import JudgedCommand
+from services.eventstore.outcomes import StoredOutcome
+from services.judging.outcomes import OutcomeKind
 from services.orders import Order
 from services.orders import events as e
 from services.orders.evolve import evolve
@@ -33,7 +34,7 @@ def replay(
     Raises the library's MapperDeserialisationError for an event that this version cannot read, ValueError for a gap in
     the history.
     """
-    judged = store.judged(order_id, again=commands)
+    judged = store.outcomes(order_id, repeats=commands)
     steps = _events(store, order_id, judged, as_of, at)
     return _with_commands(steps, judged, as_of, at) if commands else steps
 
@@ -54,9 +55,9 @@ def changes(before: Json, after: Json, path: str = "") -> dict[str, Json]:
 
 
 def _events(
-    store: OrderStore, order_id: str, judged: Sequence[JudgedCommand], as_of: datetime | None, at: int | None
+    store: OrderStore, order_id: str, judged: Sequence[StoredOutcome], as_of: datetime | None, at: int | None
 ) -> Iterator[Json]:
-    causes = {command.command_id: command for command in judged if command.is_first}
+    causes = {command.command_id: command for command in judged if command.kind.is_first_use}
     order = Order(id=order_id)
     before = _state(order)
     for event in store.history(order_id, at):
@@ -109,7 +110,7 @@ def _state(order: Order) -> Json:
 _UNKNOWN = dict.fromkeys(("command", "source", "partition", "offset", "time", "outcome", "code", "message", "details"))
 
 
-def _cause(order: Order, event: e.Event, command: JudgedCommand | None) -> Json:
+def _cause(order: Order, event: e.Event, command: StoredOutcome | None) -> Json:
     """The command from which the event follows; what is not known of it, because its outcome is not stored, is null."""
     decided_by = "deadline" if _decided_by_deadline(order, event) else "command"
     known = _UNKNOWN if command is None else _command(command)
@@ -131,9 +132,9 @@ def _decided_by_deadline(order: Order, event: e.Event) -> bool:
     return settled is not None and settled.settled_as is SettledAs.AUTO_ACCEPTED
 
 
-def _command(command: JudgedCommand) -> Json:
+def _command(command: StoredOutcome) -> Json:
     """`time` is when it was judged, by business time; of a command sent again that is not kept."""
-    envelope = msgspec.json.decode(command.message)
+    envelope = msgspec.json.decode(command.message or b"")
     data = envelope["data"]
     return {
         "command": data["command"],
@@ -141,7 +142,7 @@ def _command(command: JudgedCommand) -> Json:
         "source": command.source,
         "partition": command.partition,
         "offset": command.record_offset,
-        "time": None if command.kind == "repeated" else envelope["time"],
+        "time": None if command.kind is OutcomeKind.REPEATED else envelope["time"],
         "outcome": command.kind,
         "code": data.get("code"),
         "message": data.get("message"),
@@ -153,10 +154,10 @@ def _command(command: JudgedCommand) -> Json:
 
 
 def _with_commands(
-    steps: Iterator[Json], judged: Sequence[JudgedCommand], as_of: datetime | None, at: int | None
+    steps: Iterator[Json], judged: Sequence[StoredOutcome], as_of: datetime | None, at: int | None
 ) -> Iterator[Json]:
     """Behind the last event only where nothing limits it, or for what was judged by `as_of`."""
-    places = {command.command_id: command.outcome_id for command in judged if command.is_first}
+    places = {command.command_id: command.outcome_id for command in judged if command.kind.is_first_use}
     idle = [command for command in judged if not _has_events_of_its_own(command)]
     idle.reverse()
     for step in steps:
@@ -171,6 +172,6 @@ def _with_commands(
             yield found
 
 
-def _has_events_of_its_own(command: JudgedCommand) -> bool:
+def _has_events_of_its_own(command: StoredOutcome) -> bool:
     """A rejected command has none: what it may have brought out was decided by a deadline."""
-    return command.kind == "accepted" and bool(msgspec.json.decode(command.message)["data"]["events"])
+    return command.kind is OutcomeKind.ACCEPTED and bool(msgspec.json.decode(command.message or b"")["data"]["events"])

@@ -1,53 +1,26 @@
 """History as it is stored, in chunks of outcomes with their events."""
 
-from collections.abc import Callable, Collection, Iterable, Sequence
-from typing import Any, LiteralString
+from collections.abc import Callable, Collection, Iterable
+from typing import Any
 
 import msgspec
 from psycopg import Connection
-from psycopg.rows import args_row, tuple_row
+from psycopg.rows import tuple_row
 
-from services.eventstore.stored_event import StoredRow
-from services.judging.first_uses import FirstUses, remember
-from services.retention.months import FIRST_USES_NOT_RETIRED
+from services.eventstore.outcomes import OutcomeWithEvents, first_uses_before, missing_outcomes, outcomes_between
+from services.eventstore.read_events import NumberedRow, events_between, events_numbered
+from services.judging.first_uses import FirstUses
+from services.judging.outcomes import Outcome, OutcomeKind
 from services.sealing.master_keys import MasterKeys
 from services.sealing.order_keys import OrderKeys, load_keys
 from services.shards.identity import Split
 
-_EVENTS: LiteralString = (
-    "SELECT originator_id, originator_version, topic, state, notification_id FROM order_events WHERE "
-)
 
-
-class StoredOutcome(msgspec.Struct, gc=False):
-    """A row of `outcomes`. Its events are those numbered above `before`, up to `last_event_id`.
-
-    Of kind `retired`: in the place of one that was retired, with one of its events. Which command that came from is not
-    known any more.
-    """
-
-    outcome_id: int
-    partition: int
-    record_offset: int
-    kind: str
-    order_id: str
-    command_id: str
-    digest: bytes
-    source: str
-    before: int
-    last_event_id: int
-    key: bytes | None
-    message: bytes | None
-
-    def is_erased_letter(self, keys: OrderKeys) -> bool:
-        """A dead letter that an erased order's key names."""
-        return self.kind == "dead" and self.message is None and (self.key or b"").decode(errors="ignore") in keys.erased
-
-
-class NumberedRow(StoredRow, gc=False):
-    """A row of `order_events` with its place among all events."""
-
-    notification_id: int
+def is_erased_letter(outcome: Outcome, keys: OrderKeys) -> bool:
+    """Whether this is a dead letter whose value was erased with the texts of the order that its key names."""
+    if outcome.kind is not OutcomeKind.DEAD or outcome.message is not None:
+        return False
+    return (outcome.key or b"").decode(errors="ignore") in keys.erased
 
 
 class Chunk(msgspec.Struct):
@@ -56,17 +29,18 @@ class Chunk(msgspec.Struct):
     `keys` are those of the events' orders, and of orders that a dead letter names.
     """
 
-    outcomes: list[StoredOutcome]
+    outcomes: list[OutcomeWithEvents]
     events: dict[int, NumberedRow]
     first_uses: FirstUses
     missing: list[str]
     elsewhere: int
     keys: OrderKeys
 
-    def of(self, outcome: StoredOutcome) -> list[NumberedRow | None]:
+    def of(self, outcome: OutcomeWithEvents) -> list[NumberedRow | None]:
         """An outcome's events, None for one that is missing. Up to `elsewhere` other shards have what is not here."""
-        numbers = range(outcome.before + 1, outcome.last_event_id + 1)
-        return [self.events.get(number) for number in numbers if number in self.events or number > self.elsewhere]
+        return [
+            self.events.get(number) for number in outcome.event_ids if number in self.events or number > self.elsewhere
+        ]
 
 
 class ChunkLoader(msgspec.Struct, frozen=True):
@@ -83,25 +57,18 @@ class ChunkLoader(msgspec.Struct, frozen=True):
 
     def load(self, after: int, last: int) -> Chunk:
         """What is stored of the outcomes numbered above `after`, up to `last`. Raises MasterKeyError, psycopg.Error."""
-        with self.connection.cursor(row_factory=args_row(StoredOutcome), binary=True) as cursor:
-            cursor.execute(
-                "SELECT outcome_id, partition, record_offset, kind, order_id, command_id, digest, source, before, "
-                "last_event_id, key, message FROM (SELECT *, coalesce(lag(last_event_id) OVER (ORDER BY outcome_id), "
-                "(SELECT last_event_id FROM outcomes WHERE outcome_id <= %(after)s ORDER BY outcome_id DESC LIMIT 1), "
-                "retired_event_id()) AS before FROM outcomes WHERE outcome_id BETWEEN %(after)s AND %(last)s) AS o "
-                "WHERE partition = ANY(%(partitions)s) AND outcome_id > %(after)s ORDER BY outcome_id",
-                {"after": after, "last": last, "partitions": list(self.partitions)},
-            )
-            outcomes = cursor.fetchall()
-        numbers = [number for row in outcomes for number in range(row.before + 1, row.last_event_id + 1)]
-        events = self._events("notification_id = ANY(%s)", (numbers,))
+        outcomes = outcomes_between(self.connection, self.partitions, after, last)
+        numbers = [number for row in outcomes for number in row.event_ids]
+        events = _by_number(events_numbered(self.connection, numbers))
         missing = _missing_events(events, [number for number in numbers if number > self.split.event_id])
         if self.tells_gaps:
-            missing += _missing_outcomes(self.connection, max(after, self.split.outcome_id), last)
+            gaps = missing_outcomes(self.connection, max(after, self.split.outcome_id), last)
+            missing += [f"outcomes has no outcome_id {number}" for number in gaps]
         order_ids = {row.originator_id for row in events.values()}
-        order_ids |= {row.key.decode(errors="ignore") for row in outcomes if row.kind == "dead" and row.key}
+        order_ids |= {row.key.decode(errors="ignore") for row in outcomes if row.kind is OutcomeKind.DEAD and row.key}
         keys = load_keys(self.connection, order_ids, self.masters)
-        first_uses = _first_uses(self.connection, outcomes, after)
+        repeats = [(row.order_id, row.command_id) for row in outcomes if row.kind.is_repeat]
+        first_uses = first_uses_before(self.connection, repeats, after)
         return Chunk(outcomes, events, first_uses, missing, self.split.event_id, keys)
 
     def load_retired(self, after: int, last: int, partition_of: Callable[[str], int]) -> Chunk:
@@ -109,65 +76,43 @@ class ChunkLoader(msgspec.Struct, frozen=True):
 
         `partition_of` tells an order's partition, which is stored with outcomes only.
         """
-        events = self._events("notification_id > %s AND notification_id <= %s ORDER BY notification_id", (after, last))
+        events = _by_number(events_between(self.connection, after, last))
         wanted = range(max(after, self.split.event_id) + 1, last + 1) if self.tells_gaps else ()
         outcomes = [
-            StoredOutcome(0, partition, -1, "retired", row.originator_id, "", b"", "", number - 1, number, None, None)
-            for number, row in events.items()
+            _retired(row, partition)
+            for row in events.values()
             if (partition := partition_of(row.originator_id)) in self.partitions
         ]
         keys = load_keys(self.connection, {row.order_id for row in outcomes}, self.masters)
         return Chunk(outcomes, events, {}, _missing_events(events, wanted), self.split.event_id, keys)
 
-    def _events(self, condition: LiteralString, parameters: Sequence[Any]) -> dict[int, NumberedRow]:
-        with self.connection.cursor(row_factory=args_row(NumberedRow), binary=True) as cursor:
-            cursor.execute(_EVENTS + condition, parameters)
-            return {row.notification_id: row for row in cursor.fetchall()}
+
+def _by_number(rows: Iterable[NumberedRow]) -> dict[int, NumberedRow]:
+    return {row.notification_id: row for row in rows}
 
 
 def _missing_events(events: Collection[int], wanted: Iterable[int]) -> list[str]:
     return [f"order_events has no notification_id {number}" for number in wanted if number not in events]
 
 
-def _missing_outcomes(connection: Connection[Any], after: int, last: int) -> list[str]:
-    rows = connection.execute(
-        "SELECT n FROM generate_series(%s::bigint, %s::bigint) AS n "
-        "WHERE NOT EXISTS (SELECT FROM outcomes WHERE outcome_id = n) LIMIT 1000",
-        (after + 1, last),
+def _retired(event: NumberedRow, partition: int) -> OutcomeWithEvents:
+    """Stands for the retired outcome that an event was stored with."""
+    return OutcomeWithEvents(
+        OutcomeKind.RETIRED,
+        partition,
+        record_offset=-1,
+        message=None,
+        order_id=event.originator_id,
+        command_id="",
+        digest=b"",
+        source="",
+        key=None,
+        headers=None,
+        traceparent=None,
+        outcome_id=0,
+        last_event_id=event.notification_id,
+        before=event.notification_id - 1,
     )
-    return [f"outcomes has no outcome_id {number}" for (number,) in rows]
-
-
-def _first_uses(connection: Connection[Any], outcomes: Collection[StoredOutcome], before: int) -> FirstUses:
-    """What repeats had come with first, and the outcome they got then; of those first used in an earlier chunk."""
-    again = [row for row in outcomes if row.kind in ("repeated", "reused")]
-    if not again:
-        return {}
-    rows = connection.execute(
-        FIRST_USES_NOT_RETIRED + "WHERE outcome_id <= %s",
-        (
-            [row.order_id for row in again] * 2,
-            [row.command_id for row in again] + [row.command_id.lower() for row in again],
-            before,
-        ),
-    )
-    found: FirstUses = {}
-    for order_id, command_id, digest, message in rows:
-        remember(found, order_id, command_id, (digest, message))
-    return found
-
-
-def load_histories(connection: Connection[Any], order_ids: Collection[str], up_to: int) -> dict[str, list[NumberedRow]]:
-    """Each order's events up to a notification id, in their order. Raises psycopg.Error."""
-    found: dict[str, list[NumberedRow]] = {order_id: [] for order_id in order_ids}
-    with connection.cursor(row_factory=args_row(NumberedRow), binary=True) as cursor:
-        cursor.execute(
-            _EVENTS + "originator_id = ANY(%s) AND notification_id <= %s ORDER BY originator_id, originator_version",
-            (list(order_ids), up_to),
-        )
-        for row in cursor:
-            found[row.originator_id].append(row)
-    return found
 
 
 class StoreEnd(msgspec.Struct):

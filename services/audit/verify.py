@@ -21,15 +21,14 @@ import msgspec
 from projections import READ_MODELS
 from services.clock import Clock
 from services.eventstore.database import connect
-from services.eventstore.history_digest import digest_of_last_events
 from services.eventstore.positions import commands_bases
+from services.eventstore.read_events import digest_of_last_events
 from services.kafka.read_topics import extents
 from services.kafka.relay_position import published
 from services.kafka.topics import Topics, count_partitions
-from services.retention.months import read_retired
-from services.retention.retire_month import months_kept
+from services.retention.months import months_kept, read_retired
 from services.settings import Settings
-from services.shards.identity import place
+from services.shards.identity import shard_identity
 
 from .findings import Findings
 from .stored_history import TimerState, store_end, timer_state
@@ -121,7 +120,7 @@ async def _measure(settings: Settings, topics: Topics) -> tuple[Limits, TimerSta
         begins, ends = await extents(
             settings.cluster, (topics.commands, topics.events, topics.outcomes, topics.dead_letters), partitions
         )
-        end, bases, split = store_end(connection), commands_bases(connection), place(connection).last_split
+        end, bases, split = store_end(connection), commands_bases(connection), shard_identity(connection).last_split
         retired = read_retired(connection)
     begins[topics.commands] = {n: first + bases.get(n, 0) for n, first in begins[topics.commands].items()}
     # Those behind are not judged yet.

@@ -16,12 +16,11 @@ from typing import Any
 import psycopg
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from services.eventstore.binary_copy import Row
-from services.eventstore.checkpoint_chain import Checkpoint, Hashes, salt_hash
+from services.eventstore.checkpoint_chain import Checkpoint, Hashes, notification_id, salt_hash
 from services.eventstore.checkpoint_notes import CheckpointNotes, checkpoint_notes
-from services.eventstore.database import connect
-from services.eventstore.event_rows import event_rows, newest_event, notification_id
-from services.shards.identity import place
+from services.eventstore.database import CopiedRow, connect
+from services.eventstore.read_events import copy_events, newest_event
+from services.shards.identity import shard_identity
 
 from .checkpoint_file import Chain
 from .listing import ranges
@@ -118,7 +117,7 @@ class _Sources:
     def __init__(self, shards: Sequence[str], number: int) -> None:
         self._shards, self._number = shards, number
         with connect(shards[number], autocommit=True) as connection:
-            self._splits = place(connection).splits
+            self._splits = shard_identity(connection).splits
 
     @property
     def last_split(self) -> int:
@@ -186,19 +185,19 @@ def compare(urls: Sequence[str], salt: bytes, run: Sequence[Checkpoint]) -> list
         return [_mismatch(connections, hashes, checkpoint) for checkpoint in wrong]
 
 
-def _in_order(connections: Sequence[psycopg.Connection[Any]], first: int, last: int) -> Iterator[Row]:
-    rows = [event_rows(connection, first, last) for connection in connections]
+def _in_order(connections: Sequence[psycopg.Connection[Any]], first: int, last: int) -> Iterator[CopiedRow]:
+    rows = [copy_events(connection, first, last) for connection in connections]
     return rows[0] if len(rows) == 1 else merge(*rows, key=notification_id)
 
 
 class _Rows:
     """Rows handed out by their ids."""
 
-    def __init__(self, rows: Iterator[Row]) -> None:
+    def __init__(self, rows: Iterator[CopiedRow]) -> None:
         self._rows = rows
         self._next = next(rows, None)
 
-    def up_to(self, last: int) -> Iterator[Row]:
+    def up_to(self, last: int) -> Iterator[CopiedRow]:
         while self._next is not None and notification_id(self._next) <= last:
             yield self._next
             self._next = next(self._rows, None)

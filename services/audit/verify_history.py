@@ -21,13 +21,14 @@ from eventsourcing.persistence import MapperDeserialisationError
 from services.eventstore.database import connect
 from services.eventstore.dead_letters import dead_letters
 from services.eventstore.event_codec import decode_event, is_stored_as
-from services.eventstore.history_digest import digest_of_last_events
+from services.eventstore.outcomes import OutcomeWithEvents
+from services.eventstore.read_events import NumberedRow, digest_of_last_events, histories_of
 from services.judging.dead_letters import at_first_time, first_offset
 from services.judging.decode import Received
-from services.judging.first_uses import first_use, remember
+from services.judging.first_uses import FirstUse, first_use, remember
 from services.judging.judge import Judged, Reading, judge, read
 from services.judging.order_cache import OrderCache
-from services.judging.outcomes import OutcomeRow
+from services.judging.outcomes import JudgedOutcome, OutcomeKind
 from services.judging.partitioner import partition_of
 from services.judging.record import Record
 from services.kafka.cluster import Cluster
@@ -45,7 +46,7 @@ from .earlier_rules import code_of, judged_before, same_but_for_sentences, spell
 from .findings import Findings
 from .open_disputes import Change, Disputes, OpenDispute
 from .published_records import Published
-from .stored_history import Chunk, ChunkLoader, NumberedRow, StoredOutcome, load_histories
+from .stored_history import Chunk, ChunkLoader, is_erased_letter
 
 _CHUNK = 10_000
 _SAVE_EVERY_SECONDS = 2.0
@@ -199,7 +200,7 @@ class History:
         found = [(row, await self._command(row, chunk)) for row in chunk.outcomes]
         # Behind an outcome without its command, an order goes on from what is stored.
         blind = {row.order_id: row.outcome_id for row, record in found if record is None}
-        to_judge: list[tuple[StoredOutcome, Record]] = []
+        to_judge: list[tuple[OutcomeWithEvents, Record]] = []
         for row, record in found:
             if record is None or row.outcome_id <= blind.get(row.order_id, 0):
                 self._follow(row, chunk)
@@ -208,7 +209,7 @@ class History:
         judged = self._judge(to_judge, chunk)
         for row in chunk.outcomes:
             stored = chunk.of(row)
-            self._findings.outcomes += row.kind != "retired"
+            self._findings.outcomes += row.kind is not OutcomeKind.RETIRED
             self._findings.events += len(stored)
             events = self._compare_with_store(row, stored, judged.get((row.partition, row.record_offset)), chunk.keys)
             await self._published.compare(row, events, chunk.keys)
@@ -216,15 +217,15 @@ class History:
     def _load_orders(self, chunk: Chunk) -> None:
         orders, missing = self._orders.take(row.order_id for row in chunk.outcomes if row.order_id)
         if missing:
-            histories = load_histories(self._connection, missing, chunk.outcomes[0].before)
+            histories = histories_of(self._connection, missing, chunk.outcomes[0].before)
             keys = load_keys(self._connection, missing, self._masters)
-            orders |= {order_id: _project(order_id, history, keys) for order_id, history in histories.items()}
+            orders |= {order_id: _project(order_id, histories.get(order_id, ()), keys) for order_id in missing}
         self._orders.put(orders)
 
-    async def _command(self, row: StoredOutcome, chunk: Chunk) -> Record | None:
+    async def _command(self, row: OutcomeWithEvents, chunk: Chunk) -> Record | None:
         """Its record; None if it has left the topic, or never was there, or what it repeats was retired."""
         place = (row.partition, row.record_offset)
-        if row.kind == "retired":
+        if row.kind is OutcomeKind.RETIRED:
             self._findings.retired += 1
             return None
         if row.record_offset < self._limits.begins[self._topics.commands][row.partition]:
@@ -243,18 +244,18 @@ class History:
         return record
 
     def _judge(
-        self, rows: Sequence[tuple[StoredOutcome, Record]], chunk: Chunk
-    ) -> dict[tuple[int, int], tuple[OutcomeRow, list[Event]] | str]:
+        self, rows: Sequence[tuple[OutcomeWithEvents, Record]], chunk: Chunk
+    ) -> dict[tuple[int, int], tuple[JudgedOutcome, list[Event]] | str]:
         """By partition and offset, what should be stored, or why that cannot be told."""
         records = [self._at_first_time(record) for _, record in rows]
-        first = [(row.order_id, row.command_id) for row in chunk.outcomes if row.kind in _FIRST]
+        first = [(row.order_id, row.command_id) for row in chunk.outcomes if row.kind.is_first_use]
         twice = spelled_twice([*first, *chunk.first_uses])
         readings = []
         partitions = len(self._limits.begins[self._topics.commands])
         for (row, record), reading in zip(rows, read(records, self._business_time, partitions), strict=True):
             if _was_judged_before(row, reading[1], twice):
                 readings += read([reading[0]], self._business_time, None, as_before=True)
-            elif row.kind == "dead" and not isinstance(reading[1], str):
+            elif row.kind is OutcomeKind.DEAD and not isinstance(reading[1], str):
                 self._outgrown(row, record, chunk.keys)
             else:
                 readings.append(reading)
@@ -271,16 +272,16 @@ class History:
             return record
         return at_first_time(record, next(iter(dead_letters(self._connection, [(record.partition, offset)])), None))
 
-    def _outgrown(self, row: StoredOutcome, record: Record, keys: OrderKeys) -> None:
+    def _outgrown(self, row: OutcomeWithEvents, record: Record, keys: OrderKeys) -> None:
         """It became a dead letter, because an operator discarded it or an earlier version could not read it."""
         self._findings.outgrown += 1
-        if row.key != record.key or (row.message != record.value and not row.is_erased_letter(keys)):
+        if row.key != record.key or (row.message != record.value and not is_erased_letter(row, keys)):
             self._findings.differs(f"the dead letter of {_at((row.partition, row.record_offset))} is not its record")
 
-    def _follow(self, row: StoredOutcome, chunk: Chunk) -> None:
+    def _follow(self, row: OutcomeWithEvents, chunk: Chunk) -> None:
         """Takes a stored outcome and its events as they are; events must follow one another all the same."""
-        if row.kind in ("accepted", "rejected") and row.message is not None:
-            remember(chunk.first_uses, row.order_id, row.command_id, (row.digest, row.message))
+        if row.kind.is_first_use and row.message is not None:
+            remember(chunk.first_uses, row.order_id, row.command_id, FirstUse(row.digest, row.message))
         for stored in chunk.of(row):
             if stored is None:
                 continue  # told already
@@ -298,21 +299,21 @@ class History:
 
     def _compare_with_store(
         self,
-        row: StoredOutcome,
+        row: OutcomeWithEvents,
         stored: Sequence[NumberedRow | None],
-        expected: tuple[OutcomeRow, list[Event]] | str | None,
+        expected: tuple[JudgedOutcome, list[Event]] | str | None,
         keys: OrderKeys,
     ) -> Sequence[Event | None]:
         """Tells what differs; returns the stored events, None for one that cannot be read."""
         if isinstance(expected, str):
             self._differs(row, f"the command at {_at((row.partition, row.record_offset))} cannot be judged: {expected}")
         if expected is None or isinstance(expected, str):  # followed without its command, or told already
-            if stored and row.kind in _AGAIN:
+            if stored and row.kind.is_repeat:
                 self._differs(row, f"outcome {row.outcome_id} is of a repeat, and has events")
             return [self._decoded(event, keys) for event in stored]
         outcome, events = expected
         if _compared(outcome) != _compared(row):
-            compared = _COMPARED[:-1] if row.is_erased_letter(keys) else _COMPARED
+            compared = _COMPARED[:-1] if is_erased_letter(row, keys) else _COMPARED
             names = [name for name in compared if getattr(outcome, name) != getattr(row, name)]
             if names and not (names == ["message"] and same_but_for_sentences(outcome.message, row.message)):
                 self._differs(row, f"outcome {row.outcome_id} is not what follows from its command: {', '.join(names)}")
@@ -327,7 +328,7 @@ class History:
                 result.append(self._decoded(found, keys))
         return result
 
-    def _differs(self, row: StoredOutcome, sentence: str) -> None:
+    def _differs(self, row: OutcomeWithEvents, sentence: str) -> None:
         self._findings.differs(f"order {row.order_id}: {sentence}" if row.order_id else sentence)
 
     def _decoded(self, stored: NumberedRow | None, keys: OrderKeys) -> Event | None:
@@ -385,39 +386,37 @@ def _load(loader: ChunkLoader, after: int, end: int) -> tuple[int, asyncio.Futur
     return last, asyncio.ensure_future(asyncio.to_thread(loader.load, after, last))
 
 
-_FIRST = ("accepted", "rejected")
-_AGAIN = ("repeated", "reused")
 _COMPARED = ("kind", "order_id", "command_id", "digest", "source", "key", "message")
 _compared = attrgetter(*_COMPARED)
 
 
-def _was_judged_before(row: StoredOutcome, reading: Reading, twice: set[tuple[str, str]]) -> bool:
+def _was_judged_before(row: OutcomeWithEvents, reading: Reading, twice: set[tuple[str, str]]) -> bool:
     """Whether an earlier version read this command in its own way. `twice`: see `spelled_twice`."""
-    if row.kind == "dead" or not isinstance(reading, Received):
-        return row.kind != "dead" and isinstance(reading, str)
-    if row.kind in _FIRST:
-        code = "" if row.kind == "accepted" else code_of(row.message or b"")
+    if row.kind is OutcomeKind.DEAD or not isinstance(reading, Received):
+        return row.kind is not OutcomeKind.DEAD and isinstance(reading, str)
+    if row.kind.is_first_use:
+        code = "" if row.kind is OutcomeKind.ACCEPTED else code_of(row.message or b"")
         if judged_before(reading, code, (row.order_id, row.command_id.lower()) in twice):
             return True
     return reading.digest != row.digest
 
 
-def _repeats_what_is_gone(row: StoredOutcome, chunk: Chunk) -> bool:
+def _repeats_what_is_gone(row: OutcomeWithEvents, chunk: Chunk) -> bool:
     """Whether the first use of its command id was retired."""
-    if row.kind not in _AGAIN or first_use([chunk.first_uses], row.order_id, row.command_id) is not None:
+    if not row.kind.is_repeat or first_use([chunk.first_uses], row.order_id, row.command_id) is not None:
         return False
     use = row.order_id, row.command_id.lower()
     before = takewhile(lambda other: other is not row, chunk.outcomes)
-    return not any(o.kind not in _AGAIN and (o.order_id, o.command_id.lower()) == use for o in before)
+    return not any(not o.kind.is_repeat and (o.order_id, o.command_id.lower()) == use for o in before)
 
 
-def _by_place(judged: Judged) -> dict[tuple[int, int], tuple[OutcomeRow, list[Event]] | str]:
-    found: dict[tuple[int, int], tuple[OutcomeRow, list[Event]] | str] = {
+def _by_place(judged: Judged) -> dict[tuple[int, int], tuple[JudgedOutcome, list[Event]] | str]:
+    found: dict[tuple[int, int], tuple[JudgedOutcome, list[Event]] | str] = {
         (command.partition, command.record_offset): command.why or "its order cannot" for command in judged.parked
     }
     events = iter(judged.events)
     for row in judged.outcomes:
-        found[row.partition, row.offset] = row, [next(events) for _ in range(row.events)]
+        found[row.partition, row.record_offset] = row, [next(events) for _ in range(row.events)]
     return found
 
 

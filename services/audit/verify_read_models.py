@@ -1,7 +1,7 @@
 """Read models against a replay of the event store, in one snapshot of the database. Writes temporary tables only."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, cast
+from typing import Any
 
 from eventsourcing.persistence import MapperDeserialisationError
 from psycopg import Cursor
@@ -10,9 +10,9 @@ from psycopg.sql import SQL, Identifier
 
 from projections import READ_MODELS
 from projections.framework.read_model import Fact, ReadModel
-from services.eventstore.database import connect, search
-from services.eventstore.event_codec import decode_row
-from services.eventstore.load_histories import histories
+from services.eventstore.database import connect, fetch_value, set_search_path
+from services.eventstore.event_codec import decode_event
+from services.eventstore.read_events import NumberedRow, all_histories
 from services.sealing.order_keys import WITHOUT_TEXTS
 
 from .findings import Findings
@@ -37,7 +37,7 @@ def verify_read_models(url: str, names: Sequence[str], findings: Findings, progr
 def _replay(
     cursor: Cursor[DictRow], replays: Sequence["_Replay"], findings: Findings, progress: Callable[[int], None]
 ) -> None:
-    for orders in histories(cursor, max(replay.position for replay in replays)):
+    for orders in all_histories(cursor.connection, max(replay.position for replay in replays)):
         for replay in replays:
             replay.orders(cursor, orders, findings)
         progress(sum(map(len, orders.values())))
@@ -54,17 +54,12 @@ class _Replay:
     @classmethod
     def begin(cls, cursor: Cursor[DictRow], model: ReadModel[Any]) -> "_Replay | None":
         """None for one that was never built."""
-        cursor.execute("SELECT to_regclass(%s) IS NOT NULL AS there", (f"{model.name}.orders",))
-        if not cast("DictRow", cursor.fetchone())["there"]:
+        if fetch_value(cursor.connection, "SELECT to_regclass(%s)", (f"{model.name}.orders",)) is None:
             return None
-        cursor.execute(
-            "SELECT coalesce(max(notification_id), 0) AS n FROM projection_tracking WHERE application_name = %s",
-            (model.name,),
-        )
-        position: int = cast("DictRow", cursor.fetchone())["n"]
-        return cls(model, position)
+        query = "SELECT coalesce(max(notification_id), 0) FROM projection_tracking WHERE application_name = %s"
+        return cls(model, fetch_value(cursor.connection, query, (model.name,)))
 
-    def orders(self, cursor: Cursor[DictRow], orders: Mapping[str, Sequence[DictRow]], findings: Findings) -> None:
+    def orders(self, cursor: Cursor[DictRow], orders: Mapping[str, Sequence[NumberedRow]], findings: Findings) -> None:
         """Folds these orders and compares their rows."""
         columns = ["order_id", *self._model.columns, "document"]
         cursor.execute(
@@ -77,7 +72,7 @@ class _Replay:
         live = {row["order_id"]: tuple(row.values()) for row in cursor}
         facts: list[Fact] = []
         for order_id, history in orders.items():
-            known = [row for row in history if row["notification_id"] <= self.position]
+            known = [row for row in history if row.notification_id <= self.position]
             if known:
                 self._rows += 1
                 findings.read_models += 1
@@ -86,10 +81,10 @@ class _Replay:
         if facts and len(self._model.compared) > 1:
             self._in_own_tables(cursor, facts)
 
-    def _replayed(self, history: Sequence[DictRow], facts: list[Fact]) -> tuple[Any, ...] | None:
+    def _replayed(self, history: Sequence[NumberedRow], facts: list[Fact]) -> tuple[Any, ...] | None:
         """The order's row, and facts added; None for a history that cannot be followed, so that no row is right."""
         try:
-            documents, new = self._model.fold([decode_row(row, WITHOUT_TEXTS) for row in history])
+            documents, new = self._model.fold([decode_event(row, WITHOUT_TEXTS) for row in history])
         except (MapperDeserialisationError, ValueError, AssertionError):
             return None
         facts += new
@@ -97,14 +92,13 @@ class _Replay:
         return row
 
     def _in_own_tables(self, cursor: Cursor[DictRow], facts: Sequence[Fact]) -> None:
-        search(cursor, "pg_temp")
-        cursor.execute("SELECT to_regclass(%s) IS NULL AS missing", (f"pg_temp.{self._mark}",))
-        if cast("DictRow", cursor.fetchone())["missing"]:
+        set_search_path(cursor, "pg_temp")
+        if fetch_value(cursor.connection, "SELECT to_regclass(%s)", (f"pg_temp.{self._mark}",)) is None:
             cursor.execute("DROP TABLE IF EXISTS pg_temp.orders")
             self._model.create(cursor)
             cursor.execute(SQL("CREATE TEMPORARY TABLE {} ()").format(Identifier(self._mark)))
         self._model.tally(cursor, facts)
-        search(cursor)
+        set_search_path(cursor)
 
     @property
     def _mark(self) -> str:
@@ -112,8 +106,8 @@ class _Replay:
 
     def finish(self, cursor: Cursor[DictRow], findings: Findings) -> None:
         """Compares what was counted over many orders, and looks for rows of orders that there are not."""
-        cursor.execute(SQL("SELECT count(*) AS n FROM {}").format(Identifier(self._model.name, "orders")))
-        surplus = cast("DictRow", cursor.fetchone())["n"] - self._rows
+        query = SQL("SELECT count(*) FROM {}").format(Identifier(self._model.name, "orders"))
+        surplus = fetch_value(cursor.connection, query) - self._rows
         if surplus > 0:
             findings.differs(f"read model {self._model.name}: {surplus} rows are of orders that there are not")
         for table in self._model.compared:
@@ -121,17 +115,13 @@ class _Replay:
                 self._compare(cursor, table, findings)
 
     def _compare(self, cursor: Cursor[DictRow], table: str, findings: Findings) -> None:
-        cursor.execute("SELECT to_regclass(%s) IS NULL AS missing", (f"pg_temp.{table}",))
-        live = Identifier(self._model.name, table)
-        if cast("DictRow", cursor.fetchone())["missing"]:
-            cursor.execute(SQL("SELECT count(*) AS n FROM {}").format(live))
+        live, replayed = Identifier(self._model.name, table), Identifier("pg_temp", table)
+        if fetch_value(cursor.connection, "SELECT to_regclass(%s)", (f"pg_temp.{table}",)) is None:
+            query = SQL("SELECT count(*) FROM {}").format(live)
         else:
-            replayed = Identifier("pg_temp", table)
-            cursor.execute(
-                SQL(
-                    "SELECT count(*) AS n FROM ((TABLE {0} EXCEPT TABLE {1}) UNION ALL (TABLE {1} EXCEPT TABLE {0})) "
-                    "AS different"
-                ).format(live, replayed)
-            )
-        if different := cast("DictRow", cursor.fetchone())["n"]:
+            query = SQL(
+                "SELECT count(*) FROM ((TABLE {0} EXCEPT TABLE {1}) UNION ALL (TABLE {1} EXCEPT TABLE {0})) "
+                "AS different"
+            ).format(live, replayed)
+        if different := fetch_value(cursor.connection, query):
             findings.differs(f"read model {self._model.name}: {different} rows of {table} are not what the events give")

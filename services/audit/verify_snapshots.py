@@ -1,15 +1,14 @@
 """Snapshots against a replay of their orders' events. Reads only."""
 
 from collections.abc import Callable, Collection, Iterator
-from itertools import groupby
-from operator import itemgetter
 
 from eventsourcing.persistence import MapperDeserialisationError
 from psycopg import Cursor
 from psycopg.rows import DictRow, dict_row
 
 from services.eventstore.database import connect
-from services.eventstore.event_codec import decode_row
+from services.eventstore.event_codec import Stored, decode_event
+from services.eventstore.read_events import first_events_of
 from services.eventstore.snapshots import STATE_VERSION, encode_state
 from services.orders import Order
 from services.orders.evolve import evolve_all
@@ -29,7 +28,7 @@ def verify_snapshots(url: str, findings: Findings, progress: Callable[[int, int]
         connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
         [count] = cursor.execute("SELECT count(*) AS n FROM order_snapshots WHERE code = %s", (STATE_VERSION,))
         for snapshots in _snapshots(cursor):
-            histories = _histories(cursor, [snapshot["order_id"] for snapshot in snapshots])
+            histories = first_events_of(connection, {row["order_id"]: row["version"] for row in snapshots})
             for snapshot in snapshots:
                 order_id = snapshot["order_id"]
                 if _replayed(order_id, histories.get(order_id, ())) != (snapshot["version"], snapshot["state"]):
@@ -55,21 +54,10 @@ def _snapshots(cursor: Cursor[DictRow]) -> Iterator[list[DictRow]]:
         yield found
 
 
-def _histories(cursor: Cursor[DictRow], order_ids: Collection[str]) -> dict[str, list[DictRow]]:
-    """By order, its events up to its snapshot's version, in their sequence."""
-    cursor.execute(
-        "SELECT originator_id, originator_version, topic, e.state FROM order_snapshots AS s "
-        "JOIN order_events AS e ON originator_id = order_id AND originator_version <= version "
-        "WHERE order_id = ANY(%s) ORDER BY originator_id, originator_version",
-        (list(order_ids),),
-    )
-    return {order_id: list(rows) for order_id, rows in groupby(cursor.fetchall(), itemgetter("originator_id"))}
-
-
-def _replayed(order_id: str, history: Collection[DictRow]) -> tuple[int, bytes] | None:
+def _replayed(order_id: str, history: Collection[Stored]) -> tuple[int, bytes] | None:
     """Version and state; None where no snapshot is right: the history cannot be followed, or leaves a dispute open."""
     try:
-        order = evolve_all(Order(id=order_id), (decode_row(row, WITHOUT_TEXTS) for row in history))
+        order = evolve_all(Order(id=order_id), (decode_event(stored, WITHOUT_TEXTS) for stored in history))
         return order.version, encode_state(order)
     except (MapperDeserialisationError, ValueError, AssertionError):
         return None

@@ -6,10 +6,10 @@ from typing import Any
 
 import psycopg
 
-from services.eventstore.database import connect
+from services.eventstore.database import connect, fetch_value
 from services.retention.months import read_retired
 from services.settings import Settings
-from services.shards.identity import Split, place
+from services.shards.identity import Split, shard_identity
 
 from .findings import Differences
 
@@ -45,8 +45,8 @@ def _regions(shards: Sequence[Settings]) -> dict[tuple[int, int], _Region]:
     found: dict[tuple[int, int], _Region] = {}
     for one in shards:
         with connect(one.database) as connection:
-            splits, retired = place(connection).splits, read_retired(connection).outcome_id
-        before = Split(0, 0, 0, 0)
+            splits, retired = shard_identity(connection).splits, read_retired(connection).outcome_id
+        before = Split()
         for split in splits:
             events = range(before.event_id + 1, split.event_id + 1)
             outcomes = range(before.outcome_id + 1, split.outcome_id + 1)
@@ -67,6 +67,4 @@ def _count(url: str, region: _Region) -> tuple[int, int]:
 
 def _one(connection: psycopg.Connection[Any], table: str, column: str, numbers: range) -> int:
     query = f"SELECT count(*) FROM {table} WHERE {column} BETWEEN %s AND %s"  # noqa: S608 (names are ours)
-    row = connection.execute(query.encode(), (numbers.start, numbers.stop - 1)).fetchone()
-    assert row is not None
-    return int(row[0])
+    return int(fetch_value(connection, query.encode(), (numbers.start, numbers.stop - 1)))

@@ -21,6 +21,7 @@ from services.judging.dead_letters import DeadLetter, at_first_time, first_offse
 from services.judging.decode import Received
 from services.judging.first_uses import FirstUses
 from services.judging.judge import Reading, judge, read
+from services.judging.outcomes import OutcomeKind
 from services.judging.record import Record
 from services.kafka.cluster import Cluster
 from services.kafka.read_topics import Ends, Stream, extents, open_consumer
@@ -127,7 +128,7 @@ class _Judge:
                     self.erased.add(record.key)
                 self.events[record.key].append(_Expected(record.offset, event_message(event)))
             for row in judged.outcomes:
-                place = self.dead if row.kind == "dead" else self.outcomes[record.key]
+                place = self.dead if row.kind is OutcomeKind.DEAD else self.outcomes[record.key]
                 place.append(_Expected(record.offset, row.message))
 
     def _reading(self, record: Record) -> tuple[Record, Reading]:

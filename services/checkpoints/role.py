@@ -17,13 +17,13 @@ import psycopg
 from services.eventstore.checkpoint_chain import Checkpoint, Signer, line, parse, salt_hash
 from services.eventstore.checkpoint_notes import checkpoint_notes, note_published, require_noted
 from services.eventstore.database import ANSWER_WITHIN_SECONDS, connect
-from services.eventstore.event_rows import event_rows, newest_event
+from services.eventstore.read_events import copy_events, newest_event
 from services.fault_points import point
 from services.kafka.read_topics import all_values, last_value
 from services.kafka.topics import Topics
 from services.kafka.transactions import TransactionalProducer
 from services.settings import Settings
-from services.shards.identity import place
+from services.shards.identity import shard_identity
 from services.telemetry.health import progress
 
 from .checkpoint_file import CheckpointFile, CheckpointFileError, LinesMissing
@@ -102,7 +102,7 @@ class CheckpointsRole:
                 f"checkpoint {notes.published} was published, but {self._topic} no longer has it: going on would make "
                 "a second chain. Restore the topic, or see docs/auditors.md for how to begin anew on purpose."
             )
-        first = place(connection).last_split.event_id + 1
+        first = shard_identity(connection).last_split.event_id + 1
         signer = Signer(key, read_public_key(next_file) if next_file else None, notes.salt, first)
         if last is not None and last.key != signer.key_id and not _announces(last, signer):
             log.warning(
@@ -153,7 +153,7 @@ def _sign(connection: psycopg.Connection[Any], signer: Signer, last: Checkpoint 
     """Raises CheckpointLost where the database has fallen back since the last one."""
     with connection.transaction():
         require_noted(connection, 0 if last is None else last.number)
-        with closing(event_rows(connection, signer.covered(last) + 1, up_to)) as rows:
+        with closing(copy_events(connection, signer.covered(last) + 1, up_to)) as rows:
             return signer.sign(last, rows, datetime.now(UTC))
 
 
@@ -165,7 +165,7 @@ def _note(connection: psycopg.Connection[Any], signer: Signer, checkpoint: Check
     """
     with connection.transaction():
         require_noted(connection, checkpoint.number - 1)
-        with closing(event_rows(connection, checkpoint.first, checkpoint.last)) as rows:
+        with closing(copy_events(connection, checkpoint.first, checkpoint.last)) as rows:
             if signer.hashes.of_rows(rows) != checkpoint.events:
                 raise RuntimeError(
                     f"checkpoint {checkpoint.number} does not fit events {checkpoint.first} to {checkpoint.last}: the "

@@ -18,8 +18,8 @@ from services.audit.verify_split import verify_splits
 from services.audit.verify_topics import Findings as FromCommands
 from services.audit.verify_topics import HistoryExpired, verify_from_commands
 from services.eventstore.database import connect
+from services.eventstore.installation_state import record_verification
 from services.eventstore.positions import commands_bases
-from services.eventstore.verifications import record_verification
 from services.kafka.topics import Topics
 from services.runtime.installation import clock_of, installation, up_to_date
 from services.settings import Settings

@@ -219,7 +219,7 @@ class CommandsRole:
 def _traced(piece: Sequence[Record], judged: Judged) -> traces.Spans:
     """A span for each command whose sender traces it; its outcome takes the context on."""
     spans = traces.Spans()
-    rows = {(row.partition, row.offset): row for row in judged.outcomes}
+    rows = {(row.partition, row.record_offset): row for row in judged.outcomes}
     for record in piece:
         traceparent = traces.given(record.headers, record.value)
         row = rows.get((record.partition, record.offset))

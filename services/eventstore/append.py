@@ -12,12 +12,11 @@ from psycopg.rows import DictRow
 from psycopg.types.string import BytesBinaryDumper
 
 from services.fault_points import point
-from services.judging.outcomes import OutcomeRow, ParkedCommand
+from services.judging.outcomes import JudgedOutcome, ParkedCommand
 from services.retention.months import MonthBegan
-from services.sealing.order_keys import Sealing
 
+from .event_codec import Sealing, Stored
 from .parking import ParkingChanged, change_parking
-from .stored_event import Stored
 
 _EVENT_COLUMNS = ("originator_id", "originator_version", "topic", "state", "notification_id")
 _EVENT_TYPES = ("text", "int8", "text", "bytea", "int8")
@@ -44,7 +43,7 @@ class Batch:
     """
 
     positions: dict[int, tuple[int, int]] = field(default_factory=dict)
-    outcomes: list[OutcomeRow] = field(default_factory=list)
+    outcomes: list[JudgedOutcome] = field(default_factory=list)
     parking_version: int | None = None
     parked: list[ParkedCommand] = field(default_factory=list)
     freed: list[tuple[int, int]] = field(default_factory=list)
@@ -136,7 +135,7 @@ def _change_keys(cursor: Cursor[DictRow], sealing: Sealing) -> None:
 
 
 def _copy_outcomes(
-    cursor: Cursor[DictRow], rows: list[OutcomeRow], last_event_id: int, last_outcome_id: int, month: date
+    cursor: Cursor[DictRow], rows: list[JudgedOutcome], last_event_id: int, last_outcome_id: int, month: date
 ) -> None:
     if not rows:
         return
@@ -148,7 +147,7 @@ def _copy_outcomes(
                 (
                     outcome_id,
                     row.partition,
-                    row.offset,
+                    row.record_offset,
                     row.kind,
                     row.order_id,
                     row.command_id,

@@ -12,24 +12,25 @@ from eventsourcing.utils import Environment
 from psycopg.rows import dict_row
 
 from services.judging.dead_letters import DeadLetter
-from services.judging.first_uses import FirstUses, remember
+from services.judging.first_uses import FirstUses
 from services.judging.outcomes import ParkedCommand
 from services.orders import Order
 from services.orders.events import Event
 from services.orders.evolve import evolve_all
-from services.retention.months import FIRST_USES, Months, begun_months, with_earlier_commands, with_ids_in_capitals
+from services.retention.months import Months, begun_months
 from services.sealing.master_keys import MasterKeys
-from services.sealing.order_keys import CHANGE_KEYS, OrderKey, OrderKeys, Sealing, load_keys, sealed_orders
+from services.sealing.order_keys import OrderKey, OrderKeys, load_keys
 
+from . import outcomes
 from .append import Batch, OrderRecorder
 from .database import Connection, pool
 from .dead_letters import dead_letters
-from .event_codec import OrderMapper, decode_event
+from .event_codec import CHANGE_KEYS, OrderMapper, Sealing, Stored
 from .load_orders import load_orders
-from .order_outcomes import JudgedCommand, judged_commands
+from .outcomes import StoredOutcome
 from .parking import Parking, parked_commands, read_parking
+from .read_events import read_with_texts
 from .snapshots import write_snapshots
-from .stored_event import Stored
 
 log = logging.getLogger(__name__)
 
@@ -115,8 +116,8 @@ class OrderStore(Application[str]):
 
     def read(self, stored: Sequence[Stored]) -> list[Event]:
         """Events with their texts. Raises MapperDeserialisationError for one that this version cannot read."""
-        keys = self._keys_of(sealed_orders(stored))
-        return [decode_event(event, keys) for event in stored]
+        with self._recorder.datastore.get_connection() as connection:
+            return read_with_texts(connection, self.masters, stored)
 
     def history(self, order_id: str, up_to: int | None = None) -> list[Event]:
         """An order's events, up to the one numbered `up_to`. Raises as `read` does."""
@@ -158,34 +159,27 @@ class OrderStore(Application[str]):
     def with_earlier_commands(self, order_ids: Collection[str], month: date) -> set[str]:
         """Which of these orders have commands that were judged before a month."""
         with self._recorder.datastore.get_connection() as connection:
-            return with_earlier_commands(connection, order_ids, month)
+            return outcomes.with_earlier_commands(connection, order_ids, month)
 
     def with_ids_in_capitals(self, order_ids: Collection[str]) -> set[str]:
         """Which of these orders have commands whose ids have capital letters."""
         with self._recorder.datastore.get_connection() as connection:
-            return with_ids_in_capitals(connection, order_ids)
+            return outcomes.with_ids_in_capitals(connection, order_ids)
 
     def parked(self, order_id: str) -> list[ParkedCommand]:
         """An order's parked commands, in the order of the log."""
         with self._recorder.datastore.get_connection() as connection:
             return parked_commands(connection, order_id)
 
-    def judged(self, order_id: str, *, again: bool = False) -> list[JudgedCommand]:
-        """What became of an order's commands, in the order of judging; `again`: also of those sent again."""
+    def outcomes(self, order_id: str, *, repeats: bool = False) -> list[StoredOutcome]:
+        """What became of an order's commands, in the order of judging; with `repeats`, also of those sent again."""
         with self._recorder.datastore.get_connection() as connection:
-            return judged_commands(connection, order_id, again=again)
+            return outcomes.outcomes_of_order(connection, order_id, repeats=repeats)
 
     def first_uses(self, command_ids: Collection[tuple[str, str]]) -> FirstUses:
-        """Which of these commands (order id, command id) were judged before: the data's digest and the outcome.
-
-        Both are empty where the outcome was retired.
-        """
-        order_ids, ids = zip(*{*command_ids, *((order, id_.lower()) for order, id_ in command_ids)}, strict=True)
-        found: FirstUses = {}
+        """Which of these commands (order id, command id) were used before, and with what."""
         with self._recorder.datastore.get_connection() as connection:
-            for row in connection.execute(FIRST_USES, (list(order_ids), list(ids)), prepare=True, binary=True):
-                remember(found, row["order_id"], row["command_id"], (row["digest"], row["message"]))
-        return found
+            return outcomes.first_uses(connection, command_ids)
 
     def dead_letters(self, places: Collection[tuple[int, int]]) -> dict[tuple[int, int], DeadLetter]:
         """What became of the records at these places (partition, offset), where they are dead letters."""

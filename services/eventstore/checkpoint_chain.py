@@ -13,8 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from msgspec import structs
 from resolution_contracts.values import format_instant
 
-from .binary_copy import Row
-from .event_rows import notification_id, without_notification_id
+from .database import CopiedRow
 
 NOTHING_BEFORE = "0" * 64
 """What the first checkpoint names as the one before it."""
@@ -22,31 +21,35 @@ NOTHING_BEFORE = "0" * 64
 Hex = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
 
 _TAG_BYTES = 4
+_NUMBER_BYTES = 4 + 8
+"""The length and the value of a row's last column, notification_id."""
 _encode = msgspec.json.Encoder().encode
 
 
 class Statement(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What is signed: its JSON, without spaces, the fields in this order.
-
-    It is about the events with notification ids `first` to `last`, both included (none where `last` is `first` - 1).
-    `previous`: SHA-256 of the line of the checkpoint before. `salt`: SHA-256 of the salt. `events`: SHA-256 of the salt
-    and each event's row (services/eventstore/event_rows.py) in their order. `tags`: for each event the first four bytes
-    of SHA-256 of the salt and its row without the notification id, in Base64: they prove nothing, and tell which event
-    it is where `events` does not fit. `at`: real time. `key`: id of the key that signs; `next_key`: the public key that
-    may sign the checkpoints that follow, where there is to be another. Hashes and keys are hexadecimal.
-    """
+    """What is signed: its JSON, without spaces, the fields in this order. Hashes and keys are hexadecimal."""
 
     format: Literal["resolution.checkpoint.v1"] = "resolution.checkpoint.v1"
     number: int
     previous: Hex
+    """SHA-256 of the line of the checkpoint before."""
     first: int
+    """The number of the first event that this checkpoint covers."""
     last: int
+    """The number of the last one, or `first` - 1 if it covers none."""
     salt: Hex
+    """SHA-256 of the salt."""
     events: Hex
+    """SHA-256 of the salt and each event's row, in their order, as `read_events.copy_events` streams them."""
     tags: str
+    """For each event the first four bytes of SHA-256 of the salt and its row without the number, in Base64. They prove
+    nothing. They show which event differs if `events` does."""
     at: str
+    """Real time."""
     key: str
+    """The id of the key that signs."""
     next_key: Hex | None = None
+    """The public key that may sign the checkpoints that follow, if there is to be another."""
 
 
 class Checkpoint(Statement, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -91,7 +94,7 @@ class Hashes:
     def __init__(self, salt: bytes) -> None:
         self._salted = hashlib.sha256(salt)
 
-    def of_all(self, rows: Iterable[Row], first: int) -> tuple[str, str, int]:
+    def of_all(self, rows: Iterable[CopiedRow], first: int) -> tuple[str, str, int]:
         """The `events` and `tags` of a checkpoint, and the last event's id.
 
         Raises StoreHasGap where the ids do not follow one another from `first`.
@@ -108,16 +111,16 @@ class Hashes:
             expected += 1
         return everything.hexdigest(), base64.b64encode(tags).decode(), expected - 1
 
-    def of_rows(self, rows: Iterable[Row]) -> str:
+    def of_rows(self, rows: Iterable[CopiedRow]) -> str:
         """The `events` of a checkpoint, whatever their ids."""
         everything = self._salted.copy()
         for row in rows:
             everything.update(row)
         return everything.hexdigest()
 
-    def tag(self, row: Row) -> bytes:
+    def tag(self, row: CopiedRow) -> bytes:
         own = self._salted.copy()
-        own.update(without_notification_id(row))
+        own.update(row[:-_NUMBER_BYTES])
         return own.digest()[:_TAG_BYTES]
 
 
@@ -140,7 +143,7 @@ class Signer:
         """The event up to which the checkpoints go, or that the first one comes behind."""
         return self._first - 1 if last is None else last.last
 
-    def sign(self, before: Checkpoint | None, rows: Iterable[Row], at: datetime) -> Checkpoint:
+    def sign(self, before: Checkpoint | None, rows: Iterable[CopiedRow], at: datetime) -> Checkpoint:
         """The checkpoint of these events, which follow those of the one before. Raises StoreHasGap."""
         first = self.covered(before) + 1
         events, tags, last = self.hashes.of_all(rows, first)
@@ -158,6 +161,11 @@ class Signer:
         )
         signature = self._key.sign(_encode(statement)).hex()
         return Checkpoint(**structs.asdict(statement), signature=signature)
+
+
+def notification_id(row: CopiedRow) -> int:
+    """Returns the number of an event that `copy_events` streamed."""
+    return int.from_bytes(row[-8:], "big", signed=True)
 
 
 def line(checkpoint: Checkpoint) -> bytes:

@@ -15,8 +15,8 @@ _LOOK_EVERY_SECONDS = 1.0
 _LOOK_OFTEN_SECONDS = 0.05
 
 
-class Changes:
-    """Tells that something was appended to the event store or the outcomes."""
+class CommitListener:
+    """Notices that something was appended to the event store or the outcomes."""
 
     def __init__(self, connection: AsyncConnection[Any]) -> None:
         self._connection = connection
@@ -26,7 +26,7 @@ class Changes:
         self._task = asyncio.ensure_future(self._listen())
 
     @classmethod
-    async def listen(cls, database_url: str) -> "Changes":
+    async def listen(cls, database_url: str) -> "CommitListener":
         """Raises psycopg.Error where the database does not answer."""
         connection = await connect_async(database_url, autocommit=True)
         if not connection.pooled:

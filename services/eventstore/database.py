@@ -1,23 +1,23 @@
-"""How the service connects to PostgreSQL. Every connection of its roles and commands is made here.
+"""Connections to PostgreSQL, locks, and helpers for queries. The service makes every connection here.
 
-A URL says where the database is. What it leaves out is set here: how soon a server that has vanished is noticed, and
-the settings that our SQL depends on, whatever the database's own are. On an ordinary database nothing has to be set.
+The URL says where the database is. This module sets what the URL leaves out: how soon a vanished server is noticed, and
+the settings that our SQL depends on. An ordinary database needs no settings.
 
-Behind a pooler (PgBouncer) a session's settings, prepared statements and notifications belong to whichever client gets
-the server's connection next. So there nothing is set, prepared or listened to.
+Behind a pooler (PgBouncer) the next client gets the session's settings, prepared statements and notifications. So
+nothing is set, prepared or listened to there.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, LiteralString, NamedTuple, Self, TypeVar, cast
 
 import psycopg
 from psycopg import errors
-from psycopg.abc import PQGen
+from psycopg.abc import Params, PQGen
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.rows import args_row, tuple_row
-from psycopg.sql import SQL, Identifier
+from psycopg.sql import SQL, Composed, Identifier
 from psycopg_pool import ConnectionPool
 
 ANSWER_WITHIN_SECONDS = 20.0
@@ -48,6 +48,7 @@ _REFUSALS = re.compile(
 
 _T = TypeVar("_T")
 _Row = TypeVar("_Row")
+Sql = LiteralString | bytes | SQL | Composed
 
 
 class UnfitDatabase(psycopg.NotSupportedError):
@@ -173,6 +174,15 @@ def connect(url: str, *, answer_within: float | None = None, **options: Any) -> 
     return Connection.connect(url, answer_within=answer_within, **options)
 
 
+@contextmanager
+def connect_read_only(url: str) -> Iterator[Connection[Any]]:
+    """A connection whose queries all see one moment of the database, and cannot write. Raises psycopg.Error."""
+    with connect(url) as connection:
+        connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+        yield connection
+        connection.rollback()
+
+
 async def connect_async(url: str, *, answer_within: float | None = None, **options: Any) -> AsyncConnection[Any]:
     """The same for coroutines."""
     return await AsyncConnection.connect(url, answer_within=answer_within, **options)
@@ -211,18 +221,79 @@ def refusal_of_server(error: Exception) -> str | None:
     return found[0].removeprefix("FATAL:").strip()
 
 
-def search(cursor: psycopg.Cursor[Any], *schemas: str) -> None:
-    """Until the transaction ends, unqualified names mean these schemas' tables first, then the service's own."""
+def fetch_row(connection: psycopg.Connection[Any], query: Sql, parameters: Params | None = None) -> tuple[Any, ...]:
+    """Returns the row of a query that always has one. Raises psycopg.Error."""
+    with connection.cursor(row_factory=tuple_row) as cursor:
+        row = cursor.execute(query, parameters).fetchone()
+    assert row is not None
+    return row
+
+
+async def fetch_row_async(
+    connection: psycopg.AsyncConnection[Any], query: Sql, parameters: Params | None = None
+) -> tuple[Any, ...]:
+    """`fetch_row` for coroutines."""
+    async with connection.cursor(row_factory=tuple_row) as cursor:
+        row = await (await cursor.execute(query, parameters)).fetchone()
+    assert row is not None
+    return row
+
+
+def fetch_value(connection: psycopg.Connection[Any], query: Sql, parameters: Params | None = None) -> Any:
+    """Returns the first column of the first row, or None if there is no row. Raises psycopg.Error."""
+    with connection.cursor(row_factory=tuple_row) as cursor:
+        row = cursor.execute(query, parameters).fetchone()
+    return None if row is None else row[0]
+
+
+CopiedRow = bytes | bytearray | memoryview
+"""A row that PostgreSQL copied out in binary: the number of columns (2 bytes), then for each its length (4 bytes) and
+its value. Integers are big-endian. The format has one form, and is the same in all versions of PostgreSQL."""
+
+_COPY_HEADER_BYTES, _COPY_TRAILER = 19, b"\xff\xff"
+
+
+def copied_rows(connection: psycopg.Connection[Any], query: Sql) -> Generator[CopiedRow]:
+    """Streams the rows of a `COPY ... TO STDOUT (FORMAT BINARY)` from the server. Raises psycopg.Error.
+
+    The connection is busy until the last one was taken, or the generator is closed.
+    """
+    with connection.cursor() as cursor, cursor.copy(query) as copy:
+        start = _COPY_HEADER_BYTES
+        for chunk in copy:
+            row: CopiedRow = chunk[start:]
+            start = 0
+            if row and row != _COPY_TRAILER:  # the header may come by itself
+                yield row
+
+
+_LOCK_APPENDS: LiteralString = "SELECT pg_advisory_xact_lock(hashtextextended('order_events', 0))"
+"""The lock that the functions `begin_append` and `append_month` of the migrations take."""
+
+
+def lock_appends(connection: psycopg.Connection[Any]) -> None:
+    """Keeps everybody else from appending until the transaction ends. Raises psycopg.Error."""
+    connection.execute(_LOCK_APPENDS)
+
+
+async def lock_appends_async(connection: psycopg.AsyncConnection[Any]) -> None:
+    """`lock_appends` for coroutines."""
+    await connection.execute(_LOCK_APPENDS)
+
+
+def set_search_path(cursor: psycopg.Cursor[Any], *schemas: str) -> None:
+    """Makes unqualified names mean these schemas' tables first, then the service's own, until the transaction ends."""
     home = cast("Connection[Any]", cursor.connection).home
     names = SQL(", ").join(map(Identifier, [*schemas, home]))
     cursor.execute(SQL("SET LOCAL search_path TO {}").format(names))
 
 
-def hold(cursor: psycopg.Cursor[Any], lock: LiteralString, parameters: tuple[Any, ...] = ()) -> bool:
-    """Takes an advisory lock until the transaction ends, however long that lasts; whether it was free.
+def hold_lock(cursor: psycopg.Cursor[Any], lock: LiteralString, parameters: tuple[Any, ...] = ()) -> bool:
+    """Takes an advisory lock until the transaction ends, however long that is. Returns whether the lock was free.
 
-    `lock` is a query that takes it for the transaction: a pooler leaves no other kind with who took it. A transaction
-    that does nothing else has no snapshot and no number, so vacuum does not wait for it. Raises psycopg.Error.
+    `lock` is a query that locks for the transaction: behind a pooler no other kind stays with its session. A
+    transaction that does nothing else has no snapshot and no number, so vacuum does not wait for it. Raises
+    psycopg.Error.
     """
     cursor.execute("SET LOCAL idle_in_transaction_session_timeout = 0")
     with psycopg.ClientCursor(cursor.connection, row_factory=tuple_row) as rows:
@@ -231,10 +302,10 @@ def hold(cursor: psycopg.Cursor[Any], lock: LiteralString, parameters: tuple[Any
 
 
 @contextmanager
-def held(url: str, lock: LiteralString, parameters: tuple[Any, ...] = ()) -> Iterator[bool]:
-    """The same, until the block ends."""
+def lock_held(url: str, lock: LiteralString, parameters: tuple[Any, ...] = ()) -> Iterator[bool]:
+    """Holds a lock as `hold_lock` does, on a connection of its own, until the block ends."""
     with connect(url) as connection:
-        yield hold(connection.cursor(), lock, parameters)
+        yield hold_lock(connection.cursor(), lock, parameters)
 
 
 _SET: LiteralString = "SELECT set_config(name, value, false) FROM unnest(%s::text[], %s::text[]) AS s (name, value)"

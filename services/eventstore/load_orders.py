@@ -13,11 +13,10 @@ from psycopg.rows import DictRow, dict_row
 from services.orders import Order
 from services.orders.evolve import evolved
 from services.sealing.master_keys import MasterKeys
-from services.sealing.order_keys import OrderKeys, load_keys, sealed_orders
+from services.sealing.order_keys import OrderKeys, load_keys
 
-from .event_codec import decode_event
+from .event_codec import Stored, StoredRow, decode_event, sealed_orders
 from .snapshots import SNAPSHOT_AFTER, STATE_VERSION, decode_state, snapshot_version
-from .stored_event import Stored, StoredRow
 
 log = logging.getLogger(__name__)
 
@@ -33,15 +32,18 @@ _SELECT = (
 
 
 class History(msgspec.Struct):
-    """What an order is loaded from: `start`, as its snapshot has it or blank, and all events after that."""
+    """What an order is loaded from."""
 
     start: Order
+    """The order as its snapshot has it, or blank."""
     events: Sequence[Stored]
+    """All events after that."""
 
     def load(self, keys: OrderKeys, after: int) -> tuple[Order, Order | None]:
-        """The order, and what a snapshot is due of: None up to `after` events behind the last one.
+        """Returns the order, and the state to snapshot, or None if no snapshot is due.
 
-        Both may be the same. Raises whatever this version fails with on an event.
+        One is due when more than `after` events follow the last. Both may be the same object. Raises whatever this
+        version fails with on an event.
         """
         events = [decode_event(event, keys) for event in self.events]
         order = evolved(self.start, events)
@@ -52,13 +54,12 @@ class History(msgspec.Struct):
 
 
 class Loaded(msgspec.Struct):
-    """Orders by id; in the place of one whose history cannot be read or followed stands the reason.
-
-    `due`: what snapshots are to be made of. Some are orders themselves: they are changed when those are.
-    """
+    """Orders, and the states to snapshot."""
 
     orders: dict[str, Order | Exception]
+    """By id. An exception says why an order's history cannot be read or followed."""
     due: list[Order] = []
+    """What to make snapshots of. Some are the orders themselves, and change with them."""
 
 
 def load_orders(

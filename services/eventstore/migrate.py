@@ -12,7 +12,7 @@ from typing import Any
 
 import psycopg
 
-from .database import UnfitDatabase, connect
+from .database import UnfitDatabase, connect, fetch_row, fetch_value
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ def migrate(database_url: str) -> list[str]:
 def _run(connection: psycopg.Connection[Any], path: Traversable) -> bool:
     """Whether it was still to be done."""
     with _turn(connection):
-        if connection.execute("SELECT 1 FROM schema_migrations WHERE name = %s", (path.name,)).fetchone():
+        if fetch_value(connection, "SELECT 1 FROM schema_migrations WHERE name = %s", (path.name,)):
             return False
         connection.execute(path.read_bytes())
         connection.execute("INSERT INTO schema_migrations VALUES (%s)", (path.name,))
@@ -68,8 +68,7 @@ def _turn(connection: psycopg.Connection[Any]) -> Iterator[None]:
 
 def _require_utf8(connection: psycopg.Connection[Any]) -> None:
     """An installation that is there goes on, as far as it does."""
-    row = connection.execute("SELECT getdatabaseencoding(), to_regclass('schema_migrations') IS NULL").fetchone()
-    encoding, empty = row or ("", True)
+    encoding, empty = fetch_row(connection, "SELECT getdatabaseencoding(), to_regclass('schema_migrations') IS NULL")
     if encoding == "UTF8":
         return
     sentence = (
@@ -83,15 +82,15 @@ def _require_utf8(connection: psycopg.Connection[Any]) -> None:
 
 def _may_migrate(connection: psycopg.Connection[Any]) -> bool:
     """Whether this user owns what is to be changed; anybody may begin who may create tables."""
-    row = connection.execute(
+    query = (
         "SELECT coalesce((SELECT pg_has_role(relowner, 'USAGE') FROM pg_class "
         "WHERE oid = to_regclass('schema_migrations')), has_schema_privilege(current_schema(), 'CREATE'))"
-    ).fetchone()
-    return row is not None and bool(row[0])
+    )
+    return bool(fetch_value(connection, query))
 
 
 def _require_all(connection: psycopg.Connection[Any]) -> None:
-    there = connection.execute("SELECT to_regclass('schema_migrations') IS NOT NULL").fetchone() == (True,)
+    there = fetch_value(connection, "SELECT to_regclass('schema_migrations') IS NOT NULL")
     if not there or (missing := _missing(connection)):
         which = f"lacks {', '.join(path.name for path in missing)}" if there else "is not there yet"
         raise SchemaOutdated(

@@ -13,6 +13,8 @@ from psycopg.rows import class_row, dict_row
 
 from services.judging.outcomes import ParkedCommand
 
+from .database import fetch_row
+
 
 class Parking(msgspec.Struct):
     """The orders that were parked as of a version of the table `parking`."""
@@ -27,11 +29,9 @@ class ParkingChanged(Exception):
 
 def read_parking(connection: psycopg.Connection[Any]) -> Parking:
     """Raises psycopg.Error."""
-    row = connection.execute(
-        "SELECT version, ARRAY(SELECT DISTINCT order_id FROM parked_commands) AS orders FROM parking"
-    ).fetchone()
-    assert row is not None
-    version, orders = row.values() if isinstance(row, dict) else row
+    version, orders = fetch_row(
+        connection, "SELECT version, ARRAY(SELECT DISTINCT order_id FROM parked_commands) FROM parking"
+    )
     return Parking(version, set(orders))
 
 

@@ -68,6 +68,12 @@ def known_topics(connection: psycopg.Connection[Any]) -> dict[str, set[UUID]]:
     return found
 
 
+def judged_up_to(connection: psycopg.Connection[Any]) -> dict[int, int]:
+    """Returns by partition the offset that the commands role reads next. Raises psycopg.Error."""
+    rows = connection.execute("SELECT partition, next_offset FROM positions WHERE consumer = 'commands'")
+    return dict(rows.fetchall())
+
+
 def commands_bases(connection: psycopg.Connection[Any]) -> dict[int, int]:
     """By partition, what is added to the commands topic's offsets. Raises psycopg.Error."""
     rows = connection.execute("SELECT partition, base FROM positions WHERE consumer = 'commands' AND base <> 0")

@@ -7,7 +7,7 @@ writes is noted first, so that its files are written again under the same names.
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
-from itertools import chain, groupby
+from itertools import chain
 from pathlib import Path
 from typing import TypeVar, cast
 
@@ -15,8 +15,8 @@ import msgspec
 from eventsourcing.postgres import PostgresFactory
 
 from services.eventstore.application import OrderStore
-from services.eventstore.event_codec import decode_row
-from services.eventstore.history_digest import digest_of_last_events
+from services.eventstore.event_codec import decode_event
+from services.eventstore.read_events import digest_of_last_events, histories_of
 from services.orders.events import Event, OrderTextsErased
 from services.sealing.order_keys import WITHOUT_TEXTS
 
@@ -246,14 +246,9 @@ def _changed(store: OrderStore, positions: range) -> set[str]:
 
 def _summaries(store: OrderStore, order_ids: list[str], position: int) -> Iterator[Summary]:
     with cast("PostgresFactory", store.factory).datastore.get_connection() as connection:
-        rows = connection.execute(
-            "SELECT originator_id, originator_version, topic, state FROM order_events "
-            "WHERE originator_id = ANY(%s) AND notification_id <= %s ORDER BY originator_id, originator_version",
-            (order_ids, position),
-        ).fetchall()
-    for order_id, history in groupby(rows, key=lambda row: row["originator_id"]):
-        events = (decode_row(row, WITHOUT_TEXTS) for row in history)
-        yield summarize(order_id, events)
+        histories = histories_of(connection, order_ids, position)
+    for order_id, history in histories.items():
+        yield summarize(order_id, (decode_event(stored, WITHOUT_TEXTS) for stored in history))
 
 
 def _delete_leftovers(directory: Path) -> None:

@@ -27,15 +27,14 @@ from projections import inbox, metrics, order_page, overview
 from projections.framework import paging
 from projections.framework.paging import Cursor, Page
 from services.clock import Clock
-from services.eventstore.event_codec import decode_event
-from services.eventstore.event_rows import newest_event
-from services.eventstore.stored_event import StoredRow
+from services.eventstore.database import fetch_value
+from services.eventstore.outcomes import last_outcome, outcome_of_command
+from services.eventstore.read_events import events_of_order, newest_event, read_with_texts
 from services.kafka.cluster import Cluster
 from services.kafka.relay_position import published
 from services.kafka.topics import Topics
 from services.orders.public_events import event_envelope
 from services.sealing.master_keys import MasterKeys
-from services.sealing.order_keys import load_keys, sealed_orders
 
 from . import operator_view
 from .databases import Databases
@@ -171,7 +170,7 @@ class Desk:
 
     async def unpublished(self) -> int:
         """How many outcomes and dead letters wait for the relay."""
-        ends = await self.databases.read_all(operator_view.last_outcome)
+        ends = await self.databases.read_all(last_outcome)
         positions = await _answered(asyncio.gather(*(published(self.kafka, topics) for topics in self.topics)))
         return sum(max(0, end - position.outcome_id) for end, position in zip(ends, positions, strict=True))
 
@@ -260,36 +259,20 @@ async def _answered(answer: Awaitable[_T]) -> _T:
 def _events(
     connection: psycopg.Connection[Any], order_id: str, after: int, limit: int, masters: MasterKeys
 ) -> list[Json]:
-    rows = connection.execute(
-        "SELECT originator_id, originator_version, topic, state FROM order_events "
-        "WHERE originator_id = %s AND originator_version > %s ORDER BY originator_version LIMIT %s",
-        (order_id, after, limit),
-        binary=True,
-    )
-    stored = [StoredRow(*row) for row in rows]
-    keys = load_keys(connection, sealed_orders(stored), masters)
-    return [event_envelope(decode_event(event, keys)) for event in stored]
+    events = read_with_texts(connection, masters, events_of_order(connection, order_id, after, limit))
+    return [event_envelope(event) for event in events]
 
 
 def _outcome(connection: psycopg.Connection[Any], order_id: str, command_id: str) -> tuple[Json, int] | None:
     """Its envelope, and the last event's number when it was decided."""
-    small = command_id.lower()
-    row = connection.execute(
-        "SELECT message, last_event_id FROM outcomes WHERE order_id = %s AND kind IN ('accepted', 'rejected') "
-        "AND (command_id IN (%s, %s) OR (lower(command_id) = %s AND command_id <> lower(command_id))) "
-        "ORDER BY command_id <> %s, outcome_id LIMIT 1",
-        (order_id, command_id, small, small, command_id),
-    ).fetchone()
-    return None if row is None else (msgspec.json.decode(row[0]), row[1])
+    found = outcome_of_command(connection, order_id, command_id)
+    return None if found is None else (msgspec.json.decode(found.message or b""), found.last_event_id)
 
 
 def _version(connection: psycopg.Connection[Any], order_id: str) -> int:
-    row = connection.execute("SELECT version FROM order_page.orders WHERE order_id = %s", (order_id,)).fetchone()
-    return 0 if row is None else int(row[0])
+    return fetch_value(connection, "SELECT version FROM order_page.orders WHERE order_id = %s", (order_id,)) or 0
 
 
 def _position(connection: psycopg.Connection[Any], read_model: str) -> int:
-    row = connection.execute(
-        "SELECT max(notification_id) FROM projection_tracking WHERE application_name = %s", (read_model,)
-    ).fetchone()
-    return (row and row[0]) or 0
+    query = "SELECT max(notification_id) FROM projection_tracking WHERE application_name = %s"
+    return fetch_value(connection, query, (read_model,)) or 0

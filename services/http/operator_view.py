@@ -9,7 +9,7 @@ import psycopg
 
 from projections import READ_MODELS
 from services.eventstore.dead_letters import UNHANDLED
-from services.eventstore.installation_counts import overview
+from services.eventstore.installation_state import overview
 
 _MOST = 20
 _COUNTS = ("events", "deadlines", "overdue", "parked_orders", "dead")
@@ -58,13 +58,3 @@ def positions(connection: psycopg.Connection[Any]) -> dict[int, int]:
     """The next offset of each partition that the commands role reads."""
     rows = connection.execute("SELECT partition, next_offset - base FROM positions WHERE consumer = 'commands'")
     return dict(rows.fetchall())
-
-
-def last_outcome(connection: psycopg.Connection[Any]) -> int:
-    """The number of the outcome stored last."""
-    return _one(connection, "SELECT coalesce(max(outcome_id), 0) FROM outcomes")
-
-
-def _one(connection: psycopg.Connection[Any], sql: str, *parameters: object) -> int:
-    row = connection.execute(sql.encode(), parameters).fetchone()
-    return 0 if row is None else int(row[0])

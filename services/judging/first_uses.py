@@ -5,10 +5,29 @@ an id with capital letters leaves a second trace, and only orders that have one 
 """
 
 from collections.abc import Iterable
+from enum import Enum
 
-FirstUses = dict[tuple[str, str], tuple[bytes, bytes]]
-"""By order id and command id: the digest of the data it first came with, and the outcome it got; both empty where that
-was retired."""
+import msgspec
+
+
+class FirstUse(msgspec.Struct, frozen=True, gc=False):
+    """What a command id first came with, and what came of it."""
+
+    digest: bytes
+    """SHA-256 of the command's data."""
+    message: bytes
+    """The envelope of its outcome."""
+
+
+class Retired(Enum):
+    """Stands for a first use whose outcome was retired: its data and its outcome are not known any more."""
+
+    RETIRED = "retired"
+
+
+RETIRED = Retired.RETIRED
+FirstUses = dict[tuple[str, str], FirstUse | Retired]
+"""By order id and command id."""
 
 _ANY_CASE = "*"
 
@@ -18,7 +37,7 @@ def has_capitals(command_id: str) -> bool:
     return command_id != command_id.lower()
 
 
-def remember(uses: FirstUses, order_id: str, command_id: str, use: tuple[bytes, bytes]) -> None:
+def remember(uses: FirstUses, order_id: str, command_id: str, use: FirstUse | Retired) -> None:
     """Notes a first use."""
     uses[order_id, command_id] = use
     if has_capitals(command_id):
@@ -27,10 +46,10 @@ def remember(uses: FirstUses, order_id: str, command_id: str, use: tuple[bytes, 
 
 def first_use(
     known: Iterable[FirstUses], order_id: str, command_id: str, *, as_written: bool = False
-) -> tuple[bytes, bytes] | None:
-    """What is known of an id's first use. `as_written`: as earlier versions compared.
+) -> FirstUse | Retired | None:
+    """Returns an id's first use, or None if it was not used. `as_written`: compares spellings, as earlier versions did.
 
-    In their histories both spellings may be there, each for a command of its own. So the same spelling comes first.
+    Their histories may have both spellings, each for a command of its own. So the same spelling comes first.
     """
     small = command_id.lower()
     spellings = (command_id,) if as_written else (command_id, small, _ANY_CASE + small)

@@ -17,8 +17,8 @@ from services.orders.evolve import evolve_all
 
 from . import outcomes
 from .decode import Received, Unreadable, decode
-from .first_uses import FirstUses, first_use, has_capitals, remember
-from .outcomes import OutcomeRow, ParkedCommand
+from .first_uses import FirstUse, FirstUses, Retired, first_use, has_capitals, remember
+from .outcomes import JudgedOutcome, OutcomeKind, ParkedCommand
 from .record import Record
 
 log = logging.getLogger(__name__)
@@ -50,7 +50,7 @@ class Judged(msgspec.Struct):
     """
 
     events: list[Event] = []
-    outcomes: list[OutcomeRow] = []
+    outcomes: list[JudgedOutcome] = []
     parked: list[ParkedCommand] = []
     first_uses: FirstUses = {}
     in_capitals: set[str] = set()
@@ -149,13 +149,13 @@ def _judge_one(
         raise order
     first = first_use(earlier, received.order_id, received.command_id, as_written=received.as_before)
     if first is not None:
-        row = _again(order, received, record, *first)
+        row = _again(order, received, record, first)
         judged.outcomes.append(row)
-        judged.tally[received.name, "duplicate" if row.kind == "repeated" else "command_id_reused"] += 1
+        judged.tally[received.name, "duplicate" if row.kind is OutcomeKind.REPEATED else "command_id_reused"] += 1
         return
     row, events, code = _decide(order, received, record)
     assert row.message is not None
-    remember(judged.first_uses, received.order_id, received.command_id, (received.digest, row.message))
+    remember(judged.first_uses, received.order_id, received.command_id, FirstUse(received.digest, row.message))
     if has_capitals(received.command_id):
         judged.in_capitals.add(received.order_id)
     judged.outcomes.append(row)
@@ -164,14 +164,17 @@ def _judge_one(
         judged.tally[received.name, code] += 1
 
 
-def _again(order: Order, received: Received, record: Record, digest: bytes, message: bytes) -> OutcomeRow:
+def _again(order: Order, received: Received, record: Record, first: FirstUse | Retired) -> JudgedOutcome:
     """A command id seen before changes nothing: the first outcome again, or `command_id_reused` (D19).
 
     The latter, too, where the first outcome was retired.
     """
-    if digest and _is_same_data(received, record, digest):
-        return outcomes.repeated(received, record, message)
-    why = rejections.command_id_reused() if digest else rejections.command_id_of_old()
+    if isinstance(first, Retired):
+        why = rejections.command_id_of_old()
+    elif _is_same_data(received, record, first.digest):
+        return outcomes.repeated(received, record, first.message)
+    else:
+        why = rejections.command_id_reused()
     return outcomes.reused(received, record, order.business_time(received.time), why)
 
 
@@ -182,7 +185,7 @@ def _is_same_data(received: Received, record: Record, digest: bytes) -> bool:
     return digest == decode(record, received.time, None, as_before=True).digest
 
 
-def _decide(order: Order, received: Received, record: Record) -> tuple[OutcomeRow, list[Event], str]:
+def _decide(order: Order, received: Received, record: Record) -> tuple[JudgedOutcome, list[Event], str]:
     """The outcome, its events, and the code of a rejection."""
     now = order.business_time(received.time)
     decision = decide(order, received.command, received.command_id, now, ids_as_written=received.as_before)

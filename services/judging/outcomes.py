@@ -1,7 +1,8 @@
-"""The messages that say what became of a record, ready to be published, and their rows."""
+"""Outcomes: what became of each record, with the message to publish about it."""
 
 from collections.abc import Sequence
 from datetime import datetime
+from enum import StrEnum
 from typing import Any
 
 import msgspec
@@ -21,39 +22,76 @@ _ACCEPTED, _REJECTED = (topics.outcome_type(outcome.__name__) for outcome in (Co
 _EVENT_TYPES = {event: topics.event_type(name) for name, event in EVENTS.items()}
 
 
-class OutcomeRow(msgspec.Struct, gc=False):
-    """What became of one record of the commands topic; see the table `outcomes`. `events`: how many it appended."""
+class OutcomeKind(StrEnum):
+    """What became of a record of the commands topic; the column `kind` of the table `outcomes`."""
 
+    ACCEPTED = "accepted"
+    REJECTED = "rejected"
+    REPEATED = "repeated"
+    """The command id was used before with the same data: the first outcome again."""
+    REUSED = "reused"
+    """The command id was used before with other data, or nobody knows any more with which."""
+    DEAD = "dead"
+    """The record is not a command, and is a dead letter."""
+    RETIRED = "retired"
+    """Never stored. Stands for an outcome that was dropped with its month; only its events are left."""
+
+    @property
+    def is_first_use(self) -> bool:
+        """Whether the command id had not been used before: only then can events follow from it."""
+        return self is OutcomeKind.ACCEPTED or self is OutcomeKind.REJECTED
+
+    @property
+    def is_repeat(self) -> bool:
+        """Whether the command id had been used before."""
+        return self is OutcomeKind.REPEATED or self is OutcomeKind.REUSED
+
+
+class Outcome(msgspec.Struct, gc=False):
+    """What became of one record of the commands topic, as the table `outcomes` has it."""
+
+    kind: OutcomeKind
     partition: int
-    offset: int
-    kind: str
+    record_offset: int
     message: bytes | None
-    order_id: str = ""
-    command_id: str = ""
-    digest: bytes = b""
-    source: str = ""
-    events: int = 0
-    key: bytes | None = None
-    headers: bytes | None = None
-    traceparent: str | None = None
+    """The outcome's envelope; of a dead letter the record's value."""
+    order_id: str
+    """Empty in a dead letter, as are `command_id`, `digest` and `source`."""
+    command_id: str
+    digest: bytes
+    """SHA-256 of the command's data: it tells the same command sent again from another one with the same id."""
+    source: str
+    """Who sent the command."""
+    key: bytes | None
+    """The record's key, of a dead letter only."""
+    headers: bytes | None
+    """The headers to publish a dead letter with: a JSON list of [name, Base64 of the value]."""
+    traceparent: str | None
+    """The trace context of a command whose sender traces."""
+
+
+class JudgedOutcome(Outcome, gc=False):
+    """An outcome that is not stored yet."""
+
+    events: int
+    """How many events are stored with it."""
 
 
 class ParkedCommand(msgspec.Struct, gc=False):
-    """A record of the commands topic that was not judged.
-
-    `why` says where our code failed; it is empty for a command that only waits behind such a one. `record_time` is the
-    record's, in milliseconds since 1970; `headers` a JSON list of [name, base64 of the value].
-    """
+    """A record of the commands topic that was not judged."""
 
     partition: int
     record_offset: int
     order_id: str
     command_id: str
     record_time: int
+    """The record's timestamp, in milliseconds since 1970."""
     key: bytes | None
     value: bytes | None
     headers: bytes
+    """A JSON list of [name, Base64 of the value]."""
     why: str
+    """Where our code failed; empty for a command that only waits behind such a one."""
 
 
 class _Envelope(msgspec.Struct, kw_only=True, gc=False):
@@ -69,32 +107,32 @@ class _Envelope(msgspec.Struct, kw_only=True, gc=False):
     data: dict[str, Any]
 
 
-def accepted(received: Received, record: Record, judged_at: datetime, events: Sequence[Event]) -> OutcomeRow:
+def accepted(received: Received, record: Record, judged_at: datetime, events: Sequence[Event]) -> JudgedOutcome:
     references = [{"type": _EVENT_TYPES[type(event)], "sequence": event.originator_version} for event in events]
-    return _row("accepted", received, record, judged_at, _ACCEPTED, {"events": references}, len(events))
+    return _row(OutcomeKind.ACCEPTED, received, record, judged_at, _ACCEPTED, {"events": references}, len(events))
 
 
-def rejected(received: Received, record: Record, judged_at: datetime, why: Rejected, events: int) -> OutcomeRow:
+def rejected(received: Received, record: Record, judged_at: datetime, why: Rejected, events: int) -> JudgedOutcome:
     """`events`: how many a due auto-acceptance appended all the same."""
     data = {"code": why.code, "message": why.message, "details": why.details}
-    return _row("rejected", received, record, judged_at, _REJECTED, data, events)
+    return _row(OutcomeKind.REJECTED, received, record, judged_at, _REJECTED, data, events)
 
 
-def reused(received: Received, record: Record, judged_at: datetime, why: Rejected) -> OutcomeRow:
+def reused(received: Received, record: Record, judged_at: datetime, why: Rejected) -> JudgedOutcome:
     """The id was used before with other data (D19); the memory keeps the first use."""
     row = rejected(received, record, judged_at, why, 0)
-    row.kind = "reused"
+    row.kind = OutcomeKind.REUSED
     return row
 
 
-def repeated(received: Received, record: Record, first_message: bytes) -> OutcomeRow:
+def repeated(received: Received, record: Record, first_message: bytes) -> JudgedOutcome:
     """The first outcome again, with `duplicate`."""
     message = msgspec.json.decode(first_message)
     message["data"]["duplicate"] = True
-    return _outcome_row("repeated", received, record, _encode(message), 0)
+    return _outcome_row(OutcomeKind.REPEATED, received, record, _encode(message), 0)
 
 
-def dead(record: Record, why: str) -> OutcomeRow:
+def dead(record: Record, why: str) -> JudgedOutcome:
     """The record as it was, with headers that say why and where it came from."""
     added = {
         "error": why,
@@ -104,19 +142,31 @@ def dead(record: Record, why: str) -> OutcomeRow:
         RECORDED: str(record.timestamp),
     }
     headers = [*record.headers, *((name, text.encode()) for name, text in added.items())]
-    return OutcomeRow(
-        partition=record.partition,
-        offset=record.offset,
-        kind="dead",
+    return JudgedOutcome(
+        OutcomeKind.DEAD,
+        record.partition,
+        record.offset,
+        record.value,
+        order_id="",
+        command_id="",
+        digest=b"",
+        source="",
         key=record.key,
-        message=record.value,
         headers=_encode(headers),
+        traceparent=None,
+        events=0,
     )
 
 
 def _row(
-    kind: str, received: Received, record: Record, judged_at: datetime, type_: str, data: dict[str, Any], events: int
-) -> OutcomeRow:
+    kind: OutcomeKind,
+    received: Received,
+    record: Record,
+    judged_at: datetime,
+    type_: str,
+    data: dict[str, Any],
+    events: int,
+) -> JudgedOutcome:
     message = _Envelope(
         id=f"{received.order_id}:{received.command_id}",
         type=type_,
@@ -128,15 +178,18 @@ def _row(
     return _outcome_row(kind, received, record, _encode(message), events)
 
 
-def _outcome_row(kind: str, received: Received, record: Record, message: bytes, events: int) -> OutcomeRow:
-    return OutcomeRow(
-        partition=record.partition,
-        offset=record.offset,
-        kind=kind,
-        message=message,
-        order_id=received.order_id,
-        command_id=received.command_id,
-        digest=received.digest,
-        source=received.source,
-        events=events,
+def _outcome_row(kind: OutcomeKind, received: Received, record: Record, message: bytes, events: int) -> JudgedOutcome:
+    return JudgedOutcome(
+        kind,
+        record.partition,
+        record.offset,
+        message,
+        received.order_id,
+        received.command_id,
+        received.digest,
+        received.source,
+        None,
+        None,
+        None,
+        events,
     )

@@ -17,7 +17,9 @@ import msgspec
 import psycopg
 from msgspec import structs
 
-from services.eventstore.commit_listener import Changes
+from services.eventstore.commit_listener import CommitListener
+from services.eventstore.database import fetch_row_async, lock_appends_async
+from services.eventstore.outcomes import StoredOutcome
 from services.kafka.cluster import Cluster
 from services.kafka.read_topics import Ends, Stream, extents, open_streams
 from services.kafka.relay_position import Position
@@ -28,7 +30,7 @@ from services.relay.store_notes import note_intent
 from services.sealing.master_keys import MasterKeys
 from services.telemetry.health import progress
 
-from .unpublished import RUN, Decided, Notification, Outcome, next_outcomes, one_with_events, with_events
+from .unpublished import RUN, Decided, Notification, one_with_events, outcome_record, unpublished_outcomes, with_events
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +80,7 @@ class Ahead:
         ]
         found = [await self._is_next(*record) for record in records]
         # An earlier version published the whole of a large dead letter.
-        found.append(await self._is_next(*outcome.record(self._topics)[:4], whole=outcome.message))
+        found.append(await self._is_next(*outcome_record(outcome, self._topics)[:4], whole=outcome.message))
         if any(found) is not all(found):
             raise Contradiction(
                 f"order {outcome.order_id}: of outcome {outcome.outcome_id} and its events only some are on Kafka"
@@ -147,7 +149,7 @@ class Restored:
         topics: Topics,
         connection: psycopg.AsyncConnection[Any],
         masters: MasterKeys,
-        changes: Changes,
+        changes: CommitListener,
     ) -> None:
         self._cluster = cluster
         self._topics = topics
@@ -209,7 +211,7 @@ class Restored:
     async def _next(self, at: Position) -> list[Decided]:
         """What follows, which is noted."""
         async with self._connection.transaction():
-            outcomes = await next_outcomes(self._connection, at)
+            outcomes = await unpublished_outcomes(self._connection, at)
             decided = await with_events(self._connection, self._masters, outcomes, at.event_id)
             await note_intent(self._connection, at, _behind(at, outcomes[-1]) if outcomes else at)
         return decided
@@ -222,8 +224,8 @@ class Restored:
 
     async def _all_judged(self, ends: dict[int, int]) -> bool:
         """Whether nothing comes out any more of the commands before these ends: all are judged, and none is parked."""
-        cursor = await self._connection.execute("SELECT EXISTS (SELECT FROM parked_commands)")
-        if await cursor.fetchone() == (True,):
+        [any_parked] = await fetch_row_async(self._connection, "SELECT EXISTS (SELECT FROM parked_commands)")
+        if any_parked:
             log.warning("what is on Kafka has to come out of parked orders, too: retry them (resolution parked retry)")
             return False
         cursor = await self._connection.execute(
@@ -241,7 +243,7 @@ class Restored:
         after = start.notification_id
         told = {_reminder(message): message for message in published}
         async with self._connection.transaction():
-            await self._connection.execute("SELECT pg_advisory_xact_lock(hashtextextended('order_events', 0))")
+            await lock_appends_async(self._connection)
             cursor = await self._connection.execute(
                 "WITH moved AS (DELETE FROM notifications WHERE notification_id > %s RETURNING *) "
                 "SELECT order_id, dispute_id, hours, message FROM moved ORDER BY notification_id",
@@ -260,7 +262,7 @@ class Restored:
         return end
 
 
-def _behind(at: Position, outcome: Outcome) -> Position:
+def _behind(at: Position, outcome: StoredOutcome) -> Position:
     return structs.replace(at, outcome_id=outcome.outcome_id, event_id=outcome.last_event_id)
 
 

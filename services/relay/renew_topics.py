@@ -11,7 +11,8 @@ from uuid import UUID
 import msgspec
 import psycopg
 
-from services.eventstore.database import connect
+from services.eventstore.database import connect, fetch_value
+from services.eventstore.outcomes import last_outcome
 from services.kafka.cluster import Cluster
 from services.kafka.read_topics import extents, last_value
 from services.kafka.relay_position import Position, published
@@ -81,12 +82,11 @@ def _check(connection: psycopg.Connection[Any], topics: Topics, found: _Found) -
 
 def _reminded(connection: psycopg.Connection[Any]) -> int:
     """The last reminder that may have gone out."""
-    row = connection.execute(
+    query = (
         "SELECT coalesce((SELECT intended_notification_id FROM publishing), "
         "(SELECT max(notification_id) FROM notifications), 0)"
-    ).fetchone()
-    assert row is not None
-    return int(row[0])
+    )
+    return int(fetch_value(connection, query))
 
 
 async def _begin(cluster: Cluster, topics: Topics, position: Position) -> None:
@@ -112,6 +112,4 @@ def _renew(connection: psycopg.Connection[Any], found: _Found) -> int:
     )
     if not found.has_checkpoints:
         connection.execute("UPDATE checkpoints SET published = 0")
-    row = connection.execute("SELECT coalesce(max(outcome_id), 0) FROM outcomes").fetchone()
-    assert row is not None
-    return int(row[0])
+    return last_outcome(connection)

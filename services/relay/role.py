@@ -22,9 +22,10 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError, ProducerFenced
 from msgspec import structs
 
-from services.eventstore.commit_listener import Changes
-from services.eventstore.database import ANSWER_WITHIN_SECONDS, connect_async
+from services.eventstore.commit_listener import CommitListener
+from services.eventstore.database import ANSWER_WITHIN_SECONDS, connect_async, fetch_row_async
 from services.fault_points import point
+from services.judging.outcomes import OutcomeKind
 from services.kafka.cluster import Cluster
 from services.kafka.read_topics import Ends
 from services.kafka.relay_position import Position, published
@@ -42,11 +43,13 @@ from .batches import CONTENT_TYPE, Batches
 from .unpublished import (
     Decided,
     Notification,
+    event_headers,
     is_full,
     next_notifications,
-    next_outcomes,
+    outcome_record,
     retired_events,
     retired_up_to,
+    unpublished_outcomes,
     with_events,
 )
 
@@ -118,12 +121,12 @@ class RelayRole:
                         await changes.after(seen)
 
     @asynccontextmanager
-    async def _opened(self) -> AsyncIterator[tuple[psycopg.AsyncConnection[Any], Changes]]:
+    async def _opened(self) -> AsyncIterator[tuple[psycopg.AsyncConnection[Any], CommitListener]]:
         await self._ends.start()
         try:
             session = connect_async(self._url, answer_within=ANSWER_WITHIN_SECONDS, autocommit=True)
             async with await session as connection:
-                changes = await Changes.listen(self._url)
+                changes = await CommitListener.listen(self._url)
                 try:
                     yield connection, changes
                 finally:
@@ -132,7 +135,7 @@ class RelayRole:
             await self._ends.stop()
 
     async def _checked(
-        self, connection: psycopg.AsyncConnection[Any], changes: Changes, position: Position
+        self, connection: psycopg.AsyncConnection[Any], changes: CommitListener, position: Position
     ) -> Position:
         """Where to go on, once store and topics are known to belong together, and that is noted.
 
@@ -168,7 +171,7 @@ class RelayRole:
         if position.outcome_id < self._retired.outcome_id:
             return await self._publish_retired(connection, position), True
         async with _reading(connection):
-            outcomes = await next_outcomes(connection, position)
+            outcomes = await unpublished_outcomes(connection, position)
             notifications = await next_notifications(connection, position)
             after = position
             if outcomes:
@@ -195,9 +198,9 @@ class RelayRole:
             for outcome, events in decided:  # each outcome's events first, to the partition that its command came from
                 for event in events:
                     key = str(event.originator_id).encode()
-                    headers = outcome.event_headers
+                    headers = event_headers(outcome)
                     await batches.add(self._topics.events, outcome.partition, key, event_message(event), headers)
-                await batches.add(*outcome.record(self._topics))
+                await batches.add(*outcome_record(outcome, self._topics))
             for notification in notifications:
                 key = notification.order_id.encode()
                 partition = self._topics.partition_of(key)
@@ -205,8 +208,8 @@ class RelayRole:
         spans.end()
         role_metrics.published(
             event=sum(len(events) for _, events in decided),
-            outcome=sum(outcome.headers is None for outcome, _ in decided),
-            dead_letter=sum(outcome.headers is not None for outcome, _ in decided),
+            outcome=sum(outcome.kind is not OutcomeKind.DEAD for outcome, _ in decided),
+            dead_letter=sum(outcome.kind is OutcomeKind.DEAD for outcome, _ in decided),
             notification=len(notifications),
         )
 
@@ -263,12 +266,11 @@ async def _notes(connection: psycopg.AsyncConnection[Any], position: Position) -
     notes = await read_notes(connection)
     if notes.intended is not None:
         return notes
-    cursor = await connection.execute(
-        "SELECT greatest(0, (SELECT max(outcome_id) FROM outcomes), (SELECT max(outcome_id) FROM splits))"
+    [last] = await fetch_row_async(
+        connection,
+        "SELECT greatest(0, (SELECT max(outcome_id) FROM outcomes), (SELECT max(outcome_id) FROM splits))",
     )
-    row = await cursor.fetchone()
-    assert row is not None
-    return structs.replace(notes, intended=(row[0], position.notification_id))
+    return structs.replace(notes, intended=(last, position.notification_id))
 
 
 def _traced(decided: Sequence[Decided]) -> traces.Spans:

@@ -12,6 +12,7 @@ import msgspec
 import psycopg
 from msgspec import structs
 
+from services.eventstore.database import fetch_row_async
 from services.kafka.read_topics import Ends
 from services.kafka.relay_position import Position
 
@@ -56,13 +57,9 @@ class Notes(msgspec.Struct, frozen=True):
 
 async def read_notes(connection: psycopg.AsyncConnection[Any]) -> Notes:
     """Raises psycopg.Error."""
-    row = await (
-        await connection.execute(
-            "SELECT timeline, intended_outcome_id, intended_notification_id, published, ends FROM publishing"
-        )
-    ).fetchone()
-    assert row is not None
-    timeline, outcome_id, notification_id, published, ends = row
+    timeline, outcome_id, notification_id, published, ends = await fetch_row_async(
+        connection, "SELECT timeline, intended_outcome_id, intended_notification_id, published, ends FROM publishing"
+    )
     return Notes(
         timeline,
         None if outcome_id is None else (outcome_id, notification_id),

@@ -1,6 +1,6 @@
 """What is to be published, as it is stored."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, LiteralString, TypeVar
@@ -8,17 +8,17 @@ from typing import Any, LiteralString, TypeVar
 import msgspec
 import psycopg
 from msgspec.structs import replace
-from psycopg.rows import class_row, tuple_row
+from psycopg.rows import class_row
 
-from services.eventstore.event_codec import decode_event
-from services.eventstore.stored_event import StoredRow
+from services.eventstore.outcomes import StoredOutcome, next_outcomes, outcome_numbered
+from services.eventstore.read_events import events_between_async, read_with_texts_async
 from services.judging.dead_letters import published_letter
+from services.judging.outcomes import OutcomeKind
 from services.kafka.relay_position import Position
 from services.kafka.topics import Topics
 from services.orders.events import Event
 from services.retention.months import RETIRED, Retired
 from services.sealing.master_keys import MasterKeys
-from services.sealing.order_keys import SELECT_KEYS, OrderKeys, sealed_orders
 from services.telemetry import traces
 
 from .batches import CONTENT_TYPE, Headers
@@ -32,38 +32,25 @@ _RUN_BYTES = 16 * 1024 * 1024
 """What they take together, but for the last one: a dead letter is as large as its record was."""
 
 
-@dataclass
-class Outcome:
-    """A row of `outcomes`: an outcome, or a dead letter."""
+def size(outcome: StoredOutcome) -> int:
+    """Returns how many bytes are published of an outcome."""
+    return sum(len(part or b"") for part in (outcome.message, outcome.key, outcome.headers))
 
-    outcome_id: int
-    partition: int
-    last_event_id: int
-    order_id: str
-    message: bytes | None
-    key: bytes | None
-    headers: bytes | None
-    traceparent: str | None
 
-    @property
-    def size(self) -> int:
-        """Bytes of what is published of it."""
-        return sum(len(part or b"") for part in (self.message, self.key, self.headers))
+def outcome_record(outcome: StoredOutcome, topics: Topics) -> tuple[str, int, bytes | None, bytes | None, Headers]:
+    """Returns what to send of an outcome or dead letter, and where to: topic, partition, key, value, headers."""
+    if outcome.kind is not OutcomeKind.DEAD:
+        return topics.outcomes, outcome.partition, outcome.order_id.encode(), outcome.message, event_headers(outcome)
+    stored = msgspec.json.decode(outcome.headers or b"", type=list[tuple[str, bytes | None]])
+    key, value, headers = published_letter(outcome.key, outcome.message, stored)
+    return topics.dead_letters, outcome.partition, key, value, list(headers)
 
-    def record(self, topics: Topics) -> tuple[str, int, bytes | None, bytes | None, Headers]:
-        """What to send of it, and where to: topic, partition, key, value, headers."""
-        if self.headers is None:
-            return topics.outcomes, self.partition, self.order_id.encode(), self.message, self.event_headers
-        stored = msgspec.json.decode(self.headers, type=list[tuple[str, bytes | None]])
-        key, value, headers = published_letter(self.key, self.message, stored)
-        return topics.dead_letters, self.partition, key, value, list(headers)
 
-    @property
-    def event_headers(self) -> Headers:
-        """Of its events, and of the outcome itself."""
-        if self.traceparent is None:
-            return CONTENT_TYPE
-        return [*CONTENT_TYPE, (traces.TRACEPARENT, self.traceparent.encode())]
+def event_headers(outcome: StoredOutcome) -> Headers:
+    """Returns the headers of an outcome and of its events."""
+    if outcome.traceparent is None:
+        return CONTENT_TYPE
+    return [*CONTENT_TYPE, (traces.TRACEPARENT, outcome.traceparent.encode())]
 
 
 @dataclass
@@ -75,23 +62,13 @@ class Notification:
     message: bytes
 
 
-Decided = tuple[Outcome, list[Event]]
+Decided = tuple[StoredOutcome, list[Event]]
 """An outcome with the events that precede it."""
 
-_OUTCOME: LiteralString = (
-    "SELECT outcome_id, partition, last_event_id, order_id, message, key, headers, traceparent FROM "
-)
-_RUN: LiteralString = (
-    f"{_OUTCOME}(SELECT *, sum(coalesce(octet_length(message), 0) + coalesce(octet_length(key), 0) + "  # noqa: S608
-    "coalesce(octet_length(headers), 0)) OVER (ORDER BY outcome_id ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) "
-    "AS before FROM outcomes WHERE outcome_id > %s ORDER BY outcome_id LIMIT %s) AS run "
-    "WHERE before IS NULL OR before < %s ORDER BY outcome_id"
-)
 
-
-async def next_outcomes(connection: psycopg.AsyncConnection[Any], position: Position) -> list[Outcome]:
+async def unpublished_outcomes(connection: psycopg.AsyncConnection[Any], position: Position) -> list[StoredOutcome]:
     """A run of those behind a position. Raises psycopg.Error."""
-    return await _select(connection, Outcome, _RUN, (position.outcome_id, RUN, _RUN_BYTES))
+    return await next_outcomes(connection, position.outcome_id, RUN, _RUN_BYTES)
 
 
 async def next_notifications(connection: psycopg.AsyncConnection[Any], position: Position) -> list[Notification]:
@@ -105,13 +82,13 @@ async def next_notifications(connection: psycopg.AsyncConnection[Any], position:
     )
 
 
-def is_full(outcomes: Sequence[Outcome], notifications: Sequence[Notification]) -> bool:
+def is_full(outcomes: Sequence[StoredOutcome], notifications: Sequence[Notification]) -> bool:
     """Whether more may be behind this run."""
-    return RUN in (len(outcomes), len(notifications)) or sum(outcome.size for outcome in outcomes) >= _RUN_BYTES
+    return RUN in (len(outcomes), len(notifications)) or sum(map(size, outcomes)) >= _RUN_BYTES
 
 
 async def with_events(
-    connection: psycopg.AsyncConnection[Any], masters: MasterKeys, outcomes: Sequence[Outcome], event_id: int
+    connection: psycopg.AsyncConnection[Any], masters: MasterKeys, outcomes: Sequence[StoredOutcome], event_id: int
 ) -> list[Decided]:
     """Outcomes that follow one another, each with its events; the first of these is behind event `event_id`.
 
@@ -119,9 +96,8 @@ async def with_events(
     """
     if not outcomes or outcomes[-1].last_event_id == event_id:
         return [(outcome, []) for outcome in outcomes]
-    stored = await _stored_events(connection, event_id, outcomes[-1].last_event_id)
-    keys = await _keys(connection, masters, sealed_orders(stored))
-    events = (decode_event(event, keys) for event in stored)
+    stored = await events_between_async(connection, event_id, outcomes[-1].last_event_id)
+    events = iter(await read_with_texts_async(connection, masters, stored))
     decided: list[Decided] = []
     for outcome in outcomes:
         decided.append((outcome, list(islice(events, outcome.last_event_id - event_id))))
@@ -143,37 +119,18 @@ async def retired_events(
     Raises as `with_events` does.
     """
     last = min(position.event_id + RUN, retired.event_id)
-    stored = await _stored_events(connection, position.event_id, last)
-    keys = await _keys(connection, masters, sealed_orders(stored))
+    stored = await events_between_async(connection, position.event_id, last)
+    events = await read_with_texts_async(connection, masters, stored)
     outcome_id = retired.outcome_id if last == retired.event_id else position.outcome_id
-    return [decode_event(event, keys) for event in stored], replace(position, event_id=last, outcome_id=outcome_id)
-
-
-async def _stored_events(connection: psycopg.AsyncConnection[Any], after: int, last: int) -> list[StoredRow]:
-    return await _select(
-        connection,
-        StoredRow,
-        "SELECT originator_id, originator_version, topic, state FROM order_events "
-        "WHERE notification_id > %s AND notification_id <= %s ORDER BY notification_id",
-        (after, last),
-    )
-
-
-async def _keys(connection: psycopg.AsyncConnection[Any], masters: MasterKeys, order_ids: Collection[str]) -> OrderKeys:
-    """Read behind the events: see `order_keys`."""
-    if not order_ids:
-        return OrderKeys()
-    async with connection.cursor(row_factory=tuple_row, binary=True) as cursor:
-        await cursor.execute(SELECT_KEYS, (list(order_ids),), prepare=True)
-        return OrderKeys.of_rows(await cursor.fetchall(), masters)
+    return events, replace(position, event_id=last, outcome_id=outcome_id)
 
 
 async def one_with_events(
     connection: psycopg.AsyncConnection[Any], masters: MasterKeys, outcome_id: int, event_id: int
 ) -> Decided:
     """A single outcome, and its events, which are behind event `event_id`."""
-    found = await _select(connection, Outcome, _OUTCOME + "outcomes WHERE outcome_id = %s", (outcome_id,))
-    [decided] = await with_events(connection, masters, found, event_id)
+    found = await outcome_numbered(connection, outcome_id)
+    [decided] = await with_events(connection, masters, [found], event_id)
     return decided
 
 

@@ -5,13 +5,20 @@ for the orders that have one: those that began before the month did. Of retired 
 tells the command that it follows from: what changed an order is recognised for ever.
 """
 
-from collections.abc import Collection
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import date
-from typing import Any, LiteralString
+from typing import Any
 
 import msgspec
 import psycopg
 from psycopg.rows import tuple_row
+from psycopg.sql import SQL, Identifier
+
+from services.eventstore.database import fetch_row, fetch_value, lock_held
+
+_KEEPING = "hashtextextended('outcome_months', 0)"
+_LOCK_TIMEOUT = "1s"
 
 
 class MonthBegan(Exception):
@@ -41,64 +48,131 @@ def begun_months(connection: psycopg.Connection[Any]) -> Months:
 
     To be committed. Raises psycopg.Error.
     """
-    with connection.cursor(row_factory=tuple_row) as cursor:
-        cursor.execute("SELECT append_month()")
-        row = cursor.execute("SELECT max(month), count(*) > 1 FROM outcome_months").fetchone()
-    assert row is not None
-    return Months(*row)
+    fetch_value(connection, "SELECT append_month()")
+    return Months(*fetch_row(connection, "SELECT max(month), count(*) > 1 FROM outcome_months"))
 
 
 def read_retired(connection: psycopg.Connection[Any]) -> Retired:
     """Raises psycopg.Error."""
-    with connection.cursor(row_factory=tuple_row) as cursor:
-        row = cursor.execute(RETIRED).fetchone()
-    assert row is not None
-    return Retired(*row)
+    return Retired(*fetch_row(connection, RETIRED))
 
 
-def with_earlier_commands(connection: psycopg.Connection[Any], order_ids: Collection[str], month: date) -> set[str]:
-    """Which of these orders have commands that were judged before `month`. Raises psycopg.Error."""
-    with connection.cursor(row_factory=tuple_row) as cursor:
+# --- old months ---
+
+
+class Month(msgspec.Struct, frozen=True):
+    """What there is of a month."""
+
+    month: date
+    outcomes: int
+    """How many."""
+    last_outcome_id: int
+    offsets: dict[int, int]
+    """By partition, the last of its commands' offsets."""
+
+
+class MonthInUse(Exception):
+    """Somebody reads the outcomes all the while: a verification, or a dump."""
+
+
+def months_before(connection: psycopg.Connection[Any], months: int) -> list[date]:
+    """Those not retired yet that ended so many months ago or earlier, the first one first. Raises psycopg.Error."""
+    rows = connection.execute(
+        "SELECT month FROM outcome_months WHERE retired_at IS NULL AND month + make_interval(months => %s) <= "
+        "date_trunc('month', now() AT TIME ZONE 'UTC') ORDER BY month",
+        (months + 1,),
+    )
+    return [month for (month,) in rows]
+
+
+def month_of(connection: psycopg.Connection[Any], month: date) -> Month:
+    """Reads all of it. Raises psycopg.Error."""
+    rows = connection.execute(
+        "SELECT partition, max(record_offset), max(outcome_id), count(*) FROM outcomes WHERE month = %s GROUP BY 1",
+        (month,),
+    ).fetchall()
+    offsets = {partition: offset for partition, offset, _, _ in rows}
+    return Month(month, sum(row[3] for row in rows), max((row[2] for row in rows), default=0), offsets)
+
+
+def month_of_outcome(
+    connection: psycopg.Connection[Any], order_id: str, command_id: str, message: bytes
+) -> date | None:
+    """The first month with this outcome of a command. Raises psycopg.Error."""
+    month: date | None = fetch_value(
+        connection,
+        "SELECT min(month) FROM outcomes WHERE order_id = %s AND command_id = %s AND message = %s",
+        (order_id, command_id, message),
+    )
+    return month
+
+
+def month_of_letter(connection: psycopg.Connection[Any], partition: int, offset: int) -> date | None:
+    """The month of a dead letter. Raises psycopg.Error."""
+    month: date | None = fetch_value(
+        connection,
+        "SELECT month FROM outcomes WHERE kind = 'dead' AND partition = %s AND record_offset = %s",
+        (partition, offset),
+    )
+    return month
+
+
+def has_later(connection: psycopg.Connection[Any], month: date) -> bool:
+    """Whether anything was judged after a month. Raises psycopg.Error."""
+    return bool(fetch_value(connection, "SELECT EXISTS (SELECT FROM outcomes WHERE month > %s)", (month,)))
+
+
+def letters_in_hand(connection: psycopg.Connection[Any], month: date, months: int) -> int:
+    """Dead letters of a month that nobody has handled, or within the last `months` only: a record that was sent again
+    with the time of the first is compared with it. Raises psycopg.Error."""
+    found = fetch_value(
+        connection,
+        "SELECT count(*) FROM outcomes LEFT JOIN handled_dead_letters USING (partition, record_offset) "
+        "WHERE kind = 'dead' AND month = %s AND (handled_at IS NULL OR handled_at + make_interval(months => %s) > "
+        "date_trunc('month', now() AT TIME ZONE 'UTC'))",
+        (month, months),
+    )
+    return int(found)
+
+
+def orders_of(connection: psycopg.Connection[Any], month: date) -> Iterator[tuple[str, int]]:
+    """Orders with commands in a month, and the partition of those. Raises psycopg.Error."""
+    with connection.transaction(), connection.cursor("orders", row_factory=tuple_row) as cursor:
+        cursor.itersize = 10_000
         cursor.execute(
-            "SELECT order_id FROM unnest(%s::text[]) AS asked (order_id) WHERE EXISTS (SELECT FROM outcomes AS o "
-            "WHERE o.order_id = asked.order_id AND kind IN ('accepted', 'rejected') AND month < %s) "
-            "OR EXISTS (SELECT FROM order_events WHERE originator_id = order_id AND originator_version = 1 "
-            "AND notification_id <= retired_event_id())",
-            (list(order_ids), month),
-            prepare=True,
+            "SELECT DISTINCT order_id, partition FROM outcomes WHERE month = %s AND kind <> 'dead'", (month,)
         )
-        return {order_id for (order_id,) in cursor}
+        yield from cursor
 
 
-def with_ids_in_capitals(connection: psycopg.Connection[Any], order_ids: Collection[str]) -> set[str]:
-    """Which of these orders have commands whose ids have capital letters. Raises psycopg.Error."""
-    with connection.cursor(row_factory=tuple_row) as cursor:
-        cursor.execute(
-            "SELECT DISTINCT order_id FROM outcomes WHERE order_id = ANY(%s) AND kind IN ('accepted', 'rejected') "
-            "AND command_id <> lower(command_id)",
-            (list(order_ids),),
-            prepare=True,
+def retire_month(connection: psycopg.Connection[Any], month: date) -> None:
+    """Drops a month, and notes up to where outcomes are gone. `connection` commits by itself, as the tables' owner.
+
+    Raises MonthInUse, and then nothing has changed; and psycopg.Error.
+    """
+    with connection.transaction():
+        connection.execute("SELECT set_config('lock_timeout', %s, true)", (_LOCK_TIMEOUT,))
+        if not fetch_value(connection, f"SELECT pg_try_advisory_xact_lock({_KEEPING})"):
+            raise MonthInUse
+        connection.execute(
+            "DELETE FROM handled_dead_letters AS h USING outcomes AS o WHERE o.month = %s AND o.kind = 'dead' "
+            "AND (h.partition, h.record_offset) = (o.partition, o.record_offset)",
+            (month,),
         )
-        return {order_id for (order_id,) in cursor}
+        connection.execute(
+            "UPDATE outcome_months AS m SET retired_at = now(), (last_outcome_id, last_event_id) = "
+            "(SELECT max(outcome_id), max(o.last_event_id) FROM outcomes AS o WHERE o.month = m.month) "
+            "WHERE month = %s",
+            (month,),
+        )
+        try:
+            connection.execute(SQL("DROP TABLE {}").format(Identifier(f"outcomes_{month:%Y_%m}")))
+        except psycopg.errors.LockNotAvailable:
+            raise MonthInUse from None
 
 
-FIRST_USES_NOT_RETIRED: LiteralString = (
-    "WITH asked AS (SELECT * FROM unnest(%s::text[], %s::text[]) AS asked (order_id, command_id)), "
-    "used AS (SELECT o.* FROM asked JOIN outcomes AS o USING (order_id, command_id) "
-    "WHERE o.kind IN ('accepted', 'rejected') "
-    "UNION ALL SELECT o.* FROM asked JOIN outcomes AS o ON o.order_id = asked.order_id "
-    "AND lower(o.command_id) = asked.command_id AND o.command_id <> lower(o.command_id) "
-    "WHERE o.kind IN ('accepted', 'rejected')) SELECT order_id, command_id, digest, message FROM used "
-)
-"""SQL: of order ids and command ids, those that were used before, with the digest and the outcome of the first time.
-
-Each id is to be asked for as it is, and in small letters: then it is found however it was written.
-"""
-
-FIRST_USES: LiteralString = (
-    FIRST_USES_NOT_RETIRED  # noqa: S608 - nothing of a sender's
-    + "UNION ALL SELECT order_id, command_id, ''::bytea, ''::bytea FROM asked JOIN order_events "
-    "ON originator_id = order_id AND notification_id <= retired_event_id() "
-    "AND lower(convert_from(state, 'UTF8')::json ->> 'command_id') = lower(command_id)"
-)
-"""SQL: the same, and those whose outcome was retired, with neither digest nor outcome."""
+@contextmanager
+def months_kept(url: str) -> Iterator[None]:
+    """No month is retired meanwhile. Raises psycopg.Error."""
+    with lock_held(url, f"SELECT pg_advisory_xact_lock_shared({_KEEPING})"):
+        yield

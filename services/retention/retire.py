@@ -23,7 +23,7 @@ from services.kafka.relay_position import published
 from services.kafka.topics import Topics, count_partitions
 from services.settings import Settings
 
-from . import retire_month
+from . import months
 
 _PATIENCE_SECONDS = 60
 
@@ -60,11 +60,11 @@ async def retire(settings: Settings, older_than: int, *, only_check: bool) -> li
     topics = Topics(settings.topic_prefix, settings.shard)
     verdicts: list[Verdict] = []
     with connect(settings.database, autocommit=True) as connection:
-        old = retire_month.months_before(connection, older_than)
+        old = months.months_before(connection, older_than)
         kafka = await _look(settings, topics, connection) if old else None
         for month in old:
             assert kafka is not None
-            found = retire_month.month_of(connection, month)
+            found = months.month_of(connection, month)
             verdict = Verdict(month, found.outcomes)
             verdicts.append(verdict)
             verdict.stays = next(_still_needed(connection, topics, kafka, found), "")
@@ -96,31 +96,29 @@ async def _look(settings: Settings, topics: Topics, connection: psycopg.Connecti
 
 
 def _still_needed(
-    connection: psycopg.Connection[Any], topics: Topics, kafka: _Kafka, found: retire_month.Month
+    connection: psycopg.Connection[Any], topics: Topics, kafka: _Kafka, found: months.Month
 ) -> Iterator[str]:
     """Why it stays for now: time will tell."""
-    if not retire_month.has_later(connection, found.month):
+    if not months.has_later(connection, found.month):
         yield "nothing was judged after it, and numbers go on from its last one"
     if kafka.published < found.last_outcome_id:
         yield "the relay has not published all of it yet"
     goes = "they go with the topic's retention (docs/retention.md)"
     if any(kafka.begins[partition] <= offset for partition, offset in found.offsets.items()):
         yield f"commands of it are on {topics.commands}: {goes}"
-    for topic, months in kafka.firsts.items():
-        if any(month is None or month <= found.month for month in months):
+    for topic, firsts in kafka.firsts.items():
+        if any(month is None or month <= found.month for month in firsts):
             yield f"records of it are on {topic}: {goes}"
 
 
-def _in_hand(
-    connection: psycopg.Connection[Any], kafka: _Kafka, found: retire_month.Month, older_than: int
-) -> Iterator[str]:
+def _in_hand(connection: psycopg.Connection[Any], kafka: _Kafka, found: months.Month, older_than: int) -> Iterator[str]:
     """Why it stays until somebody does something."""
-    if letters := retire_month.letters_in_hand(connection, found.month, older_than):
+    if letters := months.letters_in_hand(connection, found.month, older_than):
         yield (
             f"{letters:,} dead letters of it were not handled, or lately only. See `resolution dead list`, and retry "
             "or discard them"
         )
-    for order_id, partition in retire_month.orders_of(connection, found.month):
+    for order_id, partition in months.orders_of(connection, found.month):
         if partition != partition_of(order_id.encode(), kafka.partitions):
             yield (
                 f"commands of order {order_id} came in partition {partition}, where Kafka's own partitioner would not "
@@ -131,12 +129,12 @@ def _in_hand(
 def _month_of_outcome(connection: psycopg.Connection[Any], record: Record) -> date | None:
     message = record.value or b""
     envelope = json.loads(message)
-    return retire_month.month_of_outcome(connection, envelope["subject"], envelope["data"]["command_id"], message)
+    return months.month_of_outcome(connection, envelope["subject"], envelope["data"]["command_id"], message)
 
 
 def _month_of_letter(connection: psycopg.Connection[Any], record: Record) -> date | None:
     offset = int(dict(record.headers)["source-offset"] or b"")
-    return retire_month.month_of_letter(connection, record.partition, offset)
+    return months.month_of_letter(connection, record.partition, offset)
 
 
 def _drop(connection: psycopg.Connection[Any], month: date) -> None:
@@ -144,8 +142,8 @@ def _drop(connection: psycopg.Connection[Any], month: date) -> None:
     give_up = monotonic() + _PATIENCE_SECONDS
     while True:
         try:
-            retire_month.retire_month(connection, month)
-        except retire_month.MonthInUse:
+            months.retire_month(connection, month)
+        except months.MonthInUse:
             if monotonic() > give_up:
                 raise NotRetired(
                     f"{month:%Y-%m} stays: the outcomes are read all the while, by a verification or a dump. Run this "

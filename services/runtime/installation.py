@@ -15,8 +15,8 @@ from aiokafka.errors import KafkaError
 from services.checkpoints.signing_keys import own_key
 from services.clock import Clock
 from services.embedded import default_data_dir, embedded
-from services.eventstore.clock_origin import read_clock
 from services.eventstore.database import connect, refusal_of_server
+from services.eventstore.installation_state import read_clock
 from services.eventstore.migrate import migrate
 from services.eventstore.positions import known_topics, other_topic
 from services.kafka.topics import TopicError, Topics, count_partitions, ensure_topics, id_of_topic

@@ -19,7 +19,7 @@ from prometheus_client import Gauge
 
 from services.clock import Clock
 from services.eventstore.database import connect
-from services.eventstore.installation_counts import Overview, overview
+from services.eventstore.installation_state import Overview, overview
 from services.kafka.cluster import Cluster
 from services.kafka.read_topics import oldest_unread
 from services.kafka.relay_position import published

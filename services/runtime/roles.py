@@ -27,13 +27,12 @@ from services.checkpoints.role import CheckpointsRole
 from services.clock import Clock
 from services.commands.role import CommandsRole
 from services.eventstore.application import OrderStore
-from services.eventstore.commit_listener import Changes
-from services.eventstore.database import ANSWER_WITHIN_SECONDS
+from services.eventstore.commit_listener import CommitListener
+from services.eventstore.database import ANSWER_WITHIN_SECONDS, connect
 from services.kafka.topics import Topics
 from services.relay.role import publish_for_ever
 from services.runtime.installation_metrics import Watch
 from services.sealing.master_keys import MasterKeyError
-from services.sealing.order_keys import check_master_keys
 from services.settings import Settings, SettingsError
 from services.telemetry import logs, traces
 from services.telemetry.endpoint import endpoint
@@ -80,7 +79,7 @@ async def _projections(start: Start) -> None:
     projectors = [Projector(store, model()) for model in READ_MODELS.values()]
     for projector in projectors:
         await asyncio.to_thread(projector.prepare)
-    changes = await Changes.listen(url)
+    changes = await CommitListener.listen(url)
     try:
         async with asyncio.TaskGroup() as group:
             group.create_task(Follower(projectors).run(changes))
@@ -134,7 +133,7 @@ async def run(name: str, settings: Settings) -> None:
         loop.add_signal_handler(number, stop.set)
     settings = await asyncio.to_thread(with_partitions, settings)
     for one in settings.shards:
-        await asyncio.to_thread(check_master_keys, one.database, one.master_keys)
+        await asyncio.to_thread(_check_master_keys, one)
     clock = await asyncio.to_thread(clock_of, settings.shards[0])
     start = Start(settings, Topics(settings.topic_prefix, settings.shard), clock, ready)
     async with _seen(start, name):
@@ -197,6 +196,11 @@ def _watch(start: Start, name: str, one: Settings, health: Health, *, one_of_sev
 async def _started(start: Start, health: Health) -> None:
     await start.ready.wait()
     health.started = True
+
+
+def _check_master_keys(settings: Settings) -> None:
+    with connect(settings.database, answer_within=ANSWER_WITHIN_SECONDS) as connection:
+        settings.master_keys.check(connection)
 
 
 async def _say_ready(start: Start, name: str) -> None:

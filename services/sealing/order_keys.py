@@ -1,7 +1,7 @@
-"""The keys of orders: how a batch of events is sealed, and how it is read again.
+"""The keys of orders, as the table `order_keys` has them.
 
-Readers load the keys of what they read behind it, and keep none: a key that was there before an erasure must not
-read what is read after it.
+Readers load keys after the events that they read, and keep none: a key from before an erasure must not open an event
+that was read after it.
 """
 
 from collections.abc import Collection, Iterable, Mapping
@@ -9,19 +9,12 @@ from typing import Any
 
 import msgspec
 import psycopg
-
-from services.eventstore.database import ANSWER_WITHIN_SECONDS, connect
-from services.eventstore.stored_event import Stored, StoredRow
-from services.orders.events import Event, OrderTextsErased
-from services.orders.texts import WITH_TEXTS, texts
+from psycopg.rows import tuple_row
 
 from .master_keys import NO_MASTER, MasterKeyError, MasterKeys
-from .seal import KEY_BYTES, NONCE_BYTES, VERSION_2, RandomBytes, encode_event, seal
 
-CHANGE_KEYS = WITH_TEXTS | {OrderTextsErased}
-"""The events that take or erase keys."""
 _REWRAPPED_AT_ONCE = 1000
-SELECT_KEYS = "SELECT order_id, number, master, wrapped FROM order_keys WHERE order_id = ANY(%s)"
+_SELECT_KEYS = "SELECT order_id, number, master, wrapped FROM order_keys WHERE order_id = ANY(%s)"
 
 
 class OrderKey(msgspec.Struct, frozen=True):
@@ -41,7 +34,7 @@ class OrderKeys:
 
     @classmethod
     def of_rows(cls, rows: Iterable[tuple[str, int, str, bytes | None]], masters: MasterKeys) -> "OrderKeys":
-        """From rows of `SELECT_KEYS`. Raises MasterKeyError."""
+        """From rows of `order_keys`: order, number, id of the master key, wrapped key. Raises MasterKeyError."""
         return cls(
             {
                 (order_id, number): None if wrapped is None else masters.unwrap(order_id, number, master, wrapped)
@@ -75,14 +68,19 @@ def load_keys(connection: psycopg.Connection[Any], order_ids: Collection[str], m
     """The keys of these orders. Raises MasterKeyError and psycopg.Error."""
     if not order_ids:
         return OrderKeys()
-    with connection.cursor(row_factory=psycopg.rows.tuple_row, binary=True) as cursor:
-        return OrderKeys.of_rows(cursor.execute(SELECT_KEYS, (list(order_ids),), prepare=True), masters)
+    with connection.cursor(row_factory=tuple_row, binary=True) as cursor:
+        return OrderKeys.of_rows(cursor.execute(_SELECT_KEYS, (list(order_ids),), prepare=True), masters)
 
 
-def check_master_keys(database_url: str, masters: MasterKeys) -> None:
-    """Raises MasterKeyError where the database has keys that these master keys do not unwrap."""
-    with connect(database_url, answer_within=ANSWER_WITHIN_SECONDS) as connection:
-        masters.check(connection)
+async def load_keys_async(
+    connection: psycopg.AsyncConnection[Any], order_ids: Collection[str], masters: MasterKeys
+) -> OrderKeys:
+    """`load_keys` for coroutines."""
+    if not order_ids:
+        return OrderKeys()
+    async with connection.cursor(row_factory=tuple_row, binary=True) as cursor:
+        await cursor.execute(_SELECT_KEYS, (list(order_ids),), prepare=True)
+        return OrderKeys.of_rows(await cursor.fetchall(), masters)
 
 
 def rewrap(connection: psycopg.Connection[Any], masters: MasterKeys) -> int:
@@ -110,57 +108,3 @@ def rewrap(connection: psycopg.Connection[Any], masters: MasterKeys) -> int:
         count += len(rows)
     connection.execute("DELETE FROM master_keys WHERE master <> %s", (masters.newest,))
     return count
-
-
-def sealed_orders(stored: Iterable[Stored]) -> set[str]:
-    """The orders whose keys it takes to read these."""
-    return {str(event.originator_id) for event in stored if event.topic.endswith(VERSION_2)}
-
-
-class Sealing:
-    """Turns the events of one transaction into stored ones, and tells what becomes of their orders' keys by that.
-
-    `keys`, the newest by order, is changed. `erased` are the keys, by order and number, that nobody is to have any
-    more; some of them may have been made by the same events.
-    """
-
-    def __init__(self, keys: dict[str, OrderKey], masters: MasterKeys) -> None:
-        self.keys = keys
-        self._masters = masters
-        self._random = RandomBytes()
-        self._made: dict[tuple[str, int], bytes] = {}
-        self.erased: list[tuple[str, int]] = []
-
-    def stored(self, event: Event) -> StoredRow:
-        """The event as it is stored."""
-        kind = type(event)
-        topic, state = kind.__name__, None
-        if kind in WITH_TEXTS:
-            topic += VERSION_2
-            if found := texts(event):
-                state = seal(event, found, *self._key(event.originator_id), self._random.take(NONCE_BYTES))
-        elif kind is OrderTextsErased:
-            self._erase(event.originator_id)
-        return StoredRow(event.originator_id, event.originator_version, topic, state or encode_event(event))
-
-    def made(self) -> list[tuple[str, int, str, bytes]]:
-        """New rows of `order_keys`: order, number, id of the master key, wrapped key."""
-        return [
-            (order_id, number, self._masters.newest, self._masters.wrap(order_id, number, key))
-            for (order_id, number), key in self._made.items()
-        ]
-
-    def _key(self, order_id: str) -> tuple[int, bytes]:
-        key = self.keys.get(order_id, OrderKey())
-        if key.key is not None:
-            return key.number, key.key
-        number, new = key.number + 1, self._random.take(KEY_BYTES)
-        self.keys[order_id] = OrderKey(number, new)
-        self._made[order_id, number] = new
-        return number, new
-
-    def _erase(self, order_id: str) -> None:
-        """An order without a key gets one for that: erased, it says that the order's plain texts are gone."""
-        number, _ = self._key(order_id)
-        self.keys[order_id] = OrderKey(number)
-        self.erased.append((order_id, number))

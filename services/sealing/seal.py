@@ -51,17 +51,24 @@ def seal(event: Event, texts: Mapping[str, str], number: int, key: bytes, nonce:
     return b'%b%b%d:%b"}' % (head[:-1], _MEMBER, number, b64encode(content))
 
 
-def split(state: bytes) -> tuple[bytes, int, bytes]:
-    """The event without its texts, the number of their key, and what is sealed; number 0 where nothing is.
+class Sealed(msgspec.Struct, gc=False):
+    """Texts that are sealed in a stored event."""
 
-    Raises Broken. Nothing before the member can look like it, since there a quote has a backslash before it.
+    key_number: int
+    content: bytes
+
+
+def split(state: bytes) -> tuple[bytes, Sealed | None]:
+    """Returns the event without its texts, and these as they are sealed, or None if it has none. Raises Broken.
+
+    Nothing before the member can look like it, since there a quote has a backslash before it.
     """
     head, member, sealed = state.rpartition(_MEMBER)
     if not member:
-        return state, 0, b""
+        return state, None
     try:
         number, content = sealed.removesuffix(b'"}').split(b":")
-        return head + b"}", int(number), b64decode(content, validate=True)
+        return head + b"}", Sealed(int(number), b64decode(content, validate=True))
     except (ValueError, Base64Error):
         raise Broken("what is sealed is not as this version seals it") from None
 

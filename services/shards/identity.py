@@ -5,10 +5,10 @@ from typing import Any
 
 import msgspec
 import psycopg
-from psycopg.rows import class_row, tuple_row
+from psycopg.rows import class_row
 from psycopg.sql import SQL, Literal
 
-from services.eventstore.database import ANSWER_WITHIN_SECONDS, connect
+from services.eventstore.database import ANSWER_WITHIN_SECONDS, connect, fetch_row, fetch_value, lock_appends
 
 from .arithmetic import Shard
 
@@ -18,36 +18,34 @@ class WrongShard(Exception):
 
 
 class Split(msgspec.Struct, frozen=True):
-    """A row of the table `splits`."""
+    """A row of the table `splits`: where the numbers of a database ended when it was split."""
 
-    count: int
-    event_id: int
-    outcome_id: int
-    notification_id: int
+    count: int = 0
+    """How many databases there were before."""
+    event_id: int = 0
+    outcome_id: int = 0
+    notification_id: int = 0
 
 
-class Place(msgspec.Struct, frozen=True):
-    """The row of the table `shard`, and the splits, the first one first."""
+class ShardIdentity(msgspec.Struct, frozen=True):
+    """Which shard a database is, and the splits it came from, the first one first."""
 
     shard: Shard
     splits: list[Split] = []
 
     @property
     def last_split(self) -> Split:
-        """Up to its numbers some are missing here."""
-        return self.splits[-1] if self.splits else Split(0, 0, 0, 0)
+        """The latest split. Ids at or below it may belong to other shards; all are 0 if there was none."""
+        return self.splits[-1] if self.splits else Split()
 
 
-def place(connection: psycopg.Connection[Any]) -> Place:
-    """Raises psycopg.Error."""
+def shard_identity(connection: psycopg.Connection[Any]) -> ShardIdentity:
+    """Returns which shard this database is. Raises psycopg.Error."""
     with connection.cursor(row_factory=class_row(Split)) as cursor:
         cursor.execute("SELECT count, event_id, outcome_id, notification_id FROM splits ORDER BY count")
         splits = cursor.fetchall()
-    with connection.cursor(row_factory=tuple_row) as rows:
-        row = rows.execute("SELECT number, count, partitions FROM shard").fetchone()
-    assert row is not None
-    number, count, partitions = row
-    return Place(Shard(number, count, partitions), splits)
+    number, count, partitions = fetch_row(connection, "SELECT number, count, partitions FROM shard")
+    return ShardIdentity(Shard(number, count, partitions), splits)
 
 
 def known_partitions(database_url: str) -> int | None:
@@ -57,23 +55,22 @@ def known_partitions(database_url: str) -> int | None:
     Raises psycopg.Error.
     """
     with connect(database_url, answer_within=ANSWER_WITHIN_SECONDS) as connection:
-        row = connection.execute(
+        partitions: int | None = fetch_value(
+            connection,
             "SELECT coalesce(partitions, (SELECT max(partition) + 1 FROM positions WHERE consumer = 'commands' "
-            "AND EXISTS (SELECT FROM outcomes) HAVING max(partition) + 1 = count(*))) FROM shard"
-        ).fetchone()
-    assert row is not None
-    found: int | None = row[0]
-    return found
+            "AND EXISTS (SELECT FROM outcomes) HAVING max(partition) + 1 = count(*))) FROM shard",
+        )
+    return partitions
 
 
-def require_shard(database_url: str, shard: Shard) -> Place:
+def require_shard(database_url: str, shard: Shard) -> ShardIdentity:
     """What the database says of itself, which has to be what the setting says. Writes nothing.
 
     Raises WrongShard and psycopg.Error.
     """
     with connect(database_url, answer_within=ANSWER_WITHIN_SECONDS) as connection:
         try:
-            found = place(connection)
+            found = shard_identity(connection)
         except psycopg.errors.UndefinedTable:
             raise WrongShard(
                 "This is not the service's database, or not of this version yet. Check RESOLUTION_DATABASE_URL; "
@@ -96,7 +93,7 @@ def claim_shard(database_url: str, shard: Shard, partitions: int) -> None:
             f"a partition is in one database: the last ones would stay empty. Name {partitions} at most."
         )
     with connect(database_url, answer_within=ANSWER_WITHIN_SECONDS) as connection:
-        if (found := place(connection)).shard == shard:
+        if (found := shard_identity(connection)).shard == shard:
             if found.shard.total is None:
                 _note_partitions(connection, partitions)
             elif found.shard.total != partitions:
@@ -106,9 +103,9 @@ def claim_shard(database_url: str, shard: Shard, partitions: int) -> None:
                 )
             return
         lock_appends(connection)
-        if place(connection).shard.alone and _is_empty(connection):
+        if shard_identity(connection).shard.alone and _is_empty(connection):
             become(connection, shard, partitions)
-        elif (found := place(connection)).shard != shard:
+        elif (found := shard_identity(connection)).shard != shard:
             raise WrongShard(_refusal(found.shard, shard))
 
 
@@ -120,11 +117,6 @@ def _note_partitions(connection: psycopg.Connection[Any], partitions: int) -> No
             "The database does not know yet how many partitions the topics have, and user "
             f"{connection.info.user} may not note it: run `resolution migrate` as its owner (resolution_owner) first."
         ) from None
-
-
-def lock_appends(connection: psycopg.Connection[Any]) -> None:
-    """Nothing is appended from here to the end of the transaction but by this one. Raises psycopg.Error."""
-    connection.execute("SELECT pg_advisory_xact_lock(hashtextextended('order_events', 0))")
 
 
 def become(connection: psycopg.Connection[Any], shard: Shard, partitions: int) -> None:
@@ -144,11 +136,11 @@ def become(connection: psycopg.Connection[Any], shard: Shard, partitions: int) -
 
 
 def _is_empty(connection: psycopg.Connection[Any]) -> bool:
-    row = connection.execute(
+    query = (
         "SELECT EXISTS (SELECT FROM outcomes) OR EXISTS (SELECT FROM order_events) OR EXISTS (SELECT FROM positions) "
         "OR EXISTS (SELECT FROM parked_commands)"
-    ).fetchone()
-    return row == (False,)
+    )
+    return not fetch_value(connection, query)
 
 
 def _refusal(is_: Shard, named: Shard) -> str:

@@ -18,7 +18,7 @@ from psycopg.sql import SQL, Identifier
 
 from projections import READ_MODELS
 from services.eventstore.checkpoint_chain import parse
-from services.eventstore.database import connect
+from services.eventstore.database import connect, fetch_value
 from services.judging.partitioner import partition_of
 from services.kafka.read_topics import all_values, last_value
 from services.kafka.relay_position import Position, published
@@ -45,11 +45,11 @@ class _Target:
 
     @property
     def done(self) -> bool:
-        return self.state.place.shard == self.settings.shard
+        return self.state.identity.shard == self.settings.shard
 
     @property
     def ends(self) -> Split:
-        return self.state.place.last_split if self.done else self.state.ends
+        return self.state.identity.last_split if self.done else self.state.ends
 
 
 def split(settings: Settings, say: Callable[[str], None], *, only_check: bool) -> None:
@@ -95,7 +95,7 @@ def _look(settings: Settings) -> list[_Target]:
     if len(before) > 1 or len(shards) % max(count, 1):
         raise CannotSplit(
             "RESOLUTION_DATABASE_URL has to name a multiple of the databases that there are now, each a copy of one of "
-            f"them. There: {', '.join(str(state.place.shard) for state in states)}. Wanted: {len(shards)}."
+            f"them. There: {', '.join(str(state.identity.shard) for state in states)}. Wanted: {len(shards)}."
         )
     targets = [
         _Target(one, state, Shard(one.shard.number % max(count, 1), count))
@@ -107,22 +107,27 @@ def _look(settings: Settings) -> list[_Target]:
 
 
 def _count_before(one: Settings, state: State) -> int:
-    found = state.place
+    found = state.identity
     return found.last_split.count if found.shard == one.shard else found.shard.count
 
 
 def _check_copy(target: _Target, first: _Target) -> None:
     """Whether it is what `first` is, of the same parent."""
     shard = target.settings.shard
-    if not target.done and target.state.place.shard != target.parent:
+    if not target.done and target.state.identity.shard != target.parent:
         raise CannotSplit(
-            f"The database for {shard} is {target.state.place.shard}, and has to be a copy of {target.parent}."
+            f"The database for {shard} is {target.state.identity.shard}, and has to be a copy of {target.parent}."
         )
-    if (target.ends, target.state.salt) != (first.ends, first.state.salt):
+    if (target.ends, _salt(target)) != (first.ends, _salt(first)):
         raise CannotSplit(
             f"The database for {shard} is not a copy of the one for {first.settings.shard} as it is now. Stop all "
             "roles, copy it again, and start none before it is split."
         )
+
+
+def _salt(target: _Target) -> bytes | None:
+    notes = target.state.checkpoints
+    return None if notes is None else notes.salt
 
 
 def _check_orders(targets: Sequence[_Target], partition_of: PartitionOf) -> None:
@@ -143,7 +148,7 @@ def _check_orders(targets: Sequence[_Target], partition_of: PartitionOf) -> None
 
 async def _check_topics(settings: Settings, targets: Sequence[_Target], *, create: bool) -> int:
     """Whether all that is stored is published, and covered by checkpoints where there are any; the partitions."""
-    topics = Topics(settings.topic_prefix, targets[0].state.place.shard)
+    topics = Topics(settings.topic_prefix, targets[0].state.identity.shard)
     partitions = await count_partitions(settings.cluster, topics)
     if len(targets) > partitions:
         raise CannotSplit(f"The topics have {partitions} partitions; with more databases some would stay empty.")
@@ -200,13 +205,13 @@ async def _write_position(target: _Target) -> None:
 def _note_all_published(target: _Target) -> str:
     """As the relay would have; returns the timeline of the numbers."""
     with connect(target.settings.database) as connection:
-        row = connection.execute(
+        timeline: str = fetch_value(
+            connection,
             "UPDATE publishing SET intended_outcome_id = greatest(intended_outcome_id, %s), "
             "intended_notification_id = greatest(intended_notification_id, %s) RETURNING timeline",
             (target.ends.outcome_id, target.ends.notification_id),
-        ).fetchone()
-    assert row is not None
-    return str(row[0])
+        )
+    return timeline
 
 
 async def _copy_checkpoints(target: _Target) -> None:
@@ -237,7 +242,7 @@ def _forget_counts(connection: psycopg.Connection[Any]) -> None:
     for name in gone:
         connection.execute(SQL("DROP SCHEMA IF EXISTS {} CASCADE").format(Identifier(name)))
     connection.execute("DELETE FROM read_models WHERE name = ANY(%s)", (gone,))
-    if connection.execute("SELECT to_regclass('projection_tracking') IS NULL").fetchone() == (True,):
+    if fetch_value(connection, "SELECT to_regclass('projection_tracking') IS NULL"):
         return
     connection.execute("DELETE FROM projection_tracking WHERE application_name = ANY(%s)", (gone,))
     # The events that they had come to may be of others; then the store ends before.

@@ -7,11 +7,11 @@ import msgspec
 import psycopg
 from psycopg.sql import SQL, Identifier, Literal
 
-from services.eventstore.checkpoint_notes import checkpoint_notes
-from services.eventstore.database import connect
+from services.eventstore.checkpoint_notes import CheckpointNotes, checkpoint_notes
+from services.eventstore.database import connect, fetch_row, lock_appends
 
 from .arithmetic import Shard
-from .identity import Place, Split, become, lock_appends, place
+from .identity import ShardIdentity, Split, become, shard_identity
 
 PartitionOf = Callable[[str], int]
 """Where an order's commands belong."""
@@ -26,12 +26,12 @@ class CannotSplit(Exception):
 
 
 class State(msgspec.Struct, frozen=True):
-    """What a database is before it is split: copies of one have the same. `published`: of its checkpoints."""
+    """What a database is before it is split: copies of one have the same."""
 
-    place: Place
+    identity: ShardIdentity
     ends: Split
-    salt: bytes
-    published: int
+    """Where everything that is numbered ends."""
+    checkpoints: CheckpointNotes | None
 
 
 def state_of(database_url: str) -> State:
@@ -41,20 +41,19 @@ def state_of(database_url: str) -> State:
     """
     with connect(database_url) as connection:
         try:
-            found, notes = place(connection), checkpoint_notes(connection)
+            found, notes = shard_identity(connection), checkpoint_notes(connection)
         except psycopg.errors.UndefinedTable:
             raise CannotSplit(
                 "A database of RESOLUTION_DATABASE_URL is not a copy of the service's, or of an earlier version: run "
                 "`resolution migrate` with the databases named as before, and copy then."
             ) from None
-        row = connection.execute(
+        ends = fetch_row(
+            connection,
             "SELECT greatest(0, (SELECT max(notification_id) FROM order_events), max(event_id)), "
             "greatest(0, (SELECT max(outcome_id) FROM outcomes), max(outcome_id)), "
-            "greatest(0, (SELECT max(notification_id) FROM notifications), max(notification_id)) FROM splits"
-        ).fetchone()
-    assert row is not None
-    salt, published = (notes.salt, notes.published) if notes else (b"", 0)
-    return State(found, Split(found.shard.count, *row), salt, published)
+            "greatest(0, (SELECT max(notification_id) FROM notifications), max(notification_id)) FROM splits",
+        )
+    return State(found, Split(found.shard.count, *ends), notes)
 
 
 def strays(database_url: str, shards: int, partition_of: PartitionOf) -> Iterator[tuple[str, int]]:
@@ -86,7 +85,7 @@ def keep_own(
     """
     with connect(database_url) as connection:
         lock_appends(connection)
-        if place(connection) != was.place or state_of(database_url).ends != was.ends:
+        if shard_identity(connection) != was.identity or state_of(database_url).ends != was.ends:
             raise CannotSplit(f"The database for {shard} changes: a role still runs. Stop it, and copy again.")
         _note_others(connection, shard, partition_of)
         lost = {}

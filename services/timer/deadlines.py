@@ -7,6 +7,8 @@ from datetime import datetime
 import psycopg
 from psycopg.rows import class_row
 
+from services.eventstore.database import fetch_row_async
+
 
 @dataclass(frozen=True)
 class Deadline:
@@ -73,10 +75,9 @@ class Deadlines:
 
     async def next_ask(self) -> datetime | None:
         """The real instant of the next one."""
-        row = await (await self._connection.execute("SELECT min(ask_at) FROM deadlines")).fetchone()
-        assert row is not None
-        found: datetime | None = row[0]
-        return found
+        ask_at: datetime | None
+        [ask_at] = await fetch_row_async(self._connection, "SELECT min(ask_at) FROM deadlines")
+        return ask_at
 
     async def asked(self, deadlines: Sequence[Deadline], ask_again_at: Sequence[datetime]) -> None:
         """Notes that these were asked about, and when to ask again if nothing comes of it."""

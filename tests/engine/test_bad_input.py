@@ -21,7 +21,7 @@ from services.judging.partitioner import partition_of
 from services.kafka.record_batches import LARGEST_BATCH_BYTES
 from services.kafka.relay_position import Position
 from services.kafka.topics import DEFAULT_PARTITIONS
-from services.relay.unpublished import is_full, next_outcomes
+from services.relay.unpublished import is_full, unpublished_outcomes
 from tests.engine.commands import CLIENT, FREELANCER, register
 from tests.engine.test_topics import STAMPED, set_on
 from tests.installation import Installation, until
@@ -141,7 +141,7 @@ async def test_large_garbage_is_published_in_runs_that_memory_holds(installation
     await until(lambda: installation.query("SELECT count(*) FROM outcomes") == [(len(garbage),)])
     async with await AsyncConnection.connect(installation.settings.database) as connection:
         position, runs = Position(), []
-        while run := await next_outcomes(connection, position):
+        while run := await unpublished_outcomes(connection, position):
             runs.append(run)
             position = Position(outcome_id=run[-1].outcome_id)
     assert [is_full(run, []) for run in runs] == [True, True, False]

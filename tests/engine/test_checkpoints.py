@@ -27,7 +27,7 @@ from services.checkpoints.signing_keys import KeyFileError, own_key, read_privat
 from services.embedded import Servers
 from services.eventstore.checkpoint_chain import Checkpoint, StoreHasGap, line, line_hash
 from services.eventstore.database import connect
-from services.eventstore.event_rows import event_rows
+from services.eventstore.read_events import copy_events
 from services.settings import Settings, SettingsError
 from tests.engine.checkpoints import (
     assert_chain_holds,
@@ -108,7 +108,7 @@ async def test_D16_hashes_of_an_event_with_a_confidential_field_do_not_give_it_a
     as_stored_before_there_were_keys(installation, "order-1")  # when the reason was not sealed
     published = b"".join(map(line, await cover(installation)))
     with connect(installation.settings.database, autocommit=True) as connection:
-        [_, offer] = map(bytes, event_rows(connection, 1, 2))
+        [_, offer] = map(bytes, copy_events(connection, 1, 2))
     [(reason,)] = {(r,) for r in RefundReason if str(r).encode() in offer}
     for guess in RefundReason:
         guessed = offer.replace(str(reason).encode(), str(guess).encode())

@@ -430,7 +430,7 @@ async def test_schemas_of_others_stay_and_so_does_an_earlier_replay(installation
 async def test_a_replay_that_was_stopped_leaves_nothing_to_read_and_the_next_one_begins_anew(
     installation: Installation, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("services.eventstore.load_histories._ORDERS_AT_ONCE", 3)
+    monkeypatch.setattr("services.eventstore.read_events._ORDERS_AT_ONCE", 3)
     remember(installation, NOTICED)
     project(installation)
     live = tables(installation)
@@ -480,7 +480,7 @@ async def test_events_that_come_meanwhile_do_not_count(installation: Installatio
 
     more_came: list[bool] = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("services.eventstore.load_histories._ORDERS_AT_ONCE", 1)
+        patch.setattr("services.eventstore.read_events._ORDERS_AT_ONCE", 1)
         with ReadModelsAsOf.hold(installation.settings.database, "then") as read_models:
             replayed = read_models.fill(T, more)
             read_models.keep()

@@ -16,8 +16,7 @@ from services.eventstore.append import Batch
 from services.judging.partitioner import partition_of
 from services.kafka.read_topics import Ends, extents
 from services.kafka.topics import DEFAULT_PARTITIONS
-from services.retention.months import MonthBegan
-from services.retention.retire_month import months_kept
+from services.retention.months import MonthBegan, months_kept
 from tests.engine.commands import FREELANCER, ask_update, register
 from tests.engine.test_ledger import ledger
 from tests.engine.test_restore import admin, invoke, judged, lose_topics, published_again, timer_has_read_something

@@ -11,7 +11,8 @@ from services.eventstore.append import Batch
 from services.eventstore.application import OrderStore
 from services.eventstore.migrate import migrate
 from services.eventstore.positions import OtherTopic, StoredPositions
-from services.judging.outcomes import OutcomeRow
+from services.judging.first_uses import FirstUse
+from services.judging.outcomes import JudgedOutcome, OutcomeKind
 from services.orders import Order
 from services.orders.events import Event
 from services.orders.evolve import evolve_all
@@ -28,15 +29,9 @@ def store(installation: Installation):
         yield store
 
 
-def row(offset: int, command_id: str = "c", kind: str = "accepted", events: int = 0) -> OutcomeRow:
-    return OutcomeRow(
-        partition=0,
-        offset=offset,
-        kind=kind,
-        message=b"{}",
-        order_id="o",
-        command_id=command_id,
-        events=events,
+def row(offset: int, command_id: str = "c", kind: OutcomeKind = OutcomeKind.ACCEPTED, events: int = 0) -> JudgedOutcome:
+    return JudgedOutcome(
+        kind, 0, offset, b"{}", "o", command_id, b"", "", key=None, headers=None, traceparent=None, events=events
     )
 
 
@@ -96,7 +91,7 @@ async def test_a_command_id_is_used_first_once(installation: Installation, store
     store.append([], Batch({}, [row(1, kind="repeated"), row(2, kind="reused"), row(3, kind="repeated")]))
     with pytest.raises(IntegrityError):
         store.append([], Batch({}, [row(4)]))
-    assert store.first_uses({("o", "c"), ("o", "x"), ("p", "c")}) == {("o", "c"): (b"", b"{}")}
+    assert store.first_uses({("o", "c"), ("o", "x"), ("p", "c")}) == {("o", "c"): FirstUse(b"", b"{}")}
 
 
 async def test_ids_have_no_gap_after_a_transaction_that_failed(installation: Installation, store: OrderStore):

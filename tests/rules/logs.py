@@ -15,7 +15,7 @@ from services.judging.decode import Received
 from services.judging.first_uses import FirstUses
 from services.judging.judge import Judged, judge, read
 from services.judging.order_cache import OrderCache
-from services.judging.outcomes import OutcomeRow
+from services.judging.outcomes import JudgedOutcome
 from services.judging.record import Record
 from services.orders import Order
 from services.orders.events import Event
@@ -41,7 +41,7 @@ class Service:
     def __init__(self, cached_orders: int = 20_000, snapshot_after: int | None = None) -> None:
         self.stored = StoredInMemory()
         self.events: list[Event] = []
-        self.outcomes: list[OutcomeRow] = []
+        self.outcomes: list[JudgedOutcome] = []
         self.oracle = Oracle()
         self._first_uses: FirstUses = {}
         self._cache = OrderCache(cached_orders)
@@ -119,12 +119,12 @@ def names(events: Iterable[Event]) -> list[str]:
     return [type(event).__name__ for event in events]
 
 
-def outcome_of(row: OutcomeRow) -> Json:
+def outcome_of(row: JudgedOutcome) -> Json:
     """The `data` of an outcome's message."""
     return dict(json.loads(row.message or b"")["data"])
 
 
-def codes(outcomes: Collection[OutcomeRow]) -> Iterator[str]:
+def codes(outcomes: Collection[JudgedOutcome]) -> Iterator[str]:
     """The code of each rejection, and "accepted" for each acceptance."""
     return (outcome_of(row).get("code", "accepted") for row in outcomes)
 

@@ -14,9 +14,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
-from services.eventstore.event_codec import decode_event
+from services.eventstore.event_codec import StoredRow, decode_event
 from services.eventstore.snapshots import encode_state
-from services.eventstore.stored_event import StoredRow
 from services.judging.record import Record
 from services.orders import Order
 from services.orders.evolve import evolve_all

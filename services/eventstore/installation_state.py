@@ -1,40 +1,73 @@
-"""How things stand, for those who watch over an installation: numbers only, nothing of any order."""
+"""What the database knows of the installation: where its clock begins, how far everything is, what was verified."""
 
-from datetime import datetime
+from datetime import UTC, datetime
+from fractions import Fraction
 from typing import Any
 
 import msgspec
 import psycopg
 from psycopg.rows import dict_row
 
+from services.clock import Clock
+
+from .database import ANSWER_WITHIN_SECONDS, connect, fetch_value
 from .dead_letters import UNHANDLED
+
+_ORIGIN = "SELECT origin FROM clock"
+
+
+def read_clock(database_url: str, given: datetime | None, scale: Fraction) -> Clock:
+    """Returns the installation's clock. The first start notes the instant from which business time runs.
+
+    An instant that the environment gives wins over a noted one. Once it is noted this only reads, so that users who may
+    not write can ask for the time. Raises psycopg.Error.
+    """
+    now = given or datetime.now(UTC)
+    now = now.replace(microsecond=now.microsecond // 1000 * 1000)
+    with connect(database_url, answer_within=ANSWER_WITHIN_SECONDS) as connection:
+        if (noted := fetch_value(connection, _ORIGIN)) is None:
+            connection.execute("INSERT INTO clock (origin) VALUES (%s) ON CONFLICT DO NOTHING", (now,))
+            noted = fetch_value(connection, _ORIGIN)
+    return Clock(now if given else noted.astimezone(UTC), scale)
+
+
+def record_verification(connection: psycopg.Connection[Any], checked: str, differences: int) -> None:
+    """Notes what `resolution verify` found, for whoever watches over the installation. Raises psycopg.Error.
+
+    `checked` names what was verified (`history`, `commands`).
+    """
+    connection.execute("INSERT INTO verifications (checked, differences) VALUES (%s, %s)", (checked, differences))
 
 
 class Overview(msgspec.Struct):
-    """`positions`: by consumer and partition, the next offset on the topic. `most_overdue`: business time. Each read
-    model's number is that of the last event it has. `verifications`: the last of each check, with its differences and
-    its end. `intended`: the last outcome that may be on Kafka, None before a relay has noted one. `checkpointed`: the
-    last event that a checkpoint covers, None where there are no checkpoints."""
+    """How far everything is: numbers only, nothing of any order."""
 
     last_event: int
     last_outcome: int
     intended: int | None
+    """The last outcome that may be on Kafka; None before a relay has noted one."""
     checkpointed: int | None
+    """The last event that a checkpoint covers; None if there are no checkpoints."""
     deadlines: int
     overdue: int
     most_overdue: datetime | None
+    """The earliest deadline that is over, in business time."""
     parked_orders: int
     parked_commands: int
     dead_letters: int
+    """Those that no operator has handled."""
     read_models: dict[str, int]
+    """By read model, the last event that it has."""
     positions: dict[str, dict[int, int]]
+    """By consumer and partition, the next offset on the topic."""
     verifications: list[tuple[str, int, datetime]]
+    """The last one of each check: its name, its differences and its end."""
 
 
 def overview(connection: psycopg.Connection[Any], now: datetime) -> Overview:
     """As of the business time `now`. Raises psycopg.Error."""
     with connection.cursor(row_factory=dict_row) as cursor:
-        cursor.execute(
+        [row] = cursor.execute(
             "SELECT (SELECT coalesce(max(notification_id), 0) FROM order_events) AS last_event, "  # noqa: S608 (ours)
             "(SELECT coalesce(max(outcome_id), 0) FROM outcomes) AS last_outcome, "
             "(SELECT intended_outcome_id FROM publishing) AS intended, "
@@ -47,8 +80,6 @@ def overview(connection: psycopg.Connection[Any], now: datetime) -> Overview:
             f"(SELECT count(*) FROM {UNHANDLED}) AS dead_letters",
             {"now": now},
         )
-        row = cursor.fetchone()
-    assert row is not None
     return Overview(
         **row,
         read_models=_read_models(connection),
