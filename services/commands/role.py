@@ -204,6 +204,7 @@ class CommandsRole:
         self._standing = None
 
     def close(self) -> None:
+        """Closes the connections to the database."""
         self._store.close()
 
 

@@ -55,6 +55,7 @@ class Checkpoint(Statement, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     signature: str
 
     def signed_by(self, key: Ed25519PublicKey) -> bool:
+        """Whether the signature is that of this key over the rest of the checkpoint."""
         values = structs.asdict(self)
         signature = values.pop("signature")
         try:
@@ -116,6 +117,7 @@ class Hashes:
         return everything.hexdigest()
 
     def tag(self, row: Row) -> bytes:
+        """The bytes that tell an event's row from others, whatever its event number is."""
         own = self._salted.copy()
         own.update(without_notification_id(row))
         return own.digest()[:_TAG_BYTES]
@@ -182,6 +184,7 @@ def parse(line: bytes) -> Checkpoint:
 
 
 def salt_hash(salt: bytes) -> str:
+    """SHA-256 of a salt, in hexadecimal digits."""
     return hashlib.sha256(salt).hexdigest()
 
 

@@ -26,10 +26,12 @@ def event_rows(connection: psycopg.Connection[Any], first: int, last: int) -> Ge
 
 
 def notification_id(row: Row) -> int:
+    """The event number of a row, which is its last column."""
     return int.from_bytes(row[-8:], "big", signed=True)
 
 
 def without_notification_id(row: Row) -> Row:
+    """The row without its last column, the event number."""
     return row[:-_NUMBER]
 
 

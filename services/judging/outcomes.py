@@ -70,6 +70,7 @@ class _Envelope(msgspec.Struct, kw_only=True, gc=False):
 
 
 def accepted(received: Received, record: Record, judged_at: datetime, events: Sequence[Event]) -> OutcomeRow:
+    """The outcome of a command that was accepted, with the events that follow from it."""
     references = [{"type": _EVENT_TYPES[type(event)], "sequence": event.originator_version} for event in events]
     return _row("accepted", received, record, judged_at, _ACCEPTED, {"events": references}, len(events))
 

@@ -280,6 +280,7 @@ class PositionedConsumer:
             self._forget()
 
     async def gained(self, partitions: Sequence[TopicPartition]) -> None:
+        """Takes over partitions: goes to their stored positions before the next poll."""
         async with self._busy:
             consumer = self._subscriber.consumer
             assert consumer is not None
