@@ -22,11 +22,13 @@ demo: $(READY)  ## a marketplace's day, through real Kafka and PostgreSQL
 test: check  ## lint, types, all tests; WORKERS says how many files at once
 	$(BIN)/python -m pytest --numprocesses $(or $(WORKERS),3)
 
-check: $(READY)  ## lint, types, who imports whom, whether migrations only add
+check: $(READY)  ## lint, types, who imports whom, documents, spelling, whether migrations only add
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
+	$(BIN)/codespell
+	$(BIN)/python -m pytest --quiet tests/contract/test_documents.py
 	$(BIN)/squawk --reporter gcc services/eventstore/migrations/*.sql
 
 unit: $(READY)  ## the tests that need no server

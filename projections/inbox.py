@@ -33,6 +33,7 @@ class Inbox(ReadModel[KnownOrder]):
     handlers: ClassVar[Mapping[type[e.Event], Handler]] = HANDLERS
 
     def row(self, document: KnownOrder) -> Fact:
+        """Who has to answer, who waits for the answer, and until when."""
         respond_by = document.dispute and document.dispute.respond_by
         return document.answerer, document.asker, respond_by
 

@@ -115,6 +115,7 @@ class Metrics(ReadModel[KnownOrder]):
     }
 
     def tally(self, cursor: Cursor[DictRow], facts: Sequence[Fact]) -> None:
+        """Adds what happened to the counts of each party and role."""
         added: defaultdict[tuple[str, str], _Tally] = defaultdict(_Tally)
         for parties, tally in facts:
             for party in parties:

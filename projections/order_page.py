@@ -148,12 +148,15 @@ class OrderPages(ReadModel[Page]):
     handlers = _SHOWN
 
     def blank(self, order_id: str) -> Page:
+        """The page of an order before its first event."""
         return Page(Order(id=order_id))
 
     def before(self, document: Page, event: e.Event) -> None:
+        """Applies the event to the order's state."""
         evolve(document.order, event)
 
     def row(self, document: Page) -> Fact:
+        """The parties, the order's version, and the time of its last event."""
         facts = must_be_known(document.order)
         return facts.client_id, facts.freelancer_id, document.order.version, document.order.last_event_at
 

@@ -50,10 +50,12 @@ class Overview(ReadModel[KnownOrder]):
     }
 
     def row(self, document: KnownOrder) -> Fact:
+        """The kind and the deadline of the open dispute, if there is one."""
         dispute = document.dispute
         return (dispute.kind, dispute.respond_by) if dispute else (None, None)
 
     def tally(self, cursor: Cursor[DictRow], facts: Sequence[Fact]) -> None:
+        """Adds the disputes that ended to the counts of each day."""
         counts = sorted(Counter(facts).items())
         rows = [(*fact, count) for fact, count in counts]
         cursor.execute(

@@ -56,6 +56,7 @@ class Reminders(ReadModel[KnownOrder]):
     }
 
     def tally(self, cursor: Cursor[DictRow], facts: Sequence[Fact]) -> None:
+        """Adds the reminders of disputes that opened, and deletes those of disputes that ended."""
         settled = {fact for fact in facts if len(fact) == 2}
         if settled:
             cursor.execute(

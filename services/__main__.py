@@ -5,6 +5,7 @@ import sys
 
 
 def main() -> None:
+    """Runs the command line. Exits with 130 on Ctrl-C."""
     # Loading the commands takes about a second. Then, and on the way out, Ctrl-C just ends the process.
     ends = signal.getsignal(signal.SIGINT) is not signal.SIG_IGN
     if ends:

@@ -9,23 +9,29 @@ Json = dict[str, Any]
 
 _INTRODUCTION = """# Messages
 
-**Before you send: set the partitioner.** A command goes to the partition that Kafka's murmur2 gives its key. That is
-the default of the Java client, aiokafka and kafkajs. With librdkafka (confluent-kafka for Python, Go and .NET) set
-`partitioner=murmur2_random`: its own default is another, and a command in another partition is not judged. It goes to
-`resolution.commands.dead`, and the header `error` says so.
+Every command, event, outcome and notification, field by field. This page, the JSON Schemas in
+`contracts/schemas/` and the AsyncAPI 3 document `contracts/schemas/asyncapi.json` are made from the
+models in `contracts/resolution_contracts/` by `make schemas`. [Consumers](consumers.md) says how to
+read and send without losing or repeating anything.
 
-Made by `resolution schema` from `contracts/`; `contracts/schemas/` has the same as JSON Schemas and as an AsyncAPI 3
-document (`asyncapi.json`).
+**Before you send, set the partitioner.** A command must be in the partition that Kafka's murmur2
+gives its key. This is the default of the Java client, aiokafka and kafkajs. With librdkafka
+(confluent-kafka for Python, Go and .NET), set `partitioner=murmur2_random`. A command in another
+partition is not judged: it goes to `resolution.commands.dead`, and the header `error` says so.
 
-Every record's value is one CloudEvents 1.0 JSON object, with the header
-`content-type: application/cloudevents+json`. Binary mode and `data_base64` are not supported. Its key is `subject`, the
-order id. `source` has at most 1,000 characters.
+## What all messages share
 
-Instants are RFC 3339 in UTC. A command's may have any offset, and any number of decimals: those beyond microseconds are
-cut. Money is an integer count of the currency's minor units, at most 2^63 - 1 in a command. UUIDs are compared without
-regard to letter case; what is published is what came first. A key that comes twice in `data` is refused, and so is a
-text or id of which nothing can be seen. A command may have a header `traceparent` (W3C Trace Context); what
-follows from it has one that goes on with it.
+- **Envelope.** A record's value is one CloudEvents 1.0 JSON object, with the header
+  `content-type: application/cloudevents+json`. Binary mode and `data_base64` are not supported.
+- **Key.** A record's key is `subject`, the order id.
+- **Source.** `source` has at most 1,000 characters.
+- **Instants** are RFC 3339 in UTC. A command's may have any offset and any number of decimals;
+  those beyond microseconds are cut.
+- **Money** is an integer count of the currency's minor units, at most 2^63 - 1 in a command.
+- **UUIDs** are compared without regard to letter case. What is published is what came first.
+- **Refused**: a key that comes twice in `data`, and a text or an id with nothing visible in it.
+- **Traces.** A command may have a header `traceparent` (W3C Trace Context). The events and the
+  outcome that follow have one that continues the trace.
 """
 
 

@@ -109,6 +109,7 @@ class ReadModelsAsOf:
                 yield model.name, table, self._rows(Identifier(self._new(model), table))
 
     def schema(self, model: ReadModel[Any]) -> str:
+        """The schema in which a read model is built."""
         return f"{self._prefix}_{model.name}"
 
     def _new(self, model: ReadModel[Any]) -> str:

@@ -47,14 +47,17 @@ SETTLEMENTS: tuple[type[e.Event], ...] = (e.Accepted, e.Declined, e.Withdrawn, e
 
 
 def registered(order: KnownOrder, event: e.OrderRegistered) -> None:
+    """Notes the order's parties."""
     order.client_id, order.freelancer_id = event.client_id, event.freelancer_id
 
 
 def opened(order: KnownOrder, event: e.DisputeOpened) -> None:
+    """Notes the open dispute."""
     order.dispute = OpenDispute(event.dispute_id, event.kind, event.opened_by, event.timestamp, event.respond_by)
 
 
 def settled(order: KnownOrder, event: e.Event) -> None:
+    """Forgets the dispute: no other one is open."""
     order.dispute = None
 
 

@@ -33,7 +33,7 @@ class ReadModel(Generic[Document]):
     name: ClassVar[str]
     version: ClassVar[int]
     """Raised with every change of what the tables are or hold; until a rebuild, the rows are those of the version
-    before. A golden file holds it (`tests/engine/test_golden.py`)."""
+    before. A golden file holds it (`tests/engine/test_golden_rows.py`)."""
     document: ClassVar[type]
     handlers: ClassVar[Mapping[type[Event], Handler]]
     columns: ClassVar[Mapping[str, str]] = {}

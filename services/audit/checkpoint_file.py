@@ -37,6 +37,7 @@ class Chain:
 
     @property
     def last(self) -> Checkpoint | None:
+        """The last checkpoint of the file, or None if it has none."""
         return self._last
 
     def _signed(self, place: int, line: bytes) -> Checkpoint | None:

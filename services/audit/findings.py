@@ -17,6 +17,7 @@ class Differences:
     differences: list[str] = field(default_factory=list)
 
     def differs(self, what: str) -> None:
+        """Counts a difference, and keeps its description if there is room for it."""
         self.different += 1
         if len(self.differences) < _MOST:
             self.differences.append(what)
@@ -32,6 +33,7 @@ class Differences:
             self.differences = [f"{shard}: {difference}" for difference in self.differences]
 
     def as_dict(self) -> dict[str, Any]:
+        """All counts and differences by name, for JSON."""
         return asdict(self)
 
 

@@ -28,6 +28,7 @@ class Disputes:
 
     @property
     def open(self) -> list[OpenDispute]:
+        """The disputes that are open after the events so far, each with its deadline."""
         return [(*key, ends_at) for key, ends_at in self._open.items()]
 
     def follow(self, partition: int, offset: int, event: Event) -> None:

@@ -98,6 +98,7 @@ class Kafka:
         return ()
 
     def stop(self) -> None:
+        """Stops the broker if it runs, and waits until it has ended."""
         if (process := self._process()) is None:
             return
         process.terminate()
@@ -242,6 +243,7 @@ def _cache_of(class_path: list[Path]) -> Path | None:
 
 
 def new_cluster_id() -> str:
+    """A random id as Kafka writes it: 16 bytes in URL-safe base64."""
     return base64.urlsafe_b64encode(uuid4().bytes).decode().rstrip("=").replace("-", "a", 1)
 
 

@@ -63,6 +63,7 @@ class Postgres:
             ) from error
 
     def stop(self) -> None:
+        """Stops the server if it runs, and waits until it has ended."""
         postmaster = self._postmaster()
         if postmaster is None:
             return

@@ -192,6 +192,7 @@ class OrderStore(Application[str]):
         return cast("OrderRecorder", self.recorder)
 
     def construct_factory(self, env: Environment) -> InfrastructureFactory[Any]:
+        """Makes the library's factory with connections of our own."""
         # The library's pool knows five parameters of a connection, and makes settings that a pooler gives to others.
         # Ours has to be there before the recorder is made, which connects.
         factory = super().construct_factory(env)

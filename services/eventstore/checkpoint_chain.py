@@ -58,6 +58,7 @@ class Checkpoint(Statement, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     signature: str
 
     def signed_by(self, key: Ed25519PublicKey) -> bool:
+        """Whether the signature is that of this key over the rest of the checkpoint."""
         values = structs.asdict(self)
         signature = values.pop("signature")
         try:
@@ -119,6 +120,7 @@ class Hashes:
         return everything.hexdigest()
 
     def tag(self, row: CopiedRow) -> bytes:
+        """The bytes that tell an event's row from others, whatever its event number is."""
         own = self._salted.copy()
         own.update(row[:-_NUMBER_BYTES])
         return own.digest()[:_TAG_BYTES]
@@ -190,6 +192,7 @@ def parse(line: bytes) -> Checkpoint:
 
 
 def salt_hash(salt: bytes) -> str:
+    """SHA-256 of a salt, in hexadecimal digits."""
     return hashlib.sha256(salt).hexdigest()
 
 

@@ -59,6 +59,7 @@ class CommitListener:
             self._task.result()
 
     async def close(self) -> None:
+        """Stops listening."""
         self._task.cancel()
         with contextlib.suppress(asyncio.CancelledError, psycopg.Error):
             await self._task

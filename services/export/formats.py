@@ -30,14 +30,17 @@ class JsonLines:
     suffix = "jsonl"
 
     def write_events(self, file: Path, events: Sequence[tuple[int, Event]]) -> None:
+        """Writes the public events of one name to a new file."""
         with file.open("wb") as out:
             out.writelines(event_message(event) + b"\n" for _, event in events)
 
     def write_summaries(self, file: Path, rows: Iterable[Summary]) -> None:
+        """Writes the summaries of orders."""
         with file.open("wb") as out:
             out.writelines(msgspec.json.encode(row) + b"\n" for row in rows)
 
     def read_summaries(self, file: Path) -> Iterator[Summary]:
+        """The summaries in a file, in its order."""
         with file.open("rb") as lines:
             for line in lines:
                 yield msgspec.json.decode(line, type=Summary)
@@ -49,17 +52,20 @@ class Parquet:
     suffix = "parquet"
 
     def write_events(self, file: Path, events: Sequence[tuple[int, Event]]) -> None:
+        """Writes events of one name, with their positions, to a new file."""
         schema = _SCHEMAS[type(events[0][1])]
         table = pa.Table.from_pylist([_event_row(position, event) for position, event in events], schema=schema)
         pq.write_table(table, file, compression="zstd")
 
     def write_summaries(self, file: Path, rows: Iterable[Summary]) -> None:
+        """Writes the summaries of orders."""
         all_rows = iter(rows)
         with pq.ParquetWriter(file, _SUMMARY, compression="zstd") as writer:
             while some := list(islice(all_rows, _ROWS_AT_ONCE)):
                 writer.write_table(pa.Table.from_pylist([_summary_row(row) for row in some], schema=_SUMMARY))
 
     def read_summaries(self, file: Path) -> Iterator[Summary]:
+        """The summaries in a file, in its order."""
         with pq.ParquetFile(file) as source:
             for batch in source.iter_batches(_ROWS_AT_ONCE):
                 for row in batch.to_pylist():

@@ -39,6 +39,7 @@ class Staging:
         half.replace(self.path(name))
 
     def replace(self, name: str, content: bytes) -> None:
+        """Stages a file with this content, in place of one of the same name."""
         with self.file(name) as file:
             file.write_bytes(content)
 

@@ -37,11 +37,13 @@ _MOVING = {"now", "seconds_left"}
 
 # FastAPI calls what is not async in a thread, which takes longer than these do.
 async def desk_of(request: Request) -> Desk:
+    """What the requests of this process share."""
     desk: Desk = request.app.state.desk
     return desk
 
 
 async def viewer_of(request: Request) -> Viewer:
+    """Who sends a request. Raises Problem."""
     viewer: Viewer = await request.app.state.gate.viewer(request)
     return viewer
 
@@ -261,6 +263,7 @@ def stream_of(events: AsyncIterator[ServerSentEvent]) -> EventSourceResponse:
 
 
 def cursor_of(text: str | None) -> Cursor | None:
+    """The page cursor in a query, or None if it has none."""
     return None if text is None else Cursor.parse(text)
 
 

@@ -31,33 +31,40 @@ class Connection(H11Protocol):
     """Ends a connection whose client does not read."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Closes the connection that has waited longest, if there are too many."""
         super().connection_made(transport)
         self._note()
         if len(self.connections) > _MOST_CONNECTIONS:
             next(iter(self._waiting))._give_up()
 
     def data_received(self, data: bytes) -> None:
+        """Notes whether the request is complete now."""
         super().data_received(data)
         self._note()
 
     def on_response_complete(self) -> None:
+        """Waits for the next request."""
         super().on_response_complete()
         self._note()
 
     def pause_writing(self) -> None:
+        """Gives the client a time to read on."""
         super().pause_writing()
         self._abort_later()
 
     def resume_writing(self) -> None:
+        """The client reads again."""
         super().resume_writing()
         self._abort_not()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        """Forgets the connection."""
         super().connection_lost(exc)
         self._forget()
         self._abort_not()
 
     def shutdown(self) -> None:
+        """Closes a connection whose request is not complete at once."""
         if self in self._waiting:
             self._give_up()
         else:

@@ -104,9 +104,11 @@ class Desk:
         return await self.databases.read_all(order_page.versions_of, viewer.user, after, limit)
 
     async def metrics(self, viewer: Viewer) -> Json:
+        """How the viewer fares, as client and as freelancer."""
         return metrics.view(viewer.user, await self.databases.read_all(metrics.counts_of, viewer.user))
 
     async def overview(self) -> Json:
+        """What operators see of all orders."""
         return overview.merged(await self.databases.read_all(overview.look, self.clock.now()))
 
     async def operations(self) -> Json:

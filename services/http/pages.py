@@ -273,6 +273,7 @@ async def login(request: Request) -> Response:
 
 @router.post("/login", dependencies=[SameSite])
 async def logged_in(request: Request) -> Response:
+    """Takes the form of the login for development, and sets the cookie."""
     gate = request.app.state.gate
     if not gate.development:
         raise Problem(404, "There is no such page.")
@@ -288,6 +289,7 @@ async def logged_in(request: Request) -> Response:
 
 @router.post("/logout", dependencies=[SameSite])
 async def logged_out(request: Request) -> Response:
+    """Deletes the cookie, and leads to the login or to the start."""
     response = RedirectResponse("/login" if request.app.state.gate.development else "/", 303)
     response.delete_cookie(COOKIE)
     return response

@@ -70,6 +70,7 @@ def unknown(what: str) -> Problem:
 
 
 def answer(status: int, detail: str, headers: dict[str, str] | None = None, **more: Any) -> JSONResponse:
+    """Problem details (RFC 9457) as a response."""
     body = {"type": "about:blank", "title": _TITLES.get(status, "Error"), "status": status, "detail": detail} | more
     return JSONResponse(body, status, headers, media_type="application/problem+json")
 
@@ -80,11 +81,13 @@ async def of_bug(request: Request, error: Exception) -> JSONResponse:
 
 
 async def of_problem(request: Request, problem: Exception) -> JSONResponse:
+    """Answers a Problem."""
     assert isinstance(problem, Problem)
     return answer(problem.status, problem.detail, problem.headers, **problem.more)
 
 
 async def of_http(request: Request, error: Exception) -> JSONResponse:
+    """Answers what Starlette refuses, such as an unknown address."""
     assert isinstance(error, HTTPException)
     return answer(error.status_code, str(error.detail), dict(error.headers or {}))
 

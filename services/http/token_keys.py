@@ -57,10 +57,12 @@ class KeyFile:
             ) from None
 
     async def key(self, key_id: str | None) -> Any:
+        """The key with this id. Raises KeysUnavailable if nobody can say whether there is one."""
         return self._pem if self._keys is None else _find(self._keys, key_id)
 
     @asynccontextmanager
     async def kept(self) -> AsyncIterator[None]:
+        """Keeps the keys up to date while it is open."""
         yield
 
 
@@ -79,6 +81,7 @@ class IssuerKeys:
         self._wanted, self._tried = asyncio.Event(), asyncio.Event()
 
     async def key(self, key_id: str | None) -> Any:
+        """The key with this id. Raises KeysUnavailable if nobody can say whether there is one."""
         if key_id not in self._keys and time.monotonic() - self._tried_at > _SHORTEST_PAUSE_SECONDS:
             self._wanted.set()
             try:
@@ -92,6 +95,7 @@ class IssuerKeys:
 
     @asynccontextmanager
     async def kept(self) -> AsyncIterator[None]:
+        """Keeps the keys up to date while it is open."""
         fetching = asyncio.create_task(self._fetch_for_ever())
         try:
             yield

@@ -49,5 +49,6 @@ class OrderCache:
             self.earlier.discard(order_id)
 
     def clear(self) -> None:
+        """Forgets all orders."""
         self._orders.clear()
         self.earlier.clear()

@@ -108,6 +108,7 @@ class _Envelope(msgspec.Struct, kw_only=True, gc=False):
 
 
 def accepted(received: Received, record: Record, judged_at: datetime, events: Sequence[Event]) -> JudgedOutcome:
+    """The outcome of a command that was accepted, with the events that follow from it."""
     references = [{"type": _EVENT_TYPES[type(event)], "sequence": event.originator_version} for event in events]
     return _row(OutcomeKind.ACCEPTED, received, record, judged_at, _ACCEPTED, {"events": references}, len(events))
 

@@ -289,7 +289,7 @@ class PositionedConsumer:
             self._forget()
 
     async def gained(self, partitions: Sequence[TopicPartition]) -> None:
-        """These partitions are this process's from now on. Waits for the batch in hand."""
+        """Takes over partitions: goes to their stored positions before the next poll."""
         async with self._busy:
             self._positions = {tp.partition: 0 for tp in partitions}
             self._pause = 0.0

@@ -78,10 +78,12 @@ class KafkaSecurity:
 
     @property
     def uses_sasl(self) -> bool:
+        """Whether clients give a name and a password."""
         return self.protocol.startswith("SASL_")
 
     @property
     def uses_tls(self) -> bool:
+        """Whether connections are encrypted."""
         return self.protocol.endswith("SSL")
 
     def ssl_context(self) -> ssl.SSLContext | None:

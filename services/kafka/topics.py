@@ -57,18 +57,22 @@ class Topics:
 
     @property
     def commands(self) -> str:
+        """What services ask for."""
         return self.prefix + "commands"
 
     @property
     def events(self) -> str:
+        """What happened to orders."""
         return self.prefix + "events"
 
     @property
     def outcomes(self) -> str:
+        """What became of each command."""
         return self.prefix + "outcomes"
 
     @property
     def dead_letters(self) -> str:
+        """Records of the commands topic that are not commands."""
         return self.prefix + "commands.dead"
 
     @property

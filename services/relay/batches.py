@@ -23,6 +23,7 @@ class Batches:
         self._sent: list[asyncio.Future[object]] = []
 
     async def add(self, topic: str, partition: int, key: bytes | None, value: bytes | None, headers: Headers) -> None:
+        """Adds a record to its partition's batch, and sends the batch first if it is full."""
         batch = self._open.get((topic, partition)) or self._new_batch(topic, partition)
         if batch.append(timestamp=self._timestamp, key=key, value=value, headers=headers) is None:  # it is full
             await self._send(topic, partition, batch)

@@ -225,6 +225,7 @@ def tune_interpreter() -> None:
 
 
 def main() -> None:
+    """Runs the role that the first argument names, until it is told to stop."""
     name = sys.argv[1]
     settings = Settings.from_environment()
     if name not in OF_ALL_SHARDS:

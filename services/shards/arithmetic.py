@@ -26,6 +26,7 @@ class Shard:
         return cls(partition % count, count)
 
     def has(self, partition: int) -> bool:
+        """Whether a partition is one of this shard."""
         return partition % self.count == self.number and (self.total is None or partition < self.total)
 
     def partitions(self, total: int) -> list[int]:

@@ -157,6 +157,7 @@ class Guard:
         self._dead_since: float | None = None
 
     def start(self) -> None:
+        """Starts the thread that watches."""
         Thread(target=self._watch, name="guard", daemon=True).start()
 
     def _watch(self) -> None:
