@@ -69,7 +69,9 @@ async def gather(stage: Stage, told: list[Json]) -> Evidence:
     topics = stage.topics
     records = await read_all(stage.settings.cluster, topics.events, topics.outcomes)
     verification, ledger = await asyncio.gather(_resolution(stage, "verify"), _resolution(stage, "ledger"))
-    return Evidence(told, records[topics.events], records[topics.outcomes], _refund_reasons(stage), verification, ledger)
+    return Evidence(
+        told, records[topics.events], records[topics.outcomes], _refund_reasons(stage), verification, ledger
+    )
 
 
 async def _resolution(stage: Stage, command: str) -> Json:

@@ -35,6 +35,7 @@ class OutcomeWithEvents(StoredOutcome, gc=False):
 
     @property
     def event_ids(self) -> range:
+        """The event numbers of what this outcome's command appended."""
         return range(self.before + 1, self.last_event_id + 1)
 
 

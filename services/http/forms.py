@@ -32,6 +32,7 @@ _LABELS: Mapping[str, Mapping[str, str]] = {
 _OTHER_LABELS = {"message": "Message"}
 _DAYS = DeliveryExtensionRequest.model_json_schema()["properties"]["days"]
 _LONGEST_QUOTE = 40
+_CHOOSE = "Choose one from the list."
 _is_command_id = re.compile(COMMAND_ID).fullmatch
 
 
@@ -107,7 +108,7 @@ def _sentence(key: str, name: str, form: Mapping[str, str], error: ErrorDetails)
     if name == "days":
         return about(key, name, "Enter a whole number from {minimum} to {maximum}.".format(**_DAYS), form)
     if name == "reason":
-        return about(key, name, "Choose one from the list.", form)
+        return about(key, name, _CHOOSE, form)
     if name == "amount":
         too_low = error["type"] == "greater_than_equal"
         return about(key, name, "Enter more than zero." if too_low else "Enter a smaller amount.", form)
@@ -138,4 +139,6 @@ def refused_fields(key: str, form: Mapping[str, str], rejected: Json) -> dict[st
     details: Any = rejected["details"]
     errors = details.get("errors", []) if isinstance(details, dict) else []
     found = {_field_of(key, error["path"].split(".")): f"It {error['reason']}." for error in errors}
+    if "reason" in found:
+        found["reason"] = _CHOOSE
     return {name: about(key, name, sentence, form) for name, sentence in found.items() if name}

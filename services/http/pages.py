@@ -15,7 +15,7 @@ from markupsafe import Markup
 from starlette.exceptions import HTTPException
 
 from projections.framework.paging import CURSOR
-from services.orders.money import decimal_text, money_text, read_money
+from services.orders.money import decimal_text, is_of_iso_4217, money_text, not_of_iso_4217, read_money
 
 from . import forms, live_updates
 from .api import ADesk, cursor_of, desk_of
@@ -164,7 +164,7 @@ async def _order_page(
 ) -> Response:
     desk = await desk_of(request)
     page = await desk.order(viewer, order_id)
-    actions = [action for party in page["available_actions"].values() for action in party]
+    actions = [_with_form(action) for party in page["available_actions"].values() for action in party]
     return _show(
         request,
         "order.html",
@@ -178,6 +178,14 @@ async def _order_page(
         late=late,
         refused=refused,
     )
+
+
+def _with_form(action: Json) -> Json:
+    """The action; not available if its form could not take any amount in the order's currency."""
+    currency = action["needs"].get("largest_refund", {}).get("currency")
+    if not action["available"] or currency is None or is_of_iso_4217(currency):
+        return action
+    return action | {"available": False, "why_not": not_of_iso_4217(currency)}
 
 
 @router.post("/orders/{order_id}", dependencies=[SameSite])
@@ -220,10 +228,12 @@ def _refused_fields(key: str, form: Mapping[str, str], rejected: Json) -> dict[s
 
 
 def _reason(rejected: Json) -> str:
-    """The rejection's own sentence; where it speaks of minor units, one for people."""
+    """The rejection's own sentence; where that has minor units or an instant as programs write it, one for people."""
     if rejected["code"] == "refund_over_limit":
         limit = money_text(rejected["details"]["limit"])
         return f"A partial refund is at most 60% of the original price: offer {limit} or less."
+    if rejected["code"] == "approval_needed" and (instant := rejected["details"]["possible_from"]):
+        return _macro("early", instant) + " Until then, ask to cancel it."
     return str(rejected["message"])
 
 
@@ -298,6 +308,34 @@ async def logged_out(request: Request) -> Response:
 # --- how things are said ---
 
 
+_ASKED = {
+    "order_update": "asked for an order update",
+    "cancellation": "asked to cancel the order",
+    "delivery_extension": "asked to extend the delivery date",
+    "partial_refund": "offered a partial refund",
+}
+
+
+def _waiting(dispute: Json, viewer: str | None) -> str:
+    """Who asked for what, and who has to answer. `viewer`: a party's role, or None."""
+    asked, request = dispute["opened_by"], dispute["request"]
+    other = "freelancer" if asked == "client" else "client"
+    what = _ASKED[dispute["kind"]]
+    if days := request.get("days"):
+        what += f" by {days} day{'' if days == 1 else 's'}"
+    if amount := request.get("amount"):
+        what += f" of {money_text(amount)}"
+    if viewer == other:
+        return f"The {asked} {what}, and is waiting for your answer."
+    return f"{'You' if viewer == asked else f'The {asked}'} {what}. Waiting for the {other}'s answer."
+
+
+def _macro(name: str, *values: object) -> Markup:
+    """What a macro of the templates makes of values, which it escapes."""
+    made: Markup = getattr(_templates.get_template("macros.html").module, name)(*values)
+    return made
+
+
 def _words(name: object) -> str:
     return str(name).replace("_", " ")
 
@@ -322,6 +360,7 @@ _templates.env.filters |= {
     "decimal": decimal_text,
     "step": _step,
     "words": _words,
+    "waiting": _waiting,
     "duration": _duration,
     "in_address": in_address,
 }

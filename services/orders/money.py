@@ -41,11 +41,21 @@ def decimal_text(money: Mapping[str, Any]) -> str:
     return f"{_major(money, digits):.{digits}f}"
 
 
+def is_of_iso_4217(currency: str) -> bool:
+    """Whether its decimals are known, so that people can enter amounts."""
+    return currency in _DIGITS
+
+
+def not_of_iso_4217(currency: str) -> str:
+    """A sentence for a person who would enter an amount."""
+    return f"The order's currency, {currency}, is not one of ISO 4217, so an amount cannot be entered here."
+
+
 def read_money(entered: str, currency: str) -> dict[str, Any]:
     """The amount that a person entered, in minor units. Raises ValueError with a sentence for that person."""
     digits = _DIGITS.get(currency)
     if digits is None:
-        raise ValueError("The order's currency is not one of ISO 4217, so an amount cannot be entered here.")
+        raise ValueError(not_of_iso_4217(currency))
     number = _read_number(entered.strip())
     if number is None or not any(number.groups()):
         example = decimal_text({"amount": 25 * 10**digits, "currency": currency})

@@ -9,9 +9,11 @@ import pytest
 from playwright.async_api import Browser, Page, expect
 
 from projections.framework.paging import Cursor
-from tests.controls import opened, order_update, registered
+from tests.controls import CLIENT, opened, order_update, registered
 from tests.http.browser import browser as a_browser
 from tests.http.browser import log_in
+from tests.http.serving import served
+from tests.http.without_servers import OneOrder
 from tests.installation import Installation
 
 PHONE = {"viewport": {"width": 375, "height": 667}, "has_touch": True}
@@ -34,6 +36,17 @@ IN_ORDER = """element => {
 async def chromium():
     async with a_browser() as started:
         yield started
+
+
+BROKEN_WORDS = """() => [...document.querySelectorAll('.orders td, .orders thead th')].filter(cell => {
+    const text = document.createTreeWalker(cell, NodeFilter.SHOW_TEXT), range = document.createRange();
+    while (text.nextNode()) for (const word of text.currentNode.data.matchAll(/\\S+/g)) {
+        range.setStart(text.currentNode, word.index);
+        range.setEnd(text.currentNode, word.index + word[0].length);
+        if (range.getClientRects().length > 1) return true;
+    }
+}).map(cell => cell.textContent)"""
+"""The cells in which a word continues on another line."""
 
 
 async def _everything_fits(page: Page, path: str) -> None:
@@ -79,7 +92,7 @@ async def test_lists_go_on_in_pages_that_fit_a_phone(installation: Installation,
         await expect(all_orders).to_contain_text(re.compile(rf"^\s*{len(seen) + 1} to "))
     assert [order.strip() for order in seen] == listed
     await expect(all_orders).to_contain_text("101 to 105 of 105")
-    await expect(phone.get_by_role("heading", name="You are waiting for 45")).to_be_visible()
+    await expect(phone.get_by_role("heading", name="Waiting for the other party's answer 45")).to_be_visible()
 
     await phone.goto("/")
     assert (await phone.locator(".who").bounding_box())["height"] < 40, "one line, however long the id"
@@ -100,3 +113,14 @@ async def test_lists_go_on_in_pages_that_fit_a_phone(installation: Installation,
     await phone.goto(f"/orders/{LONG_ORDER}")
     client = phone.get_by_role("definition").filter(has_text="(you)")
     assert await client.evaluate(IN_ORDER)
+
+
+async def test_a_long_order_id_breaks_no_words_beside_it(chromium: Browser):
+    desk = OneOrder()
+    desk.order_id = LONG_ORDER
+    desk.judge(registered(client_id=CLIENT))
+    async with served(desk) as url:
+        for width in (1280, 760):
+            page = await log_in(chromium, url, CLIENT, viewport={"width": width, "height": 700})
+            assert await page.evaluate(BROKEN_WORDS) == [], width
+            await _everything_fits(page, "/")

@@ -6,6 +6,7 @@ from html import unescape
 import httpx
 import pytest
 
+from services.http import pages
 from tests.controls import CLIENT, FREELANCER, cancel, decline, opened, order_update, registered, registered_awaiting
 from tests.http.without_servers import OneOrder, pages_of
 
@@ -54,7 +55,7 @@ def alerts(page: httpx.Response) -> list[str]:
         (
             FREELANCER,
             CANCELLATION | {"comment": "Sorry."},
-            ["“Reason” is empty. It is required of the freelancer."],
+            ["“Reason” is empty. Choose one from the list."],
         ),
         (
             FREELANCER,
@@ -117,7 +118,7 @@ async def test_what_was_accepted_is_said_while_the_read_model_lags():
         page = await browser.post("/orders/order-1", data=CANCEL | {"comment": "Plans changed."})
         assert page.status_code == 200
         assert "The order is canceled." in page.text
-        assert "This page does not show it yet." in page.text
+        assert "This page does not show the change yet." in page.text
 
 
 async def test_a_form_of_an_action_that_is_over_keeps_what_was_written():
@@ -177,3 +178,49 @@ async def test_what_is_no_form_is_refused_like_one():
         headers = {"Content-Type": "multipart/form-data; boundary=x"}
         page = await browser.post("/orders/order-1", content=b"--x\r\ngarbage", headers=headers)
         assert page.status_code == 401
+
+
+def test_the_open_dispute_says_who_asked_for_what_and_who_has_to_answer():
+    def said(kind, opened_by, viewer, **request):
+        return pages._waiting({"kind": kind, "opened_by": opened_by, "request": request}, viewer)
+
+    assert said("order_update", "client", "client") == (
+        "You asked for an order update. Waiting for the freelancer's answer."
+    )
+    assert said("order_update", "client", "freelancer") == (
+        "The client asked for an order update, and is waiting for your answer."
+    )
+    assert said("cancellation", "freelancer", None) == (
+        "The freelancer asked to cancel the order. Waiting for the client's answer."
+    )
+    assert said("delivery_extension", "freelancer", "freelancer", days=1) == (
+        "You asked to extend the delivery date by 1 day. Waiting for the client's answer."
+    )
+    assert said("partial_refund", "freelancer", "client", amount={"amount": 2500, "currency": "USD"}) == (
+        "The freelancer offered a partial refund of $25.00, and is waiting for your answer."
+    )
+
+
+async def test_the_page_shows_these_sentences():
+    desk = OneOrder()
+    async with pages_of(desk, CLIENT) as browser:
+        page = await browser.post("/orders/order-1", data=UPDATE | {"message": "How is it going?"})
+    assert "You asked for an order update. Waiting for the freelancer&#39;s answer." in page.text
+
+
+async def test_instants_in_refusals_are_written_for_people():
+    async with pages_of(OneOrder(), CLIENT) as browser:
+        page = await browser.post("/orders/order-1", data=CANCEL | {"comment": "Too slow."})
+    [alert] = alerts(page)
+    assert "You can cancel it without the freelancer's approval from " in alert
+    assert re.search(r" from \d{4}-\d\d-\d\d \d\d:\d\d UTC on\.", alert)
+    assert ".000000Z" not in alert
+
+
+async def test_no_form_asks_for_an_amount_that_it_could_not_take():
+    desk = OneOrder()
+    desk.judge(registered(price={"amount": 10000, "currency": "ZZZ"}))
+    async with pages_of(desk, FREELANCER) as browser:
+        page = await browser.get("/orders/order-1")
+    assert 'name="amount"' not in page.text
+    assert "The order&#39;s currency, ZZZ, is not one of ISO 4217" in page.text

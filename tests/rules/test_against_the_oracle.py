@@ -19,7 +19,6 @@ from services.eventstore.snapshots import encode_state
 from services.judging.record import Record
 from services.orders import Order
 from services.orders.evolve import evolve_all
-from services.orders.public_events import event_envelope
 from services.sealing.order_keys import WITHOUT_TEXTS
 from tests.controls import CLIENT, FREELANCER, STRANGER, T, command_id, milliseconds, raw_record
 from tests.rules.beside_oracle import as_published
