@@ -13,7 +13,7 @@ LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --genera
   --no-emit-package resolution-center --no-emit-package resolution-contracts
 OURS := resolution-contracts[kafka] @ file:contracts
 
-.PHONY: demo test check unit faults cluster format schemas lock sbom audit bench clean
+.PHONY: demo test check quick faults cluster format schemas lock sbom audit bench clean
 
 demo: $(READY)  ## a marketplace's day, through real Kafka and PostgreSQL
 	$(BIN)/resolution demo
@@ -31,7 +31,7 @@ check: $(READY)  ## lint, types, who imports whom, documents, spelling, whether 
 	$(BIN)/python -m pytest --quiet tests/contract/test_documents.py
 	$(BIN)/squawk --reporter gcc services/eventstore/migrations/*.sql
 
-unit: $(READY)  ## the tests that need no server
+quick: $(READY)  ## the tests that need no server
 	$(BIN)/python -m pytest tests/rules tests/contract
 
 faults: $(READY)  ## everything dies at every step, with SEEDS seeds (20, or 11-20), for hours; `make test` has a short form

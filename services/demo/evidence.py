@@ -11,7 +11,7 @@ from eventsourcing.persistence import MapperDeserialisationError
 from projections import READ_MODELS
 from services.eventstore.application import OrderStore
 from services.eventstore.database import connect
-from services.eventstore.installation_counts import overview
+from services.eventstore.installation_state import overview
 from services.judging.record import Record
 from services.kafka.read_topics import extents, read_all
 from services.kafka.relay_position import published

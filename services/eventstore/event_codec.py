@@ -36,14 +36,17 @@ class Stored(Protocol):
     def originator_id(self) -> Any:
         """The order's id."""
         ...
+
     @property
     def originator_version(self) -> int:
         """The event's sequence in its order."""
         ...
+
     @property
     def topic(self) -> str:
         """Its type."""
         ...
+
     @property
     def state(self) -> bytes:
         """Its content, with sealed texts."""

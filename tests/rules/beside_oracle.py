@@ -9,7 +9,7 @@ from resolution_contracts import EventEnvelope, OutcomeEnvelope
 
 from services.judging.decode import Received, Unreadable, decode
 from services.judging.judge import Judged
-from services.judging.outcomes import OutcomeRow
+from services.judging.outcomes import JudgedOutcome
 from services.judging.record import Record
 from services.orders import Rejected
 from services.orders.events import Event
@@ -68,7 +68,7 @@ def outcome_of(said: Json | None) -> Json:
     return said | SOURCE | {"type": f"resolution.outcome.{said['type']}.v1", "data": said["data"] | details}
 
 
-def without_words(row: OutcomeRow) -> Json:
+def without_words(row: JudgedOutcome) -> Json:
     """Without the sentence for a person, and what exactly the schema refused, which the oracle does not model."""
     outcome = json.loads(row.message or b"")
     OutcomeEnvelope.model_validate(outcome).outcome()
