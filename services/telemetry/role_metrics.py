@@ -1,4 +1,6 @@
-"""The metrics of what a process does. Everything is observed once per batch or piece, never once per record.
+"""The metrics of one role. Everything is observed once per batch or piece, never once per record.
+
+`services/runtime/installation_metrics.py` has the metrics of the installation as a whole: lag, parked orders and such.
 
 No label has a value that a user chose, and none tells one order from another.
 """
