@@ -16,7 +16,7 @@ from .evidence import Evidence
 from .script import Happens, Json, Tale, event_name
 
 _WINDOW = timedelta(hours=48)
-_COMPARED = {"outcomes": "outcomes", "events": "events", "read_models": "rows of read models"}
+_COMPARED = {"outcomes": "outcomes", "events": "events", "read_models": "rows"}
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def _as_expected(told: Sequence[Json]) -> Check:
     """Each command got the outcome that the story expects, with the events that it names."""
     became = Counter(step["outcome"] for step in told if step["kind"] == "step")
     differences = [f"{step['order']}, {_who(step)}: {step['difference']}" for step in told if step["difference"]]
-    detail = f"{became['accepted']} accepted, {became['rejected']} rejected, {became['dead']} dead, with reason"
+    detail = f"{became['accepted']} accepted, {became['rejected']} rejected, {became['dead']} dead"
     return Check("Outcomes are the story's", detail, differences)
 
 

@@ -22,7 +22,7 @@ _MARGIN = 23
 """Columns left of what is told: the story's time and the order."""
 
 _WIDEST = 110
-_LONGEST_CHECK = 36
+_LONGEST_CHECK = 33
 _MOST_DIFFERENCES = 5
 
 

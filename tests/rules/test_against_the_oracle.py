@@ -19,9 +19,9 @@ from services.eventstore.snapshots import encode_state
 from services.judging.record import Record
 from services.orders import Order
 from services.orders.evolve import evolve_all
+from services.orders.public_events import event_envelope
 from services.sealing.order_keys import WITHOUT_TEXTS
 from tests.controls import CLIENT, FREELANCER, STRANGER, T, command_id, milliseconds, raw_record
-from tests.rules.beside_oracle import as_published
 from tests.rules.logs import Service, published, service_after
 from tests.rules.oracle import CLOSED, Oracle, instant_text
 from tests.rules.oracle import Judged as OracleJudged
@@ -282,7 +282,7 @@ class SameLogSameStory(RuleBasedStateMachine):
         self.log.append(record)
         judged = self.service.judge([record])
         [row] = judged.outcomes
-        events = [as_published(event) for event in judged.events]
+        events = [event_envelope(event) for event in judged.events]
         outcome = json.loads(row.message or b"") if row.kind != "dead" else {"data": {}}
         if row.kind == "dead":
             assert (row.key, row.message) == (key, value)
@@ -468,7 +468,7 @@ class SameLogSameStory(RuleBasedStateMachine):
         for history in self.histories.values():
             assert history.due is None, f"no {history.due} followed"
         for batch, cached_orders, snapshot_after in ((10_000, 20_000, None), (7, 0, 2), (3, 1, 0)):
-            again = service_after(self.log, batch, cached_orders, snapshot_after)
+            again = service_after(self.log, batch, cached_orders, snapshot_after, beside_oracle=False)
             assert published(again) == published(self.service)
             for order_id, (version, state) in again.stored.snapshots.items():
                 assert state == state_without_texts(order_id, again.stored.events[order_id][:version])

@@ -379,6 +379,10 @@ def test_requests_that_are_not(request_):
 # --- as earlier versions read it ---
 
 
+def received_before(data):
+    return decode(with_data(data), T, None, as_before=True).command
+
+
 @pytest.mark.parametrize(
     ("change", "then"),
     [
@@ -392,8 +396,8 @@ def test_requests_that_are_not(request_):
     ],
 )
 def test_history_is_read_as_before(change, then):
-    command = decode(with_data(FACTS.replace(*change)), T, None, as_before=True).command
-    assert (command.price.amount if isinstance(command, RegisterOrder) else None) == then
+    command = received_before(FACTS.replace(*change))
+    assert (None if isinstance(command, Rejected) else command.price.amount) == then
     now = received(FACTS.replace(*change)).command
     assert isinstance(now, Rejected) != isinstance(command, Rejected) or then is None
 
