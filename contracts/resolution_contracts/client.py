@@ -114,6 +114,14 @@ class Client:
         self._reader: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
+        try:
+            await self._start()
+        except BaseException as error:
+            await self.__aexit__(type(error), error, None)
+            raise
+        return self
+
+    async def _start(self) -> None:
         await self._producer.start()
         await self._answers.start()
         partitions = [*await self._partitions(self._outcomes), *await self._dead_letter_partitions()]
@@ -121,7 +129,6 @@ class Client:
         for partition, end in (await self._answers.end_offsets(partitions)).items():
             self._answers.seek(partition, end)
         self._reader = asyncio.create_task(self._read_answers())
-        return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

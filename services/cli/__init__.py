@@ -33,6 +33,7 @@ from services.eventstore.database import connect
 from services.eventstore.migrate import SchemaOutdated
 from services.export import ExportError
 from services.kafka.record_batches import UnreadablePartition
+from services.kafka.refusals import refusal_of_broker
 from services.kafka.topics import TopicError
 from services.relay.renew_topics import NotRenewed
 from services.retention.retire import NotRetired
@@ -128,7 +129,7 @@ def main() -> NoReturn:
     except UnicodeEncodeError as error:
         _fail(f"{error.object} is not text in UTF-8.", _USAGE)
     except _FAILURES as error:
-        _fail(error, 1)
+        _fail(refusal_of_broker(error) or error, 1)
     except OSError as error:
         _drop_output()
         _fail(f"{error.filename or 'Standard output'}: {error.strerror or error}.", 1, quiet=error.errno == errno.EPIPE)

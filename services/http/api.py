@@ -298,7 +298,8 @@ def _still(body: Any) -> Any:
 
 def _seconds(prefer: str | None) -> float | None:
     for preference in (prefer or "").split(","):
-        name, _, value = preference.strip().partition("=")
-        if name == "wait" and value.isdecimal():
+        name, _, value = preference.partition(";")[0].partition("=")  # RFC 7240: parameters, quotes, any letter case
+        value = value.strip().strip('"')
+        if name.strip().lower() == "wait" and value.isdecimal():
             return float(min(int(value), 30))
     return None

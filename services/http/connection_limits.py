@@ -73,7 +73,9 @@ class Connection(H11Protocol):
     def send_400_response(self, msg: str) -> None:
         """What is no HTTP is answered like everything else."""
         error = sys.exc_info()[1]
-        self._refuse(error.error_status_hint if isinstance(error, h11.RemoteProtocolError) else 400, f"{msg} {error}.")
+        what = str(error).partition(": bytearray(")[0].removesuffix(".").removesuffix(":")  # without what was sent
+        status = error.error_status_hint if isinstance(error, h11.RemoteProtocolError) else 400
+        self._refuse(status, f"{msg.removesuffix('.')}: {what}.")
 
     def _unsupported_upgrade_warning(self) -> None:
         """Nobody has to be told: such a request is answered without upgrading."""

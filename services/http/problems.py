@@ -1,6 +1,6 @@
 """Failures as RFC 9457 problem details."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -26,6 +26,41 @@ _TITLES = {
     503: "Not now",
 }
 
+
+_UUID = "should be a UUID, such as 123e4567-e89b-12d3-a456-426614174000"
+_CURSOR = "should be what an earlier answer has as next"
+_WHOLE_NUMBER = "should be a whole number"
+_OBJECT = "should be an object"
+_PATTERNS = {
+    "order_id": "should have 1 to 64 letters, digits, dots, underscores and hyphens",
+    "command_id": _UUID,
+    "idempotency-key": _UUID,
+    "cursor": _CURSOR,
+    "orders": _CURSOR,
+    "to_answer": _CURSOR,
+    "awaiting_answer": _CURSOR,
+    "last-event-id": "should be the id of an event of this stream, which is a number",
+}
+"""By field, what its pattern asks for."""
+_REASONS = {
+    "missing": "is missing: add it",
+    "extra_forbidden": "is not a field of this request: leave it out",
+    "string_type": "should be a text",
+    "string_too_short": "should not be empty",
+    "string_too_long": "should have at most {max_length} characters",
+    "int_parsing": _WHOLE_NUMBER,
+    "int_parsing_size": "should be a smaller number",
+    "int_type": _WHOLE_NUMBER,
+    "int_from_float": _WHOLE_NUMBER,
+    "greater_than_equal": "should be at least {ge}",
+    "less_than_equal": "should be at most {le}",
+    "uuid_parsing": _UUID,
+    "uuid_type": _UUID,
+    "dict_type": _OBJECT,
+    "model_type": _OBJECT,
+    "model_attributes_type": _OBJECT,
+}
+"""By pydantic's type of error, what to do."""
 
 _SCHEMA = {
     "type": "object",
@@ -95,5 +130,14 @@ async def of_http(request: Request, error: Exception) -> JSONResponse:
 async def of_validation(request: Request, error: Exception) -> JSONResponse:
     """Path and reason of each error; no value, which might be confidential (D16)."""
     assert isinstance(error, RequestValidationError)
-    errors = [{"path": ".".join(map(str, e["loc"])), "reason": e["msg"]} for e in error.errors()[:20]]
+    errors = [{"path": ".".join(map(str, e["loc"])), "reason": _reason(e)} for e in error.errors()[:20]]
     return answer(422, "The request does not fit its schema; errors says where.", errors=errors)
+
+
+def _reason(error: Mapping[str, Any]) -> str:
+    """What to do, without patterns and names of types."""
+    if error["type"] == "string_pattern_mismatch":
+        told = _PATTERNS.get(str(error["loc"][-1]))
+    else:
+        told = _REASONS.get(error["type"])
+    return (told or "is not what is needed: see /openapi.json").format_map(error.get("ctx", {}))

@@ -19,6 +19,7 @@ from services.eventstore.database import connect, refusal_of_server
 from services.eventstore.installation_state import read_clock
 from services.eventstore.migrate import migrate
 from services.eventstore.positions import known_topics, other_topic
+from services.kafka.refusals import refusal_of_broker
 from services.kafka.topics import TopicError, Topics, count_partitions, ensure_topics, id_of_topic
 from services.settings import Settings, SettingsError
 from services.shards.arithmetic import Shard
@@ -62,7 +63,7 @@ def prepare(settings: Settings) -> list[str]:
     """Brings schema and topics up to date; returns the migrations that ran. Waits for servers that are not up yet.
 
     Raises TopicError for topics that the service cannot work with, SettingsError where the database server refuses the
-    URL's user or database, WrongShard for such databases, and SchemaOutdated
+    URL's user or database, or Kafka the credentials, WrongShard for such databases, and SchemaOutdated
     where a schema lacks migrations and this user may not run them.
     """
     shards = settings.shards
@@ -153,6 +154,8 @@ def _patiently(server: str, attempt: Callable[[], _T]) -> _T:
                     f"PostgreSQL refuses the connection: {why}. Waiting does not help: correct "
                     "RESOLUTION_DATABASE_URL, or create what is missing on the server."
                 ) from None
+            if why := refusal_of_broker(error):
+                raise SettingsError(why) from None
             log.warning("%s does not answer, trying again in %.1f s: %s", server, pause, error)
             time.sleep(pause)
             pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)

@@ -19,10 +19,12 @@ import psycopg
 import pytest
 import typer
 from resolution_contracts import CancellationRequest, CommandEnvelope
+from rich.cells import cell_len
 from typer.testing import CliRunner
 
 from services import cli
 from services.audit.worker_processes import started_deaf
+from services.cli import terminal
 from services.cli.send import CommandsFileError, KeptIds, read_commands
 from services.cli.terminal import Terminal, complain, facts, say, styled, table
 from services.eventstore.database import refusal_of_server
@@ -73,6 +75,16 @@ def test_text_of_others_is_shown_and_does_nothing(capsys: pytest.CaptureFixture[
     out, err = capsys.readouterr()
     assert out.splitlines() == [SHOWN, "a\\nb", f"key: {SHOWN}", "value: {", "    }", SHOWN, SHOWN, SHOWN]
     assert err.splitlines() == [f"resolution: {SHOWN}", "  resolution: all is well"]
+
+
+def test_a_long_table_shows_its_first_rows_before_the_last_ones_are_made(monkeypatch: pytest.MonkeyPatch):
+    shown: list[tuple[object, ...]] = []
+    monkeypatch.setattr(terminal, "say", lambda *lines: shown.append(lines))
+    monkeypatch.setenv("COLUMNS", "80")
+    table(("place", "why"), [("0/1", "not JSON"), ("0/10", "発注 " * 60)], fold=("why",))
+    assert shown[0] == ("0/1    not JSON",)
+    assert len(shown) == 2
+    assert all(cell_len(str(line)) <= 80 for line in shown[1])
 
 
 def test_a_table_of_80_columns_cuts_nothing_but_what_is_endless(

@@ -304,3 +304,43 @@ async def test_an_application_that_does_not_start_is_an_error_and_no_end_of_the_
 
     with socket.create_server(("127.0.0.1", 0)) as listener, pytest.raises(RuntimeError, match="did not start"):
         await serve(create(development_gate(), fails), listener)
+
+
+async def test_reasons_say_what_to_send_instead_of_a_pattern_or_a_type(client: httpx.AsyncClient):
+    async def reasons(method: str, path: str, **options: Any) -> dict[str, str]:
+        answer = await client.request(method, path, **options)
+        assert is_problem(answer, 422)
+        return {error["path"]: error["reason"] for error in answer.json()["errors"]}
+
+    uuid = "should be a UUID, such as 123e4567-e89b-12d3-a456-426614174000"
+    key = {"Idempotency-Key": "mine"}
+    assert await reasons("POST", "/api/commands", json=COMMAND, headers=key) == {"header.idempotency-key": uuid}
+    assert await reasons("GET", "/api/orders/order-1/commands/x") == {"path.command_id": uuid}
+    cursor = "should be what an earlier answer has as next"
+    assert await reasons("GET", "/api/orders?cursor=x") == {"query.cursor": cursor}
+    assert await reasons("GET", "/api/inbox?to_answer=x") == {"query.to_answer": cursor}
+    order = "should have 1 to 64 letters, digits, dots, underscores and hyphens"
+    assert await reasons("GET", "/api/orders/%00") == {"path.order_id": order}
+    assert await reasons("GET", "/api/orders/order-1/history?limit=0") == {"query.limit": "should be at least 1"}
+    assert await reasons("GET", "/api/orders/order-1?after=²") == {"query.after": "should be a whole number"}
+    assert await reasons("POST", "/api/commands", json=[]) == {"body": "should be an object"}
+    wrong = COMMAND | {"order_id": 1, "data": "x", "more": 1}
+    assert await reasons("POST", "/api/commands", json=wrong) == {
+        "body.order_id": "should be a text",
+        "body.data": "should be an object",
+        "body.more": "is not a field of this request: leave it out",
+    }
+
+
+@pytest.mark.parametrize("request_", [b"\x16\x03\x01\x02\x00\r\n\r\n", b"GET /\xff HTTP/1.1\r\nHost: x\r\n\r\n"])
+async def test_what_is_no_http_is_not_quoted_as_python_writes_it(client: httpx.AsyncClient, request_: bytes):
+    answer = await raw(client, request_)
+    assert is_problem(answer, 400)
+    assert answer.json()["detail"] == "Invalid HTTP request received: illegal request line."
+
+
+@pytest.mark.parametrize("prefer", ["wait=5", "WAIT=5", 'respond-async, wait="5"', "wait = 5; x=y"])
+async def test_preferences_are_read_as_rfc_7240_writes_them(client: httpx.AsyncClient, desk: FakeDesk, prefer: str):
+    await client.post("/api/commands", json=COMMAND, headers={"Prefer": prefer})
+    [sent] = desk.sent
+    assert sent["wait"] == 5

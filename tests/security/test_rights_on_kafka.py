@@ -3,6 +3,7 @@
 import asyncio
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
@@ -117,6 +118,25 @@ async def test_strangers_are_refused(guarded: Guarded, caplog: pytest.LogCapture
             await asyncio.wait_for(consumer.start(), 30)
         await consumer.stop()
     assert "guessed" not in caplog.text
+
+
+async def test_the_command_line_says_at_once_why_a_broker_refuses_it(guarded: Guarded, tmp_path: Path):
+    commands = tmp_path / "commands.jsonl"
+    commands.write_text('{"subject": "order-1", "type": "RecordDelivery"}')
+    ours = guarded.as_user("owner", "resolution-owner")
+    for change, said in (
+        ({"password": "guessed"}, "Authentication failed"),
+        ({"ca_file": guarded.kafka.stranger.file}, "certificate verify failed"),
+    ):
+        wrong = replace(ours, kafka_security=replace(ours.kafka_security, **change))
+        for command, expected in ((["migrate"], 2), (["send", str(commands)], 1)):
+            async with asyncio.timeout(90):
+                code, out, err = await guarded.run(wrong, *command)
+            assert (code, out) == (expected, ""), err
+            last = err.splitlines()[-1]
+            assert last.startswith(f"resolution: Kafka refuses the connection: {said}"), err
+            assert "Waiting does not help" in last
+            assert "guessed" not in err
 
 
 async def _harmless(guarded: Guarded, topic: str) -> bytes:

@@ -1,10 +1,12 @@
 """The client that other teams install: `resolution_contracts.client`."""
 
+import gc
 import json
 from datetime import UTC, datetime
 from uuid import uuid4
 
 import pytest
+from aiokafka.errors import KafkaConnectionError
 from resolution_contracts import Accept, CommandAccepted, CommandRejected, EventEnvelope, OpenDispute
 from resolution_contracts.client import Client, DeadLetter, OutcomePending, Received, SequenceBroken, Start
 from resolution_contracts.events import Accepted, DisputeOpened, OrderRegistered
@@ -112,3 +114,11 @@ async def publish_event(
         data={},
     )
     await installation.publish_raw(b"order-7", envelope.model_dump_json().encode(), topic=installation.topics.events)
+
+
+async def test_a_client_that_cannot_start_leaves_nothing_open(caplog: pytest.LogCaptureFixture):
+    with pytest.raises(KafkaConnectionError):
+        async with Client("127.0.0.1:1", source="/tests"):
+            pass
+    gc.collect()
+    assert "Unclosed" not in caplog.text
