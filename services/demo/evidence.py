@@ -82,7 +82,11 @@ async def _resolution(stage: Stage, command: str) -> Json:
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
-    output, errors = await process.communicate()
+    try:
+        output, errors = await process.communicate()
+    except asyncio.CancelledError:
+        process.kill()
+        raise
     if not output:
         return {"different": 1, "differences": [f"it did not come to an end: {errors.decode(errors='replace')[-500:]}"]}
     return dict(json.loads(output))
