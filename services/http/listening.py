@@ -10,7 +10,8 @@ def listen(host: str, port: int, variable: str) -> socket.socket:
     try:
         return socket.create_server((host, port), reuse_port=False)
     except (OSError, OverflowError) as error:
-        why = error.strerror if isinstance(error, OSError) else "there is no such port"
+        # Python adds "(while attempting to bind on address ...)".
+        why = str(error.strerror).partition(" (")[0] if isinstance(error, OSError) else "there is no such port"
         raise SettingsError(
             f"Nothing can listen on {host}:{port} ({why}); set {variable} to another port, or end what uses this one."
         ) from None

@@ -1,5 +1,6 @@
 """Where the role may listen: without an issuer on loopback only, unless somebody says that this is safe."""
 
+import socket
 from dataclasses import replace
 from datetime import UTC, datetime
 from fractions import Fraction
@@ -9,6 +10,7 @@ import httpx
 import pytest
 
 from services.clock import Clock
+from services.http.listening import listen
 from services.http.role import run
 from services.http.viewers import Gate
 from services.kafka.topics import Topics
@@ -21,6 +23,17 @@ async def test_without_an_issuer_it_refuses_to_listen_beyond_loopback():
     clock = Clock(datetime.now(UTC), Fraction(1))
     with pytest.raises(SettingsError, match="anybody could log in as anybody"):
         await run(Settings(http_host="0.0.0.0"), Topics("test."), clock, print)
+
+
+def test_a_port_in_use_is_said_in_one_sentence():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(SettingsError) as refused:
+            listen("127.0.0.1", port, "RESOLUTION_HTTP_PORT")
+    assert str(refused.value) == (
+        f"Nothing can listen on 127.0.0.1:{port} (Address already in use); set RESOLUTION_HTTP_PORT to another port, "
+        "or end what uses this one."
+    )
 
 
 async def test_a_container_may_say_that_its_port_is_on_loopback(installation: Installation):
