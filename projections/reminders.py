@@ -1,4 +1,4 @@
-"""Reminders, 24 and 2 hours before a deadline: when which is due. `services/reminders` sends them, once each."""
+"""Reminders, 24 and 2 hours before a deadline: when which is due. `send_reminders.py` sends each once."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta

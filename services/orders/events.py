@@ -2,7 +2,8 @@
 
 The classes fit the eventsourcing library's `DomainEventProtocol`; `originator_id` is the order id and
 `originator_version` the event's number in its order, from 1. A field annotated `Confidential` never leaves the
-service: `public.py` drops it (D16). One annotated `Written` is what a person wrote; both can be erased (`texts.py`).
+service: `public_events.py` drops it (D16). One annotated `Written` is what a person wrote. Both can be erased
+(`texts.py`).
 """
 
 from datetime import datetime

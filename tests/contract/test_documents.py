@@ -178,11 +178,25 @@ def test_every_document_is_in_the_index():
 def test_every_document_that_code_names_exists():
     broken = []
     for file in code_files():
-        for document, anchor in re.findall(r"\b(docs/[\w-]+\.md)(?:#([\w-]+))?", file.read_text(errors="replace")):
+        for document, anchor in re.findall(r"\b(docs/[\w-]+\.md)(?:#([\w-]+))?", file.read_text()):
             where = ROOT / document
             if not where.exists() or (anchor and anchor not in anchors(where)):
                 broken.append(f"{name(file)}: {document}#{anchor}")
     assert broken == []
+
+
+def test_every_file_that_code_or_a_document_names_alone_exists():
+    """A name without a folder, in backticks, such as that of a neighbour."""
+    known = {file.name for folder in (*CODE, "docs", "tests", "contracts") for file in (ROOT / folder).rglob("*")}
+    known |= PATHS | {"open_refunds.py"}  # which the page about read models writes
+    files = (*code_files(), *(document for document in DOCUMENTS if document != DOCS / "architecture.md"))
+    missing = [
+        f"{name(file)}: {named}"
+        for file in files
+        for named in re.findall(r"`(\w+\.(?:py|sql|html|js|css|yml|lock))`", file.read_text())
+        if named not in known
+    ]
+    assert missing == []
 
 
 def code_files() -> Iterator[Path]:
