@@ -5,7 +5,7 @@ position on a topic of its own. The fixed transactional id fences a second relay
 
 Before each transaction the store has a note of what is to be on Kafka after it, made in the database transaction that
 read what is published. A store without the last note has fallen back to an earlier state; that ends the relay. One that
-starts and finds more on Kafka than was noted brings both together before it publishes anything (`restored.py`).
+starts and finds more on Kafka than was noted brings both together before it publishes anything (`after_restore.py`).
 """
 
 import asyncio
