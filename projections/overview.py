@@ -100,7 +100,10 @@ def _sums(parts: Sequence[dict[str, int]]) -> dict[str, int]:
 
 def _due(connection: psycopg.Connection[Any], after: datetime | None, up_to: datetime) -> int:
     """Returns how many disputes have their deadline after an instant, or ever, and up to another one."""
-    query = "SELECT count(*) FROM overview.orders WHERE respond_by > coalesce(%s::timestamptz, '-infinity') AND respond_by <= %s"
+    query = (
+        "SELECT count(*) FROM overview.orders "
+        "WHERE respond_by > coalesce(%s::timestamptz, '-infinity') AND respond_by <= %s"
+    )
     return int(fetch_value(connection, query, (after, up_to)))
 
 
