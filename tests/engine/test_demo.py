@@ -47,7 +47,6 @@ async def test_the_demo_comes_out_as_told_line_by_line_in_json_and_leaves_nothin
     assert all(line["passed"] for line in lines if line["kind"] == "check")
     assert lines[-1]["kind"] == "result"
     assert lines[-1]["passed"]
-    assert lines[-1]["seconds"] < 60
     assert _databases(servers) == databases
 
 

@@ -116,9 +116,13 @@ async def write(installation: Installation, garbage: Iterator[Garbage], wanted: 
                 written.note(one, await _write_one(sender, installation.topics.commands, one, numbers))
 
     await asyncio.gather(*(one_after_the_other() for _ in range(_AT_ONCE)))
-    some = list(written.taken.items())[:: max(1, len(written.taken) // _RETRIES)]
+    # An operator's retry is refused where no command can be as large; some of these would not fit into a request.
+    small = [
+        place for place, one in written.taken.items() if len(one.batch.records[0].value or b"") <= _LARGEST_COMMAND
+    ]
     async with RawSender.connected(installation.settings.kafka) as sender:
-        for (_, offset), one in some:
+        for place in small[:: max(1, len(small) // _RETRIES)]:
+            one, offset = written.taken[place], place[1]
             again = repeated(offset, one)
             written.note(again, await _write_one(sender, installation.topics.commands, again, numbers))
     return written
