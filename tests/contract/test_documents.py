@@ -40,7 +40,7 @@ WIDE = {
 """Documents whose lines may be longer."""
 
 CODE = ("services", "projections", "contracts/resolution_contracts", "deploy", "bench", "examples")
-PATHS = {path.name for path in ROOT.iterdir() if not path.name.startswith(".venv")}
+PATHS = {path.name for path in ROOT.iterdir() if not path.name.startswith(".venv") and path.name != "build"}
 NOT_OURS = re.compile(r"[<>{}$…*|\\ ]|^/|//|\.\.\.")
 """In a file name: what only stands for one, or is an address or somebody else's."""
 
