@@ -20,7 +20,7 @@ demo: $(READY)  ## a marketplace's day, through real Kafka and PostgreSQL
 
 # Tests wait more than they compute, so there are more workers than processors. Each has servers of its own.
 test: check  ## lint, types, all tests; WORKERS says how many files at once
-	$(BIN)/python -m pytest --numprocesses $(or $(WORKERS),3)
+	$(BIN)/python -m pytest --numprocesses $(or $(WORKERS),4)
 
 check: $(READY)  ## lint, types, who imports whom, documents, spelling, whether migrations only add
 	$(BIN)/ruff check .

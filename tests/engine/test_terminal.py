@@ -163,7 +163,11 @@ async def test_every_command_shows_what_others_wrote_and_obeys_none_of_it(
     await said("dead", "show", "--raw", HOSTILE, code=2)
     assert "1 published again" in await said("dead", "retry", place)
     await said("dead", "discard", place, "--reason", stored)
-    assert "discarded: [/x]" in " ".join((await said("dead", "list", "--all")).split())
+    handled = [json.loads(line)["handled"] for line in (await said("dead", "list", "--all", "--json")).splitlines()]
+    assert f"discarded: {stored}" in handled
+    table = await said("dead", "list", "--all")
+    assert "discarded:" in table
+    assert max(map(len, table.splitlines())) <= 80
 
     page = await said("order", "order-1")
     assert max(map(len, page.splitlines())) <= 80

@@ -103,12 +103,12 @@ def wrong_kafka(guarded: Guarded, settings: Settings) -> Settings:
     [
         (nowhere, "services", ("serve",), "PostgreSQL does not answer"),
         (wrong_database, "services", ("serve",), "password authentication failed"),
-        (wrong_kafka, "services", ("serve",), "Kafka does not answer"),
+        (wrong_kafka, "services", ("serve",), "Kafka refuses the connection"),
         (wrong_database, "services.runtime.roles", ("commands",), "password authentication failed"),
         (wrong_kafka, "services.runtime.roles", ("relay",), "KafkaConnectionError"),
         (wrong_kafka, "services.runtime.roles", ("timer",), "KafkaConnectionError"),
         (wrong_database, "services", ("order", "order-1"), "password authentication failed"),
-        (wrong_kafka, "services", ("checkpoints", "export", "nowhere"), "Unable to bootstrap"),
+        (wrong_kafka, "services", ("checkpoints", "export", "nowhere"), "Kafka refuses the connection"),
     ],
 )
 async def test_a_process_that_cannot_log_in_says_so_without_the_password(
