@@ -81,8 +81,7 @@ class Installation:
 
     async def _delete_topics(self) -> None:
         """So that the broker does not carry those of all tests. It may be down by now."""
-        every = (Topics(self.topics.prefix, one.shard) for one in self.settings.shards)
-        names = {name for topics in every for name, _ in (*topics.settings(), *topics.own_settings())}
+        names = {name for one in self.settings.shards for name in Topics(self.topics.prefix, one.shard).names()}
         with suppress(KafkaError, TimeoutError):
             async with asyncio.timeout(5):
                 admin = AIOKafkaAdminClient(bootstrap_servers=self.settings.kafka)

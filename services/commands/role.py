@@ -18,7 +18,7 @@ from services.judging.decode import Received
 from services.judging.first_uses import FirstUses, has_capitals
 from services.judging.judge import Judged, Reading, judge, read
 from services.judging.order_cache import OrderCache, Orders
-from services.judging.record import Record
+from services.judging.record import LOG_APPEND_TIME, Record
 from services.kafka.cluster import Cluster
 from services.kafka.consumer import PositionedConsumer, Positions
 from services.kafka.topics import Topics
@@ -30,9 +30,6 @@ log = logging.getLogger(__name__)
 
 _PIECE = 4000
 """Records per transaction, at most. While one piece commits, the next is judged."""
-
-_BROKERS_TIME = 1
-"""The type of a timestamp that is the LogAppendTime."""
 
 _CAREFUL_PIECES = 50
 """How many pieces have their command ids looked up once one of them was a repeat."""
@@ -78,7 +75,7 @@ class CommandsRole:
     async def _judge_and_commit(self, records: Sequence[Record], positions: Positions) -> None:
         """Returns when all is committed. Raises whatever went wrong; then a first part may be committed."""
         point("commands.polled")
-        if records[0].timestamp_type != _BROKERS_TIME:
+        if records[0].timestamp_type != LOG_APPEND_TIME:
             log.error(
                 "records of the commands topic have their senders' time, who choose the business time so: set "
                 "message.timestamp.type=LogAppendTime on it",

@@ -145,7 +145,7 @@ async def _delete_topics(settings: Settings) -> None:
     topics = Topics(settings.topic_prefix)
     try:
         await admin.start()
-        await admin.delete_topics([name for name, _ in (*topics.settings(), *topics.own_settings())])
+        await admin.delete_topics(topics.names())
     except KafkaError as error:
         log.warning("the demo's topics %s*, if any, are left behind: %s", settings.topic_prefix, error)
     finally:

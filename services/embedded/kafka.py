@@ -81,7 +81,7 @@ class Kafka:
             if (process := self._process()) is not None:
                 self._wait_until_up(process)
                 return f"127.0.0.1:{self._read_state()['port']}"
-            return f"127.0.0.1:{self._launch()}"
+            return f"127.0.0.1:{self._start(prepare(self._say))}"
         except OSError as error:
             raise ServerError(f"Apache Kafka cannot be started in {self.folder}: {error}.") from error
 
@@ -108,10 +108,8 @@ class Kafka:
             process.kill()
             process.wait(_STOP_SECONDS)
 
-    def _launch(self) -> int:
-        return self._start(prepare(self._say))
-
     def _start(self, class_path: list[Path]) -> int:
+        """Returns the port."""
         if not self._data.exists():
             self._format(class_path)
         port = _free_port(self._read_state().get("port"))

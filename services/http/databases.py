@@ -16,7 +16,6 @@ from services.settings import Settings
 from .problems import Problem
 
 Connection = psycopg.Connection[Any]
-_SHORT: dict[str, Any] = {"answer_within": ANSWER_WITHIN_SECONDS, "autocommit": True}
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 

@@ -18,7 +18,8 @@ _COUNTS = ("events", "deadlines", "overdue", "parked_orders", "dead")
 def look(connection: psycopg.Connection[Any], now: datetime) -> dict[str, Any]:
     """How far behind the read models are, overdue deadlines, parked orders, and dead letters that nobody handled.
 
-    Raises psycopg.Error."""
+    Raises psycopg.Error.
+    """
     counts = overview(connection, now)
     behind = {name: max(0, counts.last_event - counts.read_models.get(name, 0)) for name in READ_MODELS}
     parked = connection.execute(

@@ -9,12 +9,10 @@ from typing import Any
 
 from .hung_brokers import give_up_on_hung_brokers
 from .record_batches import read_whatever_senders_write
-from .refusals import remember_refusals
 from .security import PLAINTEXT, KafkaSecurity
 from .stop_consumer import stop_without_cancelling
 
 give_up_on_hung_brokers()
-remember_refusals()
 read_whatever_senders_write()
 stop_without_cancelling()
 

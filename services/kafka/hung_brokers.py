@@ -20,14 +20,15 @@ from weakref import WeakSet
 from aiokafka.conn import AIOKafkaConnection, CloseReason
 from aiokafka.errors import KafkaConnectionError
 
+from .refusals import Address, note_refusal
+
 _CONNECT_SECONDS = 3.0
 """Enough for TLS and SASL: a broker that works answers each of their steps at once."""
 
 _AVOID_SECONDS = 3.0
 
-_Address = tuple[str, int]
-_connections: defaultdict[_Address, "WeakSet[AIOKafkaConnection]"] = defaultdict(WeakSet)
-_avoided_until: dict[_Address, float] = {}
+_connections: defaultdict[Address, "WeakSet[AIOKafkaConnection]"] = defaultdict(WeakSet)
+_avoided_until: dict[Address, float] = {}
 _connect: Callable[..., Any] = AIOKafkaConnection.connect
 _close: Callable[..., Any] = AIOKafkaConnection.close
 
@@ -49,6 +50,10 @@ async def _connect_soon(connection: AIOKafkaConnection) -> Any:
     except TimeoutError:
         _avoided_until[address] = monotonic() + _AVOID_SECONDS
         raise
+    except Exception as error:
+        note_refusal(address, error)
+        raise
+    note_refusal(address, None)
     _connections[address].add(connection)
     return streams
 
@@ -64,5 +69,5 @@ def _close_with_others(
     return closed
 
 
-def _address(connection: AIOKafkaConnection) -> _Address:
+def _address(connection: AIOKafkaConnection) -> Address:
     return connection.host, connection.port

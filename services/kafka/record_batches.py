@@ -132,7 +132,6 @@ class _Record:
     key: bytes | None
     value: bytes | None
     headers: list[tuple[str, bytes | None]]
-    checksum: None = None
     why: str = ""
 
 

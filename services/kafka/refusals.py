@@ -3,11 +3,8 @@
 What is remembered here will not mend itself: somebody has to change credentials, certificates or settings.
 """
 
-from collections.abc import Callable
 from ssl import SSLCertVerificationError
-from typing import Any
 
-from aiokafka.conn import AIOKafkaConnection
 from aiokafka.errors import (
     IllegalSaslStateError,
     KafkaConnectionError,
@@ -15,16 +12,19 @@ from aiokafka.errors import (
     UnsupportedSaslMechanismError,
 )
 
-_Address = tuple[str, int]
-_reasons: dict[_Address, str] = {}
-_connect: Callable[..., Any] = AIOKafkaConnection.connect
+Address = tuple[str, int]
+"""A broker's host and port."""
+_reasons: dict[Address, str] = {}
 
 
-def remember_refusals() -> None:
-    """Changes aiokafka's connections, for all clients of this process."""
-    global _connect
-    _connect = AIOKafkaConnection.connect
-    AIOKafkaConnection.connect = _connect_and_remember  # type: ignore[method-assign]
+def note_refusal(address: Address, error: Exception | None) -> None:
+    """Takes note of how an attempt to connect to a broker ended; `error` is None if it connected."""
+    if isinstance(error, SaslAuthenticationFailed | UnsupportedSaslMechanismError | IllegalSaslStateError):
+        _reasons[address] = str(error).partition(": ")[2].removesuffix(".")
+    elif isinstance(error, SSLCertVerificationError):
+        _reasons[address] = f"certificate verify failed: {error.verify_message}"
+    elif error is None:
+        _reasons.pop(address, None)
 
 
 def refusal_of_broker(error: Exception) -> str | None:
@@ -35,17 +35,3 @@ def refusal_of_broker(error: Exception) -> str | None:
         f"Kafka refuses the connection: {next(iter(_reasons.values()))}. Waiting does not help: correct "
         "RESOLUTION_KAFKA_SERVERS and what RESOLUTION_KAFKA_* says of TLS and SASL, or the brokers."
     )
-
-
-async def _connect_and_remember(connection: AIOKafkaConnection) -> Any:
-    address = connection.host, connection.port
-    try:
-        streams = await _connect(connection)
-    except (SaslAuthenticationFailed, UnsupportedSaslMechanismError, IllegalSaslStateError) as error:
-        _reasons[address] = str(error).partition(": ")[2].removesuffix(".")
-        raise
-    except SSLCertVerificationError as error:
-        _reasons[address] = f"certificate verify failed: {error.verify_message}"
-        raise
-    _reasons.pop(address, None)
-    return streams

@@ -90,6 +90,10 @@ class Topics:
         """Signed hashes of the event store, for auditors. One partition, kept for ever."""
         return self.prefix + "checkpoints" + self.shard.suffix
 
+    def names(self) -> list[str]:
+        """Returns the names of all topics, also of those that only the roles read."""
+        return [name for name, _ in chain(self.settings(), self.own_settings())]
+
     def settings(self) -> Iterator[tuple[str, dict[str, str]]]:
         """Each topic that others use with what is set on it."""
         yield (

@@ -3,13 +3,14 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, LiteralString, TypeVar
+from typing import Any
 
 import msgspec
 import psycopg
 from msgspec.structs import replace
 from psycopg.rows import class_row
 
+from services.eventstore.database import fetch_row_async
 from services.eventstore.outcomes import StoredOutcome, next_outcomes, outcome_numbered
 from services.eventstore.read_events import events_between_async, read_with_texts_async
 from services.judging.dead_letters import published_letter
@@ -22,8 +23,6 @@ from services.sealing.master_keys import MasterKeys
 from services.telemetry import traces
 
 from .batches import CONTENT_TYPE, Headers
-
-_Row = TypeVar("_Row")
 
 RUN = 4000
 """Outcomes per Kafka transaction, at most."""
@@ -73,13 +72,14 @@ async def unpublished_outcomes(connection: psycopg.AsyncConnection[Any], positio
 
 async def next_notifications(connection: psycopg.AsyncConnection[Any], position: Position) -> list[Notification]:
     """The same of notifications."""
-    return await _select(
-        connection,
-        Notification,
-        "SELECT notification_id, order_id, message FROM notifications WHERE notification_id > %s "
-        "ORDER BY notification_id LIMIT %s",
-        (position.notification_id, RUN),
-    )
+    async with connection.cursor(row_factory=class_row(Notification), binary=True) as cursor:
+        await cursor.execute(
+            "SELECT notification_id, order_id, message FROM notifications WHERE notification_id > %s "
+            "ORDER BY notification_id LIMIT %s",
+            (position.notification_id, RUN),
+            prepare=True,
+        )
+        return await cursor.fetchall()
 
 
 def is_full(outcomes: Sequence[StoredOutcome], notifications: Sequence[Notification]) -> bool:
@@ -107,8 +107,7 @@ async def with_events(
 
 async def retired_up_to(connection: psycopg.AsyncConnection[Any]) -> Retired:
     """Raises psycopg.Error."""
-    cursor = await connection.execute(RETIRED)
-    return Retired(*(await cursor.fetchall())[0])
+    return Retired(*await fetch_row_async(connection, RETIRED))
 
 
 async def retired_events(
@@ -132,11 +131,3 @@ async def one_with_events(
     found = await outcome_numbered(connection, outcome_id)
     [decided] = await with_events(connection, masters, [found], event_id)
     return decided
-
-
-async def _select(
-    connection: psycopg.AsyncConnection[Any], row_type: type[_Row], sql: LiteralString, parameters: tuple[int, ...]
-) -> list[_Row]:
-    async with connection.cursor(row_factory=class_row(row_type), binary=True) as cursor:
-        await cursor.execute(sql, parameters, prepare=True)
-        return await cursor.fetchall()

@@ -112,6 +112,18 @@ class Role:
 
     async def __aexit__(self, *_: object) -> None: ...
 
+    def handles_slowly(self) -> tuple[asyncio.Event, asyncio.Event]:
+        """The first is set when a batch is in hand; it is recorded once the second is set."""
+        begun, go_on = asyncio.Event(), asyncio.Event()
+
+        async def slowly(records: Sequence[Record], positions: Positions) -> None:
+            begun.set()
+            await go_on.wait()
+            await self.store.record(records, positions)
+
+        self.handle = slowly
+        return begun, go_on
+
     async def run(self) -> None:
         async with self.consumer.subscribed(self.ready):
             while True:
@@ -176,14 +188,7 @@ async def test_a_batch_whose_partitions_were_taken_away_is_dropped(role: Role):
 
 
 async def test_a_rebalance_waits_for_the_batch_in_hand(role: Role):
-    begun, go_on = asyncio.Event(), asyncio.Event()
-
-    async def slowly(records: Sequence[Record], positions: Positions) -> None:
-        begun.set()
-        await go_on.wait()
-        await role.store.record(records, positions)
-
-    role.handle = slowly
+    begun, go_on = role.handles_slowly()
     async with role.running():
         await begun.wait()
         losing = asyncio.create_task(role.consumer.lost())
@@ -242,14 +247,7 @@ async def test_a_partition_that_cannot_be_read_is_left_out_and_tried_again(role:
 
 
 async def test_a_role_that_is_told_to_stop_records_the_batch_in_hand(role: Role):
-    begun, go_on = asyncio.Event(), asyncio.Event()
-
-    async def slowly(records: Sequence[Record], positions: Positions) -> None:
-        begun.set()
-        await go_on.wait()
-        await role.store.record(records, positions)
-
-    role.handle = slowly
+    begun, go_on = role.handles_slowly()
     async with role.running() as task:
         await begun.wait()
         task.cancel()

@@ -297,7 +297,7 @@ async def lose_topics(installation: Installation) -> None:
     """Topics of the same names, new and empty, as a new cluster has them once the service has been started on it."""
     topics = installation.topics
     async with admin(installation) as client:
-        names = [name for name, _ in (*topics.settings(), *topics.own_settings())]
+        names = topics.names()
         await client.delete_topics(names)
 
         async def gone() -> bool:

@@ -24,7 +24,7 @@ from .conftest import Guarded, Told
 pytestmark = pytest.mark.timeout(400)  # the first of them starts the servers and the service
 
 TOPICS = Topics("resolution.")
-EVERY = {name for name, _ in (*TOPICS.settings(), *TOPICS.own_settings())}
+EVERY = set(TOPICS.names())
 READS = {
     "resolution-owner": {TOPICS.outcomes, TOPICS.dead_letters, TOPICS.relay},
     "resolution": {TOPICS.commands, TOPICS.events, TOPICS.outcomes, TOPICS.relay, TOPICS.checkpoints},
