@@ -153,7 +153,7 @@ class Installation:
 
     async def outcome_of(self, key: str, value: bytes) -> Json:
         outcome = await (await self.client()).publish(key, value)
-        return await asyncio.wait_for(outcome, 30)
+        return await asyncio.wait_for(outcome, 60)
 
     async def publish(self, order_id: str, command: Command, *, id: str | None = None) -> str:
         """Publishes a command without waiting for what becomes of it; returns its id."""
@@ -276,7 +276,7 @@ def drop_template(server: str) -> None:
             connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
-async def until(condition: Callable[[], Any], seconds: float = 30) -> Any:
+async def until(condition: Callable[[], Any], seconds: float = 60) -> Any:
     """Waits for a condition, plain or async, to hold; returns what it gave."""
     async with asyncio.timeout(seconds):
         while True:
