@@ -37,8 +37,17 @@ class _Fault:
             os.kill(os.getpid(), self._signal)
 
 
-def _nothing(name: str) -> None:
-    """What a point is in production."""
+_fault: _Fault | None = None
+"""None in production."""
 
 
-point = _Fault(os.environ["RESOLUTION_FAULT"]) if os.environ.get("RESOLUTION_FAULT") else _nothing
+def arm(plan: str | None) -> None:
+    """Makes this process fail as RESOLUTION_FAULT says, or not at all."""
+    global _fault
+    _fault = _Fault(plan) if plan else None
+
+
+def point(name: str) -> None:
+    """A step of a role, at which the process may be made to fail."""
+    if _fault is not None:
+        _fault(name)

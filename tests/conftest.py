@@ -8,12 +8,10 @@ import pytest
 from xdist.scheduler import LoadScopeScheduling
 
 from services.embedded import Servers
-from tests import warm
 from tests.installation import Installation, drop_template
 from tests.servers_for_tests import servers as start_servers
 
 pytest.register_assert_rewrite("tests.judgement_day")
-warm.install()
 
 _ONE_AFTER_THE_OTHER = ("tests/security/", "tests/cluster/")
 

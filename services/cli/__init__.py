@@ -38,7 +38,8 @@ from services.kafka.topics import TopicError
 from services.relay.renew_topics import NotRenewed
 from services.retention.retire import NotRetired
 from services.runtime.installation import clock_of, installation, prepare, require_known_topics, shard_of
-from services.runtime.roles import ROLES
+from services.runtime.role_names import ROLE_NAMES
+from services.runtime.role_process import start_fork_server
 from services.runtime.serve import require_free_ports
 from services.runtime.serve import serve as serve_roles
 from services.runtime.supervisor import known_roles
@@ -178,7 +179,7 @@ def demo(
 
 @app.command()
 def serve(
-    roles: Annotated[list[str] | None, typer.Argument(help=f"Any of: {', '.join(ROLES)}. All by default.")] = None,
+    roles: Annotated[list[str] | None, typer.Argument(help=f"Any of: {', '.join(ROLE_NAMES)}. All by default.")] = None,
     shard: Annotated[
         str | None,
         typer.Option(
@@ -188,16 +189,17 @@ def serve(
 ) -> None:
     """Run roles until SIGTERM, each in a process of its own. Prints `ready {json}` once all work."""
     try:
-        wanted = known_roles(roles or [], list(ROLES))
+        wanted = known_roles(roles or [], list(ROLE_NAMES))
     except ValueError as error:
         _fail(error, _USAGE)
     given = Settings.from_environment(os.environ | ({"RESOLUTION_SHARD": shard} if shard else {}))
     logs.configure(given.log_format, "serve")
-    require_free_ports(given, wanted, list(ROLES))
+    require_free_ports(given, wanted, list(ROLE_NAMES))
+    start_fork_server()
     with installation(given) as settings:
         prepare(settings)
         require_known_topics(settings)
-        asyncio.run(serve_roles(settings, wanted, list(ROLES)))
+        asyncio.run(serve_roles(settings, wanted, list(ROLE_NAMES)))
 
 
 @app.command()

@@ -3,7 +3,6 @@
 import asyncio
 import logging
 import shutil
-import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -81,7 +80,7 @@ async def open_stage(settings: Settings, say: Callable[[str], None], *, keep: bo
             stack.push_async_callback(_delete_topics, own)
         migrate(own.database)
         partitions = await ensure_topics(own.cluster, topics)
-        roles = _Roles(own, log_file)
+        roles = Supervisor(own, log_file=log_file)
         stack.push_async_callback(roles.stop)
         started = time.monotonic()
         roles.start(*ROLES)
@@ -150,28 +149,6 @@ async def _delete_topics(settings: Settings) -> None:
         log.warning("the demo's topics %s*, if any, are left behind: %s", settings.topic_prefix, error)
     finally:
         await admin.close()
-
-
-class _Roles(Supervisor):
-    """Roles whose logs go to a file, out of the story's way."""
-
-    def __init__(self, settings: Settings, log_file: Path) -> None:
-        super().__init__(settings)
-        self._log_file = log_file
-
-    async def _spawn(self, role: str) -> asyncio.subprocess.Process:
-        with self._log_file.open("a") as stderr:
-            return await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-m",
-                "services.runtime.roles",
-                role,
-                env=self.environment,
-                stdin=asyncio.subprocess.PIPE,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=stderr,
-                start_new_session=True,
-            )
 
 
 async def ready(roles: Supervisor) -> None:

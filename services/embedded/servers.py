@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,9 +50,11 @@ def embedded(
         ) from None
     folder = _usable(data_dir.expanduser())
     with ExitStack() as leases:
-        url = leases.enter_context(leased(Postgres(folder / "postgres", say))) if database else None
-        servers = leases.enter_context(leased(Kafka(folder / "kafka", say))) if kafka else None
-        yield Servers(url, servers)
+        # Kafka stays in the main thread, which Ctrl-C interrupts: loading it takes minutes, once.
+        with ThreadPoolExecutor(1, "postgres") as starter:
+            url = starter.submit(leases.enter_context, leased(Postgres(folder / "postgres", say))) if database else None
+            servers = leases.enter_context(leased(Kafka(folder / "kafka", say))) if kafka else None
+        yield Servers(url.result() if url else None, servers)
 
 
 def _usable(folder: Path) -> Path:

@@ -1,13 +1,12 @@
-"""One role in a process of its own: `python -m services.runtime.roles NAME`, started by `serve`.
+"""One role in a process of its own, which `serve` starts.
 
-It says on stdout when it works, stops on SIGTERM, SIGINT, or when the process that started it is gone (its stdin
-ends), and dies when it cannot go on: who started it starts it again.
+It tells the process that started it when it works. It stops on SIGTERM, on SIGINT, and when that process is gone. It
+ends with an error when it cannot continue; `serve` then starts it again.
 """
 
 import asyncio
 import contextlib
 import gc
-import json
 import logging
 import os
 import signal
@@ -16,6 +15,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from importlib import import_module
+from multiprocessing.connection import Connection
 
 import uvloop
 
@@ -23,6 +23,7 @@ from projections import READ_MODELS
 from projections.framework.follower import Follower
 from projections.framework.projector import Projector
 from projections.send_reminders import ReminderSender
+from services import fault_points
 from services.checkpoints.role import CheckpointsRole
 from services.clock import Clock
 from services.commands.role import CommandsRole
@@ -40,7 +41,7 @@ from services.telemetry.health import Guard, Health
 from services.timer.role import TimerRole
 
 from .installation import clock_of, with_partitions
-from .supervisor import OF_ALL_SHARDS
+from .role_names import OF_ALL_SHARDS
 
 log = logging.getLogger(__name__)
 
@@ -122,7 +123,7 @@ ROLES: dict[str, Callable[[Start], Awaitable[None]]] = {
 }
 
 
-async def run(name: str, settings: Settings) -> None:
+async def run(name: str, settings: Settings, parent: Connection) -> None:
     """Runs a role until it is told to stop. Raises what the role cannot go on with.
 
     `settings` have one database, or all of them for a role of all shards.
@@ -138,7 +139,10 @@ async def run(name: str, settings: Settings) -> None:
     start = Start(settings, Topics(settings.topic_prefix, settings.shard), clock, ready)
     async with _seen(start, name):
         role = asyncio.ensure_future(ROLES[name](start))
-        watchers = [asyncio.ensure_future(w) for w in (_say_ready(start, name), _parent_gone(stop), stop.wait())]
+        watchers = [
+            asyncio.ensure_future(w)
+            for w in (_say_ready(start, name, parent), _watch_parent(parent, stop), stop.wait())
+        ]
         await asyncio.wait([role, watchers[-1]], return_when=asyncio.FIRST_COMPLETED)
         if role.cancelled():
             raise RuntimeError("the role was cancelled, and nobody here did that")
@@ -203,16 +207,19 @@ def _check_master_keys(settings: Settings) -> None:
         settings.master_keys.check(connection)
 
 
-async def _say_ready(start: Start, name: str) -> None:
+async def _say_ready(start: Start, name: str, parent: Connection) -> None:
     await start.ready.wait()
-    print(json.dumps({"ready": name} | start.about), flush=True)
+    parent.send({"ready": name} | start.about)
 
 
-async def _parent_gone(stop: asyncio.Event) -> None:
-    reader = asyncio.StreamReader()
-    await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
-    await reader.read()
-    stop.set()
+async def _watch_parent(parent: Connection, stop: asyncio.Event) -> None:
+    """The other end says nothing: what there is to read is its end."""
+    loop = asyncio.get_running_loop()
+    loop.add_reader(parent.fileno(), stop.set)
+    try:
+        await stop.wait()
+    finally:
+        loop.remove_reader(parent.fileno())
 
 
 def tune_interpreter() -> None:
@@ -224,24 +231,20 @@ def tune_interpreter() -> None:
     gc.set_threshold(50_000, 20, 50)
 
 
-def main() -> None:
-    """Runs the role that the first argument names, until it is told to stop."""
-    name = sys.argv[1]
+def main(name: str, parent: Connection) -> None:
+    """Runs the role until it is told to stop. `parent` learns when it is ready, or why it cannot start."""
     settings = Settings.from_environment()
     if name not in OF_ALL_SHARDS:
         [settings] = settings.own_shards
     logs.configure(settings.log_format, name)
+    fault_points.arm(os.environ.get("RESOLUTION_FAULT"))
     if name == "http":
         import_module("services.http.role")  # takes seconds, in which the event loop would not turn
     tune_interpreter()
     try:
         with traces.exported(name):
-            uvloop.run(run(name, settings))
+            uvloop.run(run(name, settings, parent))
     except (MasterKeyError, SettingsError) as error:
         log.critical("it cannot start: %s", error)
-        print(json.dumps({"refused": str(error)}), flush=True)
+        parent.send({"refused": str(error)})
         sys.exit(2)
-
-
-if __name__ == "__main__":
-    main()

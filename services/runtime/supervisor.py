@@ -1,13 +1,15 @@
 """Runs roles as processes of their own and starts again the ones that die."""
 
 import asyncio
-import json
 import logging
 import os
-import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from services.settings import Settings
+
+from .role_names import OF_ALL_SHARDS
+from .role_process import RoleProcess, Work, run_role
 
 log = logging.getLogger(__name__)
 
@@ -16,23 +18,28 @@ _LONGEST_PAUSE_SECONDS = 10.0
 _STOP_SECONDS = 20.0
 
 
-OF_ALL_SHARDS = ("http",)
-"""The roles of which one process works for all shards. Of the others each has a process for each shard."""
-
-
 class Supervisor:
     """Keeps roles running. Each is a child process that ends when this process does, even when that is killed.
 
     A role's process is known by its name or, where there are several shards, by its name and theirs: `commands.1`.
     """
 
-    def __init__(self, settings: Settings, metrics_ports: Mapping[str, int] | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        metrics_ports: Mapping[str, int] | None = None,
+        *,
+        log_file: Path | None = None,
+        work: Work = run_role,
+    ) -> None:
         self._metrics_ports = metrics_ports or {}
         self._settings = settings
+        self._log_file = log_file
+        self._work = work
         self.environment = os.environ | settings.as_environment()
         """What the next processes are started with."""
         self._keepers: dict[str, asyncio.Task[None]] = {}
-        self._processes: dict[str, asyncio.subprocess.Process] = {}
+        self._processes: dict[str, RoleProcess] = {}
         self._ready: dict[str, asyncio.Event] = {}
         self._worked: set[str] = set()
         self.refused = asyncio.Event()
@@ -60,7 +67,7 @@ class Supervisor:
     def pid(self, name: str) -> int | None:
         """The process of a role, if it runs at this moment."""
         process = self._processes.get(name)
-        return process.pid if process and process.returncode is None else None
+        return process.pid if process else None
 
     def _processes_of(self, roles: Sequence[str]) -> list[str]:
         return [name for role in roles for name in processes_of(self._settings, role)]
@@ -69,23 +76,16 @@ class Supervisor:
         role = name.partition(".")[0]
         pause = _FIRST_PAUSE_SECONDS
         while True:
-            process = await self._spawn(name)
+            process = RoleProcess(role, self._environment_of(name), self._work, self._log_file)
             self._processes[name] = process
-            assert process.stdout is not None
-            async for line in process.stdout:
-                said = json.loads(line)
-                # One that has worked may do so again: what it needs is taken for a moment.
-                if "refused" in said and name not in self._worked:
-                    self.refusal = said["refused"]
-                    self.refused.set()
-                if said.pop("ready", None) == role:
-                    self.said |= said
-                    if url := said.get("http"):  # a free port stays the same when the role starts again
-                        self.environment["RESOLUTION_HTTP_PORT"] = url.rpartition(":")[2]
-                    self._ready[name].set()
-                    self._worked.add(name)
-                    pause = _FIRST_PAUSE_SECONDS
-            code = await process.wait()
+            try:
+                async for message in process.messages():
+                    if self._note(name, message):
+                        pause = _FIRST_PAUSE_SECONDS
+                code = await process.wait()
+            except (EOFError, OSError) as error:
+                log.warning("role %s could not be started: %r", name, error)
+                code = os.EX_OSERR
             self._ready[name].clear()
             log.warning(
                 "role %s ended with %d; starting it again in %.1f s", name, code, pause, extra={"ended_role": name}
@@ -93,19 +93,20 @@ class Supervisor:
             await asyncio.sleep(pause)
             pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)
 
-    async def _spawn(self, name: str) -> asyncio.subprocess.Process:
-        # A session of its own, so that Ctrl-C in a terminal reaches this process alone, which then ends the roles. Its
-        # stdin is a pipe from here: when this process is gone, the pipe ends, and so does the role.
-        return await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "services.runtime.roles",
-            name.partition(".")[0],
-            env=self._environment_of(name),
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            start_new_session=True,
-        )
+    def _note(self, name: str, message: dict[str, str]) -> bool:
+        """Notes what a role says; returns whether it says that it is ready."""
+        # One that has worked may do so again: what it needs is taken for a moment.
+        if "refused" in message and name not in self._worked:
+            self.refusal = message["refused"]
+            self.refused.set()
+        if message.pop("ready", None) is None:
+            return False
+        self.said |= message
+        if url := message.get("http"):  # a free port stays the same when the role starts again
+            self.environment["RESOLUTION_HTTP_PORT"] = url.rpartition(":")[2]
+        self._ready[name].set()
+        self._worked.add(name)
+        return True
 
     def _environment_of(self, name: str) -> dict[str, str]:
         own = {}
@@ -121,15 +122,8 @@ class Supervisor:
         await asyncio.wait([keeper])
         self._ready.pop(name, None)
         process = self._processes.pop(name, None)
-        if process is None or process.returncode is not None:
-            return
-        process.terminate()
-        try:
-            await asyncio.wait_for(process.wait(), _STOP_SECONDS)
-        except TimeoutError:
-            log.warning("role %s does not stop; killing it", name)
-            process.kill()
-            await process.wait()
+        if process is not None and not await process.stop(_STOP_SECONDS):
+            log.warning("role %s did not stop within %.0f s and was killed", name, _STOP_SECONDS)
 
 
 def processes_of(settings: Settings, role: str) -> list[str]:

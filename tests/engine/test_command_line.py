@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 from uuid import uuid4
 
 import httpx
+import psutil
 import psycopg
 import pytest
 from resolution_contracts import CommandEnvelope
@@ -217,12 +218,43 @@ async def test_roles_end_when_the_process_that_started_them_is_killed(installati
     )  # fmt: skip
     assert process.stdout is not None
     await asyncio.wait_for(process.stdout.readline(), 60)
-    import psutil
-
-    [child] = psutil.Process(process.pid).children()
+    started = psutil.Process(process.pid).children(recursive=True)
     process.kill()
     await process.wait()
-    await until(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE, 20)
+    await until(lambda: not any(map(runs, started)), 20)
+
+
+def runs(process: psutil.Process) -> bool:
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+async def test_roles_go_on_after_the_process_that_they_are_forked_from_was_killed(installation: Installation):
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "services", "serve", "commands", "relay",
+        env=os.environ | installation.settings.as_environment(), stdout=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    try:
+        assert process.stdout is not None
+        await asyncio.wait_for(process.stdout.readline(), 60)
+        before = psutil.Process(process.pid).children(recursive=True)
+        [fork_server] = [
+            one for one in before if any("forkserver" in word for word in one.cmdline()) and one.children()
+        ]
+        roles = fork_server.children()
+        assert len(roles) == 2
+        fork_server.kill()
+        assert (await installation.send("order-1", register()))["data"]["events"]
+        assert all(map(runs, roles))
+        roles[0].kill()
+        assert (await installation.send("order-2", register()))["data"]["events"]
+        roles[1].kill()
+        assert (await installation.send("order-3", register()))["data"]["events"]
+    finally:
+        process.terminate()
+        assert await asyncio.wait_for(process.wait(), 30) == 0
 
 
 async def interrupted(

@@ -1,8 +1,8 @@
 """Makes the calls of the Kafka and the PostgreSQL client raise what they can raise, at random moments.
 
-A test starts roles whose PYTHONPATH has `injected/`; `install` then wraps the clients' methods in them. Each call
-raises before it has taken effect, or after, which its caller cannot tell. What the server would raise, PostgreSQL
-itself is asked to raise, and a connection that is said to be lost is lost: so the client is afterwards as it would be.
+A test starts roles with `run_failing_role`, which wraps the methods of the clients in their processes. Each call raises
+before it has taken effect, or after, which its caller cannot tell. What the server would raise, PostgreSQL itself
+is asked to raise, and a connection that is said to be lost is lost: so the client is afterwards as it would be.
 
 RESOLUTION_CLIENT_FAULTS is `SEED FOLDER`. What was raised is noted in FOLDER/raised, a line each. Nothing is raised any
 more once FOLDER/over exists.
@@ -12,12 +12,12 @@ import asyncio
 import os
 import random
 import socket
-import sys
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import wraps
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,8 @@ import psycopg
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, errors
 from aiokafka.client import AIOKafkaClient
 from psycopg import sql
+
+from services.runtime.role_process import run_role
 
 VARIABLE = "RESOLUTION_CLIENT_FAULTS"
 
@@ -115,9 +117,9 @@ _PATIENCE_SECONDS = 0.3
 class Faults:
     """Decides which calls fail, and notes them. Each call that a role makes comes to its turn."""
 
-    def __init__(self, plan: str) -> None:
+    def __init__(self, role: str, plan: str) -> None:
         by, _, folder = plan.partition(" ")
-        self._role = sys.argv[-1] if len(sys.argv) > 1 else "?"
+        self._role = role
         self._dice = random.Random(f"{by} {self._role} {os.getpid()}")
         self._folder = Path(folder)
         self._seen: dict[str, None] = {}
@@ -400,11 +402,12 @@ def _replace(owner: type, **methods: Any) -> None:
         setattr(owner, name, method)
 
 
-def install() -> None:
-    """Wraps the clients of this process."""
-    faults = Faults(os.environ[VARIABLE])
+def run_failing_role(role: str, parent: Connection) -> None:
+    """A role's process whose clients fail."""
+    faults = Faults(role, os.environ[VARIABLE])
     for (owner, name), kinds in KAFKA.items():
         _wrap_kafka(faults, owner, name, kinds)
     _wrap_delivery(faults)
     _Sync(faults).install()
     _Async(faults).install()
+    run_role(role, parent)

@@ -1,6 +1,5 @@
 """Whatever a call of the Kafka or the PostgreSQL client raises, before or after it took effect: what comes out had to."""
 
-import os
 import random
 from collections import Counter
 from contextlib import suppress
@@ -12,12 +11,9 @@ import pytest
 
 from services.runtime.supervisor import Supervisor
 from tests.engine.checkpoints import assert_chain_holds, with_key
-from tests.faults.clients import VARIABLE
+from tests.faults.clients import VARIABLE, run_failing_role
 from tests.faults.load import FAST, assert_nothing_lost_and_nothing_twice, under_load
 from tests.installation import ROLES, Installation, until
-
-_INJECTED = Path(__file__).parent / "injected"
-_ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.timeout(600)
@@ -27,11 +23,8 @@ async def test_whatever_a_client_raises_changes_nothing(
     dice, roles = random.Random(seed), (*ROLES, "checkpoints")
     installation.settings = replace(installation.settings, time_scale=Fraction(FAST))
     public = with_key(installation, tmp_path / "key")
-    installation.supervisor = Supervisor(installation.settings)
-    installation.supervisor.environment |= {
-        VARIABLE: f"{seed} {tmp_path}",
-        "PYTHONPATH": os.pathsep.join(map(str, (_INJECTED, _ROOT))),
-    }
+    installation.supervisor = Supervisor(installation.settings, work=run_failing_role)
+    installation.supervisor.environment[VARIABLE] = f"{seed} {tmp_path}"
     installation.supervisor.start(*roles)
     async with under_load(installation, dice):
         with suppress(TimeoutError):

@@ -130,4 +130,4 @@ async def test_services_started_in_any_order_and_stopped_at_once_lose_nothing(in
 
 def test_faults_are_inert_unless_asked_for(monkeypatch: pytest.MonkeyPatch):
     assert "RESOLUTION_FAULT" not in os.environ
-    assert fault_points.point is fault_points._nothing
+    assert fault_points._fault is None

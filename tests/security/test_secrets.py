@@ -104,9 +104,9 @@ def wrong_kafka(guarded: Guarded, settings: Settings) -> Settings:
         (nowhere, "services", ("serve",), "PostgreSQL does not answer"),
         (wrong_database, "services", ("serve",), "password authentication failed"),
         (wrong_kafka, "services", ("serve",), "Kafka refuses the connection"),
-        (wrong_database, "services.runtime.roles", ("commands",), "password authentication failed"),
-        (wrong_kafka, "services.runtime.roles", ("relay",), "KafkaConnectionError"),
-        (wrong_kafka, "services.runtime.roles", ("timer",), "KafkaConnectionError"),
+        (wrong_database, "tests.security.one_role", ("commands",), "password authentication failed"),
+        (wrong_kafka, "tests.security.one_role", ("relay",), "KafkaConnectionError"),
+        (wrong_kafka, "tests.security.one_role", ("timer",), "KafkaConnectionError"),
         (wrong_database, "services", ("order", "order-1"), "password authentication failed"),
         (wrong_kafka, "services", ("checkpoints", "export", "nowhere"), "Kafka refuses the connection"),
     ],
@@ -121,8 +121,8 @@ async def test_a_process_that_cannot_log_in_says_so_without_the_password(
 async def test_a_role_whose_password_no_longer_holds_shows_none(told: Told, guarded: Guarded):
     port = free_port()
     settings = replace(guarded.as_user("http", "resolution-http"), metrics_port=port)
-    async with started(settings, "services.runtime.roles", "http") as process:
-        await process.until_it_says('"ready"')
+    async with started(settings, "tests.security.one_role", "http") as process:
+        await process.until_it_says("'ready': 'http'")
         shown = [await _ask(port, "/health/ready", 200), await _ask(port, "/metrics", 200)]
         with psycopg.connect(guarded.admin, dbname="postgres", autocommit=True) as admin:
             try:
