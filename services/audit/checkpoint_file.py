@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from services.eventstore.checkpoint_chain import NOTHING_BEFORE, Checkpoint, NoCheckpoint, key_id, line_hash, parse
+from services.eventstore.checkpoint_chain import NO_PREVIOUS, Checkpoint, NoCheckpoint, key_id, line_hash, parse
 
 from .listing import ranges
 from .tampering import Tampering
@@ -21,7 +21,7 @@ class Chain:
         self._replaced: dict[str, int] = {}
         self._found = found
         self._last: Checkpoint | None = None
-        self._last_hash = NOTHING_BEFORE
+        self._last_hash = NO_PREVIOUS
         self._split = split
         self.covered = 0
 

@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 from typing import BinaryIO
 
-from services.eventstore.checkpoint_chain import NOTHING_BEFORE, NoCheckpoint, line_hash, parse
+from services.eventstore.checkpoint_chain import NO_PREVIOUS, NoCheckpoint, line_hash, parse
 
 _REACH = 1024 * 1024
 """In bytes: more than the longest line has."""
@@ -53,7 +53,7 @@ class CheckpointFile:
         if len(whole) < len(end):
             stream.truncate(start + len(whole))
         if not whole:
-            return 0, NOTHING_BEFORE
+            return 0, NO_PREVIOUS
         line = whole[:-1].rpartition(b"\n")[2]
         try:
             return parse(line).number, line_hash(line)
