@@ -1,4 +1,4 @@
-"""Business time: real time, or a faster one for demos and tests. Every rule keeps its 48 hours."""
+"""Business time: equal to real time, or faster for demos and tests. The rules' 48 hours are hours of business time."""
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -10,32 +10,32 @@ _MICROSECOND = timedelta(microseconds=1)
 
 @dataclass(frozen=True)
 class Clock:
-    """Turns real instants into business ones and back, exactly (integers of microseconds, rounded down and up).
+    """Converts real time to business time and back, in integers of microseconds.
 
-    At `origin`, a real instant in whole milliseconds, business time equals real time; from then on it runs `scale`
-    times as fast.
+    At `origin`, a real instant in whole milliseconds, both are equal. From then on, business time runs `scale` times as
+    fast.
     """
 
     origin: datetime
     scale: Fraction = Fraction(1)
 
     def of_record(self, timestamp_ms: int) -> datetime:
-        """The business time of a record, from its LogAppendTime in milliseconds since the epoch."""
+        """Returns the business time of a record, given its LogAppendTime in milliseconds since 1970."""
         return self.business(_EPOCH + timedelta(milliseconds=timestamp_ms))
 
     def business(self, real: datetime) -> datetime:
-        """The business time at a real instant."""
+        """Returns the business time at a real instant, rounded down to the microsecond."""
         if self.scale == 1:
             return real
         elapsed = (real - self.origin) // _MICROSECOND
         return self.origin + timedelta(microseconds=elapsed * self.scale.numerator // self.scale.denominator)
 
     def real(self, business: datetime) -> datetime:
-        """The first real instant, in whole milliseconds like LogAppendTime, at which `business` is reached."""
+        """Returns the first real instant, in whole milliseconds like LogAppendTime, at which `business` is reached."""
         ahead = (business - self.origin) // _MICROSECOND
         elapsed_ms = -(-ahead * self.scale.denominator // (self.scale.numerator * 1000))
         return self.origin + timedelta(milliseconds=elapsed_ms)
 
     def now(self) -> datetime:
-        """Business time by this machine's clock. Good for views and timers; commands are judged by the broker's."""
+        """Returns the business time by this machine's clock. For views and timers only: commands have the broker's."""
         return self.business(datetime.now(UTC))

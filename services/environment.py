@@ -1,15 +1,15 @@
-"""What those who read the environment share."""
+"""What all modules that read environment variables share."""
 
 from collections.abc import Mapping
 from pathlib import Path
 
 
 class SettingsError(Exception):
-    """A variable that cannot be used: a sentence that names it and says what it should be."""
+    """An environment variable cannot be used. The text names it, and says what it should be."""
 
 
 def readable_file(env: Mapping[str, str], name: str) -> Path | None:
-    """The file that a variable names; None where it is not set. Raises SettingsError."""
+    """Returns the file that a variable names, or None if it is not set. Raises SettingsError if it can't be read."""
     text = env.get(name)
     if not text:
         return None

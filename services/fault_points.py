@@ -1,8 +1,8 @@
-"""Named points at which a test makes a process fail. Inert unless RESOLUTION_FAULT says otherwise.
+"""Named points at which a test makes a process fail. They do nothing unless RESOLUTION_FAULT is set.
 
-RESOLUTION_FAULT is `POINT PASSAGE ACTION MARK`. The PASSAGE-th time that the process comes by POINT it creates the file
-MARK and then does ACTION to itself: `kill` (SIGKILL) or `stop` (SIGSTOP). Where MARK exists nothing happens, so that a
-process that is started in its place lives.
+RESOLUTION_FAULT is `POINT PASSAGE ACTION MARK`. When the process passes POINT for the PASSAGE-th time, it creates the
+file MARK and sends itself a signal: SIGKILL if ACTION is `kill`, SIGSTOP if it is `stop`. If MARK exists, nothing
+happens, so that the process that is started in its place keeps running.
 """
 
 import os
@@ -18,7 +18,7 @@ POINTS = {
     "projections": ("read", "applied", "committed"),
     "checkpoints": ("covered", "begun", "sent", "committed", "noted"),
 }
-"""By role, its steps in their order. `point` takes `role.step`."""
+"""The steps of each role, in their order. The argument of `point` is `role.step`."""
 
 
 class _Fault:

@@ -1,4 +1,4 @@
-"""What the environment says. Read once, at the edge; nothing below reads the environment."""
+"""The settings, read from environment variables once at the start. No layer below reads the environment."""
 
 import os
 import re
@@ -28,47 +28,70 @@ _DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 
 @dataclass(frozen=True)
 class Settings:
-    """The environment of contract.md, checked. `None` for a server means the embedded one."""
+    """The checked settings."""
 
-    database_url: str | None = field(default=None, repr=False)  # it may hold a password
-    """One URL, or several with spaces between: the shards, in their order."""
+    database_url: str | None = field(default=None, repr=False)  # it may have a password
+    """One URL, or the shards' URLs in their order, separated by spaces. None starts the embedded PostgreSQL."""
     shard: Shard = ALONE
-    """Which of them `database_url` is, where it is one of several; see `shards`."""
+    """Which shard `database_url` is, in one of `shards`."""
     only_shard: int | None = None
-    """The one that the roles of this process work on; all of them by default."""
+    """The number of the shard that this process's roles work on; None for all."""
     kafka_servers: str | None = None
+    """The bootstrap servers. None starts the embedded Kafka."""
     kafka_security: KafkaSecurity = PLAINTEXT
+    """How to connect to Kafka: TLS, SASL and credentials."""
     kafka_request_timeout_ms: int = REQUEST_TIMEOUT_MS
+    """After how many milliseconds a Kafka client gives up on a request."""
     topic_prefix: str = topics.PREFIX
+    """What the names of all topics begin with."""
     time_scale: Fraction = Fraction(1)
+    """Business seconds per real second."""
     time_origin: datetime | None = None
+    """The real instant at which business time begins to run faster; None for the one that the database has stored."""
     http_port: int = 8080
+    """The port of the pages and the API; 0 for a free one."""
     http_host: str = "127.0.0.1"
+    """The address that the http role listens on."""
     http_development_login_anywhere: bool = False
-    """For a container, which sees its published port as one beyond loopback."""
+    """Whether the development login works beyond loopback: for a container, whose published port is not loopback."""
     http_public_url: str | None = None
-    """Where browsers find the pages, if a proxy stands before them: origin and path, without a slash at the end."""
+    """The address of the pages behind a proxy: origin and path, without a slash at the end."""
     http_login_url: str | None = None
-    """Where people log in; the marketplace's."""
+    """The marketplace's page where people log in."""
     jwt_jwks_url: str | None = None
+    """The URL of the keys that verify tokens."""
     jwt_key_file: Path | None = None
+    """A file with the key that verifies tokens."""
     jwt_issuer: str | None = None
+    """The issuer that tokens must have."""
     jwt_audience: str | None = None
+    """The audience that tokens must have."""
     data_dir: Path | None = None
+    """The folder of the embedded servers."""
     metrics_port: int | None = None
+    """The port of the first role's metrics; None for no metrics."""
     metrics_host: str = "127.0.0.1"
+    """The address that metrics are served on."""
     log_format: LogFormat | None = None
+    """`json` or `text`; None chooses by whether a terminal reads the log."""
     checkpoint_key_file: Path | None = None
+    """The private key that signs checkpoints."""
     checkpoint_next_key_file: Path | None = None
+    """The public key that checkpoints announce as the next one."""
     checkpoint_file: Path | None = None
+    """The file that gets a copy of each checkpoint."""
     checkpoint_events: int = 10_000
+    """How many events a checkpoint covers at most."""
     checkpoint_seconds: float = 60.0
+    """How many seconds pass at most before new events get a checkpoint."""
     master_key: str | None = field(default=None, repr=False)
+    """The master keys, newest first."""
     master_key_file: Path | None = None
+    """A file with the master keys, newest first."""
 
     @classmethod
     def from_environment(cls, env: Mapping[str, str] = os.environ) -> "Settings":
-        """Raises SettingsError."""
+        """Reads and checks the variables. Raises SettingsError."""
         database_url = _database_url(env.get("RESOLUTION_DATABASE_URL"))
         data_dir = env.get("RESOLUTION_DATA_DIR")
         checkpoint_file = env.get("RESOLUTION_CHECKPOINT_FILE")
@@ -107,7 +130,7 @@ class Settings:
 
     @cached_property
     def master_keys(self) -> MasterKeys:
-        """What wraps the orders' keys. Raises SettingsError."""
+        """The master keys. Raises SettingsError."""
         if self.master_key and self.master_key_file:
             raise SettingsError("RESOLUTION_MASTER_KEY and RESOLUTION_MASTER_KEY_FILE are both given; leave one out.")
         name = "RESOLUTION_MASTER_KEY_FILE" if self.master_key_file else "RESOLUTION_MASTER_KEY"
@@ -118,7 +141,7 @@ class Settings:
             raise SettingsError(f"{name} cannot be used: {error}.") from None
 
     def as_environment(self) -> dict[str, str]:
-        """The variables that give these settings again, for a child process."""
+        """Returns the variables from which a child process reads the same settings."""
         env = {
             "RESOLUTION_TOPIC_PREFIX": self.topic_prefix,
             "RESOLUTION_TIME_SCALE": str(self.time_scale),
@@ -160,14 +183,14 @@ class Settings:
 
     @property
     def database(self) -> str:
-        """The database's URL, once it is known which; of several, those of `shards` have one each."""
+        """The URL of the one database. With several databases, use the settings in `shards`."""
         assert self.database_url is not None
         assert len(self.database_url.split()) == 1
         return self.database_url
 
     @property
     def shards(self) -> "list[Settings]":
-        """For each database these settings with that one alone."""
+        """For each database, in their order: these settings with that database alone."""
         urls = (self.database_url or "").split()
         if len(urls) < 2:
             return [self]
@@ -178,22 +201,22 @@ class Settings:
     @property
     def own_shards(self) -> "list[Settings]":
         """Those of `shards` that this process's roles work on."""
-        return [one for one in self.shards if self.only_shard in (None, one.shard.number)]
+        return [settings for settings in self.shards if self.only_shard in (None, settings.shard.number)]
 
     @property
     def kafka(self) -> str:
-        """The bootstrap servers, once they are known."""
+        """The bootstrap servers, which must be known."""
         assert self.kafka_servers is not None
         return self.kafka_servers
 
     @property
     def cluster(self) -> Cluster:
-        """What clients of Kafka are made with, once the servers are known."""
+        """What Kafka clients are made from. The bootstrap servers must be known."""
         return Cluster(self.kafka, self.kafka_security, self.kafka_request_timeout_ms)
 
 
 def _check_database_url(url: str) -> None:
-    """Raises SettingsError, without the URL: it may hold a password, which libpq's own errors would quote parts of."""
+    """Raises SettingsError, without quoting the URL or libpq's error: both may have parts of a password."""
     try:
         found = conninfo_to_dict(url) if url.startswith(("postgresql://", "postgres://")) else None
     except psycopg.Error:
@@ -270,7 +293,7 @@ def _anywhere(text: str | None) -> bool:
 
 
 def _public_url(text: str | None) -> str | None:
-    """The origin as browsers write it in the header Origin, and the path."""
+    """Returns the origin, as browsers write it in the header `Origin`, and the path."""
     if not text:
         return None
     found = _PUBLIC_URL.fullmatch(text)

@@ -31,15 +31,15 @@ log = logging.getLogger(__name__)
 _STOP_SECONDS = 5.0
 _LARGEST_RECORD = 4 * 1024 * 1024
 _TIMEOUTS = {"request_timeout_ms": 10_000, "metadata_max_age_ms": 10_000}
-"""aiokafka's own are 40 s and 5 minutes: for so long a broker that hangs would not be noticed."""
+"""aiokafka's defaults are 40 s and 5 minutes: the client would notice a hung broker no sooner."""
 
 Json = dict[str, Any]
 Start = Literal["beginning", "end"] | datetime | Mapping[int, int]
-"""Where to begin: the first event, the next one, those published since an instant, or the offsets of a `position`."""
+"""Where to begin: at the first event, at the next one, at an instant of publishing, or at a stored `position`."""
 
 
 class OutcomePending(TimeoutError):
-    """No outcome yet. The command may or may not take effect: send it again under the same `command_id` to learn it."""
+    """No outcome came in time, and the command may still take effect. To find out, send it again with `command_id`."""
 
     def __init__(self, order_id: str, command_id: str) -> None:
         super().__init__(f"no outcome yet of command {command_id} on order {order_id}; send it again under this id")
@@ -48,43 +48,46 @@ class OutcomePending(TimeoutError):
 
 
 class NotAcknowledged(TimeoutError):
-    """Kafka has not said that it has the record. It may still arrive: send it again, under the same command id."""
+    """Kafka has not acknowledged the record, which may still arrive. Send it again, under the same command id."""
 
 
 class DeadLetter(ValueError):
-    """The service could not read the record as a command; the text says why.
+    """The service could not read the record as a command. The text says why.
 
     A client that may not read the topic of dead letters gets OutcomePending instead.
     """
 
 
 class SequenceBroken(RuntimeError):
-    """An order's events did not follow one another: something was lost, or is there twice."""
+    """The sequence of an order's events has a gap or a repeat: an event was lost, or is there twice."""
 
 
 @dataclass(frozen=True)
 class Received:
-    """An event as it was read. `position`: by partition, the offset to go on from behind this event."""
+    """An event that the client read."""
 
     envelope: EventEnvelope
+    """The event with its CloudEvents attributes."""
     event: PublicEvent | None
-    """None for an event that this version of the contract does not know."""
+    """The event's data; None if this version of the contract does not know the event."""
     position: Mapping[int, int]
+    """By partition, the offset from which to go on after this event. Pass it to `Client.events` as `start`."""
     traceparent: str | None = None
-    """The trace (W3C) that the event belongs to, where its command's sender traces."""
+    """The W3C trace context of the event, if its command's sender traces the command."""
 
     @property
     def order_id(self) -> str:
+        """The order that the event happened to."""
         return self.envelope.subject
 
 
 class Client:
-    """An async context manager. `source` says who sends, e.g. `/orders-service`; it is needed for sending only.
+    """Sends commands and reads events. Use it as an async context manager.
 
-    `partitions`: in how many of the commands topic's partitions the service looks, where that is known: records go to
-    no others. `options` go to aiokafka's producer and consumers: `security_protocol`, `sasl_mechanism`, `ssl_context`,
-    `request_timeout_ms` (10 s unless it is given), ... Methods raise aiokafka's KafkaError where the cluster does not
-    answer.
+    `source` says who sends, for example `/orders-service`; only sending needs it. `partitions`: how many partitions of
+    the commands topic the service reads, if you know it; the client then sends to no others. `options` go to aiokafka's
+    producer and consumers: `security_protocol`, `sasl_mechanism`, `ssl_context`, `request_timeout_ms` (10 s by
+    default), and so on. All methods raise aiokafka's KafkaError if the cluster does not answer.
     """
 
     def __init__(
@@ -139,7 +142,7 @@ class Client:
         await _stop(self._answers)
 
     async def _stop_producer(self) -> None:
-        """Delivers what was published, or gives up on it: an idempotent producer would wait for Kafka for ever."""
+        """Delivers what was published, or gives up after 5 s: an idempotent producer would wait for Kafka for ever."""
         try:
             async with asyncio.timeout(_STOP_SECONDS):
                 await self._producer.stop()
@@ -159,11 +162,11 @@ class Client:
         timeout: float = 30.0,
         traceparent: str | None = None,
     ) -> CommandAccepted | CommandRejected:
-        """Publishes a command and returns its outcome; a rejection's `code` says why, its `message` what to do.
+        """Publishes a command and returns its outcome. A rejection's `code` says why, its `message` what to do.
 
-        Raises OutcomePending after `timeout` seconds, also where Kafka is away. Its `command_id`, given as `id`,
-        makes a retry safe: the command takes effect once, whichever of the two arrived. `traceparent` (W3C) makes it
-        part of a trace, which its events and outcome carry on.
+        Raises OutcomePending after `timeout` seconds, also if Kafka is down. To retry, pass the exception's
+        `command_id` as `id`: the command then takes effect at most once. `traceparent` (W3C) makes the command part of
+        a trace, and its events and outcome too. Raises DeadLetter if the service cannot read the command.
         """
         envelope = CommandEnvelope.of(order_id, command, source=self._source, id=id)
         try:
@@ -178,10 +181,10 @@ class Client:
         return outcome
 
     async def publish(self, key: str, value: bytes, *, traceparent: str | None = None) -> asyncio.Future[Json]:
-        """Publishes one record as it is; the future is its outcome's envelope, or `{"dead": reason}`.
+        """Publishes one record unchanged. Returns a future of its outcome's envelope, or of `{"dead": reason}`.
 
-        Records published one after the other keep their order. For `send`, and for tools that pass on what they got.
-        When this returns the record is on its way, and Kafka may not have it yet; `deliver` waits until it has.
+        For tools that pass on records of others. Records that are published one after the other keep their order. When
+        this returns, Kafka may not have the record yet; `deliver` waits until Kafka has it.
         """
         answer, _ = await self._publish(key, value, traceparent)
         return answer
@@ -191,7 +194,7 @@ class Client:
     ) -> asyncio.Future[Json]:
         """Publishes one record as `publish` does, and returns once Kafka has acknowledged it.
 
-        Raises NotAcknowledged after `timeout` seconds, and KafkaError where Kafka refuses the record.
+        Raises NotAcknowledged after `timeout` seconds, and KafkaError if Kafka refuses the record.
         """
         answer: asyncio.Future[Json] | None = None
         try:
@@ -209,7 +212,7 @@ class Client:
     async def _publish(
         self, key: str, value: bytes, traceparent: str | None
     ) -> tuple[asyncio.Future[Json], asyncio.Future[Any]]:
-        """The futures of the outcome and of Kafka's acknowledgement."""
+        """Returns the futures of the outcome and of Kafka's acknowledgement."""
         answer: asyncio.Future[Json] = asyncio.get_running_loop().create_future()
         use = (key, _id_of(value).lower())
         self._waiting[use].append(answer)
@@ -231,7 +234,7 @@ class Client:
         return answer, acknowledged
 
     def _partition_of(self, key: str) -> int | None:
-        """None leaves it to the producer."""
+        """Returns the partition of a key, or None to let the producer choose it."""
         count = self._partition_count
         return None if count is None else int((murmur2(key.encode()) & 0x7FFFFFFF) % count)
 
@@ -287,11 +290,11 @@ class Client:
     # --- events ---
 
     async def events(self, start: Start = "end") -> AsyncIterator[Received]:
-        """All events from `start` on, for ever; those of one order in their order.
+        """Yields all events from `start` on, for ever. The events of one order come in their sequence.
 
-        Kafka orders the records of a partition, and an order keeps to one. `sequence` is checked: raises
-        SequenceBroken where an order's events do not follow one another. Consumers that store `position` with what
-        they derive from an event do everything exactly once.
+        All events of an order are in one partition, which keeps them in order. Raises SequenceBroken if the sequence of
+        an order's events has a gap or a repeat. A consumer that stores `position` together with what it derives from
+        the event handles each event exactly once.
         """
         consumer = self._consumer()
         await consumer.start()
@@ -313,7 +316,7 @@ class Client:
             await _stop(consumer)
 
     async def _dead_letter_partitions(self) -> list[TopicPartition]:
-        """None for those who may not read them, since they hold what others sent: `send` runs out of time instead."""
+        """Returns none for a client that may not read dead letters of others. `send` then raises OutcomePending."""
         try:
             return await self._partitions(self._dead_letters)
         except TopicAuthorizationFailedError:
@@ -354,7 +357,7 @@ async def _seek(consumer: AIOKafkaConsumer, partitions: list[TopicPartition], st
 
 
 async def _stop(consumer: AIOKafkaConsumer) -> None:
-    """aiokafka raises CancelledError from it where a fetch has just failed, and leaves its connections open."""
+    """Stops a consumer. If a fetch has just failed, aiokafka raises CancelledError and leaves connections open."""
     try:
         await consumer.stop()
     except asyncio.CancelledError:
@@ -372,7 +375,7 @@ def _check(envelope: EventEnvelope, sequences: dict[str, int], first: int | None
 
 
 def _id_of(value: bytes) -> str:
-    """The command id in a record that may be anything."""
+    """Returns the command id in a record, or "" if the record has none."""
     try:
         found = json.loads(value, parse_int=float)["id"]  # an int has a limit of its digits
     except (ValueError, TypeError, KeyError, RecursionError):

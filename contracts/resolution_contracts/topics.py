@@ -14,20 +14,20 @@ MAX_COMMAND_BYTES = 256 * 1024
 
 
 def command_type(name: str, version: int = 1) -> str:
-    """`Accept` -> `resolution.command.Accept.v1`"""
+    """Returns the CloudEvents type of a command: `resolution.command.Accept.v1` for `Accept`."""
     return f"resolution.command.{name}.v{version}"
 
 
 def event_type(name: str, version: int = 1) -> str:
-    """`Accepted` -> `resolution.event.Accepted.v1`"""
+    """Returns the CloudEvents type of an event: `resolution.event.Accepted.v1` for `Accepted`."""
     return f"resolution.event.{name}.v{version}"
 
 
 def outcome_type(name: str, version: int = 1) -> str:
-    """`CommandAccepted` -> `resolution.outcome.CommandAccepted.v1`"""
+    """Returns the CloudEvents type of an outcome: `resolution.outcome.CommandAccepted.v1` for `CommandAccepted`."""
     return f"resolution.outcome.{name}.v{version}"
 
 
 def notification_type(name: str, version: int = 1) -> str:
-    """`DisputeReminder` -> `resolution.notification.DisputeReminder.v1`"""
+    """Returns the CloudEvents type of a notification: `resolution.notification.DisputeReminder.v1`."""
     return f"resolution.notification.{name}.v{version}"

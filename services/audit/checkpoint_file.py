@@ -1,34 +1,32 @@
-"""A file of checkpoints by itself: whether each is signed by a key that may, and follows the one before."""
+"""Verifies a file of checkpoints: each must be signed by a trusted key, and must follow the one before it."""
 
 from collections.abc import Iterable, Iterator
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from services.eventstore.checkpoint_chain import NOTHING_BEFORE, Checkpoint, NoCheckpoint, key_id, line_hash, parse
+from services.eventstore.checkpoint_chain import NO_PREVIOUS, Checkpoint, NoCheckpoint, key_id, line_hash, parse
 
 from .listing import ranges
 from .tampering import Tampering
 
 
 class Chain:
-    """Follows a file from its first line. `covered` is the last event that the checkpoints so far are about.
-
-    `split`: the last event before the database was split; a chain that was begun after that begins behind it.
-    """
+    """Follows a file from its first line. `covered` is the last event that the checkpoints so far cover."""
 
     def __init__(self, trusted: Iterable[Ed25519PublicKey], found: Tampering, split: int = 0) -> None:
+        """`found` gets what is wrong. `split`: the last event before a split: a chain may begin with the next one."""
         self._keys = {key_id(key): key for key in trusted}
         self._replaced: dict[str, int] = {}
         self._found = found
         self._last: Checkpoint | None = None
-        self._last_hash = NOTHING_BEFORE
+        self._last_hash = NO_PREVIOUS
         self._split = split
         self.covered = 0
 
     def follow(self, lines: Iterable[bytes]) -> Iterator[Checkpoint]:
-        """The checkpoints that say something about the events; what is wrong with the others goes to the findings."""
-        for place, line in enumerate(lines, 1):
-            checkpoint = self._signed(place, line.removesuffix(b"\n"))
+        """Yields the checkpoints that can be compared with the events. Adds what is wrong with others to `found`."""
+        for line_number, line in enumerate(lines, 1):
+            checkpoint = self._signed(line_number, line.removesuffix(b"\n"))
             if checkpoint is not None and self._follows(checkpoint):
                 self._change_keys(checkpoint)
                 self._last, self._last_hash = checkpoint, line_hash(line.removesuffix(b"\n"))
@@ -40,13 +38,13 @@ class Chain:
         """The last checkpoint of the file, or None if it has none."""
         return self._last
 
-    def _signed(self, place: int, line: bytes) -> Checkpoint | None:
+    def _signed(self, line_number: int, line: bytes) -> Checkpoint | None:
         try:
             checkpoint = parse(line)
         except NoCheckpoint:
-            self._found.differs(f"line {place} is no checkpoint: it was edited or cut off")
+            self._found.differs(f"line {line_number} is no checkpoint: it was edited or cut off")
             return None
-        who = f"checkpoint {checkpoint.number} in line {place}"
+        who = f"checkpoint {checkpoint.number} in line {line_number}"
         if checkpoint.key in self._replaced:
             at = self._replaced[checkpoint.key]
             self._found.differs(f"{who} is signed by key {checkpoint.key}, which another replaced in checkpoint {at}")

@@ -1,6 +1,6 @@
-"""History is judged by the rules that it was made by, an earlier version's too.
+"""Finds out which outcomes an earlier version gave, so that they are verified by that version's rules.
 
-Which rules these were is not stored. An outcome shows it if only one version can have given it.
+The version is not stored. An outcome shows it if only one version can have given that outcome.
 """
 
 import re
@@ -17,21 +17,21 @@ _UNKNOWN = ("dispute_unknown", "refund_unknown")
 
 
 def code_of(message: bytes) -> str:
-    """The code of an outcome's message; empty where the command was accepted."""
-    found = _find_code(message)
-    return found[1].decode() if found else ""
+    """Returns the code in a rejection's envelope, or "" if the command was accepted."""
+    match = _find_code(message)
+    return match[1].decode() if match else ""
 
 
 def judged_before(received: Received, code: str, spelled_twice: bool) -> bool:
-    """Whether a first use of a command id was judged by an earlier version, or may as well have been.
+    """Whether an earlier version judged the first use of a command id, or may have judged it.
 
-    `code`: of its outcome. `spelled_twice`: whether its id was used first in small and in capital letters, too.
+    `code` is the outcome's. `spelled_twice`: whether the order has another first use whose id differs in case only.
     """
     return spelled_twice or code in _UNKNOWN or isinstance(received.command, Rejected) != (code == "invalid")
 
 
 def spelled_twice(uses: Iterable[tuple[str, str]]) -> set[tuple[str, str]]:
-    """Of order ids and command ids used first, those that differ in letter case only; in small letters."""
+    """Returns the first uses (order id, command id) whose ids differ in letter case only, in small letters."""
     spellings: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
     for order_id, command_id in uses:
         spellings[order_id, command_id.lower()].add(command_id)
@@ -39,14 +39,14 @@ def spelled_twice(uses: Iterable[tuple[str, str]]) -> set[tuple[str, str]]:
 
 
 def same_but_for_sentences(expected: bytes | None, found: bytes | None) -> bool:
-    """Whether an outcome says what it should. What it tells people may be worded anew in any version."""
+    """Whether an outcome is the expected one. Does not compare sentences for people, which any version may reword."""
     if expected is None or found is None or not (_find_code(expected) and _find_code(found)):
         return expected == found
     try:
-        outcome, said = msgspec.json.decode(expected), msgspec.json.decode(found)["data"]
-        outcome["data"]["message"] = said["message"]
+        outcome, data = msgspec.json.decode(expected), msgspec.json.decode(found)["data"]
+        outcome["data"]["message"] = data["message"]
         if outcome["data"]["code"] == "invalid":
-            outcome["data"]["details"] = said["details"]
+            outcome["data"]["details"] = data["details"]
     except (msgspec.MsgspecError, RecursionError, KeyError, TypeError):
         return False
     return bool(msgspec.json.encode(outcome) == found)

@@ -1,7 +1,8 @@
-"""The commands topic beside what became of it: each record leads to one thing, and nothing comes from no record.
+"""The ledger: compares the records of the commands topic with what became of each.
 
-Offsets have gaps where senders use transactions, so the records themselves are read, and merged with the outcomes and
-parked commands, both in the order of the topic. Neither is kept in memory.
+Each record must have exactly one outcome or parked command, and each of those must have a record. Senders' transactions
+leave gaps in the offsets, so the ledger reads the records themselves. It merges them with the outcomes and parked
+commands, both sorted by partition and offset, and keeps neither in memory.
 """
 
 import asyncio
@@ -31,21 +32,31 @@ _PROGRESS_EVERY = 10_000
 
 @dataclass
 class Account:
-    """One partition. `records` are on the topic; `expired` became something and have left it since.
+    """The numbers of records of one partition.
 
-    records + expired = accepted + rejected + repeated + reused + dead + parked + waiting, where nothing is wrong.
+    If nothing is wrong, records + expired = accepted + rejected + repeated + reused + dead + parked + waiting.
     """
 
     partition: int
+    """The number of the partition."""
     records: int = 0
+    """Records on the topic."""
     expired: int = 0
+    """Records that were handled and have left the topic."""
     accepted: int = 0
+    """Records with an outcome of the kind `accepted`."""
     rejected: int = 0
+    """Records with an outcome of the kind `rejected`."""
     repeated: int = 0
+    """Records with an outcome of the kind `repeated`."""
     reused: int = 0
+    """Records with an outcome of the kind `reused`."""
     dead: int = 0
+    """Dead letters."""
     parked: int = 0
+    """Parked commands."""
     waiting: int = 0
+    """Records that the commands role has not judged yet."""
 
 
 @dataclass(kw_only=True)
@@ -55,33 +66,33 @@ class Ledger(Differences):
     partitions: list[Account] = field(default_factory=list)
 
     def add(self, other: "Ledger", shard: Shard) -> None:
-        """Adds that of a shard."""
+        """Adds the ledger of a shard."""
         other.in_shard(shard)
         self.partitions += other.partitions
         self.note(other)
 
 
-class _Fates:
-    """What became of records, by partition and offset; read from the database in a thread, a piece at a time."""
+class _HandledRecords:
+    """What became of the records, sorted by partition and offset. Reads from the database in a thread."""
 
     def __init__(self, connection: psycopg.Connection[Any]) -> None:
         self._connection = connection
         self._source = outcomes_by_record(connection)
-        self._piece: deque[RecordOutcome] = deque()
+        self._buffer: deque[RecordOutcome] = deque()
         self._reading: asyncio.Future[deque[RecordOutcome]] | None = None
 
     async def peek(self) -> RecordOutcome | None:
-        """The next one; None behind the last."""
-        if not self._piece:
+        """Returns the next one without taking it, or None after the last."""
+        if not self._buffer:
             self._reading = asyncio.ensure_future(asyncio.to_thread(lambda: deque(islice(self._source, _AT_ONCE))))
-            self._piece = await asyncio.shield(self._reading)
-        return self._piece[0] if self._piece else None
+            self._buffer = await asyncio.shield(self._reading)
+        return self._buffer[0] if self._buffer else None
 
     def take(self) -> None:
-        self._piece.popleft()
+        self._buffer.popleft()
 
     async def close(self) -> None:
-        """Sets the connection free, also while it is read."""
+        """Stops reading, so that the connection can be closed."""
         if self._reading is not None and not self._reading.done():
             await asyncio.to_thread(self._connection.cancel_safe)
             await asyncio.wait([self._reading])
@@ -89,9 +100,10 @@ class _Fates:
 
 
 class _Book:
-    """Keeps one partition's account. `position`: what the commands role reads next; `begin`: where the topic begins."""
+    """Keeps the account of one partition."""
 
     def __init__(self, partition: int, position: int, begin: int, ledger: Ledger) -> None:
+        """`position`: the offset that the commands role reads next. `begin`: the first offset on the topic."""
         self._partition = partition
         self._position = position
         self._begin = begin
@@ -102,7 +114,7 @@ class _Book:
         self._settled_as = ""
 
     def record(self, offset: int) -> None:
-        """Enters a record, after what became of it and of those before."""
+        """Enters a record. Call `handled` first with what became of it and of earlier records."""
         self._records += 1
         if offset == self._settled:
             return
@@ -111,8 +123,8 @@ class _Book:
         else:
             self._kinds["waiting"] += 1
 
-    def fate(self, offset: int, kind: str, *, on_topic: bool) -> None:
-        """Enters what became of a record. `on_topic`: whether there is one at this offset."""
+    def handled(self, offset: int, kind: str, *, on_topic: bool) -> None:
+        """Enters what became of a record. `on_topic`: whether the topic has a record at this offset."""
         self._kinds[kind] += 1
         if offset == self._settled:
             self._differs(offset, f"it is there twice, {self._settled_as} and {kind}")
@@ -131,9 +143,9 @@ class _Book:
 
 
 async def balance(database_url: str, cluster: Cluster, topics: Topics, progress: Callable[[int, int], None]) -> Ledger:
-    """The topic's partitions of the shard, as of now; the service may run meanwhile. `progress(done, of)`: offsets.
+    """Returns the ledger of the shard's partitions as of now. The service may run meanwhile.
 
-    Raises TopicError, KafkaError, CannotVerify, psycopg.Error.
+    Calls `progress(done, total)` with numbers of offsets. Raises TopicError, KafkaError, CannotVerify, psycopg.Error.
     """
     count = await count_partitions(cluster, topics)
     with connect_read_only(database_url) as connection:
@@ -144,7 +156,7 @@ async def balance(database_url: str, cluster: Cluster, topics: Topics, progress:
             raise CannotVerify(
                 f"This is not the service's database ({error}). Check RESOLUTION_DATABASE_URL."
             ) from None
-        source = _Fates(connection)
+        source = _HandledRecords(connection)
         try:
             partitions = topics.shard.partitions(count)
             return await _balance(cluster, topics.commands, partitions, positions, bases, source, progress)
@@ -158,7 +170,7 @@ async def _balance(
     partitions: Sequence[int],
     positions: dict[int, int],
     bases: dict[int, int],
-    source: _Fates,
+    source: _HandledRecords,
     progress: Callable[[int, int], None],
 ) -> Ledger:
     ledger, done = Ledger(), 0
@@ -167,9 +179,9 @@ async def _balance(
         begins, ends = await consumer.beginning_offsets(everywhere), await consumer.end_offsets(everywhere)
         of = sum(ends[where] - begins[where] for where in everywhere)
         for where in everywhere:
-            await _pass_over(source, ledger, where.partition)
+            await _report_foreign(source, ledger, where.partition)
             consumer.assign([where])
-            # Measured again, since a large topic may lose records while it is read.
+            # Read again, because records may expire while a large topic is read.
             base = bases.get(where.partition, 0)
             begin = base + (await consumer.beginning_offsets([where]))[where]
             book = _Book(where.partition, positions.get(where.partition, 0), begin, ledger)
@@ -178,27 +190,29 @@ async def _balance(
                     progress(done + offset - begin, of)
             done += ends[where] - begins[where]
             ledger.partitions.append(book.account())
-        await _pass_over(source, ledger, None)
+        await _report_foreign(source, ledger, None)
         return ledger
 
 
-async def _merge(stream: Stream, source: _Fates, book: _Book) -> AsyncIterator[int]:
-    """Enters a partition's records and what became of them in the order of their offsets; yields each record's."""
+async def _merge(stream: Stream, source: _HandledRecords, book: _Book) -> AsyncIterator[int]:
+    """Enters a partition's records and what became of them, in the order of the offsets. Yields the offsets."""
     partition = stream.partition
     while await stream.peek() is not None:
         offset = stream.take().offset
-        while (fate := await source.peek()) is not None and fate[:2] <= (partition, offset):
+        while (handled := await source.peek()) is not None and handled[:2] <= (partition, offset):
             source.take()
-            book.fate(fate.record_offset, fate.became, on_topic=fate.record_offset == offset)
+            book.handled(handled.record_offset, handled.became, on_topic=handled.record_offset == offset)
         book.record(offset)
         yield offset
-    while (fate := await source.peek()) is not None and fate.partition == partition:
+    while (handled := await source.peek()) is not None and handled.partition == partition:
         source.take()
-        book.fate(fate.record_offset, fate.became, on_topic=False)
+        book.handled(handled.record_offset, handled.became, on_topic=False)
 
 
-async def _pass_over(source: _Fates, ledger: Ledger, partition: int | None) -> None:
-    """What is of partitions before this one, or of any where it is None: they are not the shard's, or not there."""
-    while (fate := await source.peek()) is not None and (partition is None or fate.partition < partition):
+async def _report_foreign(source: _HandledRecords, ledger: Ledger, partition: int | None) -> None:
+    """Reports what is stored for partitions before this one, or for any if None: the shard has no such partitions."""
+    while (handled := await source.peek()) is not None and (partition is None or handled.partition < partition):
         source.take()
-        ledger.differs(f"{fate.partition}/{fate.record_offset}: {fate.became}, but this database has no such partition")
+        ledger.differs(
+            f"{handled.partition}/{handled.record_offset}: {handled.became}, but this database has no such partition"
+        )

@@ -1,4 +1,4 @@
-"""Words of findings."""
+"""Lists numbers in few words, for the sentences of findings."""
 
 from collections.abc import Iterable, Iterator
 
@@ -6,7 +6,7 @@ _MOST = 8
 
 
 def ranges(noun: str, numbers: Iterable[int]) -> str:
-    """`event 7`, or `events 7, 9 to 12`: ascending numbers in few words; `no event` where there are none."""
+    """Returns ascending numbers in few words: `event 7`, `events 7, 9 to 12`, or `no event`."""
     runs = list(_runs(numbers))
     if not runs:
         return f"no {noun}"

@@ -1,4 +1,4 @@
-"""The disputes that are open by what was published, as far as the timer has read."""
+"""Computes the open disputes from the published events, as far as the timer has read."""
 
 from collections.abc import Iterable, Mapping
 from datetime import datetime
@@ -8,18 +8,16 @@ from services.orders.events import Accepted, AutoAccepted, Declined, DisputeClos
 _SETTLED = (Accepted, AutoAccepted, Declined, DisputeClosed, Withdrawn)
 
 OpenDispute = tuple[str, str, datetime]
-"""Order id, dispute id, when it ends."""
+"""Order id, dispute id, deadline."""
 Change = tuple[int, int, str, str, datetime | None]
-"""Partition, offset, order id, dispute id, when it ends; None where it was settled."""
+"""Partition, offset, order id, dispute id, deadline; None instead of the deadline if the dispute was settled."""
 
 
 class Disputes:
-    """Follows events. `timer`: by partition, the offset up to which it has read. What comes behind is kept for later.
-
-    `known` and `later` are what another one had when it stopped.
-    """
+    """Follows events, and keeps those that the timer has not read yet for later."""
 
     def __init__(self, timer: Mapping[int, int], known: Iterable[OpenDispute], later: Iterable[Change]) -> None:
+        """`timer`: the timer's next offset, by partition. `known` and `later`: where an earlier object stopped."""
         self._timer = timer
         self._open = {(order_id, dispute_id): ends_at for order_id, dispute_id, ends_at in known}
         self.later: list[Change] = []
@@ -32,7 +30,7 @@ class Disputes:
         return [(*key, ends_at) for key, ends_at in self._open.items()]
 
     def follow(self, partition: int, offset: int, event: Event) -> None:
-        """Takes the next event, as it was published there."""
+        """Follows the next event, which was published at this partition and offset."""
         if isinstance(event, DisputeOpened):
             self._note(partition, offset, event.originator_id, event.dispute_id, event.respond_by)
         elif isinstance(event, _SETTLED):

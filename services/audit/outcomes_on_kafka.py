@@ -1,4 +1,4 @@
-"""The outcomes and dead letters that are stored, beside those on Kafka: each is there once, with the same content."""
+"""Compares the stored outcomes and dead letters with those on Kafka: each must be there once, with the same content."""
 
 import asyncio
 from collections.abc import Sequence
@@ -24,10 +24,10 @@ _AT_ONCE = 10_000
 
 
 async def compare_outcomes(database_url: str, cluster: Cluster, topics: Topics) -> Findings:
-    """Those of the shard, as of now; the service may run meanwhile. What the relay has still to publish may be missing.
+    """Compares the shard's outcomes as of now. The service may run meanwhile, and the relay may be behind.
 
-    The ends are measured before the store is read, so that all that is on Kafka up to there has to be stored. Raises
-    TopicError, KafkaError, psycopg.Error.
+    Reads the topics' ends before it reads the store, so that all that is on Kafka before these ends must be stored.
+    Raises TopicError, KafkaError and psycopg.Error.
     """
     partitions = topics.shard.partitions(count := await count_partitions(cluster, topics))
     position = await published(cluster, topics)
@@ -51,7 +51,7 @@ async def compare_outcomes(database_url: str, cluster: Cluster, topics: Topics) 
 
 
 def _erased(connection: psycopg.Connection[Any], rows: Sequence[StoredOutcome]) -> OrderKeys:
-    """The keys that were erased, of the orders that dead letters name."""
+    """Returns the erased keys of the orders that these dead letters name."""
     named = {
         row.key.decode(errors="ignore").replace("\0", "") for row in rows if row.kind is OutcomeKind.DEAD and row.key
     }

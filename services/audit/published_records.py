@@ -1,4 +1,4 @@
-"""What the relay has published of some partitions, beside what is stored: each has to be the next one on its topic."""
+"""Compares what is stored with what the relay has published: each must be the next record on its topic."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -22,10 +22,10 @@ from .stored_history import is_erased_letter
 
 
 class Published:
-    """Compares, in the order of the store, and lets `disputes` follow the events that are there.
+    """Compares in the order of the store, and lets `disputes` follow the events that are published.
 
-    `streams` are those of the topics by name and partition, which begin at `begins`; without that of the events, these
-    are left out. What is stored behind the outcome `published` need not be there yet.
+    `streams` are by topic and partition, and begin at `begins`. Without a stream of the events topic, events are not
+    compared. What is stored after outcome `published` need not be published yet.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class Published:
         self._findings = findings
 
     async def compare(self, row: StoredOutcome, events: Sequence[Event | None], keys: OrderKeys) -> None:
-        """An outcome with its events, None for one that cannot be read. Raises KafkaError."""
+        """Compares an outcome and its events (None for one that cannot be read). Raises KafkaError."""
         due = row.outcome_id <= self._published
         for event in events:
             if event is None:
@@ -71,10 +71,7 @@ class Published:
                 self._findings.unpublished += offset is None and not due
 
     async def _expect(self, stream: Stream, what: str, wanted: "_Wanted", due: bool) -> int | None:
-        """The offset of what was stored, as it was published; None if it is not there.
-
-        Reads on where it has to; what is at hand is taken without it.
-        """
+        """Returns the offset of a stored message on its topic, or None if it is not there."""
         record = await stream.peek()
         topic = stream.topic
         if record is None:
@@ -100,14 +97,14 @@ class Published:
         return stream.take().offset
 
     async def _expired(self, stream: Stream, wanted: "_Wanted") -> bool:
-        """Whether this was published so long ago that it has left its topic."""
+        """Whether the message was published so long ago that it has left its topic."""
         begin = self._begins[stream.topic][stream.partition]
         if begin == 0 or stream.position > begin:
             return False
         return (record := await stream.peek()) is None or not wanted.is_(record)
 
     async def look_for_surplus(self) -> None:
-        """Behind what is stored there must be nothing. Raises KafkaError."""
+        """Reports records on the topics that are not stored. Raises KafkaError."""
         for streams in (self._events, self._outcomes, self._dead_letters):
             for stream in streams.values():
                 while (record := await stream.peek()) is not None:
@@ -119,13 +116,16 @@ class Published:
 
 
 class _Wanted(msgspec.Struct):
-    """A record that has to be there. `erased`: with its texts or without, for it may be older than their erasure."""
+    """A record that has to be on its topic."""
 
     key: bytes | None
+    """Its key."""
     value: bytes | None
+    """Its value."""
     erased: bool = False
+    """Whether its texts were erased: the topic may have it with texts or without."""
     letter: bool = False
-    """Whether it is a dead letter, of which the topic has the beginning where it is large."""
+    """Whether it is a dead letter: of a large one the topic has only the first bytes."""
 
     def is_(self, record: Record) -> bool:
         if self.letter and (record.key, record.value) == published_letter(self.key, self.value, ())[:2]:
@@ -140,7 +140,7 @@ class _Wanted(msgspec.Struct):
 
 
 def _identity(value: bytes | None) -> Any:
-    """What names a message, whatever else is in it."""
+    """Returns what identifies a message, or None if it cannot be read."""
     try:
         envelope = msgspec.json.decode(value or b"")
         return envelope["id"], envelope["type"], envelope["data"].get("duplicate")

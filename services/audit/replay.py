@@ -1,6 +1,6 @@
-"""An order's history: each event with its cause, the state after it, and what changed in the state.
+"""Replays an order: each event with its cause, the state after it, and what changed in the state.
 
-For auditors: confidential fields are shown (D16).
+This is for auditors, so it shows confidential fields (D16).
 """
 
 from collections.abc import Iterator, Sequence
@@ -21,18 +21,17 @@ Json = dict[str, Any]
 
 
 class NoHistory(Exception):
-    """There is nothing to tell of an order up to there, or what is stored of it does not follow."""
+    """The order has no event up to there, or its stored events cannot be replayed. The text says which."""
 
 
 def replay(
     store: OrderStore, order_id: str, *, as_of: datetime | None = None, at: int | None = None, commands: bool = False
 ) -> Iterator[Json]:
-    """Each event with the state after it, oldest first; up to event number `at` or the business time `as_of`.
+    """Yields each event with the state after it, oldest first, up to sequence `at` or business time `as_of`.
 
-    With `commands`, those from which no event follows stand between the events, in the order of judging: they have
-    no `event`, but `command`, `outcome`, `code` and `message`. Yields nothing for an order that nobody registered.
-    Raises the library's MapperDeserialisationError for an event that this version cannot read, ValueError for a gap in
-    the history.
+    With `commands`, also yields commands without an event of their own, in the order of judging: they have `command`,
+    `outcome`, `code` and `message` instead of `event`. Yields nothing for an order that nobody registered. Raises the
+    library's MapperDeserialisationError for an event that this version cannot read, and ValueError for a gap.
     """
     judged = store.outcomes(order_id, repeats=commands)
     steps = _events(store, order_id, judged, as_of, at)
@@ -40,7 +39,7 @@ def replay(
 
 
 def changes(before: Json, after: Json, path: str = "") -> dict[str, Json]:
-    """What differs between two states: by the field's path, with dots, what was there before and after."""
+    """Returns what differs between two states: for each field's path, with dots, the values before and after."""
     found: dict[str, Json] = {}
     for name in dict.fromkeys([*before, *after]):
         old, new = before.get(name), after.get(name)
@@ -111,14 +110,14 @@ _UNKNOWN = dict.fromkeys(("command", "source", "partition", "offset", "time", "o
 
 
 def _cause(order: Order, event: e.Event, command: StoredOutcome | None) -> Json:
-    """The command from which the event follows; what is not known of it, because its outcome is not stored, is null."""
+    """Returns the command that caused the event. Fields are null if the command's outcome is not stored."""
     decided_by = "deadline" if _decided_by_deadline(order, event) else "command"
     known = _UNKNOWN if command is None else _command(command)
     return {"decided_by": decided_by, "command_id": event.command_id} | known
 
 
 def _decided_by_deadline(order: Order, event: e.Event) -> bool:
-    """Whether the command only brought out what the deadline had decided: an auto-acceptance and what follows (D3)."""
+    """Whether the deadline, not the command, decided the event: an auto-acceptance or its consequence (D3)."""
     match event:
         case e.AutoAccepted():
             return True
@@ -133,7 +132,7 @@ def _decided_by_deadline(order: Order, event: e.Event) -> bool:
 
 
 def _command(command: StoredOutcome) -> Json:
-    """`time` is when it was judged, by business time; of a command sent again that is not kept."""
+    """Returns a command for the output. `time` is the business time of judging, which a repeat does not have."""
     envelope = msgspec.json.decode(command.message or b"")
     data = envelope["data"]
     return {
@@ -173,5 +172,5 @@ def _with_commands(
 
 
 def _has_events_of_its_own(command: StoredOutcome) -> bool:
-    """A rejected command has none: what it may have brought out was decided by a deadline."""
+    """Whether the command itself caused events. The events of a rejected command were decided by a deadline."""
     return command.kind is OutcomeKind.ACCEPTED and bool(msgspec.json.decode(command.message or b"")["data"]["events"])

@@ -1,7 +1,7 @@
-"""The read models as they stood at an instant, as files: JSON lines, one file for each table.
+"""Writes the read models as of an instant to files: JSON lines, one file for each table.
 
-Files are an export, so confidential fields are left out (D16). What is counted over many orders takes PostgreSQL, so
-the tables are built there first, in schemas that are gone when the files are written.
+The files are an export, so they have no confidential fields (D16). Read models that aggregate over orders need
+PostgreSQL, so the tables are first built in temporary schemas, which are dropped at the end.
 """
 
 from collections.abc import Callable, Iterable
@@ -18,13 +18,13 @@ from services.orders.instants import format_instant
 from services.orders.public_events import without_confidential
 
 _PREFIX = "_files"
-"""No user can choose it."""
+"""The prefix of these schemas. Users cannot choose it."""
 SUMMARY = "replay.json"
-"""Written last: with it a directory is complete."""
+"""The file that is written last: a directory that has it is complete."""
 
 
 def write_files(database_url: str, directory: Path, as_of: datetime, progress: Callable[[int, int], None]) -> Replayed:
-    """Writes READ_MODEL/TABLE.jsonl for each table, sorted by key, into a new or empty directory.
+    """Writes READ_MODEL/TABLE.jsonl for each table, sorted by key, to a new or empty directory.
 
     Raises AsOfError, OSError, psycopg.Error and the library's MapperDeserialisationError.
     """
@@ -52,7 +52,7 @@ def _write(file: Path, rows: Iterable[DictRow]) -> None:
 
 
 def _cell(value: Any) -> Any:
-    """Documents are JSON as bytes."""
+    """Returns a column's value for JSON. Bytes are a JSON document."""
     if isinstance(value, bytes):
         return without_confidential(msgspec.json.decode(value))
     return format_instant(value.astimezone(UTC)) if isinstance(value, datetime) else value

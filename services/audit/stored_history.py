@@ -1,4 +1,4 @@
-"""History as it is stored, in chunks of outcomes with their events."""
+"""Loads the stored history in chunks: outcomes with their events."""
 
 from collections.abc import Callable, Collection, Iterable
 from typing import Any
@@ -24,39 +24,44 @@ def is_erased_letter(outcome: Outcome, keys: OrderKeys) -> bool:
 
 
 class Chunk(msgspec.Struct):
-    """Outcomes of some partitions, and their events. `missing`: numbers that should be there, in sentences.
-
-    `keys` are those of the events' orders, and of orders that a dead letter names.
-    """
+    """Outcomes of some partitions, and their events."""
 
     outcomes: list[OutcomeWithEvents]
+    """The outcomes, in the order of judging."""
     events: dict[int, NumberedRow]
+    """The events by their numbers."""
     first_uses: FirstUses
+    """The earlier first uses of the outcomes' command ids."""
     missing: list[str]
+    """Sentences about outcomes and events that should be stored, but are not."""
     elsewhere: int
+    """Events up to this number may be in another shard."""
     keys: OrderKeys
+    """The keys of the events' orders, and of orders that dead letters name."""
 
     def of(self, outcome: OutcomeWithEvents) -> list[NumberedRow | None]:
-        """An outcome's events, None for one that is missing. Up to `elsewhere` other shards have what is not here."""
+        """Returns an outcome's events, None for one that is missing. Leaves out events of other shards."""
         return [
             self.events.get(number) for number in outcome.event_ids if number in self.events or number > self.elsewhere
         ]
 
 
 class ChunkLoader(msgspec.Struct, frozen=True):
-    """Loads chunks of some partitions. Up to the numbers of `split`, events and outcomes may be another shard's.
-
-    `tells_gaps`: whether it looks for outcomes and events that no partition has.
-    """
+    """Loads chunks of some partitions."""
 
     connection: Connection[Any]
+    """Where to read."""
     masters: MasterKeys
+    """Unwrap the order keys."""
     partitions: Collection[int]
+    """The partitions whose outcomes are loaded."""
     split: Split
+    """Events and outcomes up to these numbers may be in another shard."""
     tells_gaps: bool
+    """Whether to look for outcomes and events that no partition has."""
 
     def load(self, after: int, last: int) -> Chunk:
-        """What is stored of the outcomes numbered above `after`, up to `last`. Raises MasterKeyError, psycopg.Error."""
+        """Loads the outcomes numbered above `after`, up to `last`. Raises MasterKeyError and psycopg.Error."""
         outcomes = outcomes_between(self.connection, self.partitions, after, last)
         numbers = [number for row in outcomes for number in row.event_ids]
         events = _by_number(events_numbered(self.connection, numbers))
@@ -72,9 +77,9 @@ class ChunkLoader(msgspec.Struct, frozen=True):
         return Chunk(outcomes, events, first_uses, missing, self.split.event_id, keys)
 
     def load_retired(self, after: int, last: int, partition_of: Callable[[str], int]) -> Chunk:
-        """The events numbered above `after`, up to `last`, whose outcomes were retired. Raises as `load` does.
+        """Loads the events numbered above `after`, up to `last`, whose outcomes were retired. Raises as `load` does.
 
-        `partition_of` tells an order's partition, which is stored with outcomes only.
+        `partition_of` computes an order's partition, which only outcomes store.
         """
         events = _by_number(events_between(self.connection, after, last))
         wanted = range(max(after, self.split.event_id) + 1, last + 1) if self.tells_gaps else ()
@@ -96,7 +101,7 @@ def _missing_events(events: Collection[int], wanted: Iterable[int]) -> list[str]
 
 
 def _retired(event: NumberedRow, partition: int) -> OutcomeWithEvents:
-    """Stands for the retired outcome that an event was stored with."""
+    """Returns an outcome that stands for the retired one of an event."""
     return OutcomeWithEvents(
         OutcomeKind.RETIRED,
         partition,
@@ -116,16 +121,20 @@ def _retired(event: NumberedRow, partition: int) -> OutcomeWithEvents:
 
 
 class StoreEnd(msgspec.Struct):
-    """Where the store ended at a moment, what was parked then, and how far the commands had been judged."""
+    """The end of the store at one moment."""
 
     outcome_id: int
+    """The last outcome."""
     event_id: int
+    """The last event."""
     parked: set[tuple[int, int]]
+    """Partition and offset of the parked commands."""
     judged: dict[int, int]
+    """The commands role's next offset, by partition."""
 
 
 def store_end(connection: Connection[Any]) -> StoreEnd:
-    """Raises psycopg.Error."""
+    """Returns the end of the store now. Raises psycopg.Error."""
     with connection.transaction(), connection.cursor(row_factory=tuple_row) as cursor:
         cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
         [(outcome_id, last)] = cursor.execute(
@@ -138,14 +147,16 @@ def store_end(connection: Connection[Any]) -> StoreEnd:
 
 
 class TimerState(msgspec.Struct):
-    """The timer's deadlines, (order id, dispute id) and when, and how far it had read the events by then."""
+    """What the timer has stored at one moment."""
 
     deadlines: dict[tuple[str, str], Any]
+    """The deadlines, by order id and dispute id."""
     positions: dict[int, int]
+    """The timer's next offset, by partition."""
 
 
 def timer_state(connection: Connection[Any]) -> TimerState:
-    """Raises psycopg.Error."""
+    """Returns what the timer has stored now. Raises psycopg.Error."""
     with connection.transaction(), connection.cursor(row_factory=tuple_row) as cursor:
         cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
         deadlines = cursor.execute("SELECT order_id, dispute_id, due_at FROM deadlines").fetchall()

@@ -1,4 +1,4 @@
-"""What a verification of checkpoints has to say: what was edited, deleted, inserted, or put in another order."""
+"""The result of a verification of checkpoints: which events were edited, deleted, inserted or reordered."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -11,42 +11,46 @@ from .listing import ranges
 
 @dataclass(kw_only=True)
 class Tampering(Differences):
-    """How much was compared, and what differs.
-
-    `uncovered`: events after those of the last checkpoint. `last_at`: when that was written, in real time.
-    """
+    """How much was compared, and what differs."""
 
     checkpoints: int = 0
+    """How many checkpoints were compared."""
     events: int = 0
+    """How many events were compared."""
     uncovered: int = 0
+    """How many events are newer than the last checkpoint."""
     last_checkpoint: int = 0
+    """The number of the last checkpoint."""
     last_event: int = 0
+    """The last event that it covers."""
     last_at: str | None = None
+    """When it was signed, in real time."""
 
 
 class Mismatch(msgspec.Struct):
-    """A checkpoint that does not fit its events, `first` to `last`.
-
-    `lost`: by the number of an event that is not there as it was, its tag. `strange`: number and tag of those that are
-    there and were not. Both are empty where the single events were not told apart.
-    """
+    """A checkpoint that does not fit its events."""
 
     number: int
+    """The checkpoint's number."""
     first: int
+    """Its first event."""
     last: int
+    """Its last event."""
     lost: dict[int, bytes]
+    """The tags of signed events that the store does not have, by event number. Empty if they were not compared."""
     strange: list[tuple[int, bytes]]
+    """Number and tag of events that the store has, but that were not signed. Empty if they were not compared."""
 
 
 def explain(mismatches: Sequence[Mismatch]) -> Iterable[str]:
-    """A sentence for each: an event that is lost in one place and strange in another has changed its place."""
+    """Yields a sentence for each mismatch. An event that is lost at one number and strange at another was reordered."""
     lost = {tag for mismatch in mismatches for tag in mismatch.lost.values()}
     strange = {tag for mismatch in mismatches for _, tag in mismatch.strange}
     for mismatch in mismatches:
         gone = {number for number, tag in mismatch.lost.items() if tag not in strange}
         new = {number for number, tag in mismatch.strange if tag not in lost}
         moved = {number for number, tag in mismatch.strange if tag in lost}
-        told = [
+        changes = [
             f"{ranges('event', sorted(numbers))} {what}"
             for numbers, what in (
                 (gone & new, "edited"),
@@ -57,4 +61,4 @@ def explain(mismatches: Sequence[Mismatch]) -> Iterable[str]:
             if numbers
         ]
         where = ranges("event", range(mismatch.first, mismatch.last + 1))
-        yield f"checkpoint {mismatch.number} does not fit {where}" + (f": {'; '.join(told)}" if told else "")
+        yield f"checkpoint {mismatch.number} does not fit {where}" + (f": {'; '.join(changes)}" if changes else "")

@@ -1,8 +1,8 @@
-"""`resolution verify`: all there is, against all that it must follow from. Reads only, beside a live service.
+"""`resolution verify`: compares all that is stored and published with what must follow from the commands. Reads only.
 
-What is being written meanwhile must not look like a difference, so the ends are measured in this order: the timer's
-deadlines, what the relay has published, the topics, the store. Whatever is found on a topic then has to be in the
-store, and whatever the relay had published by then has to be on its topic.
+The service may run meanwhile. So that nothing new looks like a difference, the ends are read in this order: the timer's
+deadlines, the relay's position, the topics, the store. Then whatever is on a topic must be in the store, and whatever
+the relay had published must be on its topic.
 """
 
 import asyncio
@@ -47,7 +47,7 @@ _READ_MODELS = [["order_page"], ["inbox", "metrics", "overview", "reminders"]]
 
 
 class VerificationFailed(Exception):
-    """A verification that could not go on: a sentence that says why."""
+    """The verification cannot go on. The text says why."""
 
 
 class _Message(msgspec.Struct):
@@ -66,9 +66,9 @@ class _Message(msgspec.Struct):
 def verify_history(
     settings: Settings, clock: Clock, resume: Path | None, progress: Callable[[str, int, int], None]
 ) -> Findings:
-    """Verifies a shard. `resume`: a file that says how far an earlier verification came; it is kept up to date.
+    """Verifies a shard. `resume`: a file with how far an earlier verification came; this one updates it.
 
-    `progress(what, done, of)`. Raises VerificationFailed, TopicError, KafkaError and psycopg.Error.
+    Calls `progress(what, done, total)`. Raises VerificationFailed, TopicError, KafkaError and psycopg.Error.
     """
     forkserver.set_forkserver_preload(_IMPORTED_ONCE)
     with started_deaf():
@@ -154,7 +154,7 @@ def _states(resume: Path | None, partitions: Sequence[int]) -> list[Progress]:
 
 
 def _require_same_history(settings: Settings, resume: Path | None, states: Sequence[Progress]) -> None:
-    """A database that fell back may have grown past where the last verification came to."""
+    """Raises VerificationFailed if the database was restored since the earlier verification."""
     with connect(settings.database, autocommit=True) as connection:
         for state in states:
             if state.history and state.history != digest_of_last_events(connection, state.event_id):
@@ -171,7 +171,7 @@ def _save(resume: Path, states: Sequence[Progress]) -> None:
 
 
 def _compare_deadlines(states: Sequence[Progress], timer: TimerState, findings: Findings) -> None:
-    """Every open dispute has its deadline, and no other has one."""
+    """Reports open disputes without a deadline, and deadlines of other disputes."""
     disputes = {(order_id, dispute_id): at for state in states for order_id, dispute_id, at in state.open}
     findings.deadlines += len(disputes)
     for (order_id, dispute_id), at in disputes.items():

@@ -1,7 +1,7 @@
-"""The event store against a file of checkpoints: needs the database, the file, and the public keys; no Kafka.
+"""Compares the event store with a file of checkpoints. Needs the database, the file and the public keys, but no Kafka.
 
-The file is followed line by line, and its checkpoints are compared with the rows in runs, by several processes. Only
-where a hash does not fit are the rows read again, to tell which of them it is.
+Follows the file line by line. Several processes compare runs of checkpoints with the rows. If a hash does not fit, the
+rows are read again to find out which of them differ.
 """
 
 import multiprocessing
@@ -30,11 +30,11 @@ from .worker_processes import started_deaf
 _RUN_EVENTS = 50_000
 _RUN_CHECKPOINTS = 1_000
 _TOLD_APART = 100
-"""So many checkpoints at most have their lost and strange events kept in memory."""
+"""For how many checkpoints at most lost and strange events are kept in memory."""
 
 
 class CannotVerify(Exception):
-    """A file or a database that there is nothing to verify with: a sentence that says why."""
+    """The file or the database cannot be used for a verification. The text says why."""
 
 
 def verify_checkpoints(
@@ -97,7 +97,7 @@ def _measure(url: str, found: Tampering) -> tuple[CheckpointNotes | None, int]:
 def _of_this_database(
     checkpoints: Iterable[Checkpoint], notes: CheckpointNotes | None, found: Tampering
 ) -> Iterator[Checkpoint]:
-    """Those whose hashes can be computed with the database's salt."""
+    """Yields the checkpoints whose hashes can be computed with the database's salt."""
     others = 0
     for checkpoint in checkpoints:
         if notes is not None and checkpoint.salt == salt_hash(notes.salt):
@@ -112,7 +112,7 @@ def _of_this_database(
 
 
 class _Sources:
-    """Which databases have events: those before a split are in several, each in one of them."""
+    """Which databases have which events: those from before a split are spread over several databases."""
 
     def __init__(self, shards: Sequence[str], number: int) -> None:
         self._shards, self._number = shards, number
@@ -132,7 +132,7 @@ class _Sources:
 
 
 def _runs(checkpoints: Iterable[Checkpoint], sources: _Sources) -> Iterator[list[Checkpoint]]:
-    """Checkpoints that follow one another, for one query of the same databases."""
+    """Yields runs of consecutive checkpoints whose events are in the same databases."""
     run: list[Checkpoint] = []
     for checkpoint in checkpoints:
         if run and (
@@ -151,7 +151,7 @@ def _runs(checkpoints: Iterable[Checkpoint], sources: _Sources) -> Iterator[list
 def _compared(
     sources: _Sources, notes: CheckpointNotes | None, runs: Iterator[list[Checkpoint]], processes: int
 ) -> Iterator[tuple[list[Checkpoint], list[Mismatch]]]:
-    """Each run with what does not fit, in their order. A few runs are under way at a time."""
+    """Yields each run with its mismatches, in their order. Compares a few runs at a time."""
     if notes is None:
         deque(runs, maxlen=0)  # the file is to be followed all the same
         return
@@ -176,7 +176,7 @@ def _compared(
 
 
 def compare(urls: Sequence[str], salt: bytes, run: Sequence[Checkpoint]) -> list[Mismatch]:
-    """Which checkpoints of a run do not fit their events in these databases together. Raises psycopg.Error."""
+    """Returns the checkpoints of a run that do not fit the events in these databases. Raises psycopg.Error."""
     hashes = Hashes(salt)
     with ExitStack() as stack:
         connections = [stack.enter_context(connect(url, autocommit=True)) for url in urls]

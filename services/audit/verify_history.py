@@ -89,7 +89,7 @@ class Progress(msgspec.Struct):
 
 
 class History:
-    """Verifies the history of `progress.partitions`, and moves `progress` on."""
+    """Verifies the history of `progress.partitions`, and updates `progress`."""
 
     def __init__(
         self,
@@ -379,7 +379,7 @@ class History:
 
 
 def _load(loader: ChunkLoader, after: int, end: int) -> tuple[int, asyncio.Future[Chunk]] | None:
-    """The chunk behind `after`, on its way, and its last number."""
+    """Starts to load the next chunk after `after`. Returns its last number and its future, or None after the end."""
     last = min(after + _CHUNK, end)
     if last <= after:
         return None
@@ -402,7 +402,7 @@ def _was_judged_before(row: OutcomeWithEvents, reading: Reading, twice: set[tupl
 
 
 def _repeats_what_is_gone(row: OutcomeWithEvents, chunk: Chunk) -> bool:
-    """Whether the first use of its command id was retired."""
+    """Whether the outcome is that of a repeat whose first use was retired."""
     if not row.kind.is_repeat or first_use([chunk.first_uses], row.order_id, row.command_id) is not None:
         return False
     use = row.order_id, row.command_id.lower()

@@ -1,4 +1,4 @@
-"""Read models against a replay of the event store, in one snapshot of the database. Writes temporary tables only."""
+"""Compares read models with a replay of the event store, in one PostgreSQL snapshot. Writes temporary tables only."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -19,9 +19,10 @@ from .findings import Findings
 
 
 def verify_read_models(url: str, names: Sequence[str], findings: Findings, progress: Callable[[int], None]) -> None:
-    """Compares each row of these read models with what their events give. `progress` gets events replayed.
+    """Compares each row of these read models with what their events give.
 
-    Raises psycopg.Error, and what a read model's handlers fail with.
+    Calls `progress` with how many more events were replayed. Raises psycopg.Error, and what a read model's handlers
+    raise.
     """
     with connect(url, row_factory=dict_row) as connection:
         connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
@@ -53,14 +54,14 @@ class _Replay:
 
     @classmethod
     def begin(cls, cursor: Cursor[DictRow], model: ReadModel[Any]) -> "_Replay | None":
-        """None for one that was never built."""
+        """Returns the replay of a read model, or None if it was never built."""
         if fetch_value(cursor.connection, "SELECT to_regclass(%s)", (f"{model.name}.orders",)) is None:
             return None
         query = "SELECT coalesce(max(notification_id), 0) FROM projection_tracking WHERE application_name = %s"
         return cls(model, fetch_value(cursor.connection, query, (model.name,)))
 
     def orders(self, cursor: Cursor[DictRow], orders: Mapping[str, Sequence[NumberedRow]], findings: Findings) -> None:
-        """Folds these orders and compares their rows."""
+        """Replays these orders and compares their rows."""
         columns = ["order_id", *self._model.columns, "document"]
         cursor.execute(
             SQL("SELECT {} FROM {} WHERE order_id = ANY(%s)").format(
@@ -82,7 +83,7 @@ class _Replay:
             self._in_own_tables(cursor, facts)
 
     def _replayed(self, history: Sequence[NumberedRow], facts: list[Fact]) -> tuple[Any, ...] | None:
-        """The order's row, and facts added; None for a history that cannot be followed, so that no row is right."""
+        """Returns the order's row and adds its facts to `facts`. Returns None if the history cannot be replayed."""
         try:
             documents, new = self._model.fold([decode_event(row, WITHOUT_TEXTS) for row in history])
         except (MapperDeserialisationError, ValueError, AssertionError):
@@ -105,7 +106,7 @@ class _Replay:
         return f"made_{self._model.name}"
 
     def finish(self, cursor: Cursor[DictRow], findings: Findings) -> None:
-        """Compares what was counted over many orders, and looks for rows of orders that there are not."""
+        """Compares what is aggregated over orders, and looks for rows of orders that do not exist."""
         query = SQL("SELECT count(*) FROM {}").format(Identifier(self._model.name, "orders"))
         surplus = fetch_value(cursor.connection, query) - self._rows
         if surplus > 0:

@@ -1,4 +1,4 @@
-"""Snapshots against a replay of their orders' events. Reads only."""
+"""Compares snapshots with a replay of their orders' events. Reads only."""
 
 from collections.abc import Callable, Collection, Iterator
 
@@ -20,9 +20,9 @@ _AT_ONCE = 100
 
 
 def verify_snapshots(url: str, findings: Findings, progress: Callable[[int, int], None]) -> None:
-    """Compares each snapshot of today's version, byte for byte. `progress(done, of)`. Raises psycopg.Error.
+    """Compares each snapshot of the current version, byte for byte. Calls `progress(done, total)`.
 
-    Those of another version are not used, and made anew when their orders are loaded.
+    Skips snapshots of other versions, which are replaced when their orders are loaded. Raises psycopg.Error.
     """
     with connect(url, row_factory=dict_row) as connection, connection.cursor(binary=True) as cursor:
         connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
@@ -39,7 +39,7 @@ def verify_snapshots(url: str, findings: Findings, progress: Callable[[int, int]
 
 
 def _snapshots(cursor: Cursor[DictRow]) -> Iterator[list[DictRow]]:
-    """Some at a time. Between two, the cursor is free."""
+    """Yields lists of snapshots, sorted by order id. The cursor may be used in between."""
     last = ""
     while True:
         cursor.execute(
@@ -47,15 +47,15 @@ def _snapshots(cursor: Cursor[DictRow]) -> Iterator[list[DictRow]]:
             "ORDER BY order_id LIMIT %s",
             (STATE_VERSION, last, _AT_ONCE),
         )
-        found = cursor.fetchall()
-        if not found:
+        snapshots = cursor.fetchall()
+        if not snapshots:
             return
-        last = found[-1]["order_id"]
-        yield found
+        last = snapshots[-1]["order_id"]
+        yield snapshots
 
 
 def _replayed(order_id: str, history: Collection[Stored]) -> tuple[int, bytes] | None:
-    """Version and state; None where no snapshot is right: the history cannot be followed, or leaves a dispute open."""
+    """Returns version and state, or None if the history cannot be replayed or leaves a dispute open."""
     try:
         order = evolve_all(Order(id=order_id), (decode_event(stored, WITHOUT_TEXTS) for stored in history))
         return order.version, encode_state(order)

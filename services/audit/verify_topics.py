@@ -44,7 +44,7 @@ Answers = dict[tuple[str, str], str]
 
 
 class HistoryExpired(Exception):
-    """The commands topic no longer has its first records."""
+    """The commands topic does not have its first records any more."""
 
 
 @dataclass(kw_only=True)
@@ -66,7 +66,7 @@ class Findings(Differences):
 
 @dataclass
 class _Expected:
-    """One record to come on a topic, and the offset of the command that it follows from."""
+    """A record that must come on a topic, and the offset of the command that causes it."""
 
     offset: int
     value: bytes | None
@@ -257,7 +257,7 @@ def _same_without_texts(expected: bytes | None, found: bytes | None) -> bool:
 
 
 def _difference(expected: bytes | None, found: bytes | None) -> str:
-    """The names of what differs; values may be confidential or long."""
+    """Returns the names of the fields that differ. Leaves out values, which may be confidential or long."""
     try:
         should, is_ = json.loads(expected or b""), json.loads(found or b"")
         names = [name for name in sorted(should.keys() | is_.keys()) if should.get(name) != is_.get(name)]

@@ -1,4 +1,4 @@
-"""Processes that help with a verification."""
+"""Worker processes of a verification."""
 
 import signal
 import threading
@@ -10,9 +10,9 @@ from contextlib import contextmanager
 def started_deaf() -> Iterator[None]:
     """Processes that start in this block ignore Ctrl-C.
 
-    A terminal sends it to all of them. Only this process acts on it, and ends the others.
+    A terminal sends Ctrl-C to all processes. Only this process acts on it, and ends the others.
     """
-    if threading.current_thread() is not threading.main_thread():  # no other thread may set it
+    if threading.current_thread() is not threading.main_thread():  # only the main thread may set signal handlers
         yield
         return
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -1,18 +1,18 @@
-"""A file with the same checkpoints as the topic, a line each: for auditors who have no Kafka."""
+"""A file with the same checkpoints as the topic, one per line, for auditors who have no access to Kafka."""
 
 import fcntl
 import os
 from pathlib import Path
 from typing import BinaryIO
 
-from services.eventstore.checkpoint_chain import NOTHING_BEFORE, NoCheckpoint, line_hash, parse
+from services.eventstore.checkpoint_chain import NO_PREVIOUS, NoCheckpoint, line_hash, parse
 
-_REACH = 1024 * 1024
-"""In bytes: more than the longest line has."""
+_TAIL_BYTES = 1024 * 1024
+"""More bytes than the longest line has."""
 
 
 class CheckpointFileError(Exception):
-    """A file that this chain cannot be continued in: a sentence that says why, and what to do."""
+    """The chain cannot be continued in this file. The text says why, and what to do."""
 
 
 class LinesMissing(Exception):
@@ -20,13 +20,13 @@ class LinesMissing(Exception):
 
 
 class CheckpointFile:
-    """Appended to by whoever has published; two processes that do so at once add each checkpoint once."""
+    """The file. If two processes append the same checkpoint at once, the file gets it once."""
 
     def __init__(self, file: Path) -> None:
         self._file = file
 
     def append(self, line: bytes) -> None:
-        """Adds a checkpoint unless it is there; a line that was cut off by a crash gives way.
+        """Adds a checkpoint unless the file has it. Removes a last line that a crash has cut off.
 
         Raises LinesMissing, CheckpointFileError and OSError.
         """
@@ -45,16 +45,16 @@ class CheckpointFile:
             os.fsync(stream.fileno())
 
     def _end(self, stream: BinaryIO) -> tuple[int, str]:
-        """The number of the last checkpoint and what follows names as `previous`."""
+        """Returns the number of the last checkpoint and the `previous` of the next one."""
         size = stream.seek(0, os.SEEK_END)
-        start = stream.seek(max(0, size - _REACH))
+        start = stream.seek(max(0, size - _TAIL_BYTES))
         end = stream.read()
-        whole = end[: end.rfind(b"\n") + 1]
-        if len(whole) < len(end):
-            stream.truncate(start + len(whole))
-        if not whole:
-            return 0, NOTHING_BEFORE
-        line = whole[:-1].rpartition(b"\n")[2]
+        complete = end[: end.rfind(b"\n") + 1]
+        if len(complete) < len(end):
+            stream.truncate(start + len(complete))
+        if not complete:
+            return 0, NO_PREVIOUS
+        line = complete[:-1].rpartition(b"\n")[2]
         try:
             return parse(line).number, line_hash(line)
         except NoCheckpoint as error:

@@ -1,8 +1,8 @@
-"""Writes checkpoints: reads the event store behind everybody, and publishes what it was, hashed and signed.
+"""The checkpoints role: publishes signed hashes of the stored events.
 
-The topic is the memory: a role that starts reads the last checkpoint there and goes on from it. The fixed transactional
-id fences a second one. The tail is read after that, so that nobody else can add to it any more: a role that was
-fenced and does not know it signs the same number again, and the broker refuses to take it.
+A role that starts reads the last checkpoint on the topic, and goes on after it. The fixed transactional id fences any
+older role before that, so no other role can publish a checkpoint any more. A fenced role that does not know it yet
+signs the same number again, but the broker refuses it.
 """
 
 import asyncio
@@ -31,11 +31,11 @@ from .signing_keys import read_private_key, read_public_key
 
 log = logging.getLogger(__name__)
 
-_LOOK_EVERY_SECONDS = 1.0
+_MAX_PAUSE_SECONDS = 1.0
 
 
 class CheckpointsRole:
-    """Signs with the key of `settings`, which has to be there."""
+    """Signs with the key file that `settings` names. It must name one."""
 
     def __init__(self, settings: Settings, topics: Topics) -> None:
         self._settings = settings
@@ -46,8 +46,8 @@ class CheckpointsRole:
         self._producer = TransactionalProducer(settings.cluster, topics.checkpoints)
 
     async def run(self, ready: asyncio.Event) -> None:
-        """Writes checkpoints for ever. Raises what went wrong; a new start goes on behind the last one published."""
-        async with self._producer:  # fences any other before this one, and ends what it left open
+        """Publishes checkpoints for ever. After an exception, a new role goes on after the last published one."""
+        async with self._producer:  # fences any older role, and ends the transaction that it left open
             value = await last_value(self._settings.cluster, self._topic)
             last = None if value is None else parse(value)
             url, options = self._settings.database, {"autocommit": True, "answer_within": ANSWER_WITHIN_SECONDS}
@@ -63,14 +63,14 @@ class CheckpointsRole:
     async def _next(
         self, connection: psycopg.Connection[Any], signer: Signer, last: Checkpoint | None
     ) -> Checkpoint | None:
-        """The next checkpoint, once it is published; after a while without one, the last one again."""
+        """Publishes the next checkpoint if one is due, and returns it. Otherwise pauses, and returns `last`."""
         covered = signer.covered(last)
         waiting = await asyncio.to_thread(_uncovered, connection, covered)
         announces = last is not None and last.next_key != signer.announced and signer.announced is not None
         if not (
             waiting >= self._settings.checkpoint_events or announces or (waiting and time.monotonic() >= self._due)
         ):
-            await asyncio.sleep(min(_LOOK_EVERY_SECONDS, self._settings.checkpoint_seconds))
+            await asyncio.sleep(min(_MAX_PAUSE_SECONDS, self._settings.checkpoint_seconds))
             return last
         up_to = covered + min(waiting, self._settings.checkpoint_events)
         checkpoint = await asyncio.to_thread(_sign, connection, signer, last, up_to)
@@ -87,7 +87,7 @@ class CheckpointsRole:
         return checkpoint
 
     def _signer(self, connection: psycopg.Connection[Any], last: Checkpoint | None) -> Signer:
-        """Raises RuntimeError where database and topic do not belong together, and KeyFileError."""
+        """Returns what signs. Raises RuntimeError if database and topic do not belong together, and KeyFileError."""
         assert self._settings.checkpoint_key_file is not None
         key = read_private_key(self._settings.checkpoint_key_file)
         next_file = self._settings.checkpoint_next_key_file
@@ -115,8 +115,10 @@ class CheckpointsRole:
         return signer
 
     async def _note_unknown(self, connection: psycopg.Connection[Any], signer: Signer, last: Checkpoint | None) -> None:
-        """Checkpoints that the database does not know to be published: it may have been restored, and its events have
-        other numbers by now. Raises RuntimeError where one does not fit."""
+        """Compares and notes published checkpoints that the database does not know, because it may have been restored.
+
+        Raises RuntimeError if the events of a checkpoint now have other numbers.
+        """
         notes = await asyncio.to_thread(checkpoint_notes, connection)
         if last is None or notes is None:
             return
@@ -130,13 +132,13 @@ class CheckpointsRole:
                 await asyncio.to_thread(_note, connection, signer, checkpoint)
 
     async def _copy(self, last: Checkpoint | None) -> None:
-        """Leaves the last checkpoint in the file."""
+        """Appends the last checkpoint to the file. Only logs an error if it cannot."""
         if last is None:
             return
         try:
             await self._append(line(last))
         except (CheckpointFileError, LinesMissing, OSError) as error:
-            # It is a copy: what was published is safe, and the file catches up when it can be written again.
+            # The file is only a copy. It catches up when it can be written again.
             log.error("checkpoint %d is not in the file: %s", last.number, error)
 
     async def _append(self, last: bytes) -> None:
@@ -150,7 +152,7 @@ class CheckpointsRole:
 
 
 def _sign(connection: psycopg.Connection[Any], signer: Signer, last: Checkpoint | None, up_to: int) -> Checkpoint:
-    """Raises CheckpointLost where the database has fallen back since the last one."""
+    """Signs the events up to number `up_to`. Raises CheckpointLost if the database was restored meanwhile."""
     with connection.transaction():
         require_noted(connection, 0 if last is None else last.number)
         with closing(copy_events(connection, signer.covered(last) + 1, up_to)) as rows:
@@ -158,9 +160,9 @@ def _sign(connection: psycopg.Connection[Any], signer: Signer, last: Checkpoint 
 
 
 def _note(connection: psycopg.Connection[Any], signer: Signer, checkpoint: Checkpoint) -> None:
-    """Leaves word in the database that a checkpoint was published, which follows the last one noted.
+    """Notes in the database that the checkpoint after the last noted one was published.
 
-    Its events are compared again: the database may have fallen back since they were read. Raises RuntimeError where
+    Compares its events again, because the database may have been restored since they were read. Raises RuntimeError if
     they are not those that were signed, and CheckpointLost.
     """
     with connection.transaction():
@@ -176,12 +178,13 @@ def _note(connection: psycopg.Connection[Any], signer: Signer, checkpoint: Check
 
 
 def _uncovered(connection: psycopg.Connection[Any], covered: int) -> int:
-    """How many events no checkpoint covers. Raises RuntimeError where the store ends before that."""
+    """Returns how many events no checkpoint covers. Raises RuntimeError if the store lacks covered events."""
     newest = newest_event(connection)
     if newest < covered:
         raise RuntimeError(
             f"a checkpoint covers event {covered}, but the store ends at {newest}: events were deleted, or the "
-            "database was restored to an earlier state; then this goes on by itself once the commands role has read on."
+            "database was restored to an earlier state. Then the role goes on by itself, once the commands role has "
+            "judged the commands again."
         )
     return newest - covered
 

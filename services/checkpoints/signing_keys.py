@@ -1,4 +1,4 @@
-"""Keys that sign checkpoints, in PEM files."""
+"""Reads and writes the keys that sign checkpoints, as PEM files."""
 
 import os
 from contextlib import suppress
@@ -12,11 +12,11 @@ PRIVATE, PUBLIC = "checkpoint.key", "checkpoint.pub"
 
 
 class KeyFileError(Exception):
-    """A key's file that cannot be used: a sentence that says why, and what to do."""
+    """A key file cannot be used. The text says why, and what to do."""
 
 
 def read_private_key(file: Path) -> Ed25519PrivateKey:
-    """Raises KeyFileError."""
+    """Reads the private key that signs. Raises KeyFileError."""
     try:
         key = serialization.load_pem_private_key(_read(file), password=None)
     except (ValueError, TypeError) as error:
@@ -27,7 +27,7 @@ def read_private_key(file: Path) -> Ed25519PrivateKey:
 
 
 def read_public_key(file: Path) -> Ed25519PublicKey:
-    """Raises KeyFileError."""
+    """Reads a public key. Raises KeyFileError."""
     try:
         key = serialization.load_pem_public_key(_read(file))
     except ValueError:
@@ -38,7 +38,7 @@ def read_public_key(file: Path) -> Ed25519PublicKey:
 
 
 def write_key_pair(folder: Path) -> tuple[Path, Path]:
-    """Makes a key; returns the files of the private and of the public one. Raises KeyFileError where there is one."""
+    """Makes a key pair. Returns the private key's file and the public key's. Raises KeyFileError if either exists."""
     private, public = folder / PRIVATE, folder / PUBLIC
     for file in (private, public):
         if file.exists():
@@ -54,7 +54,10 @@ def write_key_pair(folder: Path) -> tuple[Path, Path]:
 
 
 def own_key(folder: Path) -> Path:
-    """The private key of an installation for development; made when first asked for, also by two at once."""
+    """Returns the private key's file of a development installation. The first call makes the key pair.
+
+    Safe to call in two processes at once.
+    """
     private, public = folder / PRIVATE, folder / PUBLIC
     folder.mkdir(parents=True, exist_ok=True)
     with suppress(FileExistsError):
@@ -65,7 +68,7 @@ def own_key(folder: Path) -> Path:
 
 
 def _create(file: Path, content: bytes) -> None:
-    """The file is there whole or not at all, for its owner alone. Raises FileExistsError."""
+    """Creates a file that only its owner may read, in one step, with all its content. Raises FileExistsError."""
     new = file.with_name(f".{file.name}-{uuid4().hex}")
     try:
         with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as stream:

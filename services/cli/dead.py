@@ -22,7 +22,7 @@ from services.eventstore.application import OrderStore
 from services.eventstore.database import connect
 from services.eventstore.dead_letters import dead_letters, handle_dead_letter
 from services.eventstore.positions import commands_bases
-from services.judging.dead_letters import RECORDED, DeadLetter
+from services.judging.dead_letters import SOURCE_TIMESTAMP, DeadLetter
 from services.kafka.topics import Topics
 from services.runtime.installation import installation, up_to_date
 from services.settings import Settings
@@ -163,7 +163,7 @@ class _Letters:
 
 
 def _recorded(letter: DeadLetter) -> int:
-    return int(dict(letter.headers).get(RECORDED) or 0)
+    return int(dict(letter.headers).get(SOURCE_TIMESTAMP) or 0)
 
 
 def _place(text: str) -> tuple[int, int]:
@@ -202,7 +202,7 @@ def _table(letters: Sequence[dict[str, Any]], *, handled: bool) -> None:
 
 def _describe(letter: DeadLetter) -> dict[str, Any]:
     """Without its value, which may have what a sender meant to be secret (D16)."""
-    recorded = dict(letter.headers).get(RECORDED)
+    recorded = dict(letter.headers).get(SOURCE_TIMESTAMP)
     instant = recorded and datetime.fromtimestamp(int(recorded) / 1000, UTC).isoformat(timespec="milliseconds")
     return {
         "place": f"{letter.partition}/{letter.record_offset}",

@@ -1,20 +1,20 @@
-"""What an operator does about dead letters: send one again, or note that nothing is to be done."""
+"""Sends dead letters again, for an operator."""
 
 from collections.abc import Callable, Sequence
 
 from aiokafka import AIOKafkaProducer
 from resolution_contracts.topics import MAX_COMMAND_BYTES
 
-from services.judging.dead_letters import RECORDED, RETRY_OF, DeadLetter
+from services.judging.dead_letters import RETRY_OF, SOURCE_TIMESTAMP, DeadLetter
 from services.judging.partitioner import partition_of
 from services.kafka.cluster import Cluster
 from services.kafka.topics import LARGEST_RECORD, Topics, count_partitions
 
-_OURS = {"error", "source-topic", "source-partition", "source-offset", RECORDED, RETRY_OF}
+_ADDED_HEADERS = {"error", "source-topic", "source-partition", "source-offset", SOURCE_TIMESTAMP, RETRY_OF}
 
 
 class NotRetried(Exception):
-    """A dead letter that cannot be sent again as asked: a sentence that says why."""
+    """A dead letter cannot be sent again as the operator asked. The text says why, and what to do."""
 
 
 async def retry(
@@ -24,10 +24,11 @@ async def retry(
     keep_time: bool,
     published: Callable[[DeadLetter], None],
 ) -> None:
-    """Publishes the records as they first came, to the partition of their key; tells `published` of each.
+    """Publishes the records again as their senders wrote them, to the partition of their key.
 
-    With `keep_time` they are judged by their first business time. Raises NotRetried, before anything is published,
-    where that cannot be; KafkaError and what `published` raises, and then those told are published.
+    Calls `published` after each record. With `keep_time` the records are judged by their first business time. Raises
+    NotRetried before it publishes anything. Raises KafkaError, and what `published` raises: the records for which
+    `published` was called are then on Kafka.
     """
     for letter in letters:
         if letter.value is None:
@@ -38,7 +39,7 @@ async def retry(
         if len(letter.value) > MAX_COMMAND_BYTES:
             raise NotRetried(
                 f"The dead letter {letter.partition}/{letter.record_offset} has {len(letter.value)} bytes; a command "
-                f"has at most {MAX_COMMAND_BYTES}: it would be one again. Discard it."
+                f"has at most {MAX_COMMAND_BYTES}, so it would become a dead letter again. Discard it."
             )
     partitions = await count_partitions(cluster, topics)
     if keep_time:
@@ -48,7 +49,7 @@ async def retry(
     await producer.start()
     try:
         for letter in letters:
-            headers = [(name, value) for name, value in letter.headers if name not in _OURS]
+            headers = [(name, value) for name, value in letter.headers if name not in _ADDED_HEADERS]
             if keep_time:
                 headers.append((RETRY_OF, str(letter.record_offset).encode()))
             await producer.send_and_wait(
@@ -65,10 +66,12 @@ def _partition(letter: DeadLetter, partitions: int) -> int:
 
 def _check_time_can_be_kept(letter: DeadLetter, partition: int) -> None:
     where = f"The dead letter {letter.partition}/{letter.record_offset}"
-    if RECORDED not in dict(letter.headers):
-        raise NotRetried(f"{where} does not tell its first time, since an earlier version wrote it. Leave --keep-time.")
+    if SOURCE_TIMESTAMP not in dict(letter.headers):
+        raise NotRetried(
+            f"{where} does not have its first time, because an earlier version wrote it. Leave out --keep-time."
+        )
     if letter.partition != partition:
         raise NotRetried(
             f"{where} was not in the partition of its key, {partition}, so its time says nothing about the order's "
-            "other commands. Leave --keep-time."
+            "other commands. Leave out --keep-time."
         )

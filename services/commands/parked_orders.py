@@ -1,7 +1,7 @@
-"""What an operator does about a parked order, once its cause is mended or given up on.
+"""Judges the commands of a parked order again, or discards the first of them, for an operator.
 
-The commands are judged with their own business times, in their own order: what comes out is what would have come out
-without the failure. It may be done while the service runs, or while it does not.
+The commands are judged in their order, at their own business times, so the result is the same as without the failure.
+The service may run meanwhile.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,28 +20,30 @@ from services.judging.record import Record
 
 
 class NotParked(Exception):
-    """No command of this order is parked."""
+    """The order has no parked command."""
 
 
 class ParkedOrders:
-    """The parked orders of one installation. `topic` is the commands topic, `business_time` that of a record (ms)."""
+    """The parked orders of one database."""
 
     def __init__(self, store: OrderStore, topic: str, business_time: Callable[[int], datetime]) -> None:
+        """`topic`: the commands topic. `business_time` converts a record's timestamp, in milliseconds."""
         self._store = store
         self._topic = topic
         self._business_time = business_time
 
     def retry(self, order_id: str) -> str:
-        """Judges the order's commands again; returns "" or where our code failed again, and the rest stays parked.
+        """Judges the order's commands again.
 
-        Raises NotParked, psycopg.Error and the library's PersistenceError.
+        Returns "", or where our code failed again: that command and the later ones then stay parked. Raises NotParked,
+        psycopg.Error and the library's PersistenceError.
         """
         return self._settle(order_id, discard=None)
 
     def discard(self, order_id: str, reason: str) -> str:
-        """Gives up on the order's first parked command, which goes to the dead letters, and retries the others.
+        """Makes the order's first parked command a dead letter, and retries the others.
 
-        Raises and returns as `retry` does.
+        Returns and raises as `retry` does.
         """
         return self._settle(order_id, discard=reason)
 
@@ -49,7 +51,7 @@ class ParkedOrders:
         commands = self._store.parked(order_id)
         if not commands:
             raise NotParked(f"No command of order {order_id} is parked.")
-        while commands:  # more may have come in behind these meanwhile
+        while commands:  # the commands role may have parked more meanwhile
             try:
                 failed = self._try(order_id, commands, discard)
             except ParkingChanged:
@@ -64,14 +66,14 @@ class ParkedOrders:
     def _try(self, order_id: str, commands: Sequence[ParkedCommand], discard: str | None) -> str:
         version = self._store.parking().version
         records = [self._record(command) for command in commands]
-        given_up = [] if discard is None else [outcomes.dead(records.pop(0), f"discarded by an operator: {discard}")]
+        discarded = [] if discard is None else [outcomes.dead(records.pop(0), f"discarded by an operator: {discard}")]
         readings = read(records, self._business_time, None)
         uses = {(r.order_id, r.command_id) for _, r in readings if isinstance(r, Received)}
         known = self._store.first_uses(uses) if uses else {}
         judged = judge(readings, self._store.orders([order_id]), [known], set())
-        stay = {(command.partition, command.record_offset) for command in judged.parked}
-        freed = [place for c in commands if (place := (c.partition, c.record_offset)) not in stay]
-        batch = Batch({}, given_up + judged.outcomes, version, judged.parked, freed)
+        still_parked = {(command.partition, command.record_offset) for command in judged.parked}
+        freed = [record for c in commands if (record := (c.partition, c.record_offset)) not in still_parked]
+        batch = Batch({}, discarded + judged.outcomes, version, judged.parked, freed)
         self._store.append(judged.events, batch)
         return next((command.why for command in judged.parked), "")
 

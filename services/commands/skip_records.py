@@ -1,4 +1,4 @@
-"""What an operator does about a partition that cannot be read: give up the records that are damaged, and go on."""
+"""Skips the damaged records of a partition that cannot be read, for an operator."""
 
 import time
 from dataclasses import dataclass
@@ -12,12 +12,12 @@ from services.kafka.read_topics import next_readable
 
 
 class NotSkipped(Exception):
-    """Records that are not given up: a sentence that says why."""
+    """The records are not skipped. The text says why."""
 
 
 @dataclass(frozen=True)
 class Damage:
-    """Offsets of the commands topic that cannot be read, from `first` up to and not including `end`."""
+    """Offsets of the commands topic that cannot be read: from `first` up to, but not including, `end`."""
 
     partition: int
     first: int
@@ -25,9 +25,9 @@ class Damage:
 
 
 async def find_damage(cluster: Cluster, topic: str, partition: int, first: int) -> Damage:
-    """From the offset `first` to the next one that can be read, or to the end of the partition.
+    """Returns the offsets from `first` to the next one that can be read, or to the end of the partition.
 
-    Raises NotSkipped where `first` can be read, and KafkaError.
+    Raises NotSkipped if `first` can be read, and KafkaError.
     """
     end = await next_readable(cluster, topic, partition, first)
     if end == first:
@@ -36,17 +36,17 @@ async def find_damage(cluster: Cluster, topic: str, partition: int, first: int) 
 
 
 def skip(store: OrderStore, topic: str, damage: Damage, base: int, reason: str) -> None:
-    """Each damaged offset becomes a dead letter without a value, and the commands role goes on after them.
+    """Stores a dead letter without a value for each damaged offset, and moves the stored position past them.
 
-    `base` is what the store adds to the topic's offsets. Raises the library's PersistenceError where the role has not
-    stopped at the first of them; then nothing was written.
+    `base` is what the store adds to the topic's offsets. Raises the library's PersistenceError, and writes nothing, if
+    the commands role has not stopped at the first damaged offset.
     """
     first, end = damage.first + base, damage.end + base
     now = int(time.time() * 1000)
     rows = [
         outcomes.dead(
             Record(topic, damage.partition, offset, now, None, None),
-            f"skipped by an operator, for it cannot be read: {reason}",
+            f"skipped by an operator, because it cannot be read: {reason}",
         )
         for offset in range(first, end)
     ]

@@ -1,4 +1,4 @@
-"""The event store in PostgreSQL: events, outcomes and Kafka positions, each batch in one transaction.
+"""The event store in PostgreSQL: events, outcomes and stored positions, each batch in one transaction.
 
-In: what was judged. Out: orders loaded from their events, and everything in the order of the commits.
+Writes what was judged. Reads orders, and events and outcomes in the order of their commits.
 """

@@ -1,4 +1,4 @@
-"""Appends a batch: events, outcomes and Kafka positions in one PostgreSQL transaction."""
+"""Appends a batch: events, outcomes and stored positions in one PostgreSQL transaction."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -34,27 +34,28 @@ _OUTCOME_TYPES = (
 
 @dataclass
 class Batch:
-    """What is recorded beside the events. Their order is that of the outcomes: each one's events follow one another.
-
-    `positions`: by partition, the offset expected in the table and the one to put there. `parking_version`: that of
-    the parking which the batch was judged with. `freed`: partition and offset of parked commands that were judged.
-    `sealing`: what sealed the events; the keys that it made and erased are recorded with them. `month`: the one whose
-    index has to know the command ids that were not looked up.
-    """
+    """What one transaction stores, apart from the events."""
 
     positions: dict[int, tuple[int, int]] = field(default_factory=dict)
+    """By partition: the stored position that is expected, and the new one."""
     outcomes: list[JudgedOutcome] = field(default_factory=list)
+    """In the order of judging. The events are in the same order: those of the first outcome come first."""
     parking_version: int | None = None
+    """The version of the parking with which the batch was judged; None skips the check."""
     parked: list[ParkedCommand] = field(default_factory=list)
+    """The commands to park."""
     freed: list[tuple[int, int]] = field(default_factory=list)
+    """Partition and offset of the parked commands that were judged now."""
     sealing: Sealing | None = None
+    """What sealed the events. The keys that it made are stored, and those that it erased are destroyed."""
     month: date | None = None
+    """The newest month when the batch was judged; None skips the check. Its index finds command ids used before."""
 
 
 def is_refused_data(error: BaseException) -> bool:
-    """Whether PostgreSQL, or its client, refused a value as such: it would refuse it again.
+    """Whether PostgreSQL or its client refused a value, and would refuse it again.
 
-    Not where a statement, a right, a table, a connection or a disk is the trouble: then any value is refused.
+    False if the cause is a statement, a missing right, a table, a connection or a disk: then it refuses any value.
     """
     causes = (error, error.__cause__)
     return isinstance(error, UnicodeError | OverflowError) or any(
@@ -63,22 +64,22 @@ def is_refused_data(error: BaseException) -> bool:
 
 
 class OrderRecorder(PostgresApplicationRecorder):
-    """The library's recorder, with positions and outcomes, writing by COPY.
+    """The library's recorder, which also stores outcomes and positions, and writes with COPY.
 
-    Readers (`select_events`, `select_notifications`, `subscribe`) are the library's own.
+    The methods that read (`select_events`, `select_notifications`, `subscribe`) are the library's own.
     """
 
     def insert_events(self, stored_events: Sequence[Stored], **kwargs: Any) -> Sequence[int] | None:
-        """Appends events and, given as `batch`, what belongs to them, in one transaction.
+        """Appends events and their batch, given as `batch`, in one transaction. Returns the events' numbers.
 
-        Raises the library's IntegrityError where an order has an event of that number already or a command id was
-        used before, ParkingChanged where other orders are parked by now, MonthBegan where another month than
-        `batch.month` has begun, and the library's InternalError or OperationalError otherwise; then nothing at all was
-        written. It does not retry: whether a lost connection had committed is for the positions to say.
+        Raises the library's IntegrityError if an order already has an event with that sequence, or if a command id was
+        used before; ParkingChanged if orders were parked or freed meanwhile; MonthBegan if a month has begun
+        meanwhile; the library's InternalError or OperationalError otherwise. Nothing was written then, except that a
+        lost connection may have committed: the stored positions tell. Never retries.
         """
         batch: Batch = kwargs.get("batch") or Batch()
         with self.datastore.transaction(commit=True) as cursor:
-            cursor.adapters.register_dumper(bytes, BytesBinaryDumper)  # COPY would take one that is written in Python
+            cursor.adapters.register_dumper(bytes, BytesBinaryDumper)  # COPY would use a slower one
             _advance(cursor, batch.positions)
             last_event_id, last_outcome_id, month = _begin(cursor, batch)
             change_parking(cursor, batch.parked, batch.freed)

@@ -1,4 +1,4 @@
-"""The event-sourced application: the library's, on our recorder and mapper."""
+"""The event-sourced application: the eventsourcing library's class with our recorder and mapper."""
 
 import logging
 from collections.abc import Collection, Sequence
@@ -34,8 +34,8 @@ from .snapshots import write_snapshots
 
 log = logging.getLogger(__name__)
 
-_REMEMBERED_KEYS = 40_000
-_MOST_CONNECTIONS = 4
+_CACHED_KEYS = 40_000
+_MAX_CONNECTIONS = 4
 
 
 class OrderStore(Application[str]):
@@ -44,14 +44,14 @@ class OrderStore(Application[str]):
     name = "order"
 
     def __init__(self, database_url: str, masters: MasterKeys, *, answer_within: float | None = None) -> None:
-        """Connects. The schema has to be there (`migrate`). `masters` wrap the orders' keys.
+        """Connects to a database that has been migrated. `masters`: the master keys that wrap order keys.
 
-        `answer_within`: the seconds for each statement, for a role; see `services.eventstore.database.connect`.
+        `answer_within`: how many seconds each statement may take; see `services.eventstore.database.connect`.
         """
         self._pool = pool(
             database_url,
             min_size=0,
-            max_size=_MOST_CONNECTIONS,
+            max_size=_MAX_CONNECTIONS,
             answer_within=answer_within,
             autocommit=True,
             row_factory=dict_row,
@@ -63,7 +63,7 @@ class OrderStore(Application[str]):
                 "MAPPER_TOPIC": "services.eventstore.event_codec:OrderMapper",
                 "ORIGINATOR_ID_TYPE": "text",
                 "CREATE_TABLE": "no",
-                # Needed, but of no use: our pool takes the place of the one that is made of them.
+                # The library requires these, but our pool replaces the one that it makes from them.
                 "POSTGRES_DBNAME": "-",
                 "POSTGRES_HOST": "-",
                 "POSTGRES_USER": "-",
@@ -76,9 +76,9 @@ class OrderStore(Application[str]):
         cast("OrderMapper", self.mapper).keys = self._keys_of
 
     def append(self, events: Sequence[Event], batch: Batch | None = None) -> None:
-        """Appends events, their texts sealed, with what belongs to them; what they erase is gone with the commit.
+        """Seals the events' texts, and appends the events and the batch. An erasure takes effect with the commit.
 
-        Raises as `OrderRecorder.insert_events` does, and MasterKeyError. Not for two threads at a time.
+        Raises MasterKeyError, and what `OrderRecorder.insert_events` raises. Not thread-safe.
         """
         sealing = Sealing(self._keys_to_write(events), self.masters)
         stored = [sealing.stored(event) for event in events]
@@ -91,20 +91,20 @@ class OrderStore(Application[str]):
             raise
 
     def _keys_to_write(self, events: Sequence[Event]) -> dict[str, OrderKey]:
-        """The newest keys of these events' orders; those used last are remembered."""
+        """Returns the cached order keys, with the newest key of each order that these events need one for."""
         order_ids = {event.originator_id for event in events if type(event) in CHANGE_KEYS}
         if order_ids and not self._registered:
             with self._recorder.datastore.transaction(commit=True) as cursor:
                 self.masters.register(cursor.connection)
             self._registered = True
-        if len(self._newest_keys) > _REMEMBERED_KEYS:
+        if len(self._newest_keys) > _CACHED_KEYS:
             self.forget_keys()
         if missing := order_ids - self._newest_keys.keys():
             self._newest_keys |= dict.fromkeys(missing, OrderKey()) | self._keys_of(missing).newest()
         return self._newest_keys
 
     def forget_keys(self) -> None:
-        """Others may have changed them, or the database has fallen back to before they were made."""
+        """Forgets cached order keys, because another process may have changed them, or the database was restored."""
         self._newest_keys = {}
         self._registered = False
 
@@ -115,23 +115,22 @@ class OrderStore(Application[str]):
             return load_keys(connection, order_ids, self.masters)
 
     def read(self, stored: Sequence[Stored]) -> list[Event]:
-        """Events with their texts. Raises MapperDeserialisationError for one that this version cannot read."""
+        """Decodes events with their texts. Raises MapperDeserialisationError for one that this version cannot read."""
         with self._recorder.datastore.get_connection() as connection:
             return read_with_texts(connection, self.masters, stored)
 
     def history(self, order_id: str, up_to: int | None = None) -> list[Event]:
-        """An order's events, up to the one numbered `up_to`. Raises as `read` does."""
+        """Returns an order's events, in their sequence, up to sequence `up_to`. Raises what `read` raises."""
         return self.read(self._recorder.select_events(order_id, lte=up_to))
 
     def order(self, order_id: str) -> Order:
-        """An order as all its events left it; an order that nobody registered has version 0."""
+        """Returns an order, computed from all its events. An order that nobody registered has version 0."""
         return evolve_all(Order(id=order_id), self.history(order_id))
 
     def orders(self, order_ids: Collection[str]) -> dict[str, Order | Exception]:
-        """Many at once, in one query; those that nobody registered are there too.
+        """Loads orders with one query, including those that nobody registered. Writes snapshots of long orders.
 
-        In the place of an order whose history this version cannot read or follow stands the reason. Long ones get a
-        snapshot for the next time.
+        For an order that cannot be loaded, the value is the exception.
         """
         with self._recorder.datastore.get_connection() as connection:
             loaded = load_orders(connection, self.masters, order_ids)
@@ -143,58 +142,61 @@ class OrderStore(Application[str]):
         try:
             with self._recorder.datastore.get_connection() as connection:
                 write_snapshots(connection, orders)
-        except Exception:  # they would only have made the next load shorter
+        except Exception:  # snapshots only make the next load faster
             log.warning("no snapshots could be written of %d long orders", len(orders), exc_info=True)
 
     def parking(self) -> Parking:
-        """Which orders are parked now."""
+        """Returns the orders that are parked now."""
         with self._recorder.datastore.get_connection() as connection:
             return read_parking(connection)
 
     def months(self) -> Months:
-        """The months of the outcomes, as of now; a new one is begun."""
+        """Returns the months of the table `outcomes`. Begins the current month if need be."""
         with self._recorder.datastore.transaction(commit=True) as cursor:
             return begun_months(cursor.connection)
 
     def with_earlier_commands(self, order_ids: Collection[str], month: date) -> set[str]:
-        """Which of these orders have commands that were judged before a month."""
+        """Returns those of these orders that have commands judged before `month`."""
         with self._recorder.datastore.get_connection() as connection:
             return outcomes.with_earlier_commands(connection, order_ids, month)
 
     def with_ids_in_capitals(self, order_ids: Collection[str]) -> set[str]:
-        """Which of these orders have commands whose ids have capital letters."""
+        """Returns those of these orders that have command ids with capital letters."""
         with self._recorder.datastore.get_connection() as connection:
             return outcomes.with_ids_in_capitals(connection, order_ids)
 
     def parked(self, order_id: str) -> list[ParkedCommand]:
-        """An order's parked commands, in the order of the log."""
+        """Returns an order's parked commands, in the order of their records."""
         with self._recorder.datastore.get_connection() as connection:
             return parked_commands(connection, order_id)
 
     def outcomes(self, order_id: str, *, repeats: bool = False) -> list[StoredOutcome]:
-        """What became of an order's commands, in the order of judging; with `repeats`, also of those sent again."""
+        """Returns the outcomes of an order's commands, in the order of judging.
+
+        With `repeats`, also the outcomes of commands whose id had been used before.
+        """
         with self._recorder.datastore.get_connection() as connection:
             return outcomes.outcomes_of_order(connection, order_id, repeats=repeats)
 
     def first_uses(self, command_ids: Collection[tuple[str, str]]) -> FirstUses:
-        """Which of these commands (order id, command id) were used before, and with what."""
+        """Returns the first uses of those command ids, given as order id and command id, that were used before."""
         with self._recorder.datastore.get_connection() as connection:
             return outcomes.first_uses(connection, command_ids)
 
-    def dead_letters(self, places: Collection[tuple[int, int]]) -> dict[tuple[int, int], DeadLetter]:
-        """What became of the records at these places (partition, offset), where they are dead letters."""
+    def dead_letters(self, offsets: Collection[tuple[int, int]]) -> dict[tuple[int, int], DeadLetter]:
+        """Returns the dead letters among these records, by partition and offset."""
         with self._recorder.datastore.get_connection() as connection:
-            found = dead_letters(connection, places)
-        return {(letter.partition, letter.record_offset): letter for letter in found}
+            letters = dead_letters(connection, offsets)
+        return {(letter.partition, letter.record_offset): letter for letter in letters}
 
     @property
     def _recorder(self) -> OrderRecorder:
         return cast("OrderRecorder", self.recorder)
 
     def construct_factory(self, env: Environment) -> InfrastructureFactory[Any]:
-        """Makes the library's factory with connections of our own."""
-        # The library's pool knows five parameters of a connection, and makes settings that a pooler gives to others.
-        # Ours has to be there before the recorder is made, which connects.
+        """Makes the library's factory, with our connection pool."""
+        # The library's pool takes only five connection parameters, and makes session settings, which a pooler would
+        # pass on to other clients. Our pool has to be set before the recorder is made, because the recorder connects.
         factory = super().construct_factory(env)
         datastore = cast("PostgresFactory", factory).datastore
         datastore.pool = cast("Any", self._pool)

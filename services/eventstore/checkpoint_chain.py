@@ -1,4 +1,4 @@
-"""A checkpoint: what it says, how it is signed, and what it follows. No Kafka, no SQL, no files."""
+"""Checkpoints: their content, their signatures, and how each names the one before. No Kafka, no SQL and no files."""
 
 import base64
 import binascii
@@ -15,8 +15,8 @@ from resolution_contracts.values import format_instant
 
 from .database import CopiedRow
 
-NOTHING_BEFORE = "0" * 64
-"""What the first checkpoint names as the one before it."""
+NO_PREVIOUS = "0" * 64
+"""The `previous` of the first checkpoint."""
 
 Hex = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
 
@@ -27,29 +27,31 @@ _encode = msgspec.json.Encoder().encode
 
 
 class Statement(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What is signed: its JSON, without spaces, the fields in this order. Hashes and keys are hexadecimal."""
+    """What is signed: the JSON of these fields, in this order, without spaces. Hashes and keys are hexadecimal."""
 
     format: Literal["resolution.checkpoint.v1"] = "resolution.checkpoint.v1"
+    """The version of the format."""
     number: int
+    """The checkpoint's number, from 1."""
     previous: Hex
-    """SHA-256 of the line of the checkpoint before."""
+    """SHA-256 of the previous checkpoint's line."""
     first: int
     """The number of the first event that this checkpoint covers."""
     last: int
-    """The number of the last one, or `first` - 1 if it covers none."""
+    """The number of the last event that this checkpoint covers, or `first` - 1 if it covers none."""
     salt: Hex
     """SHA-256 of the salt."""
     events: Hex
-    """SHA-256 of the salt and each event's row, in their order, as `read_events.copy_events` streams them."""
+    """SHA-256 of the salt and the events' rows, as `read_events.copy_events` streams them."""
     tags: str
-    """For each event the first four bytes of SHA-256 of the salt and its row without the number, in Base64. They prove
-    nothing. They show which event differs if `events` does."""
+    """For each event, the first four bytes of SHA-256 of the salt and the row without its event number. All in Base64.
+    Tags prove nothing: they show which event differs if `events` does."""
     at: str
-    """Real time."""
+    """When the checkpoint was signed, in real time."""
     key: str
     """The id of the key that signs."""
     next_key: Hex | None = None
-    """The public key that may sign the checkpoints that follow, if there is to be another."""
+    """The public key that may sign the next checkpoints, if the installation has announced a new key."""
 
 
 class Checkpoint(Statement, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -58,7 +60,7 @@ class Checkpoint(Statement, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     signature: str
 
     def signed_by(self, key: Ed25519PublicKey) -> bool:
-        """Whether the signature is that of this key over the rest of the checkpoint."""
+        """Whether this key signed the checkpoint."""
         values = structs.asdict(self)
         signature = values.pop("signature")
         try:
@@ -68,7 +70,7 @@ class Checkpoint(Statement, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         return True
 
     def tag_of_each(self) -> dict[int, bytes]:
-        """By notification id; empty where the tags are not as many as the events."""
+        """Returns the tags by event number, or nothing if there are more or fewer tags than events."""
         try:
             tags = base64.b64decode(self.tags, validate=True)
         except binascii.Error:
@@ -76,63 +78,65 @@ class Checkpoint(Statement, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         if len(tags) != _TAG_BYTES * (self.last + 1 - self.first):
             return {}
         return {
-            number: tags[at : at + _TAG_BYTES]
-            for number, at in zip(range(self.first, self.last + 1), range(0, len(tags), _TAG_BYTES), strict=True)
+            number: tags[start : start + _TAG_BYTES]
+            for number, start in zip(range(self.first, self.last + 1), range(0, len(tags), _TAG_BYTES), strict=True)
         }
 
 
 class NoCheckpoint(ValueError):
-    """Bytes that are not a checkpoint, or not in the one form that it is written in."""
+    """The bytes are not a checkpoint, or not in the form in which checkpoints are written."""
 
 
 class StoreHasGap(Exception):
-    """An event is missing in the store that no checkpoint covers yet."""
+    """The store has lost an event that no checkpoint covers yet."""
 
 
 class Hashes:
-    """Of some events: what a checkpoint says about them."""
+    """Computes what a checkpoint says about events."""
 
     def __init__(self, salt: bytes) -> None:
         self._salted = hashlib.sha256(salt)
 
     def of_all(self, rows: Iterable[CopiedRow], first: int) -> tuple[str, str, int]:
-        """The `events` and `tags` of a checkpoint, and the last event's id.
+        """Returns the `events` and `tags` of a checkpoint, and the last event's number.
 
-        Raises StoreHasGap where the ids do not follow one another from `first`.
+        Raises StoreHasGap if the numbers do not run from `first` without a gap.
         """
-        everything, tags, expected = self._salted.copy(), bytearray(), first
+        total, tags, expected = self._salted.copy(), bytearray(), first
         for row in rows:
-            if (found := notification_id(row)) != expected:
+            if (number := notification_id(row)) != expected:
                 raise StoreHasGap(
-                    f"Event {expected} is missing in the store; {found} is the next one. Somebody has deleted it: "
+                    f"Event {expected} is missing in the store; {number} is the next one. Somebody has deleted it: "
                     "nothing is signed until it is there again."
                 )
-            everything.update(row)
+            total.update(row)
             tags += self.tag(row)
             expected += 1
-        return everything.hexdigest(), base64.b64encode(tags).decode(), expected - 1
+        return total.hexdigest(), base64.b64encode(tags).decode(), expected - 1
 
     def of_rows(self, rows: Iterable[CopiedRow]) -> str:
-        """The `events` of a checkpoint, whatever their ids."""
-        everything = self._salted.copy()
+        """Returns the `events` of a checkpoint. Does not check the event numbers."""
+        total = self._salted.copy()
         for row in rows:
-            everything.update(row)
-        return everything.hexdigest()
+            total.update(row)
+        return total.hexdigest()
 
     def tag(self, row: CopiedRow) -> bytes:
-        """The bytes that tell an event's row from others, whatever its event number is."""
-        own = self._salted.copy()
-        own.update(row[:-_NUMBER_BYTES])
-        return own.digest()[:_TAG_BYTES]
+        """Returns an event's tag, which does not depend on its event number."""
+        row_hash = self._salted.copy()
+        row_hash.update(row[:-_NUMBER_BYTES])
+        return row_hash.digest()[:_TAG_BYTES]
 
 
 class Signer:
-    """Writes checkpoints of one database. `announced`: the key to sign with next, if that is known.
-
-    `first`: the first event that the database has to have: of those before a split others have some.
-    """
+    """Signs the checkpoints of one database."""
 
     def __init__(self, key: Ed25519PrivateKey, announced: Ed25519PublicKey | None, salt: bytes, first: int = 1) -> None:
+        """`announced`: the public key that will sign later checkpoints, if known.
+
+        `first`: the number of the first event that only this database has. After a split, earlier events may be in
+        other databases.
+        """
         self._key = key
         self._first = first
         self._salt_hash = salt_hash(salt)
@@ -142,16 +146,16 @@ class Signer:
         self.announced = None if announced is None else announced.public_bytes_raw().hex()
 
     def covered(self, last: Checkpoint | None) -> int:
-        """The event up to which the checkpoints go, or that the first one comes behind."""
+        """Returns the number of the last event that is covered. Without a checkpoint: of the event before the first."""
         return self._first - 1 if last is None else last.last
 
     def sign(self, before: Checkpoint | None, rows: Iterable[CopiedRow], at: datetime) -> Checkpoint:
-        """The checkpoint of these events, which follow those of the one before. Raises StoreHasGap."""
+        """Returns the signed checkpoint of the events that follow those of checkpoint `before`. Raises StoreHasGap."""
         first = self.covered(before) + 1
         events, tags, last = self.hashes.of_all(rows, first)
         statement = Statement(
             number=1 if before is None else before.number + 1,
-            previous=NOTHING_BEFORE if before is None else line_hash(line(before)),
+            previous=NO_PREVIOUS if before is None else line_hash(line(before)),
             first=first,
             last=last,
             salt=self._salt_hash,
@@ -171,17 +175,17 @@ def notification_id(row: CopiedRow) -> int:
 
 
 def line(checkpoint: Checkpoint) -> bytes:
-    """A checkpoint as it goes on Kafka and, with a newline behind it, into files."""
+    """Returns a checkpoint as the role publishes it. Files have it with a newline at the end."""
     return _encode(checkpoint)
 
 
 def line_hash(line: bytes) -> str:
-    """What the next checkpoint names as `previous`."""
+    """Returns the `previous` of the next checkpoint."""
     return hashlib.sha256(line).hexdigest()
 
 
 def parse(line: bytes) -> Checkpoint:
-    """Raises NoCheckpoint also for JSON that `line` would write otherwise: there is one form only."""
+    """Decodes a checkpoint's line. Raises NoCheckpoint, even for valid JSON that differs from what `line` writes."""
     try:
         checkpoint = msgspec.json.decode(line, type=Checkpoint)
     except msgspec.MsgspecError as error:
@@ -192,10 +196,10 @@ def parse(line: bytes) -> Checkpoint:
 
 
 def salt_hash(salt: bytes) -> str:
-    """SHA-256 of a salt, in hexadecimal digits."""
+    """Returns the SHA-256 of a salt, in hexadecimal digits."""
     return hashlib.sha256(salt).hexdigest()
 
 
 def key_id(key: Ed25519PublicKey) -> str:
-    """The first 16 hexadecimal digits of SHA-256 of the public key's 32 bytes."""
+    """Returns the id of a key: the first 16 hexadecimal digits of SHA-256 of the public key's 32 bytes."""
     return hashlib.sha256(key.public_bytes_raw()).hexdigest()[:16]

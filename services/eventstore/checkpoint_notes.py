@@ -1,4 +1,4 @@
-"""What the database knows of checkpoints: their salt, and which one was published last. The chain itself is outside."""
+"""What the database stores about checkpoints: their salt, and the last one published. They themselves are on Kafka."""
 
 from typing import Any
 
@@ -7,26 +7,28 @@ import psycopg
 
 
 class CheckpointLost(Exception):
-    """The database is an earlier state of itself: a sentence that says so, and what happens now."""
+    """The database was restored to an earlier state, or failed over to one. The text says what happens now."""
 
 
 class CheckpointNotes(msgspec.Struct, frozen=True):
-    """`salt`: what hashes begin with; `published`: the number of the last checkpoint on its topic."""
+    """The row of the table `checkpoints`."""
 
     salt: bytes
+    """Goes first into each hash."""
     published: int
+    """The number of the last checkpoint on Kafka; 0 if there is none."""
 
 
 def checkpoint_notes(connection: psycopg.Connection[Any]) -> CheckpointNotes | None:
-    """None where somebody has deleted them. Raises psycopg.Error."""
+    """Returns the notes, or None if somebody has deleted them. Raises psycopg.Error."""
     row = connection.execute("SELECT salt, published FROM checkpoints").fetchone()
     return None if row is None else CheckpointNotes(*row)
 
 
 def require_noted(connection: psycopg.Connection[Any], number: int) -> None:
-    """To be called in the transaction that reads what follows checkpoint `number`.
+    """Checks that the database still knows checkpoint `number`. Raises CheckpointLost if not, and psycopg.Error.
 
-    Raises CheckpointLost where the database does not know that one any more, and psycopg.Error.
+    Call it in the transaction that reads the events after this checkpoint.
     """
     notes = checkpoint_notes(connection)
     if notes is None or notes.published < number:
@@ -38,9 +40,9 @@ def require_noted(connection: psycopg.Connection[Any], number: int) -> None:
 
 
 def note_published(connection: psycopg.Connection[Any], number: int, last_event_id: int) -> None:
-    """The last checkpoint that was published, and the last event that it covers.
+    """Notes the last checkpoint that was published, and the last event that it covers. Raises psycopg.Error.
 
-    To be called in the transaction that compares its events. Raises psycopg.Error.
+    Call it in the transaction that compares the checkpoint's events.
     """
     connection.execute(
         "UPDATE checkpoints SET published = %(number)s, last_event_id = %(last)s "

@@ -1,6 +1,6 @@
-"""Waiting for commits: PostgreSQL's notifications, and a look from time to time, since one may be lost.
+"""Waits for commits: until PostgreSQL sends a notification, or at most a second, because one may get lost.
 
-Behind a pooler there are no notifications, and the looks follow one another closely.
+Behind a pooler there are no notifications, so it waits only 0.05 s.
 """
 
 import asyncio
@@ -11,23 +11,23 @@ import psycopg
 
 from .database import AsyncConnection, connect_async
 
-_LOOK_EVERY_SECONDS = 1.0
-_LOOK_OFTEN_SECONDS = 0.05
+_MAX_WAIT_SECONDS = 1.0
+_MAX_WAIT_BEHIND_POOLER_SECONDS = 0.05
 
 
 class CommitListener:
-    """Notices that something was appended to the event store or the outcomes."""
+    """Notices that somebody appended to the event store."""
 
     def __init__(self, connection: AsyncConnection[Any]) -> None:
         self._connection = connection
-        self._look_every = _LOOK_OFTEN_SECONDS if connection.pooled else _LOOK_EVERY_SECONDS
+        self._max_wait_seconds = _MAX_WAIT_BEHIND_POOLER_SECONDS if connection.pooled else _MAX_WAIT_SECONDS
         self._count = 0
         self._changed = asyncio.Event()
         self._task = asyncio.ensure_future(self._listen())
 
     @classmethod
     async def listen(cls, database_url: str) -> "CommitListener":
-        """Raises psycopg.Error where the database does not answer."""
+        """Connects and listens. Raises psycopg.Error if the database does not answer."""
         connection = await connect_async(database_url, autocommit=True)
         if not connection.pooled:
             await connection.execute("LISTEN order_events")
@@ -39,22 +39,22 @@ class CommitListener:
             self._changed.set()
 
     def seen(self) -> int:
-        """A mark to take before looking, for `after`."""
+        """Returns a mark for `after`. Take it before you read from the store."""
         self._changed.clear()
         return self._count
 
     async def after(self, mark: int) -> None:
-        """Returns when something was appended since the mark, or it is time to look anyway.
+        """Waits until somebody has appended since the mark, or until it is time to read anyway.
 
-        Raises psycopg.Error when the connection is lost.
+        Raises psycopg.Error if the connection is lost.
         """
         self.check()
         if self._count == mark:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._changed.wait(), self._look_every)
+                await asyncio.wait_for(self._changed.wait(), self._max_wait_seconds)
 
     def check(self) -> None:
-        """Raises psycopg.Error when the connection is lost."""
+        """Raises psycopg.Error if the connection is lost."""
         if self._task.done():
             self._task.result()
 

@@ -1,10 +1,10 @@
 """Connections to PostgreSQL, locks, and helpers for queries. The service makes every connection here.
 
-The URL says where the database is. This module sets what the URL leaves out: how soon a vanished server is noticed, and
-the settings that our SQL depends on. An ordinary database needs no settings.
+The URL says where the database is. This module sets what the URL leaves out: timeouts that notice a vanished server,
+and the session settings that our SQL depends on. A database with PostgreSQL's defaults needs none of the latter.
 
-Behind a pooler (PgBouncer) the next client gets the session's settings, prepared statements and notifications. So
-nothing is set, prepared or listened to there.
+A pooler (PgBouncer) passes a session with its settings, prepared statements and notifications on to the next client.
+So behind a pooler this module sets, prepares and listens to nothing.
 """
 
 import re
@@ -21,21 +21,21 @@ from psycopg.sql import SQL, Composed, Identifier
 from psycopg_pool import ConnectionPool
 
 ANSWER_WITHIN_SECONDS = 20.0
-"""The bound of sessions whose statements are all short. Whatever takes longer hangs, or waits for a lock."""
+"""How long a statement may take in a session whose statements are all short. Longer means that it hangs."""
 
 _CANCEL_WITHIN_SECONDS = 2.0
 _CONNECTED_WITHIN_SECONDS = 10.0
 _CONNECT_SECONDS, _NEXT_HOST_SECONDS = 5, 3
-"""How long an attempt to connect lasts: with a URL of one host, and of several, where the next one is tried then."""
-_VANISHED = {
+"""How long to try to connect: to the only host of a URL, and to each host of a URL with several."""
+_VANISHED_SERVER = {
     "tcp_user_timeout": 5000,
     "keepalives_idle": 5,
     "keepalives_interval": 2,
     "keepalives_count": 3,
 }
-"""A server whose packets stop is given up after 5 to 12 seconds. Each one that the URL sets stays as it is there."""
+"""Gives up a server after 5 to 12 seconds without packets. What the URL sets takes precedence."""
 _UTF8 = {"client_encoding": "utf8"}
-_IDLE_IN_TRANSACTION = "5s"
+_MAX_IDLE_IN_TRANSACTION = "5s"
 _WAIT_INTERVAL_SECONDS = 0.1  # psycopg's own: how soon it notices Ctrl-C
 
 _REFUSALS = re.compile(
@@ -44,7 +44,7 @@ _REFUSALS = re.compile(
     r'|role "[^\n]*" is not permitted to log in|no pg_hba\.conf entry [^\n]*|certificate verify failed'
     r"|server certificate for [^\n]*does not match[^\n]*|server does not support SSL[^\n]*"
 )
-"""What PostgreSQL, PgBouncer and libpq say. Of a failed connection psycopg knows the text only, and no code."""
+"""How PostgreSQL, PgBouncer and libpq refuse a connection. psycopg gives only the text, not an error code."""
 
 _T = TypeVar("_T")
 _Row = TypeVar("_Row")
@@ -52,25 +52,29 @@ Sql = LiteralString | bytes | SQL | Composed
 
 
 class UnfitDatabase(psycopg.NotSupportedError):
-    """A database that the service cannot work with as it is set up: a sentence that says what to do."""
+    """The service cannot work with the database as it is set up. The text says what to do."""
 
 
-class _Found(NamedTuple):
-    """What a new connection finds."""
+class _SessionState(NamedTuple):
+    """What a new connection reads from its session."""
 
     pid: int
-    """The process that answers: another one than the server named when connecting if there is a pooler between."""
+    """The server process that answers. Behind a pooler it is not the one that was named when connecting."""
     home: str
-    """The schema of the service's tables. `public` before there are any."""
+    """The schema of the service's tables, or `public` if there are none yet."""
     first: str | None
-    """The schema that unqualified names mean first, and in which tables are made."""
+    """The schema in which unqualified names are looked up first, and in which tables are created."""
     date_style: str
+    """The setting `DateStyle`."""
     strings: str
+    """The setting `standard_conforming_strings`."""
     isolation: str
+    """The setting `default_transaction_isolation`."""
     idle: str
+    """The setting `idle_session_timeout`."""
 
 
-_LOOK: LiteralString = """
+_READ_SESSION_STATE: LiteralString = """
 SELECT pg_backend_pid(),
     coalesce((SELECT nspname::text FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace
         WHERE pg_class.oid = to_regclass('schema_migrations')), 'public'),
@@ -80,38 +84,39 @@ SELECT pg_backend_pid(),
 
 
 class Connection(psycopg.Connection[_Row]):
-    """A connection for threads. Made by `connect`, or by a pool that has it as its class."""
+    """A connection for threads. Made by `connect` or by `pool`."""
 
     pooled = False
-    """Whether a pooler is between this and the server."""
+    """Whether a pooler is between this connection and the server."""
     home = "public"
     """The schema of the service's tables."""
     answer_within: float | None = None
-    """After so many seconds without an answer the connection is closed. None waits as long as the server lives."""
+    """The connection is closed after so many seconds without an answer. None waits as long as the server lives."""
 
     @classmethod
     def connect(  # type: ignore[override]  # psycopg's parameters, as keywords
         cls, conninfo: str = "", *, answer_within: float | None = None, autocommit: bool = False, **options: Any
     ) -> Self:
-        """Raises UnfitDatabase and psycopg.Error."""
-        found = super().connect(conninfo, autocommit=True, **_parameters(conninfo, options))
-        _note_host(conninfo, found.info)
+        """Connects and makes the session settings. Raises UnfitDatabase and psycopg.Error."""
+        connection = super().connect(conninfo, autocommit=True, **_parameters(conninfo, options))
+        _note_host(conninfo, connection.info)
         try:
-            found.answer_within = ANSWER_WITHIN_SECONDS
-            cursor = found.cursor(row_factory=args_row(_Found))
-            cursor.execute(_LOOK)
-            settings = _fit(found, cast("_Found", cursor.fetchone()), short=answer_within is not None)
+            connection.answer_within = ANSWER_WITHIN_SECONDS
+            cursor = connection.cursor(row_factory=args_row(_SessionState))
+            cursor.execute(_READ_SESSION_STATE)
+            state = cast("_SessionState", cursor.fetchone())
+            settings = _adjust(connection, state, short=answer_within is not None)
             if settings:
                 cursor.execute(_SET, (list(settings), list(settings.values())))
-            found.autocommit = autocommit
-            found.answer_within = answer_within
+            connection.autocommit = autocommit
+            connection.answer_within = answer_within
         except BaseException:
-            found.close()
+            connection.close()
             raise
-        return found
+        return connection
 
     def wait(self, gen: PQGen[_T], interval: float = _WAIT_INTERVAL_SECONDS, timeout: float | None = None) -> _T:
-        """psycopg's; raises OperationalError where the server does not answer in time."""
+        """Overrides psycopg's method: closes the connection and raises OperationalError if no answer comes in time."""
         if timeout is not None or self.answer_within is None:
             return super().wait(gen, interval, timeout)
         try:
@@ -120,11 +125,11 @@ class Connection(psycopg.Connection[_Row]):
             with suppress(psycopg.Error):
                 self.cancel_safe(timeout=_CANCEL_WITHIN_SECONDS)
             self.close()
-            raise psycopg.OperationalError(_silent(self.answer_within)) from None
+            raise psycopg.OperationalError(_no_answer(self.answer_within)) from None
 
 
 class AsyncConnection(psycopg.AsyncConnection[_Row]):
-    """The same for coroutines. Made by `connect_async`."""
+    """`Connection` for coroutines. Made by `connect_async`."""
 
     pooled = False
     home = "public"
@@ -134,25 +139,26 @@ class AsyncConnection(psycopg.AsyncConnection[_Row]):
     async def connect(  # type: ignore[override]
         cls, conninfo: str = "", *, answer_within: float | None = None, autocommit: bool = False, **options: Any
     ) -> Self:
-        """Raises UnfitDatabase and psycopg.Error."""
-        found = await super().connect(conninfo, autocommit=True, **_parameters(conninfo, options))
-        _note_host(conninfo, found.info)
+        """Connects and makes the session settings. Raises UnfitDatabase and psycopg.Error."""
+        connection = await super().connect(conninfo, autocommit=True, **_parameters(conninfo, options))
+        _note_host(conninfo, connection.info)
         try:
-            found.answer_within = ANSWER_WITHIN_SECONDS
-            cursor = found.cursor(row_factory=args_row(_Found))
-            await cursor.execute(_LOOK)
-            settings = _fit(found, cast("_Found", await cursor.fetchone()), short=answer_within is not None)
+            connection.answer_within = ANSWER_WITHIN_SECONDS
+            cursor = connection.cursor(row_factory=args_row(_SessionState))
+            await cursor.execute(_READ_SESSION_STATE)
+            state = cast("_SessionState", await cursor.fetchone())
+            settings = _adjust(connection, state, short=answer_within is not None)
             if settings:
                 await cursor.execute(_SET, (list(settings), list(settings.values())))
-            await found.set_autocommit(autocommit)
-            found.answer_within = answer_within
+            await connection.set_autocommit(autocommit)
+            connection.answer_within = answer_within
         except BaseException:
-            await found.close()
+            await connection.close()
             raise
-        return found
+        return connection
 
     async def wait(self, gen: PQGen[_T], interval: float = _WAIT_INTERVAL_SECONDS, timeout: float | None = None) -> _T:
-        """psycopg's; raises OperationalError where the server does not answer in time."""
+        """Overrides psycopg's method: closes the connection and raises OperationalError if no answer comes in time."""
         if timeout is not None or self.answer_within is None:
             return await super().wait(gen, interval, timeout)
         try:
@@ -161,22 +167,22 @@ class AsyncConnection(psycopg.AsyncConnection[_Row]):
             with suppress(psycopg.Error):
                 await self.cancel_safe(timeout=_CANCEL_WITHIN_SECONDS)
             await self.close()
-            raise psycopg.OperationalError(_silent(self.answer_within)) from None
+            raise psycopg.OperationalError(_no_answer(self.answer_within)) from None
 
 
 def connect(url: str, *, answer_within: float | None = None, **options: Any) -> Connection[Any]:
-    """A connection for one thread. `options` are psycopg's. Raises UnfitDatabase and psycopg.Error.
+    """Connects. `options` are psycopg's. Raises UnfitDatabase and psycopg.Error.
 
-    `answer_within`: for a session whose statements are all short, the seconds within which the server has to answer;
-    after that the connection is closed, and psycopg.OperationalError is raised. The server ends such a session too
-    where its process hangs in the middle of a transaction, and others wait for what it holds.
+    Give `answer_within` for a session whose statements are all short: if the server does not answer within so many
+    seconds, the connection is closed and psycopg.OperationalError is raised. The server also ends such a session if it
+    is idle in a transaction for 5 s, so that a hung process does not keep its locks.
     """
     return Connection.connect(url, answer_within=answer_within, **options)
 
 
 @contextmanager
 def connect_read_only(url: str) -> Iterator[Connection[Any]]:
-    """A connection whose queries all see one moment of the database, and cannot write. Raises psycopg.Error."""
+    """Connects for a block whose queries cannot write and all see the same snapshot. Raises psycopg.Error."""
     with connect(url) as connection:
         connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
         yield connection
@@ -184,15 +190,15 @@ def connect_read_only(url: str) -> Iterator[Connection[Any]]:
 
 
 async def connect_async(url: str, *, answer_within: float | None = None, **options: Any) -> AsyncConnection[Any]:
-    """The same for coroutines."""
+    """`connect` for coroutines."""
     return await AsyncConnection.connect(url, answer_within=answer_within, **options)
 
 
 class Pool(ConnectionPool[Connection[Any]]):
-    """Connections for many threads."""
+    """A pool of connections for many threads."""
 
     def putconn(self, conn: Connection[Any]) -> None:
-        """Takes one back. Where it was lost, the others are lost too, and each would be found out by itself."""
+        """Takes a connection back. If it is closed, discards the idle ones too, which were probably lost with it."""
         lost = conn.closed
         super().putconn(conn)
         if lost:
@@ -200,7 +206,7 @@ class Pool(ConnectionPool[Connection[Any]]):
 
 
 def pool(url: str, *, min_size: int, max_size: int, answer_within: float | None = None, **options: Any) -> Pool:
-    """A pool that is not opened yet. See `connect`."""
+    """Returns a pool that is not opened yet. See `connect`."""
     return Pool(
         url,
         connection_class=Connection[Any],
@@ -209,16 +215,16 @@ def pool(url: str, *, min_size: int, max_size: int, answer_within: float | None 
         max_size=max_size,
         open=False,
         timeout=_CONNECTED_WITHIN_SECONDS,
-        # An attempt doubles its pauses until it is given up; whoever asks next makes a new one.
+        # The pool doubles its pauses between attempts to reconnect. After this time the next caller starts over.
         reconnect_timeout=_CONNECTED_WITHIN_SECONDS,
     )
 
 
 def refusal_of_server(error: Exception) -> str | None:
-    """Why a connection was refused, if it will be refused again until somebody changes something."""
-    if not isinstance(error, psycopg.OperationalError) or not (found := _REFUSALS.search(str(error))):
+    """Returns why the server refused a connection, or None if another attempt may succeed without any change."""
+    if not isinstance(error, psycopg.OperationalError) or not (refusal := _REFUSALS.search(str(error))):
         return None
-    return found[0].removeprefix("FATAL:").strip()
+    return refusal[0].removeprefix("FATAL:").strip()
 
 
 def fetch_row(connection: psycopg.Connection[Any], query: Sql, parameters: Params | None = None) -> tuple[Any, ...]:
@@ -247,8 +253,8 @@ def fetch_value(connection: psycopg.Connection[Any], query: Sql, parameters: Par
 
 
 CopiedRow = bytes | bytearray | memoryview
-"""A row that PostgreSQL copied out in binary: the number of columns (2 bytes), then for each its length (4 bytes) and
-its value. Integers are big-endian. The format has one form, and is the same in all versions of PostgreSQL."""
+"""A row from COPY in binary format: the number of columns (2 bytes), then each column's length (4 bytes) and value.
+Integers are big-endian. All versions of PostgreSQL write the same bytes."""
 
 _COPY_HEADER_BYTES, _COPY_TRAILER = 19, b"\xff\xff"
 
@@ -256,23 +262,23 @@ _COPY_HEADER_BYTES, _COPY_TRAILER = 19, b"\xff\xff"
 def copied_rows(connection: psycopg.Connection[Any], query: Sql) -> Generator[CopiedRow]:
     """Streams the rows of a `COPY ... TO STDOUT (FORMAT BINARY)` from the server. Raises psycopg.Error.
 
-    The connection is busy until the last one was taken, or the generator is closed.
+    The connection is busy until the generator ends or is closed.
     """
     with connection.cursor() as cursor, cursor.copy(query) as copy:
         start = _COPY_HEADER_BYTES
         for chunk in copy:
             row: CopiedRow = chunk[start:]
             start = 0
-            if row and row != _COPY_TRAILER:  # the header may come by itself
+            if row and row != _COPY_TRAILER:  # the header may come without a row
                 yield row
 
 
 _LOCK_APPENDS: LiteralString = "SELECT pg_advisory_xact_lock(hashtextextended('order_events', 0))"
-"""The lock that the functions `begin_append` and `append_month` of the migrations take."""
+"""The lock that appenders take, in the SQL functions `begin_append` and `append_month`."""
 
 
 def lock_appends(connection: psycopg.Connection[Any]) -> None:
-    """Keeps everybody else from appending until the transaction ends. Raises psycopg.Error."""
+    """Keeps all others from appending until the transaction ends. Raises psycopg.Error."""
     connection.execute(_LOCK_APPENDS)
 
 
@@ -282,18 +288,17 @@ async def lock_appends_async(connection: psycopg.AsyncConnection[Any]) -> None:
 
 
 def set_search_path(cursor: psycopg.Cursor[Any], *schemas: str) -> None:
-    """Makes unqualified names mean these schemas' tables first, then the service's own, until the transaction ends."""
+    """Until the transaction ends, looks unqualified names up in these schemas first, then in the service's own."""
     home = cast("Connection[Any]", cursor.connection).home
     names = SQL(", ").join(map(Identifier, [*schemas, home]))
     cursor.execute(SQL("SET LOCAL search_path TO {}").format(names))
 
 
 def hold_lock(cursor: psycopg.Cursor[Any], lock: LiteralString, parameters: tuple[Any, ...] = ()) -> bool:
-    """Takes an advisory lock until the transaction ends, however long that is. Returns whether the lock was free.
+    """Takes an advisory lock until the transaction ends. Returns whether it got the lock. Raises psycopg.Error.
 
-    `lock` is a query that locks for the transaction: behind a pooler no other kind stays with its session. A
-    transaction that does nothing else has no snapshot and no number, so vacuum does not wait for it. Raises
-    psycopg.Error.
+    `lock` is a query that takes a transaction-level lock, because session-level locks do not work behind a pooler. The
+    transaction may stay open for long: as long as it does nothing else, it does not hold up vacuum.
     """
     cursor.execute("SET LOCAL idle_in_transaction_session_timeout = 0")
     with psycopg.ClientCursor(cursor.connection, row_factory=tuple_row) as rows:
@@ -303,7 +308,7 @@ def hold_lock(cursor: psycopg.Cursor[Any], lock: LiteralString, parameters: tupl
 
 @contextmanager
 def lock_held(url: str, lock: LiteralString, parameters: tuple[Any, ...] = ()) -> Iterator[bool]:
-    """Holds a lock as `hold_lock` does, on a connection of its own, until the block ends."""
+    """Holds a lock on a connection of its own until the block ends. Yields what `hold_lock` returns."""
     with connect(url) as connection:
         yield hold_lock(connection.cursor(), lock, parameters)
 
@@ -313,25 +318,25 @@ _SET: LiteralString = "SELECT set_config(name, value, false) FROM unnest(%s::tex
 
 def _parameters(url: str, options: dict[str, Any]) -> dict[str, Any]:
     given = conninfo_to_dict(url)
-    defaults = _VANISHED | {"connect_timeout": _NEXT_HOST_SECONDS if "," in url else _CONNECT_SECONDS}
+    defaults = _VANISHED_SERVER | {"connect_timeout": _NEXT_HOST_SECONDS if "," in url else _CONNECT_SECONDS}
     unset = {name: value for name, value in defaults.items() if name not in given}
     return unset | _hosts(url, given) | options | _UTF8
 
 
 _HOSTS = ("host", "hostaddr", "port")
 _answered: dict[str, tuple[str, str]] = {}
-"""By URL with several hosts, the host and the port that answered last: one that vanished costs seconds each time."""
+"""For each URL with several hosts: the host and port that answered last. Trying a vanished host first takes seconds."""
 
 
 def _hosts(url: str, given: dict[str, Any]) -> dict[str, str]:
-    """The hosts of a URL that has several, the one that answered last first. The others follow in their order."""
+    """Returns the parameters that put the host that answered last first. Returns none if the URL has one host."""
     lists = {name: str(given[name]).split(",") for name in _HOSTS if given.get(name)}
     count = len(lists.get("host", []))
-    if url not in _answered or any(len(one) != count for one in lists.values()):
+    if url not in _answered or any(len(values) != count for values in lists.values()):
         return {}
     pairs = list(zip(lists["host"], lists.get("port", [""] * count), strict=True))
     first = pairs.index(_answered[url]) if _answered[url] in pairs else 0
-    return {name: ",".join(one[first:] + one[:first]) for name, one in lists.items()}
+    return {name: ",".join(values[first:] + values[:first]) for name, values in lists.items()}
 
 
 def _note_host(url: str, info: psycopg.ConnectionInfo) -> None:
@@ -339,46 +344,46 @@ def _note_host(url: str, info: psycopg.ConnectionInfo) -> None:
         _answered[url] = info.host, str(info.port) if "port" in conninfo_to_dict(url) else ""
 
 
-def _fit(connection: Connection[Any] | AsyncConnection[Any], found: _Found, *, short: bool) -> dict[str, str]:
-    """Notes what was found; returns the settings that have to be made. Raises UnfitDatabase."""
-    connection.pooled = found.pid != connection.info.backend_pid
-    connection.home = found.home
-    settings = _needed(found)
+def _adjust(connection: Connection[Any] | AsyncConnection[Any], state: _SessionState, *, short: bool) -> dict[str, str]:
+    """Sets the connection's attributes, and returns the settings to make in the session. Raises UnfitDatabase."""
+    connection.pooled = state.pid != connection.info.backend_pid
+    connection.home = state.home
+    settings = _settings_to_make(state)
     if "search_path" in connection.info.options:  # of the URL
-        connection.home = found.first or found.home
+        connection.home = state.first or state.home
         settings.pop("search_path", None)
     if not connection.pooled:
-        if found.idle not in (None, "0"):
+        if state.idle not in (None, "0"):
             settings["idle_session_timeout"] = "0"
-        return settings | ({"idle_in_transaction_session_timeout": _IDLE_IN_TRANSACTION} if short else {})
+        return settings | ({"idle_in_transaction_session_timeout": _MAX_IDLE_IN_TRANSACTION} if short else {})
     connection.prepare_threshold = None
     if settings:
-        raise UnfitDatabase(_refusal(connection.info, settings))
+        raise UnfitDatabase(_unfit_behind_pooler(connection.info, settings))
     return {}
 
 
-def _needed(found: _Found) -> dict[str, str]:
-    """What our SQL depends on and this database has otherwise."""
+def _settings_to_make(state: _SessionState) -> dict[str, str]:
+    """Returns the settings that our SQL depends on and that differ in this session."""
     settings: dict[str, str] = {}
-    if not found.date_style.startswith("ISO"):
+    if not state.date_style.startswith("ISO"):
         settings["DateStyle"] = "ISO"
-    if found.strings != "on":
+    if state.strings != "on":
         settings["standard_conforming_strings"] = "on"
-    if found.isolation != "read committed":
+    if state.isolation != "read committed":
         settings["default_transaction_isolation"] = "read committed"
-    if found.first != found.home:
-        settings["search_path"] = Identifier(found.home).as_string()
+    if state.first != state.home:
+        settings["search_path"] = Identifier(state.home).as_string()
     return settings
 
 
-def _refusal(info: psycopg.ConnectionInfo, settings: dict[str, str]) -> str:
+def _unfit_behind_pooler(info: psycopg.ConnectionInfo, settings: dict[str, str]) -> str:
     whose = SQL("ALTER ROLE {} IN DATABASE {} SET").format(Identifier(info.user), Identifier(info.dbname)).as_string()
     statements = " ".join(f"{whose} {name} = {value};" for name, value in settings.items())
     return (
-        f"The database {info.dbname} is behind a pooler, where a session cannot have settings of its own, and those of "
-        f"the database are not the ones that the service needs. Run this, and then reconnect the pooler: {statements}"
+        f"The database {info.dbname} is behind a pooler, where a session cannot have settings of its own, and the "
+        f"database's settings are not those that the service needs. Run this, then reconnect the pooler: {statements}"
     )
 
 
-def _silent(seconds: float) -> str:
+def _no_answer(seconds: float) -> str:
     return f"the database did not answer within {seconds:.0f} s"

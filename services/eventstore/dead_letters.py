@@ -1,4 +1,4 @@
-"""Dead letters, which are outcomes too, and what operators did about them."""
+"""Reads dead letters from the table `outcomes`, and notes what operators did about them."""
 
 from collections.abc import Collection
 from typing import Any, LiteralString
@@ -12,7 +12,7 @@ from services.judging.dead_letters import DeadLetter
 UNHANDLED: LiteralString = (
     "outcomes LEFT JOIN handled_dead_letters USING (partition, record_offset) WHERE kind = 'dead' AND how IS NULL"
 )
-"""SQL: the rows of dead letters that no operator has sent again or discarded."""
+"""SQL: the dead letters that no operator has retried or discarded."""
 
 
 def dead_letters(
@@ -23,8 +23,11 @@ def dead_letters(
     error: str | None = None,
     handled: bool = True,
 ) -> list[DeadLetter]:
-    """In the order in which they died: those at these partitions and offsets, with this key, or whose reason has
-    `error` in it; without `handled`, only those that nobody did anything about. Raises psycopg.Error."""
+    """Returns dead letters, oldest first. All filters that are given must match. Raises psycopg.Error.
+
+    `places` are partitions and offsets, `key` is the record's key, and `error` a part of the reason. Without
+    `handled`, leaves out those that an operator has retried or discarded.
+    """
     with connection.cursor(row_factory=dict_row, binary=True) as cursor:
         cursor.execute(
             "SELECT partition, record_offset, key, message AS value, headers, how, why FROM outcomes "
@@ -41,12 +44,12 @@ def dead_letters(
             },
         )
         headers = msgspec.json.Decoder(list[tuple[str, bytes | None]]).decode
-        found = [DeadLetter(**row | {"headers": headers(row["headers"])}) for row in cursor]
-    return [letter for letter in found if error is None or error in letter.error]
+        letters = [DeadLetter(**row | {"headers": headers(row["headers"])}) for row in cursor]
+    return [letter for letter in letters if error is None or error in letter.error]
 
 
 def handle_dead_letter(connection: psycopg.Connection[Any], letter: DeadLetter, how: str, why: str = "") -> None:
-    """Notes what an operator did. Raises psycopg.Error."""
+    """Notes that an operator retried or discarded a dead letter, and why. Raises psycopg.Error."""
     connection.execute(
         "INSERT INTO handled_dead_letters (partition, record_offset, how, why) VALUES (%s, %s, %s, %s) "
         "ON CONFLICT (partition, record_offset) DO UPDATE SET how = excluded.how, why = excluded.why, "

@@ -24,13 +24,13 @@ from services.sealing.seal import (
 )
 
 CHANGE_KEYS = WITH_TEXTS | {OrderTextsErased}
-"""The events that take or erase keys."""
-_FIRST = {topic: msgspec.json.Decoder(event_type).decode for topic, event_type in EVENTS.items()}
-_SECOND = {event_type.__name__ + VERSION_2: _FIRST[event_type.__name__] for event_type in WITH_TEXTS}
+"""The events that make or erase order keys."""
+_DECODE_V1 = {topic: msgspec.json.Decoder(event_type).decode for topic, event_type in EVENTS.items()}
+_DECODE_V2 = {event_type.__name__ + VERSION_2: _DECODE_V1[event_type.__name__] for event_type in WITH_TEXTS}
 
 
 class Stored(Protocol):
-    """A stored event, whoever has it: the library's `StoredEvent`, or a `StoredRow`."""
+    """A stored event: the library's `StoredEvent`, or a `StoredRow`."""
 
     @property
     def originator_id(self) -> Any:
@@ -44,7 +44,7 @@ class Stored(Protocol):
 
     @property
     def topic(self) -> str:
-        """Its type."""
+        """The name of its class, with a suffix for version 2."""
         ...
 
     @property
@@ -54,16 +54,20 @@ class Stored(Protocol):
 
 
 class StoredRow(msgspec.Struct, gc=False):
-    """A row of `order_events`. Made in a fraction of the time that the library's frozen dataclass takes."""
+    """A row of `order_events`. Much faster to make than the library's frozen dataclass."""
 
     originator_id: str
+    """The order's id."""
     originator_version: int
+    """The event's sequence in its order."""
     topic: str
+    """The name of its class, with a suffix for version 2."""
     state: bytes
+    """Its content, with sealed texts."""
 
 
 def sealed_orders(stored: Iterable[Stored]) -> set[str]:
-    """Returns the orders whose keys it takes to read these events."""
+    """Returns the orders whose keys are needed to read these events."""
     return {str(event.originator_id) for event in stored if event.topic.endswith(VERSION_2)}
 
 
@@ -71,13 +75,13 @@ class Sealing:
     """Encodes the events of one transaction, and collects the keys that they make and erase."""
 
     def __init__(self, keys: dict[str, OrderKey], masters: MasterKeys) -> None:
-        """`keys`: each order's newest. New and erased ones are entered there."""
+        """`keys`: the newest key of each order. Keys that this object makes or erases are updated there."""
         self.keys = keys
         self._masters = masters
         self._random = RandomBytes()
         self._made: dict[tuple[str, int], bytes] = {}
         self.erased: list[tuple[str, int]] = []
-        """Order and number of the keys to erase. The same events may have made some of them."""
+        """Order and number of the keys to erase. Some may have been made by the same events."""
 
     def stored(self, event: Event) -> StoredRow:
         """Returns the event as it is stored."""
@@ -85,8 +89,8 @@ class Sealing:
         topic, state = kind.__name__, None
         if kind in WITH_TEXTS:
             topic += VERSION_2
-            if found := texts(event):
-                state = seal(event, found, *self._key(event.originator_id), self._random.take(NONCE_BYTES))
+            if event_texts := texts(event):
+                state = seal(event, event_texts, *self._key(event.originator_id), self._random.take(NONCE_BYTES))
         elif kind is OrderTextsErased:
             self._erase(event.originator_id)
         return StoredRow(event.originator_id, event.originator_version, topic, state or encode_event(event))
@@ -108,16 +112,16 @@ class Sealing:
         return number, new
 
     def _erase(self, order_id: str) -> None:
-        """Makes a key first if the order has none: once erased, it says that the order's plain texts are gone."""
+        """Erases the order's key. Makes one first if there is none: an erased key also marks plain texts as erased."""
         number, _ = self._key(order_id)
         self.keys[order_id] = OrderKey(number)
         self.erased.append((order_id, number))
 
 
 class OrderMapper(Mapper[str]):
-    """The library's mapper, which it finds by `MAPPER_TOPIC`. It decodes one event at a time.
+    """The mapper that the library finds by `MAPPER_TOPIC`. It decodes one event at a time.
 
-    Code that reads many events loads their keys at once and calls `decode_event`.
+    Code that reads many events should load their keys at once, and call `decode_event`.
     """
 
     keys: Callable[[set[str]], OrderKeys]
@@ -135,10 +139,11 @@ class OrderMapper(Mapper[str]):
 def decode_event(stored: Stored, keys: OrderKeys) -> Event:
     """Decodes a stored event of any version. Texts of an erased order read as `[erased]`.
 
-    Raises MapperDeserialisationError for an event that this version does not know or cannot read, or another's.
+    Raises MapperDeserialisationError for an event that this version does not know or cannot read, and for an event
+    whose content belongs to another one.
     """
     try:
-        event = _FIRST[stored.topic](stored.state) if stored.topic in _FIRST else _decode_second(stored, keys)
+        event = _DECODE_V1[stored.topic](stored.state) if stored.topic in _DECODE_V1 else _decode_sealed(stored, keys)
     except (KeyError, Broken, msgspec.MsgspecError) as error:
         raise _unreadable(stored, f"{error!r}. Run the version that wrote it, or a later one.") from error
     if (event.originator_id, event.originator_version) != (stored.originator_id, stored.originator_version):
@@ -146,9 +151,9 @@ def decode_event(stored: Stored, keys: OrderKeys) -> Event:
     return event
 
 
-def _decode_second(stored: Stored, keys: OrderKeys) -> Event:
+def _decode_sealed(stored: Stored, keys: OrderKeys) -> Event:
     """Decodes an event with sealed texts. msgspec keeps the last of two equal keys, so the unsealed texts win."""
-    decode = _SECOND[stored.topic]
+    decode = _DECODE_V2[stored.topic]
     state, sealed = split(stored.state)
     bare = decode(state)
     if sealed is None or (key := keys.get(bare.originator_id, sealed.key_number)) is None:
@@ -157,7 +162,7 @@ def _decode_second(stored: Stored, keys: OrderKeys) -> Event:
 
 
 def is_stored_as(stored: Stored, event: Event, keys: OrderKeys) -> bool:
-    """Whether some version stores the event as these bytes. Texts that were erased do not count."""
+    """Whether any version of the service stores the event as these bytes. Does not compare erased texts."""
     name, version = stored.topic.removesuffix(VERSION_2), stored.topic.endswith(VERSION_2)
     if (stored.originator_id, stored.originator_version, name) != (
         event.originator_id,
@@ -168,15 +173,15 @@ def is_stored_as(stored: Stored, event: Event, keys: OrderKeys) -> bool:
     if not version:
         erased = event.originator_id in keys.erased and stored.state == encode_event(without_texts(event))
         return erased or stored.state == encode_event(event)
-    found = texts(event)
+    event_texts = texts(event)
     try:
         state, sealed = split(stored.state)
-        if state != encode_event(without(event, found)):
+        if state != encode_event(without(event, event_texts)):
             return False
         if sealed is None:
-            return not found
+            return not event_texts
         key = keys.get(event.originator_id, sealed.key_number)
-        return key is None or unseal(event, sealed.content, key) == encode_event(found)
+        return key is None or unseal(event, sealed.content, key) == encode_event(event_texts)
     except (KeyError, Broken):
         return False
 

@@ -1,4 +1,4 @@
-"""What the database knows of the installation: where its clock begins, how far everything is, what was verified."""
+"""What the database knows about the installation: its clock, how far each part is, and the last verifications."""
 
 from datetime import UTC, datetime
 from fractions import Fraction
@@ -17,10 +17,10 @@ _ORIGIN = "SELECT origin FROM clock"
 
 
 def read_clock(database_url: str, given: datetime | None, scale: Fraction) -> Clock:
-    """Returns the installation's clock. The first start notes the instant from which business time runs.
+    """Returns the installation's clock. The first start stores the instant at which business time begins.
 
-    An instant that the environment gives wins over a noted one. Once it is noted this only reads, so that users who may
-    not write can ask for the time. Raises psycopg.Error.
+    `given`, from the environment, takes precedence over the stored instant. Later calls only read, so that users who
+    may not write can ask for the time. Raises psycopg.Error.
     """
     now = given or datetime.now(UTC)
     now = now.replace(microsecond=now.microsecond // 1000 * 1000)
@@ -32,40 +32,46 @@ def read_clock(database_url: str, given: datetime | None, scale: Fraction) -> Cl
 
 
 def record_verification(connection: psycopg.Connection[Any], checked: str, differences: int) -> None:
-    """Notes what `resolution verify` found, for whoever watches over the installation. Raises psycopg.Error.
+    """Stores the result of `resolution verify`, for metrics. Raises psycopg.Error.
 
-    `checked` names what was verified (`history`, `commands`).
+    `checked` names what was verified: `history` or `commands`.
     """
     connection.execute("INSERT INTO verifications (checked, differences) VALUES (%s, %s)", (checked, differences))
 
 
 class Overview(msgspec.Struct):
-    """How far everything is: numbers only, nothing of any order."""
+    """How far each part of the installation is. Has numbers only, and no order's data."""
 
     last_event: int
+    """The number of the newest event."""
     last_outcome: int
+    """The id of the newest outcome."""
     intended: int | None
-    """The last outcome that may be on Kafka; None before a relay has noted one."""
+    """The last outcome that may be on Kafka; None if no relay has noted one yet."""
     checkpointed: int | None
     """The last event that a checkpoint covers; None if there are no checkpoints."""
     deadlines: int
+    """How many deadlines the timer remembers."""
     overdue: int
+    """How many of these deadlines are over."""
     most_overdue: datetime | None
     """The earliest deadline that is over, in business time."""
     parked_orders: int
+    """How many orders are parked."""
     parked_commands: int
+    """How many commands these orders have."""
     dead_letters: int
-    """Those that no operator has handled."""
+    """How many dead letters no operator has handled."""
     read_models: dict[str, int]
-    """By read model, the last event that it has."""
+    """For each read model: the last event that it has."""
     positions: dict[str, dict[int, int]]
-    """By consumer and partition, the next offset on the topic."""
+    """By consumer and partition: the next offset on the topic."""
     verifications: list[tuple[str, int, datetime]]
-    """The last one of each check: its name, its differences and its end."""
+    """The last verification of each kind: its name, its number of differences, and when it ended."""
 
 
 def overview(connection: psycopg.Connection[Any], now: datetime) -> Overview:
-    """As of the business time `now`. Raises psycopg.Error."""
+    """Returns how far each part is at the business time `now`. Raises psycopg.Error."""
     with connection.cursor(row_factory=dict_row) as cursor:
         [row] = cursor.execute(
             "SELECT (SELECT coalesce(max(notification_id), 0) FROM order_events) AS last_event, "  # noqa: S608 (ours)
@@ -97,9 +103,9 @@ def _read_models(connection: psycopg.Connection[Any]) -> dict[str, int]:
 
 
 def _positions(connection: psycopg.Connection[Any]) -> dict[str, dict[int, int]]:
-    found: dict[str, dict[int, int]] = {}
+    positions: dict[str, dict[int, int]] = {}
     for consumer, partition, offset in connection.execute(
         "SELECT consumer, partition, next_offset - base FROM positions"
     ):
-        found.setdefault(consumer, {})[partition] = offset
-    return found
+        positions.setdefault(consumer, {})[partition] = offset
+    return positions

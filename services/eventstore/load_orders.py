@@ -1,4 +1,4 @@
-"""Loads orders, many at once: each from its snapshot, if it has one, and the events behind that."""
+"""Loads many orders at once: each from its snapshot, if it has one, and the events after it."""
 
 import logging
 from collections.abc import Collection, Sequence
@@ -20,8 +20,8 @@ from .snapshots import SNAPSHOT_AFTER, STATE_VERSION, decode_state, snapshot_ver
 
 log = logging.getLogger(__name__)
 
-# A snapshot comes as a row without a topic, then its own last event, which has to be there, and those behind it. All in
-# one statement: a second one would be felt by every command on an order that is not in the cache.
+# For each order: its snapshot as a row without a topic, the snapshot's last event, which must exist, and later events.
+# One statement, because a second one would slow down every command on an order that is not in the cache.
 _SELECT = (
     "WITH asked AS (SELECT order_id, version, s.state FROM unnest(%s::text[]) AS a (order_id) "
     "LEFT JOIN (SELECT * FROM order_snapshots WHERE code = %s::text) AS s USING (order_id)) "
@@ -35,37 +35,37 @@ class History(msgspec.Struct):
     """What an order is loaded from."""
 
     start: Order
-    """The order as its snapshot has it, or blank."""
+    """The order in the state of its snapshot, or without any event."""
     events: Sequence[Stored]
     """All events after that."""
 
     def load(self, keys: OrderKeys, after: int) -> tuple[Order, Order | None]:
         """Returns the order, and the state to snapshot, or None if no snapshot is due.
 
-        One is due when more than `after` events follow the last. Both may be the same object. Raises whatever this
-        version fails with on an event.
+        A snapshot is due if more than `after` events follow the last one. Both results may be the same object. Raises
+        any exception if this version cannot read or apply an event.
         """
         events = [decode_event(event, keys) for event in self.events]
         order = evolved(self.start, events)
-        behind = snapshot_version(order) - self.start.version
-        if behind <= after:
+        new_events = snapshot_version(order) - self.start.version
+        if new_events <= after:
             return order, None
-        return order, order if order.open_dispute is None else evolved(self.start, events[:behind])
+        return order, order if order.open_dispute is None else evolved(self.start, events[:new_events])
 
 
 class Loaded(msgspec.Struct):
     """Orders, and the states to snapshot."""
 
     orders: dict[str, Order | Exception]
-    """By id. An exception says why an order's history cannot be read or followed."""
+    """The orders by id. For an order that cannot be loaded: the exception."""
     due: list[Order] = []
-    """What to make snapshots of. Some are the orders themselves, and change with them."""
+    """The states to snapshot. Some are the same objects as in `orders`: write them before you change the orders."""
 
 
 def load_orders(
     connection: psycopg.Connection[Any], masters: MasterKeys, order_ids: Collection[str], *, snapshots: bool = True
 ) -> Loaded:
-    """Also those that nobody registered. `snapshots`: whether they are used.
+    """Loads orders, including those that nobody registered. `snapshots`: whether to use snapshots.
 
     Raises MasterKeyError and psycopg.Error.
     """
@@ -77,7 +77,7 @@ def load_orders(
         order_id = history.start.id
         try:
             loaded.orders[order_id], due = history.load(keys, SNAPSHOT_AFTER)
-        except Exception as failure:  # a bug of ours, or a later version's event: this order's trouble alone
+        except Exception as failure:  # a bug of ours, or a later version's event: the other orders are not affected
             loaded.orders[order_id] = failure
         else:
             loaded.due += [] if due is None else [due]
@@ -85,21 +85,24 @@ def load_orders(
 
 
 def _histories(connection: psycopg.Connection[Any], order_ids: Collection[str], version: str | None) -> list[History]:
-    """Those that nobody registered are left out. `version`: of the snapshots that are used."""
+    """Returns the histories of the orders that were registered.
+
+    `version` is the state version that snapshots must have. None uses no snapshots.
+    """
     with connection.cursor(row_factory=dict_row, binary=True) as cursor:
         rows = cursor.execute(_SELECT, (list(set(order_ids)), version), prepare=True).fetchall()
-    found, unusable = [], []
+    histories, unusable = [], []
     for order_id, group in groupby(rows, itemgetter("order_id")):
         if (history := _history(order_id, list(group))) is not None:
-            found.append(history)
+            histories.append(history)
         else:
             log.warning("the snapshot of order %s cannot be used", order_id, extra={"order_id": order_id})
             unusable.append(order_id)
-    return found + (_histories(connection, unusable, None) if unusable else [])
+    return histories + (_histories(connection, unusable, None) if unusable else [])
 
 
 def _history(order_id: str, rows: Sequence[DictRow]) -> History | None:
-    """None where a snapshot cannot be read, or its last event is not there."""
+    """Returns an order's history, or None if its snapshot cannot be read or the snapshot's last event is missing."""
     first, rest = rows[0], rows[1:]
     if first["topic"] is not None:
         return History(Order(id=order_id), [_stored(row) for row in rows])

@@ -1,6 +1,6 @@
-"""Brings a database's schema up to date. Forward only, safe to run twice and by two at once.
+"""Brings a database's schema up to date. Forward only. Safe to run twice, and by two processes at once.
 
-The release before goes on working meanwhile and afterwards: a migration only adds to what there is (`.squawk.toml`).
+The previous release works during and after a migration, because migrations only add to the schema (`.squawk.toml`).
 """
 
 import logging
@@ -16,38 +16,37 @@ from .database import UnfitDatabase, connect, fetch_row, fetch_value
 
 log = logging.getLogger(__name__)
 
-_LOCK = 7_283_640_114  # any number that nobody else uses for an advisory lock
+_LOCK = 7_283_640_114  # an arbitrary number for the advisory lock
 _LOCK_TIMEOUT = "5s"
 
 
 class SchemaOutdated(Exception):
-    """The schema lacks migrations, and this user may not run them: a sentence that says who has to."""
+    """The schema lacks migrations, and this user may not run them. The text says who may."""
 
 
 def migrate(database_url: str) -> list[str]:
-    """Runs the migrations that this database has not seen, in order, and grants what roles need; returns their names.
+    """Runs the migrations that this database lacks, in order, and grants what roles need. Returns their names.
 
-    A user who does not own the schema only looks whether it is up to date. Raises SchemaOutdated where it is not,
-    UnfitDatabase for one that has nothing yet and is not in UTF-8, psycopg.Error where the database cannot be reached
-    or refuses, and psycopg.errors.LockNotAvailable (an OperationalError) where a table is in use for long: then run it
-    again.
+    For a user who does not own the schema, only checks that it is up to date. Raises SchemaOutdated if it is not;
+    UnfitDatabase if an empty database is not in UTF-8; psycopg.errors.LockNotAvailable (an OperationalError) if a table
+    is in use for too long: then run it again; psycopg.Error otherwise.
     """
     with connect(database_url, autocommit=True) as connection:
         if not _may_migrate(connection):
             _require_all(connection)
             return []
         _require_utf8(connection)
-        with _turn(connection):
+        with _exclusive_transaction(connection):
             connection.execute('CREATE TABLE IF NOT EXISTS schema_migrations (name text COLLATE "C" PRIMARY KEY)')
         ran = [path.name for path in _missing(connection) if _run(connection, path)]
-        with _turn(connection):
+        with _exclusive_transaction(connection):
             connection.execute(files(__package__).joinpath("grants.sql").read_bytes())
         return ran
 
 
 def _run(connection: psycopg.Connection[Any], path: Traversable) -> bool:
-    """Whether it was still to be done."""
-    with _turn(connection):
+    """Runs a migration. Returns False if another process has run it meanwhile."""
+    with _exclusive_transaction(connection):
         if fetch_value(connection, "SELECT 1 FROM schema_migrations WHERE name = %s", (path.name,)):
             return False
         connection.execute(path.read_bytes())
@@ -56,18 +55,18 @@ def _run(connection: psycopg.Connection[Any], path: Traversable) -> bool:
 
 
 @contextmanager
-def _turn(connection: psycopg.Connection[Any]) -> Iterator[None]:
-    """A transaction that no other migration runs beside. Lock and settings end with it: a pooler keeps no others."""
+def _exclusive_transaction(connection: psycopg.Connection[Any]) -> Iterator[None]:
+    """Opens a transaction in which no other migration runs. Lock and settings end with it, as a pooler requires."""
     with connection.transaction():
         connection.execute("SELECT set_config('statement_timeout', '0', true), set_config('lock_timeout', '0', true)")
         connection.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
-        # Whoever comes after a statement that waits for a table waits as well.
+        # Other sessions queue up after a statement that waits for a table, so it must not wait for long.
         connection.execute("SELECT set_config('lock_timeout', %s, true)", (_LOCK_TIMEOUT,))
         yield
 
 
 def _require_utf8(connection: psycopg.Connection[Any]) -> None:
-    """An installation that is there goes on, as far as it does."""
+    """Refuses an empty database that is not in UTF-8. Only warns if the database has the service's tables."""
     encoding, empty = fetch_row(connection, "SELECT getdatabaseencoding(), to_regclass('schema_migrations') IS NULL")
     if encoding == "UTF8":
         return
@@ -81,7 +80,7 @@ def _require_utf8(connection: psycopg.Connection[Any]) -> None:
 
 
 def _may_migrate(connection: psycopg.Connection[Any]) -> bool:
-    """Whether this user owns what is to be changed; anybody may begin who may create tables."""
+    """Whether this user owns the schema's tables, or may create the first ones."""
     query = (
         "SELECT coalesce((SELECT pg_has_role(relowner, 'USAGE') FROM pg_class "
         "WHERE oid = to_regclass('schema_migrations')), has_schema_privilege(current_schema(), 'CREATE'))"

@@ -1,4 +1,4 @@
-"""The rows of the table `outcomes`, read: what became of each record of the commands topic, and of each command id."""
+"""Reads the table `outcomes`: what became of each record of the commands topic, and of each command id."""
 
 import struct
 from collections.abc import Collection, Generator, Sequence
@@ -22,20 +22,20 @@ class StoredOutcome(Outcome, gc=False):
     """A row of the table `outcomes`."""
 
     outcome_id: int
-    """Follows the order of judging."""
+    """The number of the outcome in the whole store, in the order of judging."""
     last_event_id: int
     """The number of the last event that was stored with this outcome or one before it."""
 
 
 class OutcomeWithEvents(StoredOutcome, gc=False):
-    """An outcome that knows which events were stored with it."""
+    """An outcome with the range of its events."""
 
     before: int
     """The number of the last event that was stored before it."""
 
     @property
     def event_ids(self) -> range:
-        """The event numbers of what this outcome's command appended."""
+        """The numbers of the events that were stored with the outcome."""
         return range(self.before + 1, self.last_event_id + 1)
 
 
@@ -45,7 +45,7 @@ _COLUMNS: LiteralString = (
 )
 _SELECT: LiteralString = "SELECT " + _COLUMNS + "FROM outcomes "
 
-# PostgreSQL uses an index of some kinds only where a query names these kinds as the index does.
+# PostgreSQL uses a partial index only if the query has the index's own condition.
 _FIRST_USE: LiteralString = "kind IN ('accepted', 'rejected') "
 _REPEAT: LiteralString = "kind IN ('repeated', 'reused') "
 
@@ -71,9 +71,9 @@ def last_outcome(connection: psycopg.Connection[Any]) -> int:
 async def next_outcomes(
     connection: psycopg.AsyncConnection[Any], after: int, most: int, most_bytes: int
 ) -> list[StoredOutcome]:
-    """Returns at most `most` outcomes behind the one numbered `after`, in their order. Raises psycopg.Error.
+    """Returns at most `most` outcomes after number `after`, in their order. Raises psycopg.Error.
 
-    Those before the last one have less than `most_bytes` to publish.
+    Stops after the outcome with which the bytes to publish reach `most_bytes`.
     """
     select: LiteralString = (
         f"SELECT {_COLUMNS}FROM (SELECT *, sum(coalesce(octet_length(message), 0) + "  # noqa: S608 (all SQL is ours)
@@ -86,15 +86,15 @@ async def next_outcomes(
 
 
 async def outcome_numbered(connection: psycopg.AsyncConnection[Any], outcome_id: int) -> StoredOutcome:
-    """Returns an outcome that is there. Raises psycopg.Error."""
-    [found] = await _select_async(connection, _SELECT + "WHERE outcome_id = %s", (outcome_id,))
-    return found
+    """Returns the outcome with this number, which must exist. Raises psycopg.Error."""
+    [outcome] = await _select_async(connection, _SELECT + "WHERE outcome_id = %s", (outcome_id,))
+    return outcome
 
 
 def outcomes_of_partitions(
     connection: psycopg.Connection[Any], partitions: Collection[int], after: int, most: int
 ) -> list[StoredOutcome]:
-    """Returns at most `most` outcomes behind the one numbered `after`, in their order. Raises psycopg.Error."""
+    """Returns at most `most` outcomes after number `after`, in their order. Raises psycopg.Error."""
     where: LiteralString = "WHERE partition = ANY(%s) AND outcome_id > %s ORDER BY outcome_id LIMIT %s"
     return _select(connection, _SELECT + where, (list(partitions), after, most))
 
@@ -116,7 +116,7 @@ def outcomes_between(
 
 
 def missing_outcomes(connection: psycopg.Connection[Any], after: int, last: int) -> list[int]:
-    """Returns the first thousand ids above `after`, up to `last`, that no outcome has. Raises psycopg.Error."""
+    """Returns numbers above `after`, up to `last`, that no outcome has: the first thousand. Raises psycopg.Error."""
     with connection.cursor(row_factory=tuple_row) as cursor:
         cursor.execute(
             "SELECT n FROM generate_series(%s::bigint, %s::bigint) AS n "
@@ -130,9 +130,9 @@ def missing_outcomes(connection: psycopg.Connection[Any], after: int, last: int)
 
 
 def outcomes_of_order(connection: psycopg.Connection[Any], order_id: str, *, repeats: bool) -> list[StoredOutcome]:
-    """Returns what became of an order's commands, in the order of judging. Raises psycopg.Error.
+    """Returns the outcomes of an order's commands, in the order of judging. Raises psycopg.Error.
 
-    With `repeats`, also of those whose id had been used before.
+    With `repeats`, also the outcomes of commands whose id had been used before.
     """
     select: LiteralString = (
         f"{_SELECT}WHERE order_id = %(order)s AND {_FIRST_USE}UNION ALL "
@@ -142,15 +142,15 @@ def outcomes_of_order(connection: psycopg.Connection[Any], order_id: str, *, rep
 
 
 def outcome_of_command(connection: psycopg.Connection[Any], order_id: str, command_id: str) -> StoredOutcome | None:
-    """Returns what became of a command when its id was used first, however it is written. Raises psycopg.Error."""
+    """Returns the outcome of a command id's first use, or None. Ignores letter case. Raises psycopg.Error."""
     small = command_id.lower()
     where: LiteralString = (
         f"WHERE order_id = %s AND {_FIRST_USE}"
         "AND (command_id IN (%s, %s) OR (lower(command_id) = %s AND command_id <> lower(command_id))) "
         "ORDER BY command_id <> %s, outcome_id LIMIT 1"
     )
-    found = _select(connection, _SELECT + where, (order_id, command_id, small, small, command_id))
-    return found[0] if found else None
+    outcomes = _select(connection, _SELECT + where, (order_id, command_id, small, small, command_id))
+    return outcomes[0] if outcomes else None
 
 
 _STORED_USES: LiteralString = (
@@ -161,10 +161,10 @@ _STORED_USES: LiteralString = (
     "AND lower(o.command_id) = asked.command_id AND o.command_id <> lower(o.command_id) "
     f"WHERE o.{_FIRST_USE}) SELECT order_id, command_id, digest, message FROM used "
 )
-"""Finds an id however it was written, if it is asked for both as it is and in small letters."""
+"""SQL: finds ids in any letter case, if each id is asked for twice: as it is, and in small letters."""
 
 _ALL_USES: LiteralString = (
-    _STORED_USES  # noqa: S608 - nothing of a sender's
+    _STORED_USES  # noqa: S608 - has no text of a sender
     + "UNION ALL SELECT order_id, command_id, NULL, NULL FROM asked JOIN order_events "
     "ON originator_id = order_id AND notification_id <= retired_event_id() "
     "AND lower(convert_from(state, 'UTF8')::json ->> 'command_id') = lower(command_id)"
@@ -172,33 +172,33 @@ _ALL_USES: LiteralString = (
 
 
 def first_uses(connection: psycopg.Connection[Any], commands: Collection[tuple[str, str]]) -> FirstUses:
-    """Returns which of these commands (order id, command id) were used before, and with what. Raises psycopg.Error."""
+    """Returns the first use of each command (order id, command id) whose id was used before. Raises psycopg.Error."""
     return _uses(connection, commands, _ALL_USES)
 
 
 def first_uses_before(
     connection: psycopg.Connection[Any], commands: Collection[tuple[str, str]], outcome_id: int
 ) -> FirstUses:
-    """Returns those of `first_uses` whose outcome is stored and numbered up to `outcome_id`. Raises psycopg.Error."""
+    """Returns those of `first_uses` that have an outcome up to number `outcome_id`. Raises psycopg.Error."""
     return _uses(connection, commands, _STORED_USES + "WHERE outcome_id <= %s", outcome_id)
 
 
 def _uses(
     connection: psycopg.Connection[Any], commands: Collection[tuple[str, str]], query: LiteralString, *parameters: int
 ) -> FirstUses:
-    found: FirstUses = {}
+    uses: FirstUses = {}
     if not commands:
-        return found
+        return uses
     order_ids, ids = zip(*{*commands, *((order, id_.lower()) for order, id_ in commands)}, strict=True)
     with connection.cursor(row_factory=tuple_row, binary=True) as cursor:
         cursor.execute(query, (list(order_ids), list(ids), *parameters), prepare=True)
         for order_id, command_id, digest, message in cursor:
-            remember(found, order_id, command_id, RETIRED if digest is None else FirstUse(digest, message))
-    return found
+            remember(uses, order_id, command_id, RETIRED if digest is None else FirstUse(digest, message))
+    return uses
 
 
 def with_earlier_commands(connection: psycopg.Connection[Any], order_ids: Collection[str], month: date) -> set[str]:
-    """Returns which of these orders have commands that were judged before `month`. Raises psycopg.Error."""
+    """Returns those of these orders that have commands judged before `month`. Raises psycopg.Error."""
     return _order_ids(
         connection,
         "SELECT order_id FROM unnest(%s::text[]) AS asked (order_id) "  # noqa: S608
@@ -211,7 +211,7 @@ def with_earlier_commands(connection: psycopg.Connection[Any], order_ids: Collec
 
 
 def with_ids_in_capitals(connection: psycopg.Connection[Any], order_ids: Collection[str]) -> set[str]:
-    """Returns which of these orders have commands whose ids have capital letters. Raises psycopg.Error."""
+    """Returns those of these orders that have command ids with capital letters. Raises psycopg.Error."""
     return _order_ids(
         connection,
         f"SELECT DISTINCT order_id FROM outcomes WHERE order_id = ANY(%s) AND {_FIRST_USE}"  # noqa: S608
@@ -234,17 +234,17 @@ class RecordOutcome(NamedTuple):
     partition: int
     record_offset: int
     became: str
-    """A kind of outcome, or `parked`."""
+    """The kind of its outcome, or `parked`."""
 
 
 _FIXED_COLUMNS = struct.Struct(">hiiiqi")
-"""The number of columns, then each column's length and value; the value of the last column, `kind`, comes after."""
+"""The number of columns, then each column's length and value, except for the value of the last column, `kind`."""
 
 
 def outcomes_by_record(connection: psycopg.Connection[Any]) -> Generator[RecordOutcome]:
-    """Streams what became of each record, by partition and offset; an offset may come twice. Raises psycopg.Error.
+    """Streams what became of each record, sorted by partition and offset. Raises psycopg.Error.
 
-    The server sorts. The connection is busy until the last one was taken, or the generator is closed.
+    If the store has an error, an offset may come twice. The connection is busy until the generator ends or is closed.
     """
     query = (
         "COPY (SELECT partition, record_offset, kind FROM outcomes UNION ALL "

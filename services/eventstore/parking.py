@@ -1,6 +1,6 @@
-"""Parked orders: a command on which our own code failed, and those behind it, wait for an operator.
+"""Parked orders: a command on which our own code failed, and the order's later commands, wait for an operator.
 
-Nobody else does: the partition goes on, and the other orders with it.
+All other orders of the partition go on.
 """
 
 from collections.abc import Sequence
@@ -17,18 +17,18 @@ from .database import fetch_row
 
 
 class Parking(msgspec.Struct):
-    """The orders that were parked as of a version of the table `parking`."""
+    """The orders that are parked, and the version of the table `parking`, which changes with them."""
 
     version: int
     orders: set[str]
 
 
 class ParkingChanged(Exception):
-    """An order was parked or set free since the version that a batch was judged with. Nothing was written."""
+    """Orders were parked or freed after the batch was judged. Nothing was written."""
 
 
 def read_parking(connection: psycopg.Connection[Any]) -> Parking:
-    """Raises psycopg.Error."""
+    """Returns the orders that are parked now. Raises psycopg.Error."""
     version, orders = fetch_row(
         connection, "SELECT version, ARRAY(SELECT DISTINCT order_id FROM parked_commands) FROM parking"
     )
@@ -36,7 +36,7 @@ def read_parking(connection: psycopg.Connection[Any]) -> Parking:
 
 
 def parked_orders(connection: psycopg.Connection[Any]) -> list[dict[str, Any]]:
-    """Each parked order, the one that has waited longest first: `order_id`, `commands` (how many), `since`, `why`."""
+    """Returns `order_id`, `commands` (how many), `since` and `why` of each parked order, longest parked first."""
     with connection.cursor(row_factory=dict_row) as cursor:
         cursor.execute(
             "SELECT order_id, count(*) AS commands, min(parked_at) AS since, max(why) AS why FROM parked_commands "
@@ -46,7 +46,10 @@ def parked_orders(connection: psycopg.Connection[Any]) -> list[dict[str, Any]]:
 
 
 def parked_commands(connection: psycopg.Connection[Any], order_id: str) -> list[ParkedCommand]:
-    """An order's, in the order of the log; the first one is that which failed. Raises psycopg.Error."""
+    """Returns an order's parked commands, in the order of their records. Raises psycopg.Error.
+
+    The first one is the command on which our code failed.
+    """
     with connection.cursor(row_factory=class_row(ParkedCommand)) as cursor:
         cursor.execute(
             "SELECT partition, record_offset, order_id, command_id, record_time, key, value, headers, why "
@@ -57,7 +60,7 @@ def parked_commands(connection: psycopg.Connection[Any], order_id: str) -> list[
 
 
 def change_parking(cursor: Cursor[Any], parked: Sequence[ParkedCommand], freed: Sequence[tuple[int, int]]) -> None:
-    """Parks commands, and frees those at a partition and offset, within the caller's transaction."""
+    """Parks commands, and frees those with these partitions and offsets, in the caller's transaction."""
     if freed:
         cursor.executemany("DELETE FROM parked_commands WHERE partition = %s AND record_offset = %s", freed)
     if parked:
@@ -69,8 +72,8 @@ def change_parking(cursor: Cursor[Any], parked: Sequence[ParkedCommand], freed: 
             [msgspec.structs.astuple(command) for command in parked],
         )
     if freed:
-        # A database that falls back to before this must not come to the same version by another way: roles remember
-        # orders as the freed commands left them, and nothing else would tell that these were parked again.
+        # Roles have these orders in their caches, as the freed commands left them. If the database is restored to an
+        # earlier state, it must not reach the same version again: the roles would not notice that it was restored.
         cursor.execute("UPDATE parking SET version = version + 2 + floor(random() * 1e12)::bigint")
     elif any(command.why for command in parked):
         cursor.execute("UPDATE parking SET version = version + 1")

@@ -1,4 +1,4 @@
-"""How far each consumer has read each partition."""
+"""Stored positions: how far each consumer has read each partition."""
 
 import asyncio
 from typing import Any
@@ -10,21 +10,21 @@ from .database import ANSWER_WITHIN_SECONDS, connect
 
 
 class OtherTopic(Exception):
-    """A topic is not the one that was read before: a sentence that says which, and what to do."""
+    """The topic is not the one that this database has read before. The text says what to do."""
 
 
 class StoredPositions:
-    """The positions of one consumer, by name (`commands`, `timer`)."""
+    """The stored positions of one consumer, `commands` or `timer`."""
 
     def __init__(self, database_url: str, consumer: str) -> None:
         self._url = database_url
         self._consumer = consumer
 
     async def positions(self, topic_id: UUID, beginnings: dict[int, int]) -> tuple[dict[int, int], dict[int, int]]:
-        """The next offset of each partition asked for, and what was added to the topic's offsets to get it.
+        """Returns, by partition, the next offset, and the base that it includes (the topic's own offset is less).
 
-        One never read before starts at its beginning. Raises OtherTopic where it was read of a topic with another id,
-        and psycopg.Error.
+        `beginnings`: the partitions, with the offsets at which to start those that were never read. Raises OtherTopic
+        if a partition was read from a topic with another id, and psycopg.Error.
         """
         return await asyncio.to_thread(self._positions, topic_id, beginnings)
 
@@ -51,30 +51,33 @@ class StoredPositions:
 
 
 def other_topic(consumer: str) -> str:
-    """The sentence of OtherTopic."""
+    """Returns the text of OtherTopic for this consumer."""
     return (
         f"The topic that the role {consumer} reads is not the one that this database has read: it was deleted and "
-        "created anew, or is another installation's. Nothing of it is read. Check RESOLUTION_KAFKA_SERVERS, "
-        "RESOLUTION_TOPIC_PREFIX and RESOLUTION_DATABASE_URL; where Kafka has lost its data, docs/backup.md says how "
-        "to go on (resolution renew-topics)."
+        "created anew, or belongs to another installation. Nothing of it is read. Check RESOLUTION_KAFKA_SERVERS, "
+        "RESOLUTION_TOPIC_PREFIX and RESOLUTION_DATABASE_URL. If Kafka has lost its data, docs/backup.md says how to "
+        "go on (resolution renew-topics)."
     )
 
 
 def known_topics(connection: psycopg.Connection[Any]) -> dict[str, set[UUID]]:
-    """By consumer, the ids of the topics that it has read: one, or none yet. Raises psycopg.Error."""
-    found: dict[str, set[UUID]] = {}
+    """Returns the ids of the topics that each consumer has read: normally one, or none yet. Raises psycopg.Error."""
+    topic_ids: dict[str, set[UUID]] = {}
     for consumer, topic_id in connection.execute("SELECT consumer, topic_id FROM positions WHERE topic_id IS NOT NULL"):
-        found.setdefault(consumer, set()).add(topic_id)
-    return found
+        topic_ids.setdefault(consumer, set()).add(topic_id)
+    return topic_ids
 
 
 def judged_up_to(connection: psycopg.Connection[Any]) -> dict[int, int]:
-    """Returns by partition the offset that the commands role reads next. Raises psycopg.Error."""
+    """Returns the offset that the commands role reads next, by partition. Raises psycopg.Error."""
     rows = connection.execute("SELECT partition, next_offset FROM positions WHERE consumer = 'commands'")
     return dict(rows.fetchall())
 
 
 def commands_bases(connection: psycopg.Connection[Any]) -> dict[int, int]:
-    """By partition, what is added to the commands topic's offsets. Raises psycopg.Error."""
+    """Returns what the store adds to the commands topic's offsets, by partition. Raises psycopg.Error.
+
+    Leaves out partitions to whose offsets it adds nothing.
+    """
     rows = connection.execute("SELECT partition, base FROM positions WHERE consumer = 'commands' AND base <> 0")
     return dict(rows.fetchall())

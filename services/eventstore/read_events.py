@@ -1,4 +1,4 @@
-"""Reads stored events: by their numbers, of some orders, through all of history, and as bytes.
+"""Reads stored events: by event number, by order, or as bytes.
 
 An event's number is its `notification_id`. Events are numbered in the order of their commits, without a gap.
 """
@@ -43,7 +43,10 @@ _BETWEEN: LiteralString = _SELECT + "notification_id > %s AND notification_id <=
 
 
 def newest_event(connection: psycopg.Connection[Any]) -> int:
-    """Returns the last number that was given, or 0 in an empty store. Raises psycopg.Error."""
+    """Returns the number of the newest event, or 0 if the store is empty. Raises psycopg.Error.
+
+    After a split, it may be the number of an event that is in another database.
+    """
     query = "SELECT greatest(0, (SELECT max(notification_id) FROM order_events), (SELECT max(event_id) FROM splits))"
     return int(fetch_value(connection, query))
 
@@ -75,9 +78,9 @@ def events_numbered(connection: psycopg.Connection[Any], numbers: Sequence[int])
 
 
 def digest_of_last_events(connection: psycopg.Connection[Any], up_to: int) -> str:
-    """Returns a digest of which events have the last thousand numbers up to this one. Raises psycopg.Error.
+    """Returns a digest of the last thousand events up to this number, without their content. Raises psycopg.Error.
 
-    It tells one history from another: a store that was restored, or fell back, has other events at the same numbers.
+    It shows whether a store was restored or failed over: other events then have the same numbers.
     """
     with connection.cursor(row_factory=tuple_row) as cursor:
         cursor.execute(
@@ -89,10 +92,10 @@ def digest_of_last_events(connection: psycopg.Connection[Any], up_to: int) -> st
 
 
 def copy_events(connection: psycopg.Connection[Any], first: int, last: int) -> Generator[CopiedRow]:
-    """Streams the events with these numbers, both included, in their order: the bytes that checkpoints hash.
+    """Streams the rows of the events numbered `first` to `last`, in their order: the bytes that checkpoints hash.
 
-    The columns are originator_id, originator_version, topic, state and, last, notification_id. The connection is busy
-    until the last one was taken, or the generator is closed. Raises psycopg.Error.
+    The columns are originator_id, originator_version, topic, state and notification_id. The connection is busy until
+    the generator ends or is closed. Raises psycopg.Error.
     """
     query = SQL(
         "COPY (SELECT originator_id, originator_version, topic, state, notification_id FROM order_events "
@@ -107,7 +110,7 @@ def copy_events(connection: psycopg.Connection[Any], first: int, last: int) -> G
 def events_of_order(
     connection: psycopg.Connection[Any], order_id: str, after: int, limit: int
 ) -> Sequence[NumberedRow]:
-    """Returns at most `limit` events of an order behind its event `after`, in their sequence. Raises psycopg.Error."""
+    """Returns at most `limit` events of an order after sequence `after`, in their sequence. Raises psycopg.Error."""
     where: LiteralString = "originator_id = %s AND originator_version > %s ORDER BY originator_version LIMIT %s"
     return _select(connection, _SELECT + where, (order_id, after, limit))
 
@@ -115,9 +118,9 @@ def events_of_order(
 def histories_of(
     connection: psycopg.Connection[Any], order_ids: Collection[str], up_to: int
 ) -> dict[str, list[NumberedRow]]:
-    """Returns by order its events numbered up to `up_to`, in their sequence. Raises psycopg.Error.
+    """Returns each order's events up to event number `up_to`, in their sequence. Raises psycopg.Error.
 
-    Leaves out orders that have none by then.
+    Leaves out orders without such events.
     """
     where: LiteralString = (
         "originator_id = ANY(%s) AND notification_id <= %s ORDER BY originator_id, originator_version"
@@ -126,7 +129,7 @@ def histories_of(
 
 
 def first_events_of(connection: psycopg.Connection[Any], versions: Mapping[str, int]) -> dict[str, list[NumberedRow]]:
-    """Returns by order its events up to a version of its own, in their sequence. Raises psycopg.Error."""
+    """Returns each order's events up to the sequence in `versions`, in their sequence. Raises psycopg.Error."""
     select: LiteralString = (
         "SELECT originator_id, originator_version, topic, state, notification_id "
         "FROM unnest(%s::text[], %s::bigint[]) AS asked (order_id, version) "
@@ -137,7 +140,7 @@ def first_events_of(connection: psycopg.Connection[Any], versions: Mapping[str, 
 
 
 def all_histories(connection: psycopg.Connection[Any], up_to: int) -> Iterator[dict[str, list[NumberedRow]]]:
-    """Yields all orders' events numbered up to `up_to`, as `histories_of` does: some orders at a time, by their ids."""
+    """Yields what `histories_of` returns, for all orders: a thousand orders at a time, sorted by order id."""
     last = ""
     while True:
         with connection.cursor(row_factory=tuple_row) as cursor:
@@ -155,18 +158,18 @@ def all_histories(connection: psycopg.Connection[Any], up_to: int) -> Iterator[d
 def events_with_texts(
     connection: psycopg.Connection[Any], masters: MasterKeys, order_ids: Collection[str]
 ) -> dict[str, list[Event]]:
-    """Returns by order its events that have texts, in their sequence. Raises as `read_with_texts` does."""
+    """Returns each order's events of the kinds that have texts, in their sequence. Raises as `read_with_texts` does."""
     where: LiteralString = "originator_id = ANY(%s) AND topic = ANY(%s) ORDER BY originator_id, originator_version"
     stored = _select(connection, _SELECT + where, (list(order_ids), _WITH_TEXTS))
     events = read_with_texts(connection, masters, stored)
-    return {order_id: list(those) for order_id, those in groupby(events, lambda event: event.originator_id)}
+    return {order_id: list(group) for order_id, group in groupby(events, lambda event: event.originator_id)}
 
 
 # --- with their texts ---
 
 
 def read_with_texts(connection: psycopg.Connection[Any], masters: MasterKeys, stored: Sequence[Stored]) -> list[Event]:
-    """Decodes events; texts that were erased since they were stored read as `[erased]`.
+    """Decodes events with their texts. Erased texts read as `[erased]`.
 
     Raises MasterKeyError, MapperDeserialisationError and psycopg.Error.
     """
@@ -188,4 +191,4 @@ def _select(connection: psycopg.Connection[Any], query: LiteralString, parameter
 
 
 def _by_order(rows: Sequence[NumberedRow]) -> dict[str, list[NumberedRow]]:
-    return {order_id: list(those) for order_id, those in groupby(rows, lambda row: row.originator_id)}
+    return {order_id: list(group) for order_id, group in groupby(rows, lambda row: row.originator_id)}

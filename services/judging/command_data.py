@@ -1,4 +1,4 @@
-"""What a command's `data` says: the command, or what is to be corrected, field by field."""
+"""Reads a command's `data`: into the command, or into a rejection that says field by field what to correct."""
 
 import json
 import re
@@ -18,128 +18,136 @@ _VALIDATE: dict[str, Callable[[bytes], Command]] = {
     type_: command.__pydantic_validator__.validate_json for type_, command in COMMAND_TYPES.items()
 }
 _KINDS = set(DisputeKind)
-_MOST_ERRORS = 20
-_LONGEST_PATH = 200
-_DEEPEST = 100
-_LONGEST_NUMBER = 4300
-_has_half_a_character = re.compile("[\ud800-\udfff]").search
+_MAX_ERRORS = 20
+_MAX_PATH_CHARACTERS = 200
+_MAX_DEPTH = 100
+_MAX_DIGITS = 4300
+_has_lone_surrogate = re.compile("[\ud800-\udfff]").search
 
 Error = dict[str, str]
 
 
 class NotJson(ValueError):
-    """`data` is not JSON, which the envelope's decoder does not look at. The text says why."""
+    """`data` is not JSON. The envelope's decoder does not check that. The text says what is wrong."""
 
 
 # --- the command ---
 
 
 def read_data(type_: str, data: bytes, canonical: bytes) -> Command | rejections.Rejected:
-    """The command, or the rejection it gets. `canonical` is of `canonical_form`. Raises NotJson."""
-    if len(data) != len(canonical) and _may_have_equal_keys(data, canonical) and (found := _look_through(data)):
-        return rejections.invalid(found)
+    """Returns the command, or the rejection that says what to correct. Raises NotJson.
+
+    `canonical` is the `canonical_form` of `data`.
+    """
+    if len(data) != len(canonical) and _may_have_equal_keys(data, canonical) and (errors := _find_flaws(data)):
+        return rejections.invalid(errors)
     try:
         return _VALIDATE[type_](data)
     except ValidationError as error:
-        whole = any(one["type"].startswith("int_") for one in error.errors(include_url=False, include_input=False))
-        return _read_again(type_, data) if whole else refused(data, error)
+        details = error.errors(include_url=False, include_input=False)
+        about_integers = any(detail["type"].startswith("int_") for detail in details)
+        return _read_with_integers(type_, data) if about_integers else refused(data, error)
 
 
-def _read_again(type_: str, data: bytes) -> Command | rejections.Rejected:
-    """As JSON Schema says, 1e3 and 100.0 are integers. pydantic takes none of them."""
-    if found := _look_through(data):
-        return rejections.invalid(found)
+def _read_with_integers(type_: str, data: bytes) -> Command | rejections.Rejected:
+    """Reads the data with numbers such as 1e3 and 100.0 as integers, as JSON Schema does. pydantic refuses them."""
+    if errors := _find_flaws(data):
+        return rejections.invalid(errors)
     try:
-        return _VALIDATE[type_](_with_whole_numbers(data))
+        return _VALIDATE[type_](_with_integers(data))
     except ValidationError as error:
         return refused(data, error)
 
 
 def refused(data: bytes, error: ValidationError) -> rejections.Rejected:
-    """What is to be corrected. Raises NotJson."""
-    found = error.errors(include_url=False, include_input=False)
-    if found[0]["type"] == "json_invalid":
-        return rejections.invalid(_look_through(data) or [{"path": "", "reason": "cannot be read: simplify it"}])
-    return rejections.invalid([_describe(one) for one in found[:_MOST_ERRORS]])
+    """Returns the rejection for data that the validator refused. Raises NotJson."""
+    details = error.errors(include_url=False, include_input=False)
+    if details[0]["type"] == "json_invalid":
+        return rejections.invalid(_find_flaws(data) or [{"path": "", "reason": "cannot be read: simplify it"}])
+    return rejections.invalid([_describe(detail) for detail in details[:_MAX_ERRORS]])
 
 
-def _with_whole_numbers(data: bytes) -> bytes:
+def _with_integers(data: bytes) -> bytes:
     try:
-        return msgspec.json.encode(_decode_whole(data))
+        return msgspec.json.encode(_decode_integers(data))
     except (msgspec.MsgspecError, RecursionError, OverflowError):
         return data
 
 
-def _whole_number(text: str) -> int | float:
+def _integer_if_equal(text: str) -> int | float:
     try:
         number = Decimal(text)
     except InvalidOperation:  # an exponent of twenty digits
         return float(text)
-    whole = number.adjusted() < len(str(LARGEST_AMOUNT)) and number == number.to_integral_value()
-    return int(number) if whole else float(text)
+    is_integer = number.adjusted() < len(str(LARGEST_AMOUNT)) and number == number.to_integral_value()
+    return int(number) if is_integer else float(text)
 
 
-_decode_whole = msgspec.json.Decoder(float_hook=_whole_number).decode
+_decode_integers = msgspec.json.Decoder(float_hook=_integer_if_equal).decode
 
 
-# --- whether two are the same ---
+# --- whether two commands have the same data ---
 
 
 def canonical_form(data: msgspec.Raw | bytes) -> bytes:
-    """The same for the same data, however the JSON is written (D19). Of equal keys it has the last."""
+    """Returns the same bytes for the same data, however its JSON is written (D19). Keeps the last of equal keys."""
     try:
         return _encode_sorted(_decode_data(data))
     except (msgspec.MsgspecError, RecursionError):
         return bytes(data)
 
 
-def _number(text: str) -> int | float:
-    """3.0 is 3 in JSON. Not to be changed: stored digests are made of it."""
+def _canonical_number(text: str) -> int | float:
+    """3.0 is 3 in JSON. Do not change this: stored digests depend on it."""
     value = float(text)
     return int(value) if value.is_integer() and abs(value) < 2**53 else value
 
 
-_decode_data = msgspec.json.Decoder(float_hook=_number).decode
+_decode_data = msgspec.json.Decoder(float_hook=_canonical_number).decode
 _encode_sorted = msgspec.json.Encoder(order="deterministic").encode
 
 
-# --- what the schema's validator passes over, or cannot read ---
+# --- what the schema's validator ignores or cannot read ---
 
 
 def _may_have_equal_keys(data: bytes, canonical: bytes) -> bool:
-    """A cheap test. Each key has its colon, and the canonical form lost those of equal keys.
+    """A cheap test: each key has a colon, and the canonical form has dropped the first of two equal keys.
 
-    A colon that is written as an escape, \\u003a, appears there as one. Where both have the same length, as with
-    compact JSON, no key was lost: only a number such as 1e9 is longer there, and `_read_again` looks at those.
+    The canonical form writes an escaped colon, \\u003a, as a colon. The caller skips this test if both forms have the
+    same length, as with compact JSON. Then no key was dropped, unless a number such as 1e9 made up for it, and
+    `_read_with_integers` looks for flaws in such data.
     """
     return data.count(b":") != canonical.count(b":") or (b"\\" in data and b"\\u003" in data)
 
 
 class _Object(list[tuple[str, Any]]):
-    """A JSON object with all its members."""
+    """A JSON object as a list of its members, so that equal keys are kept."""
 
 
-class _TooLong:
-    """In the place of a number with too many digits."""
+class _TooManyDigits:
+    """Stands for a number with too many digits to be read."""
 
 
-def _look_through(data: bytes) -> list[Error]:
-    """Equal keys, halves of characters, and what is too long or too deep. Raises NotJson."""
+def _find_flaws(data: bytes) -> list[Error]:
+    """Returns an error for each equal key, lone surrogate, overlong number and value nested too deeply.
+
+    Returns at most `_MAX_ERRORS`, in the order of the data. Raises NotJson.
+    """
     try:
         content = json.loads(data, object_pairs_hook=_Object, parse_constant=_no_constant, parse_int=_integer)
     except RecursionError:
         raise NotJson("the JSON is nested too deeply") from None
     except ValueError as error:
         raise NotJson(f"the value is not JSON: {error}") from None
-    return [error for error, _ in zip(_flaws(content), range(_MOST_ERRORS), strict=False)]
+    return [error for error, _ in zip(_flaws(content), range(_MAX_ERRORS), strict=False)]
 
 
 def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
 
 
-def _integer(digits: str) -> int | _TooLong:
-    return int(digits) if len(digits) <= _LONGEST_NUMBER else _TooLong()
+def _integer(digits: str) -> int | _TooManyDigits:
+    return int(digits) if len(digits) <= _MAX_DIGITS else _TooManyDigits()
 
 
 def _flaws(content: Any) -> Iterator[Error]:
@@ -147,35 +155,35 @@ def _flaws(content: Any) -> Iterator[Error]:
     while values:
         path, value = values.pop()
         members: list[tuple[str, Any]] = []
-        if len(path) > _DEEPEST:
+        if len(path) > _MAX_DEPTH:
             yield _error(path, "is nested too deeply")
-        elif isinstance(value, _TooLong):
+        elif isinstance(value, _TooManyDigits):
             yield _error(path, f"should be at most {LARGEST_AMOUNT}, which is 2^63 - 1")
-        elif isinstance(value, str) and _has_half_a_character(value):
+        elif isinstance(value, str) and _has_lone_surrogate(value):
             yield _error(path, "has half of a character (a lone surrogate): send the whole character, or leave it out")
         elif isinstance(value, _Object):
             members = value
         elif isinstance(value, list):
-            members = [(str(number), one) for number, one in enumerate(value)]
+            members = [(str(index), item) for index, item in enumerate(value)]
         names: set[str] = set()
         for name, _ in members:
-            if _has_half_a_character(name):
+            if _has_lone_surrogate(name):
                 yield _error((*path, name), "is named with half of a character (a lone surrogate): rename it")
             if name in names:
                 yield _error((*path, name), "is there more than once: send it once")
             names.add(name)
-        values += [((*path, name), one) for name, one in reversed(members)]
+        values += [((*path, name), member) for name, member in reversed(members)]
 
 
 def _error(path: tuple[str, ...], reason: str) -> Error:
     shown = ".".join(path).encode(errors="backslashreplace").decode()
-    return {"path": shown[:_LONGEST_PATH], "reason": reason}
+    return {"path": shown[:_MAX_PATH_CHARACTERS], "reason": reason}
 
 
-# --- how it is said ---
+# --- what the errors say ---
 
 _CURRENCY = "should be an ISO 4217 code of three capital letters, such as USD"
-_WHOLE_NUMBER = "should be a whole number"
+_INTEGER = "should be a whole number"
 _REASONS: dict[str, str] = {
     "missing": "is missing: add it",
     "extra_forbidden": "is not a field of this command: leave it out",
@@ -183,8 +191,8 @@ _REASONS: dict[str, str] = {
     "string_too_short": "should not be empty",
     "string_too_long": "should have at most {max_length} characters",
     "string_pattern_mismatch": _CURRENCY,  # nothing else in a command has a pattern
-    "int_type": _WHOLE_NUMBER,
-    "int_from_float": _WHOLE_NUMBER,
+    "int_type": _INTEGER,
+    "int_from_float": _INTEGER,
     "bool_type": "should be true or false",
     "greater_than_equal": "should be at least {ge}",
     "less_than_equal": "should be at most {le}",
@@ -195,12 +203,12 @@ _REASONS: dict[str, str] = {
     "model_type": "should be an object",
     "dict_type": "should be an object",
 }
-"""By pydantic's type of error, for a person: what to do, and no value of the sender's (D16)."""
+"""What to correct, by pydantic's type of error. No reason quotes a value of the sender's (D16)."""
 
 
 def _describe(error: ErrorDetails) -> Error:
-    """Path and reason. pydantic's path names the request's kind too."""
+    """Returns the path and the reason of an error. Drops the request's kind, which pydantic puts into the path."""
     path = ".".join(str(part) for part in error["loc"] if part not in _KINDS)
-    told = _REASONS.get(error["type"], "is not what the command needs: see docs/messages.md")
-    reason = str(error["ctx"]["error"]) if error["type"] == "value_error" else told.format_map(error.get("ctx", {}))
-    return {"path": path[:_LONGEST_PATH], "reason": reason}
+    template = _REASONS.get(error["type"], "is not what the command needs: see docs/messages.md")
+    reason = str(error["ctx"]["error"]) if error["type"] == "value_error" else template.format_map(error.get("ctx", {}))
+    return {"path": path[:_MAX_PATH_CHARACTERS], "reason": reason}

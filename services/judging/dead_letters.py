@@ -1,8 +1,8 @@
-"""Dead letters: records of the commands topic that are no command, what is published of them, and what a retry means.
+"""Dead letters: records of the commands topic that are not commands. What the relay publishes, and how a retry works.
 
-An operator may send one again with its first business time (`resolution dead retry --keep-time`). Such a record names
-the offset of the first one, in the same partition. It gets that one's time only if that one became a dead letter and
-was the same, byte for byte: so nobody can choose a time, and the log alone still decides.
+An operator may send a dead letter again with its first business time (`resolution dead retry --keep-time`). The new
+record names the offset of the first record, in the same partition. It gets the first record's time only if the first
+record became a dead letter and has the same key and value, byte for byte. So no sender can choose a time.
 """
 
 import hashlib
@@ -17,55 +17,64 @@ from .record import Record
 Headers = Sequence[tuple[str, bytes | None]]
 
 RETRY_OF = "retry-of"
-RECORDED = "source-timestamp"
-"""A dead letter's header with the time of its record on the commands topic, in milliseconds since 1970."""
+"""The header of a retried record with the offset of the first record."""
+SOURCE_TIMESTAMP = "source-timestamp"
+"""The header of a dead letter with the time of its record on the commands topic, in milliseconds since 1970."""
 
 _FIRST_BYTES = 64 * 1024
-"""What is published of what is too large, so that every dead letter fits on its topic."""
+"""How much of a large key, value or headers is published, so that every dead letter fits on its topic."""
 
 _OWN_HEADERS = 5
-"""How many of a stored dead letter's headers are the service's; they are the last ones."""
+"""How many headers the service adds to a dead letter, after the sender's."""
 
 
 class DeadLetter(msgspec.Struct):
-    """A record of the commands topic that is no command. `how` it was handled: "retried", "discarded", or None."""
+    """A record of the commands topic that is not a command, as it is stored."""
 
     partition: int
+    """The partition of the record."""
     record_offset: int
+    """The offset of the record."""
     key: bytes | None
+    """The record's key, in full."""
     value: bytes | None
+    """The record's value, in full; None if it had none, or if the value was erased."""
     headers: list[tuple[str, bytes | None]]
+    """The sender's headers, then the service's."""
     how: str | None
+    """How an operator handled it: "retried", "discarded", or None for not yet."""
     why: str | None
+    """The operator's reason."""
 
     @property
     def error(self) -> str:
-        """Why it is none."""
+        """Why the record is not a command."""
         return (dict(self.headers)["error"] or b"").decode(errors="replace")
 
 
 def published_letter(
     key: bytes | None, value: bytes | None, headers: Headers
 ) -> tuple[bytes | None, bytes | None, Headers]:
-    """What goes on the topic of a dead letter that is stored whole.
+    """Returns the key, value and headers that the relay publishes for a stored dead letter.
 
-    Of a value larger than a command may be, and of a key or headers larger than 64 KiB, the first 64 KiB; then headers
-    say how much there is.
+    A value that is larger than a command may be is cut to 64 KiB, and so is a key of more than 64 KiB; headers then
+    give its full size and digest. Of headers of more than 64 KiB, the first are kept, and one more header counts the
+    others.
     """
     kept = list(headers)
     if headers and sum(len(name) + len(content or b"") for name, content in headers) > _FIRST_BYTES:
-        kept = [*_that_fit(headers[:-_OWN_HEADERS]), *headers[-_OWN_HEADERS:]]
+        kept = [*_first_headers(headers[:-_OWN_HEADERS]), *headers[-_OWN_HEADERS:]]
         kept.append(("headers-left-out", str(len(headers) - len(kept)).encode()))
     if key is not None and len(key) > _FIRST_BYTES:
-        kept += _measured("key", key)
+        kept += _size_and_digest("key", key)
         key = key[:_FIRST_BYTES]
     if value is not None and len(value) > MAX_COMMAND_BYTES:
-        kept += _measured("value", value)
+        kept += _size_and_digest("value", value)
         value = value[:_FIRST_BYTES]
     return key, value, kept
 
 
-def _that_fit(headers: Headers) -> list[tuple[str, bytes | None]]:
+def _first_headers(headers: Headers) -> list[tuple[str, bytes | None]]:
     kept: list[tuple[str, bytes | None]] = []
     left = _FIRST_BYTES
     for name, content in headers:
@@ -76,13 +85,13 @@ def _that_fit(headers: Headers) -> list[tuple[str, bytes | None]]:
     return kept
 
 
-def _measured(what: str, content: bytes) -> Headers:
+def _size_and_digest(what: str, content: bytes) -> Headers:
     digest = hashlib.sha256(content).hexdigest().encode()
     return [(f"{what}-bytes", str(len(content)).encode()), (f"{what}-sha256", digest)]
 
 
 def first_offset(record: Record) -> int | None:
-    """Which earlier record of its partition this one repeats, if it says so."""
+    """Returns the offset of the earlier record that this one retries, or None if it names none."""
     value: bytes | None  # any sender can leave a header without one
     for name, value in record.headers:
         if name == RETRY_OF and value is not None and value.isdigit() and len(value) < 19:
@@ -91,11 +100,11 @@ def first_offset(record: Record) -> int | None:
 
 
 def at_first_time(record: Record, letter: DeadLetter | None) -> Record:
-    """The record as if it had come when the first one did; as it is, where the letter is none or another."""
+    """Returns the record with the first record's time, or unchanged if `letter` is None or has other content."""
     if letter is None or (letter.key, letter.value) != (record.key, record.value):
         return record
-    recorded = dict(letter.headers).get(RECORDED)
-    return record if recorded is None else replace(record, timestamp=int(recorded))
+    timestamp = dict(letter.headers).get(SOURCE_TIMESTAMP)
+    return record if timestamp is None else replace(record, timestamp=int(timestamp))
 
 
 def all_at_first_time(
@@ -103,27 +112,27 @@ def all_at_first_time(
     is_dead: Callable[[Record], bool],
     letters: Callable[[Collection[tuple[int, int]]], Mapping[tuple[int, int], DeadLetter]],
 ) -> Sequence[Record]:
-    """A batch's records as `at_first_time` gives each.
+    """Applies `at_first_time` to records that were read together, and returns them in the same order.
 
-    Which one a record repeats may be in the batch itself: whether that one becomes a dead letter, `is_dead` says. The
-    others are looked up by partition and offset, all at once. A sender may name any offset in as many records as it
-    likes, so none of them costs a look of its own.
+    If the first record is among `records`, `is_dead` says whether it becomes a dead letter. `letters` looks up all
+    others in one call, by partition and offset: a sender may name any offset in any number of records.
     """
     named = {(r.partition, offset) for r in records if (offset := first_offset(r)) is not None}
     if not named:
         return records
     stored = letters(named)
-    here: dict[tuple[int, int], Record] = {}
-    found: list[Record] = []
+    named_records: dict[tuple[int, int], Record] = {}
+    dated: list[Record] = []
     for record in records:
-        timely = record
+        dated_record = record
         if (offset := first_offset(record)) is not None:
-            first = here.get(place := (record.partition, offset))
+            first_at = (record.partition, offset)
+            first = named_records.get(first_at)
             if first is None:
-                timely = at_first_time(record, stored.get(place))
+                dated_record = at_first_time(record, stored.get(first_at))
             elif (first.key, first.value) == (record.key, record.value) and is_dead(first):
-                timely = replace(record, timestamp=first.timestamp)
+                dated_record = replace(record, timestamp=first.timestamp)
         if (record.partition, record.offset) in named:
-            here[record.partition, record.offset] = timely
-        found.append(timely)
-    return found
+            named_records[record.partition, record.offset] = dated_record
+        dated.append(dated_record)
+    return dated

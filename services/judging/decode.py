@@ -1,4 +1,4 @@
-"""From a Kafka record to a command, or to the reason why it is none."""
+"""Decodes a Kafka record into a command, or into the reason why it is not one."""
 
 import re
 from datetime import datetime
@@ -19,18 +19,18 @@ from .partitioner import partition_of
 from .record import Record
 
 _NAMES = {type_: type_.split(".")[-2] for type_ in COMMAND_TYPES}
-_ENDS = {name: name.encode() for name in _NAMES.values()}
-_REMEMBERED_ORDERS = 20_000
-_LONGEST_ORDER_ID = 64
-_NAMED_IDS = dict.fromkeys(("Accept", "Decline", "Withdraw", "ExpireDispute"), "dispute_id")
-_NAMED_IDS["RecordRefundProcessed"] = "refund_id"
-_LONGEST_SOURCE = 1000
+_NAME_BYTES = {name: name.encode() for name in _NAMES.values()}
+_CACHED_ORDER_IDS = 20_000
+_MAX_ORDER_ID_CHARACTERS = 64
+_ID_FIELDS = dict.fromkeys(("Accept", "Decline", "Withdraw", "ExpireDispute"), "dispute_id")
+_ID_FIELDS["RecordRefundProcessed"] = "refund_id"
+_MAX_SOURCE_CHARACTERS = 1000
 _UNSET = msgspec.UNSET
-_LONGEST_NAME = 200
+_SHOWN_NAME_CHARACTERS = 200
 
 
 class Unreadable(Exception):
-    """A record that is no command: it becomes a dead letter. The text says why, for the header `error`."""
+    """The record is not a command, and becomes a dead letter. The text says why, for the header `error`."""
 
 
 _is_command_id = re.compile(COMMAND_ID).fullmatch
@@ -48,25 +48,29 @@ class _Envelope(msgspec.Struct, gc=False):
 
 
 class Received(msgspec.Struct, gc=False):
-    """A readable command.
-
-    `time` is its record's business time; bad data makes `command` the rejection it gets. `as_before`: it was judged by
-    an earlier version, which compared ids as they were written.
-    """
+    """A command that was read from a record."""
 
     order_id: str
+    """The order that the command is about: the `subject` of its envelope."""
     command_id: str
+    """The `id` of its envelope, as its sender wrote it."""
     name: str
+    """The command's name, without a version."""
     source: str
+    """Who sent the command: the `source` of its envelope."""
     command: Command | rejections.Rejected
+    """The command; if its data is invalid, its rejection."""
     digest: bytes
+    """Hash of the command's name and data: the same for a repeat, another one for a reused id."""
     time: datetime
+    """The business time of the record. The order's own business time may be later (D1)."""
     as_before: bool = False
+    """Whether to judge it as earlier versions did, which compared ids exactly as they were written."""
 
 
 _decode_envelope = msgspec.json.Decoder(_Envelope).decode
 _decode_attributes = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
-_STAND_IN = b"\\uFdD0"  # for half of a character: no character of Unicode, in a spelling that nobody uses
+_PLACEHOLDER = b"\\uFdD0"  # for a lone surrogate: Unicode has no such character, and nobody spells it this way
 _escapes = re.compile(
     rb"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(\\u[dD][89a-fA-F][0-9a-fA-F]{2})|\\."
 ).sub
@@ -74,10 +78,11 @@ _has_nul = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000").search  # a backslash before 
 
 
 def decode(record: Record, time: datetime, partitions: int | None, *, as_before: bool = False) -> Received:
-    """`partitions`: of the commands topic, for commands have to be in the one of their key. None takes any.
+    """Returns the command in a record. Raises Unreadable if the record is not a command.
 
-    `as_before` reads as earlier versions did: from any partition, content in Base64 as none, and data by their schema.
-    Raises Unreadable.
+    `partitions` is the number of partitions of the commands topic: a command must be in the partition of its key. None
+    accepts any partition. `as_before` reads as earlier versions did: it accepts any partition, ignores `data_base64`
+    and validates the data with the earlier schema.
     """
     envelope = _envelope(record, as_before)
     name = _NAMES.get(envelope.type)
@@ -85,28 +90,33 @@ def decode(record: Record, time: datetime, partitions: int | None, *, as_before:
         raise Unreadable("type is not a command that this service knows")
     if not _is_command_id(envelope.id):
         raise Unreadable("the envelope is not a command's: id is not a UUID")
-    # Only what is short is remembered: a sender could fill the memory.
-    if len(envelope.subject) > _LONGEST_ORDER_ID or (own := _partition_of(envelope.subject, partitions)) is None:
+    # Only short ids are cached: otherwise a sender could fill the memory.
+    if len(envelope.subject) > _MAX_ORDER_ID_CHARACTERS or (own := _partition_of(envelope.subject, partitions)) is None:
         raise Unreadable("the envelope is not a command's: subject is not 1-64 characters of A-Za-z0-9._-")
     if record.key != envelope.subject.encode():
         raise Unreadable("subject is not the record's key")
-    is_there = partitions is None or own == record.partition
-    if not as_before and not (is_there and envelope.data_base64 is _UNSET and len(envelope.source) <= _LONGEST_SOURCE):
-        raise Unreadable(_objection(envelope, record, own if not is_there else None))
+    in_own = partitions is None or own == record.partition
+    if not as_before and not (
+        in_own and envelope.data_base64 is _UNSET and len(envelope.source) <= _MAX_SOURCE_CHARACTERS
+    ):
+        raise Unreadable(_objection(envelope, record, own if not in_own else None))
     data = bytes(envelope.data)
     canonical = canonical_form(data)
     try:
         command = read_data_as_before(envelope.type, data) if as_before else read_data(envelope.type, data, canonical)
     except NotJson as error:
         raise Unreadable(str(error)) from None
-    if name in _NAMED_IDS and not as_before:
-        canonical = _without_case(canonical, _NAMED_IDS[name], command)
-    digest = sha256(canonical + _ENDS[name]).digest()[:16]
+    if name in _ID_FIELDS and not as_before:
+        canonical = _without_case(canonical, _ID_FIELDS[name], command)
+    digest = sha256(canonical + _NAME_BYTES[name]).digest()[:16]
     return Received(envelope.subject, envelope.id, name, envelope.source, command, digest, time, as_before)
 
 
 def _objection(envelope: _Envelope, record: Record, partition: int | None) -> str:
-    """Why a record is not taken any more. `partition`: the one that it should be in, if that is another one."""
+    """Says why this version refuses a record that earlier versions took.
+
+    `partition` is the one that the record should be in, or None if it is in the right one.
+    """
     if partition is not None:
         return (
             f"the record is in partition {record.partition}, and its key belongs in {partition}: its sender does not "
@@ -114,12 +124,15 @@ def _objection(envelope: _Envelope, record: Record, partition: int | None) -> st
         )
     if envelope.data_base64 is not _UNSET:
         return "data_base64 is not supported: send the command's content as JSON in data"
-    return f"source has more than {_LONGEST_SOURCE} characters: send a shorter one"
+    return f"source has more than {_MAX_SOURCE_CHARACTERS} characters: send a shorter one"
 
 
-@lru_cache(_REMEMBERED_ORDERS)
+@lru_cache(_CACHED_ORDER_IDS)
 def _partition_of(subject: str, partitions: int | None) -> int | None:
-    """None if it is not an order id; -1 if nobody asks. An order's commands often come close together."""
+    """Returns the partition of an order id, -1 if `partitions` is None, or None if `subject` is not an order id.
+
+    Cached because the commands of one order often come close together.
+    """
     if not _is_order_id(subject):
         return None
     return -1 if partitions is None else partition_of(subject.encode(), partitions)
@@ -159,23 +172,26 @@ def _decoded(value: bytes | None, as_before: bool) -> _Envelope:
     except RecursionError:
         raise Unreadable("the JSON is nested too deeply") from None
     except msgspec.ValidationError:
-        raise Unreadable(f"the envelope is not a command's: {_what_is_wrong(value)}") from None
+        raise Unreadable(f"the envelope is not a command's: {_describe_flaw(value)}") from None
     except msgspec.DecodeError as error:
-        whole = value if as_before else _escapes(lambda escape: _STAND_IN if escape[1] else escape[0], value)
-        if whole == value:
+        repaired = value if as_before else _escapes(lambda escape: _PLACEHOLDER if escape[1] else escape[0], value)
+        if repaired == value:
             raise Unreadable(f"the value is not JSON: {error}") from None
-    return _with_halves(whole)
+    return _decoded_with_placeholders(repaired)
 
 
-def _with_halves(value: bytes) -> _Envelope:
-    """Halves of characters (lone surrogates) are no text. In `data` it is for the command's outcome to say where."""
+def _decoded_with_placeholders(value: bytes) -> _Envelope:
+    """Decodes a value whose lone surrogates were replaced by placeholders.
+
+    An attribute must not have one. In `data` the lone surrogate is put back: the command's outcome says where it is.
+    """
     envelope = _decoded(value, as_before=False)
-    _must_have_no_stand_in(value)
-    envelope.data = msgspec.Raw(bytes(envelope.data).replace(_STAND_IN, b"\\ud800"))
+    _must_have_no_placeholder(value)
+    envelope.data = msgspec.Raw(bytes(envelope.data).replace(_PLACEHOLDER, b"\\ud800"))
     return envelope
 
 
-def _what_is_wrong(value: bytes) -> str:
+def _describe_flaw(value: bytes) -> str:
     try:
         attributes = {name: bytes(content) for name, content in _decode_attributes(value).items()}
     except RecursionError:
@@ -193,21 +209,24 @@ def _what_is_wrong(value: bytes) -> str:
 
 
 def _must_have_no_nul(value: bytes) -> None:
-    """PostgreSQL stores no NUL. In `data` it is for the schema to say so, and the command's outcome says where."""
+    """Refuses NUL in attributes, because PostgreSQL cannot store it.
+
+    In `data` the command's schema refuses it, and the command's outcome says where it is.
+    """
     for name, content in _decode_attributes(value).items():
         if "\0" in name or (name != "data" and _has_nul(bytes(content))):
-            raise Unreadable(f"the attribute {name[:_LONGEST_NAME]!a} has a NUL character: leave it out")
+            raise Unreadable(f"the attribute {name[:_SHOWN_NAME_CHARACTERS]!a} has a NUL character: leave it out")
 
 
-def _must_have_no_stand_in(value: bytes) -> None:
+def _must_have_no_placeholder(value: bytes) -> None:
     for name, content in _decode_attributes(value).items():
-        if "\ufdd0" in name or (name != "data" and _STAND_IN in bytes(content)):
-            shown = name[:_LONGEST_NAME]
+        if "\ufdd0" in name or (name != "data" and _PLACEHOLDER in bytes(content)):
+            shown = name[:_SHOWN_NAME_CHARACTERS]
             raise Unreadable(f"the attribute {shown!a} has half of a character (a lone surrogate): leave it out")
 
 
 def _without_case(canonical: bytes, field: str, command: Command | rejections.Rejected) -> bytes:
-    """A dispute is the same in capital letters, and so is the data that names it."""
+    """Returns the canonical form with the id in `field` in small letters, so that its spelling makes no difference."""
     id_: str = getattr(command, field, "")
     if id_.islower() or not _is_command_id(id_):
         return canonical

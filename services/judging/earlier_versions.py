@@ -1,7 +1,7 @@
-"""A command's `data` as earlier versions read it, for history that they judged.
+"""Reads a command's `data` as earlier versions did, for history that they judged.
 
-They took the last of equal keys, amounts of any size, and texts of invisible characters alone; and neither 100.0 as an
-integer nor instants with more than six decimals.
+They accepted equal keys (the last one counts), amounts of any size, and texts with invisible characters only. They
+refused 100.0 as an integer, and instants with more than six decimals.
 """
 
 import re
@@ -21,7 +21,7 @@ _has_seven_decimals = re.compile(r"\.[0-9]{7}").search
 
 
 def read_data_as_before(type_: str, data: bytes) -> Command | rejections.Rejected:
-    """The command, or a rejection with today's sentences. Raises NotJson."""
+    """Returns the command, or a rejection in today's words. Raises NotJson."""
     try:
         return _validator(type_)(data)
     except ValidationError as error:
@@ -35,15 +35,15 @@ def _validator(type_: str) -> Callable[[bytes], Command]:
 
 
 def _as_before(schema: Any) -> Any:
-    """A copy of pydantic's own description of a model, with the checks that there were."""
+    """Returns a copy of a pydantic core schema with the checks of earlier versions."""
     if isinstance(schema, list):
-        return [_as_before(one) for one in schema]
+        return [_as_before(item) for item in schema]
     if not isinstance(schema, dict):
         return schema
     function = schema["function"].get("function") if isinstance(schema.get("function"), dict) else None
     if function is values.at_most_64_bits:
         return _as_before(schema["schema"])
-    copy = {name: _as_before(one) for name, one in schema.items()}
+    copy = {name: _as_before(value) for name, value in schema.items()}
     if function in _EARLIER:
         copy["function"] = {**schema["function"], "function": _EARLIER[function]}
     return copy

@@ -1,7 +1,7 @@
-"""Which command ids were used on an order before, and what came of them. A UUID in capital letters is the same one.
+"""Which command ids were used on an order before, and their outcomes. Letter case makes no difference in a UUID.
 
-Ids are kept as they were sent. Nearly all senders write small letters, which a dict and an index find at once. So only
-an id with capital letters leaves a second trace, and only orders that have one are looked up.
+Ids are kept as their senders wrote them. Nearly all senders write small letters, so that a dict and an index find a
+repeat directly. Only an id with capital letters gets a second entry, and only orders with such ids are looked up.
 """
 
 from collections.abc import Iterable
@@ -11,16 +11,16 @@ import msgspec
 
 
 class FirstUse(msgspec.Struct, frozen=True, gc=False):
-    """What a command id first came with, and what came of it."""
+    """The first command with a command id."""
 
     digest: bytes
-    """SHA-256 of the command's data."""
+    """The digest of the command (`Received.digest`)."""
     message: bytes
-    """The envelope of its outcome."""
+    """The envelope of the command's outcome."""
 
 
 class Retired(Enum):
-    """Stands for a first use whose outcome was retired: its data and its outcome are not known any more."""
+    """Stands for a first use whose outcome was retired: the digest and the outcome are gone."""
 
     RETIRED = "retired"
 
@@ -33,12 +33,12 @@ _ANY_CASE = "*"
 
 
 def has_capitals(command_id: str) -> bool:
-    """Whether the same id could be written in smaller letters."""
+    """Whether the id has capital letters."""
     return command_id != command_id.lower()
 
 
 def remember(uses: FirstUses, order_id: str, command_id: str, use: FirstUse | Retired) -> None:
-    """Notes a first use."""
+    """Adds a first use to `uses`. An id with capital letters gets a second entry, in small letters."""
     uses[order_id, command_id] = use
     if has_capitals(command_id):
         uses.setdefault((order_id, _ANY_CASE + command_id.lower()), use)
@@ -47,9 +47,10 @@ def remember(uses: FirstUses, order_id: str, command_id: str, use: FirstUse | Re
 def first_use(
     known: Iterable[FirstUses], order_id: str, command_id: str, *, as_written: bool = False
 ) -> FirstUse | Retired | None:
-    """Returns an id's first use, or None if it was not used. `as_written`: compares spellings, as earlier versions did.
+    """Returns an id's first use, or None if nobody used it. With `as_written`, letter case matters.
 
-    Their histories may have both spellings, each for a command of its own. So the same spelling comes first.
+    Letter case mattered in earlier versions, so an order may have two commands whose ids differ in nothing else. The
+    use in the same spelling is preferred.
     """
     small = command_id.lower()
     spellings = (command_id,) if as_written else (command_id, small, _ANY_CASE + small)

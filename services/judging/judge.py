@@ -1,4 +1,4 @@
-"""Judges records in order: repeats first, then the order's own word. Pure: no Kafka, no SQL, no clock."""
+"""Judges records in their order: finds repeats, and applies the rules to the others. No Kafka, no SQL and no clock."""
 
 import logging
 import traceback
@@ -23,7 +23,7 @@ from .record import Record
 
 log = logging.getLogger(__name__)
 
-_LONGEST_ID = 200
+_MAX_ID_BYTES = 200
 _NO_TIME = (
     "the record has a time that no event can have, and not the broker's: set message.timestamp.type=LogAppendTime on "
     "the topic, and send it again"
@@ -31,30 +31,34 @@ _NO_TIME = (
 
 
 class Failed(msgspec.Struct):
-    """A record on which our own code failed before the command was read. Its order is the one that its key names."""
+    """A record that could not be read because of a bug in our own code."""
 
     order_id: str
+    """The order that the record's key names."""
     why: str
+    """The exception and the line that raised it."""
     command_id: str = ""
 
 
 Reading = Received | Failed | str
-"""A record's command, or our failure to read it, or the reason why it is none."""
+"""A record's command, the bug that kept us from reading it, or the reason why the record is not a command."""
 
 
 class Judged(msgspec.Struct):
-    """What a sequence of records brings out. `first_uses` are the command ids used first in it.
-
-    `in_capitals`: orders with command ids that have capital letters. `tally` counts the records by the command's name
-    and what became of it, for whoever watches.
-    """
+    """What follows from a sequence of records."""
 
     events: list[Event] = []
+    """The events, in the order in which they happened."""
     outcomes: list[JudgedOutcome] = []
+    """One for each record that was not parked, in the order of the records."""
     parked: list[ParkedCommand] = []
+    """The commands that wait for an operator, in the order of their records."""
     first_uses: FirstUses = {}
+    """The command ids that were used for the first time."""
     in_capitals: set[str] = set()
+    """The orders with new command ids that have capital letters."""
     tally: Counter[tuple[str, str]] = msgspec.field(default_factory=Counter)
+    """The number of records by command name and outcome, for metrics."""
 
 
 def read(
@@ -64,19 +68,19 @@ def read(
     *,
     as_before: bool = False,
 ) -> list[tuple[Record, Reading]]:
-    """Each record with what it says. `partitions` and `as_before`: see `decode`."""
+    """Returns each record with its reading, in the same order. `partitions` and `as_before`: see `decode`."""
     readings: list[tuple[Record, Reading]] = []
     timestamp: int | None = None
     time: datetime | None = None
     for record in records:
-        if record.timestamp != timestamp:  # the broker stamps whole batches alike
+        if record.timestamp != timestamp:  # the broker gives all records of a record batch the same timestamp
             timestamp, time = record.timestamp, _time_of(record, business_time)
         readings.append((record, _NO_TIME if time is None else _read_one(record, time, partitions, as_before)))
     return readings
 
 
 def _time_of(record: Record, business_time: Callable[[int], datetime]) -> datetime | None:
-    """None if it is one that events cannot have. Only a sender can have chosen it, for the broker stamps its own."""
+    """Returns the business time, or None if no event can have it. Such a time is the sender's, not the broker's."""
     with suppress(OverflowError, ValueError):
         time = business_time(record.timestamp)
         if FIRST_YEAR <= time.year < LAST_YEAR:  # a deadline may follow
@@ -90,8 +94,9 @@ def _read_one(record: Record, time: datetime, partitions: int | None, as_before:
     except Unreadable as unreadable:
         return str(unreadable)
     except Exception as bug:
-        # An index takes no text of any length.
-        return Failed((record.key or b"")[:_LONGEST_ID].decode(errors="replace").replace("\0", ""), _where(bug))
+        # The id is cut, because PostgreSQL cannot index a text of any length.
+        order_id = (record.key or b"")[:_MAX_ID_BYTES].decode(errors="replace").replace("\0", "")
+        return Failed(order_id, _failure_site(bug))
 
 
 def judge(
@@ -100,11 +105,12 @@ def judge(
     known: Sequence[FirstUses],
     parked: set[str],
 ) -> Judged:
-    """Judges in the order of the log.
+    """Judges records in their order.
 
-    `orders` has every order named, or why it cannot be loaded, and is changed; `known` tells earlier uses. An order on
-    which our own code fails joins `parked`: this command and its later ones are kept, the other orders go on. The order
-    as it is then is of no use.
+    `orders` has each order that a command is about, or the exception that kept it from being loaded; its orders are
+    changed. `known` has the earlier uses of command ids. If our own code fails on a command, its order is added to
+    `parked`: this command and the order's later commands are parked, and the order in `orders` must not be used any
+    more. All other orders are judged as usual.
     """
     judged = Judged()
     earlier = [judged.first_uses, *filter(None, known)]
@@ -118,8 +124,8 @@ def judge(
             try:
                 _judge_one(record, reading, orders, earlier, judged)
             except Exception as bug:
-                why = reading.why if isinstance(reading, Failed) else _where(bug)
-                log.error("order %s is parked: %s", reading.order_id, why, extra=_about(record, reading))
+                why = reading.why if isinstance(reading, Failed) else _failure_site(bug)
+                log.error("order %s is parked: %s", reading.order_id, why, extra=_log_fields(record, reading))
                 parked.add(reading.order_id)
                 _park(record, reading, why, judged)
     _tally_accepted(readings, judged)
@@ -127,7 +133,7 @@ def judge(
 
 
 def _tally_accepted(readings: Sequence[tuple[Record, Reading]], judged: Judged) -> None:
-    """All commands less the others: most are accepted, and counting each by itself is felt in a backlog."""
+    """Counts the accepted commands as all commands less the others, which is faster than counting one by one."""
     accepted = Counter([reading.name for _, reading in readings if isinstance(reading, Received)])
     for (name, _), count in judged.tally.items():
         accepted[name] -= count
@@ -141,7 +147,7 @@ def _judge_one(
     earlier: Sequence[FirstUses],
     judged: Judged,
 ) -> None:
-    """Raises our own code's failure; then nothing is added to `judged`."""
+    """Adds what follows from one command to `judged`. Adds nothing if our own code fails, and raises its exception."""
     if isinstance(received, Failed):
         raise RuntimeError(received.why)
     order = orders[received.order_id]
@@ -149,7 +155,7 @@ def _judge_one(
         raise order
     first = first_use(earlier, received.order_id, received.command_id, as_written=received.as_before)
     if first is not None:
-        row = _again(order, received, record, first)
+        row = _repeat(order, received, record, first)
         judged.outcomes.append(row)
         judged.tally[received.name, "duplicate" if row.kind is OutcomeKind.REPEATED else "command_id_reused"] += 1
         return
@@ -164,10 +170,10 @@ def _judge_one(
         judged.tally[received.name, code] += 1
 
 
-def _again(order: Order, received: Received, record: Record, first: FirstUse | Retired) -> JudgedOutcome:
-    """A command id seen before changes nothing: the first outcome again, or `command_id_reused` (D19).
+def _repeat(order: Order, received: Received, record: Record, first: FirstUse | Retired) -> JudgedOutcome:
+    """Returns the outcome of a command whose id was used before.
 
-    The latter, too, where the first outcome was retired.
+    That is the first outcome again, or `command_id_reused` if the data differs or the first outcome was retired (D19).
     """
     if isinstance(first, Retired):
         why = rejections.command_id_of_old()
@@ -179,14 +185,14 @@ def _again(order: Order, received: Received, record: Record, first: FirstUse | R
 
 
 def _is_same_data(received: Received, record: Record, digest: bytes) -> bool:
-    """An earlier version made another digest of data that names a dispute in capital letters."""
+    """Earlier versions computed another digest if the data names a dispute in capital letters. Compares both."""
     if digest == received.digest or received.as_before:
         return digest == received.digest
     return digest == decode(record, received.time, None, as_before=True).digest
 
 
 def _decide(order: Order, received: Received, record: Record) -> tuple[JudgedOutcome, list[Event], str]:
-    """The outcome, its events, and the code of a rejection."""
+    """Returns the outcome, its events, and the code of a rejection or ""."""
     now = order.business_time(received.time)
     decision = decide(order, received.command, received.command_id, now, ids_as_written=received.as_before)
     events, rejection = decision.events, decision.rejection
@@ -196,7 +202,7 @@ def _decide(order: Order, received: Received, record: Record) -> tuple[JudgedOut
     return outcomes.accepted(received, record, now, events), events, ""
 
 
-def _about(record: Record, reading: Received | Failed) -> dict[str, str | int]:
+def _log_fields(record: Record, reading: Received | Failed) -> dict[str, str | int]:
     return {
         "order_id": reading.order_id,
         "command_id": reading.command_id,
@@ -222,8 +228,8 @@ def _park(record: Record, reading: Received | Failed, why: str, judged: Judged) 
     judged.parked.append(command)
 
 
-def _where(bug: Exception) -> str:
-    """The kind of failure and its place. Its text might quote the command, whose reason may be confidential (D16)."""
+def _failure_site(bug: Exception) -> str:
+    """Returns the exception's type and line. Its text is left out: it may quote a confidential reason (D16)."""
     frames = traceback.extract_tb(bug.__traceback__)
-    place = f" in {frames[-1].name}, {frames[-1].filename.rpartition('/')[2]}:{frames[-1].lineno}" if frames else ""
-    return f"{type(bug).__name__}{place}"
+    line = f" in {frames[-1].name}, {frames[-1].filename.rpartition('/')[2]}:{frames[-1].lineno}" if frames else ""
+    return f"{type(bug).__name__}{line}"

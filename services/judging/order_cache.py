@@ -1,4 +1,4 @@
-"""The orders that this process knows. Its own only while it owns their partitions."""
+"""Keeps orders in memory between batches. They are valid only while this process owns their partitions."""
 
 from collections.abc import Iterable
 from itertools import islice
@@ -6,35 +6,33 @@ from itertools import islice
 from services.orders import Order
 
 Orders = dict[str, Order | Exception]
-"""By order id. In the place of an order that cannot be loaded stands the reason."""
+"""Orders by order id. For an order that cannot be loaded: the exception."""
 
 
 class OrderCache:
-    """The orders used last, at most `size`. Not for two threads.
-
-    `size` is well above the orders of two pieces of a batch, so that none gives way before its events are committed.
-    `earlier` names those that have commands of earlier months, or command ids in capital letters: no index finds those
-    where they are used again.
-    """
+    """The orders that were used last. Not thread-safe."""
 
     def __init__(self, size: int) -> None:
+        """Keeps at most `size` orders: more than two batches have, because their events may not be committed yet."""
         self._size = size
         self._orders: Orders = {}
         self.earlier: set[str] = set()
+        """Cached orders with commands of earlier months or command ids in capital letters. The index does not find
+        repeats of those, so the ids of these orders' commands have to be looked up."""
 
     def take(self, order_ids: Iterable[str]) -> tuple[Orders, list[str]]:
-        """The orders that are here, and the ids of those that are not."""
-        found: Orders = {}
+        """Returns the cached orders among these, and the ids of the others, each once."""
+        cached: Orders = {}
         missing: dict[str, None] = {}
         for order_id in order_ids:
             if (order := self._orders.get(order_id)) is None:
                 missing[order_id] = None
             else:
-                found[order_id] = order
-        return found, list(missing)
+                cached[order_id] = order
+        return cached, list(missing)
 
     def put(self, orders: Orders) -> None:
-        """These were used now; the ones used longest ago give way."""
+        """Adds orders as the last ones used, and drops the ones used longest ago."""
         for order_id, order in orders.items():
             self._orders.pop(order_id, None)
             self._orders[order_id] = order
@@ -43,7 +41,7 @@ class OrderCache:
             self.drop(list(islice(self._orders, surplus)))
 
     def drop(self, order_ids: Iterable[str]) -> None:
-        """These are not what they should be, or not needed."""
+        """Forgets these orders."""
         for order_id in order_ids:
             self._orders.pop(order_id, None)
             self.earlier.discard(order_id)

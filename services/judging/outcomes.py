@@ -1,4 +1,4 @@
-"""Outcomes: what became of each record, with the message to publish about it."""
+"""Makes outcomes: what became of each record, with the message that the relay publishes about it."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -13,7 +13,7 @@ from services.orders.events import EVENTS, Event
 from services.orders.instants import format_instant
 from services.orders.rejections import Rejected
 
-from .dead_letters import RECORDED
+from .dead_letters import SOURCE_TIMESTAMP
 from .decode import Received
 from .record import Record
 
@@ -28,13 +28,13 @@ class OutcomeKind(StrEnum):
     ACCEPTED = "accepted"
     REJECTED = "rejected"
     REPEATED = "repeated"
-    """The command id was used before with the same data: the first outcome again."""
+    """The command id was used before with the same data. The sender gets the first outcome again."""
     REUSED = "reused"
-    """The command id was used before with other data, or nobody knows any more with which."""
+    """The command id was used before with other data, or the outcome of the first use was retired."""
     DEAD = "dead"
     """The record is not a command, and is a dead letter."""
     RETIRED = "retired"
-    """Never stored. Stands for an outcome that was dropped with its month; only its events are left."""
+    """Never stored. Stands for an outcome that was retired: only its events are left."""
 
     @property
     def is_first_use(self) -> bool:
@@ -51,23 +51,27 @@ class Outcome(msgspec.Struct, gc=False):
     """What became of one record of the commands topic, as the table `outcomes` has it."""
 
     kind: OutcomeKind
+    """What became of the record."""
     partition: int
+    """The record's partition."""
     record_offset: int
+    """The record's offset."""
     message: bytes | None
-    """The outcome's envelope; of a dead letter the record's value."""
+    """The outcome's envelope. For a dead letter: the record's value."""
     order_id: str
-    """Empty in a dead letter, as are `command_id`, `digest` and `source`."""
+    """Empty for a dead letter, as are `command_id`, `digest` and `source`."""
     command_id: str
+    """The command's id, as its sender wrote it."""
     digest: bytes
-    """SHA-256 of the command's data: it tells the same command sent again from another one with the same id."""
+    """Hash of the command's name and data: distinguishes a repeat from a reused id."""
     source: str
     """Who sent the command."""
     key: bytes | None
-    """The record's key, of a dead letter only."""
+    """The record's key. Only for a dead letter."""
     headers: bytes | None
     """The headers to publish a dead letter with: a JSON list of [name, Base64 of the value]."""
     traceparent: str | None
-    """The trace context of a command whose sender traces."""
+    """The trace context of the command, if its sender traces it."""
 
 
 class JudgedOutcome(Outcome, gc=False):
@@ -81,21 +85,27 @@ class ParkedCommand(msgspec.Struct, gc=False):
     """A record of the commands topic that was not judged."""
 
     partition: int
+    """The record's partition."""
     record_offset: int
+    """The record's offset."""
     order_id: str
+    """The parked order."""
     command_id: str
+    """The command's id; empty if the command could not be read."""
     record_time: int
     """The record's timestamp, in milliseconds since 1970."""
     key: bytes | None
+    """The record's key."""
     value: bytes | None
+    """The record's value."""
     headers: bytes
-    """A JSON list of [name, Base64 of the value]."""
+    """The record's headers: a JSON list of [name, Base64 of the value]."""
     why: str
-    """Where our code failed; empty for a command that only waits behind such a one."""
+    """Where our code failed. Empty for a command that waits because an earlier command of its order is parked."""
 
 
 class _Envelope(msgspec.Struct, kw_only=True, gc=False):
-    """The message, in the order of the contract's table."""
+    """An outcome's envelope. The fields are in the order of the contract's table."""
 
     specversion: str = "1.0"
     id: str
@@ -108,39 +118,39 @@ class _Envelope(msgspec.Struct, kw_only=True, gc=False):
 
 
 def accepted(received: Received, record: Record, judged_at: datetime, events: Sequence[Event]) -> JudgedOutcome:
-    """The outcome of a command that was accepted, with the events that follow from it."""
+    """Makes the outcome of an accepted command. It names the events that follow from the command."""
     references = [{"type": _EVENT_TYPES[type(event)], "sequence": event.originator_version} for event in events]
     return _row(OutcomeKind.ACCEPTED, received, record, judged_at, _ACCEPTED, {"events": references}, len(events))
 
 
 def rejected(received: Received, record: Record, judged_at: datetime, why: Rejected, events: int) -> JudgedOutcome:
-    """`events`: how many a due auto-acceptance appended all the same."""
+    """Makes the outcome of a rejected command. `events`: how many events a due auto-acceptance added."""
     data = {"code": why.code, "message": why.message, "details": why.details}
     return _row(OutcomeKind.REJECTED, received, record, judged_at, _REJECTED, data, events)
 
 
 def reused(received: Received, record: Record, judged_at: datetime, why: Rejected) -> JudgedOutcome:
-    """The id was used before with other data (D19); the memory keeps the first use."""
+    """Makes the outcome of a command whose id was used before with other data (D19). The first use still counts."""
     row = rejected(received, record, judged_at, why, 0)
     row.kind = OutcomeKind.REUSED
     return row
 
 
 def repeated(received: Received, record: Record, first_message: bytes) -> JudgedOutcome:
-    """The first outcome again, with `duplicate`."""
+    """Makes the outcome of a repeat: the first outcome, with `duplicate: true`."""
     message = msgspec.json.decode(first_message)
     message["data"]["duplicate"] = True
     return _outcome_row(OutcomeKind.REPEATED, received, record, _encode(message), 0)
 
 
 def dead(record: Record, why: str) -> JudgedOutcome:
-    """The record as it was, with headers that say why and where it came from."""
+    """Makes a dead letter: the record unchanged, with added headers that say why, and where the record was."""
     added = {
         "error": why,
         "source-topic": record.topic,
         "source-partition": str(record.partition),
         "source-offset": str(record.offset),
-        RECORDED: str(record.timestamp),
+        SOURCE_TIMESTAMP: str(record.timestamp),
     }
     headers = [*record.headers, *((name, text.encode()) for name, text in added.items())]
     return JudgedOutcome(

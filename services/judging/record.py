@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 LOG_APPEND_TIME = 1
-"""The type of a timestamp that is the broker's; 0 is the sender's."""
+"""The `timestamp_type` of a timestamp that the broker set. 0 means that the sender set it."""
 
 
 @dataclass(slots=True)
@@ -12,14 +12,20 @@ class Record:
     """One record of one partition."""
 
     topic: str
+    """The topic's name."""
     partition: int
+    """The number of the partition."""
     offset: int
+    """The offset in the partition, as the event store counts it: after `renew-topics` it is not Kafka's own."""
     timestamp: int
     """Milliseconds since 1970."""
     key: bytes | None
+    """What the sender wrote; None if the record has no key."""
     value: bytes | None
-    """What the sender wrote; the raw bytes that were there, if the record cannot be decoded."""
+    """What the sender wrote; the raw bytes, if the record cannot be decoded."""
     headers: Sequence[tuple[str, bytes | None]] = ()
+    """Name and value of each header, in the sender's order."""
     timestamp_type: int = LOG_APPEND_TIME
+    """Who set the timestamp: the broker or the sender."""
     undecodable: str = ""
     """Why Kafka's client could not decode the record; empty if it could."""

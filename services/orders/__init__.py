@@ -1,6 +1,7 @@
-"""The rules: the state of an order, and what a command does to it. No Kafka, no SQL and no clock.
+"""The rules: the state of an order, and what a command does to it. Uses no Kafka, no SQL and no clock.
 
-In: an order's state, a command, its id and its business time. Out: the events that follow, and a rejection, if any.
+Input: an order's state, a command, its id and its business time. Output: the events that follow, and a rejection if the
+rules refuse the command.
 `decide.py` judges, `evolve.py` applies events, `policy.py` has the numbers of the rules.
 """
 

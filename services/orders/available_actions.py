@@ -1,4 +1,4 @@
-"""What each party may do now, and what that takes. Asks the guards that judge commands, before a command comes."""
+"""Lists the commands that each party may send now, with their limits. Uses the guards that also judge the commands."""
 
 from collections.abc import Callable
 from datetime import datetime
@@ -27,12 +27,13 @@ class Action(msgspec.Struct, frozen=True):
     command: str
     """The command's name."""
     available: bool
+    """Whether the rules allow the command now."""
     kind: DisputeKind | None = None
     """What a request asks for, or what the dispute to be answered is about."""
     needs: dict[str, Any] = {}
-    """What the command takes: limits, choices and times."""
+    """The limits, choices and times of the command's fields."""
     why_not: str | None = None
-    """Why the action isn't available."""
+    """Why the action isn't available, as a sentence; None if it is."""
     possible_from: str | None = None
     """The instant from which it will be available, if time alone changes that."""
 

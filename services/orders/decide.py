@@ -1,7 +1,7 @@
-"""Judges a command: one function for each, in the order of the help page.
+"""Judges a command. Each command has one function, in the order of the help page.
 
-Each function asks its guards first, in the order that gives the most helpful error, then adds the events that follow.
-Nothing here changes the order: whoever takes the decision applies its events with `evolve`.
+Each function calls its guards first, in the order that gives the most helpful error, then adds the events that follow.
+Nothing here changes the order: the caller applies the decision's events with `evolve`.
 """
 
 from collections.abc import Callable
@@ -74,17 +74,18 @@ class Decision(msgspec.Struct, frozen=True, gc=False):
     """What follows from a command."""
 
     events: list[Event]
-    """In order. Those of a rejected command are a due auto-acceptance and its consequence, which hold anyway (D3)."""
+    """Oldest first. A rejected command can have events too: a due auto-acceptance and its consequence (D3)."""
     rejection: Rejected | None = None
+    """Why the rules refuse the command; None if they accept it."""
 
 
 def decide(
     order: Order, command: Command | Rejected, command_id: str, now: datetime, *, ids_as_written: bool = False
 ) -> Decision:
-    """Judges a command at the business time `now` (see `Order.business_time`), and leaves the order as it is.
+    """Judges a command at the business time `now` (see `Order.business_time`). Does not change the order.
 
-    A command that its schema refused comes as the rejection it gets. Disputes are named without regard to letter case,
-    or by `ids_as_written`, as earlier versions compared them.
+    For a command with invalid data, pass its rejection as `command`: due events are added to it. The ids of disputes
+    and refunds are compared without regard to letter case; with `ids_as_written` exactly, as earlier versions did.
     """
     due = auto_acceptance(order, now, command_id)
     if due:
@@ -100,7 +101,10 @@ def decide(
 
 
 def auto_acceptance(order: Order, now: datetime, command_id: str = "") -> list[Event]:
-    """The events that are due at or after the open dispute's deadline, as of the deadline (R3, D2, D3)."""
+    """Returns the auto-acceptance and its consequence, dated at the open dispute's deadline (R3, D2, D3).
+
+    Returns no events if no dispute is open, or if `now` is before the deadline.
+    """
     dispute = order.open_dispute
     if dispute is None or now < dispute.respond_by:
         return []
@@ -115,14 +119,17 @@ class Case(msgspec.Struct, gc=False):
     """One command on one order, and the events that follow so far."""
 
     order_id: str
+    """The order that the command is about."""
     version: int
     """The order's version before these events."""
     command_id: str
+    """The command that causes the events; the id of the dispute that it opens, if any."""
     now: datetime
     """The business time of the events."""
     ids_as_written: bool = False
-    """Whether disputes are named by their exact ids only."""
+    """Whether the ids of disputes and refunds must match in letter case too."""
     events: list[Event] = []
+    """The events so far, oldest first."""
 
     def add(self, event_type: type[Event], **data: Any) -> None:
         """Adds the next event of the order."""
@@ -141,7 +148,7 @@ class Case(msgspec.Struct, gc=False):
 
 
 def register_order(order: Order, command: RegisterOrder, case: Case) -> None:
-    """The same facts once more change nothing."""
+    """Another service reports a new order. Reporting the same facts again changes nothing."""
     facts = {
         "client_id": command.client_id,
         "freelancer_id": command.freelancer_id,
@@ -157,6 +164,7 @@ def register_order(order: Order, command: RegisterOrder, case: Case) -> None:
 
 
 def record_requirements_submitted(order: Order, command: RecordRequirementsSubmitted, case: Case) -> None:
+    """The client has submitted the requirements, and work begins. The order needs a delivery date by now."""
     must_be_in(order, Status.AWAITING_REQUIREMENTS)
     expected = command.expected_delivery_at or order.expected_delivery_at
     if expected is None:
@@ -165,7 +173,7 @@ def record_requirements_submitted(order: Order, command: RecordRequirementsSubmi
 
 
 def record_delivery(order: Order, command: RecordDelivery, case: Case) -> None:
-    """Settles an extension and an update. A cancellation or a refund stays open (D11, D12)."""
+    """The freelancer has delivered. Closes an open extension or update, but no cancellation or refund (D11, D12)."""
     must_be_in(order, Status.IN_PROGRESS)
     dispute = order.open_dispute
     if dispute and dispute.kind in (DisputeKind.DELIVERY_EXTENSION, DisputeKind.ORDER_UPDATE):
@@ -174,24 +182,30 @@ def record_delivery(order: Order, command: RecordDelivery, case: Case) -> None:
 
 
 def record_revision_requested(order: Order, command: RecordRevisionRequested, case: Case) -> None:
+    """The client has sent the delivery back: the order is in progress again (D12)."""
     must_be_in(order, Status.DELIVERED)
     case.add(RevisionRequested)
 
 
 def record_completion(order: Order, command: RecordCompletion, case: Case) -> None:
+    """The order is complete. Closes an open dispute (D11)."""
     must_be_in(order, Status.IN_PROGRESS, Status.DELIVERED)
     _close_open_dispute(order, ClosedBecause.ORDER_COMPLETED, case)
     case.add(OrderCompleted)
 
 
 def record_cancellation(order: Order, command: RecordCancellation, case: Case) -> None:
+    """The order service has canceled the order. Closes an open dispute (D11)."""
     must_not_be_closed(order)
     _close_open_dispute(order, ClosedBecause.ORDER_CANCELED, case)
     _cancel(order, Initiator.ORDER_SERVICE, CancellationGrounds.EXTERNAL, command.comment, case)
 
 
 def record_refund_processed(order: Order, command: RecordRefundProcessed, case: Case) -> None:
-    """Fits every state, also after the end of the order. The second time changes nothing (D10)."""
+    """The payment service has paid a refund. Allowed in every status, also after the order's end.
+
+    Reporting it a second time changes nothing (D10).
+    """
     must_be_known(order)
     refund = must_be_granted(order, command.refund_id, ids_as_written=case.ids_as_written)
     if not order.refund_processed:
@@ -218,7 +232,7 @@ def open_dispute(order: Order, command: OpenDispute, case: Case) -> None:
 
 
 def offer_partial_refund(order: Order, command: OfferPartialRefund | OfferPartialRefundV2, case: Case) -> None:
-    """The freelancer offers up to 60% of the original price (R8, D9). One refund is granted at most (R9)."""
+    """The freelancer offers up to 60% of the original price (R8, D9). At most one refund is granted (R9)."""
     price = must_not_be_closed(order).price
     role = must_be_party(order, command.actor)
     must_be_free_to_request(order, DisputeKind.PARTIAL_REFUND, role)
@@ -238,7 +252,7 @@ def offer_partial_refund(order: Order, command: OfferPartialRefund | OfferPartia
 
 
 def accept(order: Order, command: Accept, case: Case) -> None:
-    """The other party accepts in time, and what was asked for happens (R1, D2, D7)."""
+    """The other party accepts in time, and the request is carried out (R1, D2, D7)."""
     dispute = must_be_answerable(order, command.actor, command.dispute_id, ids_as_written=case.ids_as_written)
     by = dispute.opened_by.other
     case.add(Accepted, dispute_id=dispute.dispute_id, kind=dispute.kind, by=by, message=command.message)
@@ -259,7 +273,7 @@ def withdraw(order: Order, command: Withdraw, case: Case) -> None:
 
 
 def expire_dispute(order: Order, command: ExpireDispute, case: Case) -> None:
-    """The timer reports a deadline. What was due is out by now (D3), so a dispute that is still open isn't due."""
+    """The timer reports a deadline. `decide` has added what is due (D3), so a dispute that is still open isn't due."""
     must_be_known(order)
     dispute = must_be_dispute(order, command.dispute_id, ids_as_written=case.ids_as_written)
     if isinstance(dispute, DisputeOpened):
@@ -282,7 +296,10 @@ def cancel_order(order: Order, command: CancelOrder, case: Case) -> None:
 
 
 def erase_order_texts(order: Order, command: EraseOrderTexts, case: Case) -> None:
-    """Fits every state, even with an open dispute. If there is nothing to erase, nothing changes."""
+    """Erases the order's texts. Allowed in every status, and with an open dispute.
+
+    Changes nothing if the order has no texts.
+    """
     must_be_known(order)
     if order.has_texts:
         case.add(OrderTextsErased)
@@ -315,7 +332,7 @@ def _offered(command: OfferPartialRefund | OfferPartialRefundV2, price: Money) -
 
 
 def _carry_out(order: Order, dispute: DisputeOpened, grounds: CancellationGrounds, case: Case) -> None:
-    """What was asked for happens, directly after its acceptance. An update has no consequence (D8)."""
+    """Adds the event that carries out an accepted request. An update has no such event (D8)."""
     dispute_id = dispute.dispute_id
     if dispute.kind is DisputeKind.CANCELLATION:
         _cancel(order, Initiator(dispute.opened_by), grounds, str(dispute.comment), case, dispute_id)
@@ -329,7 +346,7 @@ def _carry_out(order: Order, dispute: DisputeOpened, grounds: CancellationGround
 
 
 def _close_open_dispute(order: Order, because: ClosedBecause, case: Case) -> None:
-    """What happens to the order settles an open dispute (D11)."""
+    """Closes the open dispute, if any, because of what happens to the order (D11)."""
     if (dispute := order.open_dispute) is not None:
         case.add(DisputeClosed, dispute_id=dispute.dispute_id, kind=dispute.kind, because=because)
 
@@ -342,7 +359,7 @@ def _cancel(
     case: Case,
     dispute_id: str | None = None,
 ) -> None:
-    """Says what is due back, the price less a granted refund (D10), and whether it affects metrics (D15)."""
+    """Cancels the order. The refund due is the price less a granted refund (D10). See D15 for `affects_metrics`."""
     price = must_be_known(order).price
     granted = order.refund.amount.amount if order.refund else 0
     external = grounds is CancellationGrounds.EXTERNAL

@@ -1,4 +1,4 @@
-"""How each event changes the state of an order. No rule is judged here: what happened, happened."""
+"""How each event changes the state of an order. No rule is checked here, because stored events always count."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -23,14 +23,14 @@ def evolve(order: Order, event: e.Event) -> None:
 
 
 def evolve_all(order: Order, events: Iterable[e.Event]) -> Order:
-    """Applies events one after the other, and returns the order. Raises as `evolve` does."""
+    """Applies events in their order, and returns the same order object. Raises ValueError as `evolve` does."""
     for event in events:
         evolve(order, event)
     return order
 
 
 def evolved(order: Order, events: Iterable[e.Event]) -> Order:
-    """Returns a copy of the order with these events applied. The order itself stays as it is."""
+    """Returns a copy of the order with these events applied. Does not change the order."""
     return evolve_all(msgspec.structs.replace(order, settled=order.settled.copy()), events)
 
 

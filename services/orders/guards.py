@@ -1,6 +1,6 @@
-"""What must hold before a command is carried out. Each guard raises Rejected, or returns what it looked up.
+"""The conditions for carrying out a command. Each guard raises Rejected if its condition does not hold.
 
-`decide.py` asks them when a command comes, `available_actions.py` before one comes.
+`decide.py` calls the guards to judge a command, `available_actions.py` to find out what a party may do.
 """
 
 from datetime import datetime
@@ -16,7 +16,7 @@ from .state import CLOSED, Order, Settled, Status
 
 
 def must_be_known(order: Order) -> OrderRegistered:
-    """Returns the facts of the order."""
+    """Returns the facts of an order that was registered."""
     if order.registered is None:
         raise rejections.order_unknown()
     return order.registered
@@ -31,6 +31,7 @@ def must_not_be_closed(order: Order) -> OrderRegistered:
 
 
 def must_be_in(order: Order, *statuses: Status) -> None:
+    """The order has one of these statuses."""
     must_not_be_closed(order)
     if order.status not in statuses:
         raise rejections.invalid_transition(order.status, " or ".join(statuses))
@@ -40,7 +41,7 @@ def must_be_in(order: Order, *statuses: Status) -> None:
 
 
 def must_be_party(order: Order, actor: str) -> Role:
-    """Returns the party that the actor is."""
+    """Returns the actor's role."""
     must_be_known(order)
     role = order.role_of(actor)
     if role is None:
@@ -79,7 +80,7 @@ def must_be_free_to_request(order: Order, kind: DisputeKind, role: Role) -> None
 def must_give_listed_reason(
     order: Order, actor: str, request: OrderUpdateRequest | CancellationRequest | DeliveryExtensionRequest
 ) -> None:
-    """Each party has its own list of reasons for a cancellation. The freelancer has to give one."""
+    """A cancellation's reason is on its party's list. The freelancer must give one, the client may leave it out."""
     if request.kind != "cancellation" or (role := order.role_of(actor)) is None:
         return
     if request.reason is None:
@@ -90,7 +91,7 @@ def must_give_listed_reason(
 
 
 def must_be_within_limit(offered: Money, price: Money) -> None:
-    """At most 60% of the original price, in its currency (R8, D9)."""
+    """The offer is at most 60% of the original price, and in its currency (R8, D9)."""
     if offered.currency != price.currency:
         raise rejections.currency_mismatch(price.currency)
     if offered.amount > (limit := policy.largest_refund(price.amount)):
@@ -121,7 +122,7 @@ def must_be_withdrawable(order: Order, actor: str, dispute_id: str, *, ids_as_wr
 def must_be_dispute(order: Order, dispute_id: str, *, ids_as_written: bool) -> DisputeOpened | Settled:
     """Returns the dispute with this id, open or not.
 
-    Ids are compared without regard to letter case, unless `ids_as_written`. The same spelling wins.
+    Ids are compared without regard to letter case, unless `ids_as_written`. An id in the same spelling is preferred.
     """
     opened = order.open_dispute
     if opened is not None and opened.dispute_id == dispute_id:
@@ -138,6 +139,7 @@ def must_be_dispute(order: Order, dispute_id: str, *, ids_as_written: bool) -> D
 
 
 def must_be_open(dispute: DisputeOpened | Settled) -> DisputeOpened:
+    """Returns the dispute, which is not settled."""
     if isinstance(dispute, Settled):
         raise rejections.dispute_settled(dispute.settled_as)
     return dispute

@@ -1,4 +1,4 @@
-"""The one door through which an event leaves the service (D16)."""
+"""Makes public events from stored events, without confidential fields (D16). All published events are made here."""
 
 from collections.abc import Callable
 from datetime import datetime
@@ -11,11 +11,11 @@ from resolution_contracts import topics
 from .events import EVENTS, Confidential, Event, Money, annotated
 from .instants import format_instant
 
-_OF_THE_ENVELOPE = {"originator_id", "originator_version", "timestamp", "command_id"}
+_ENVELOPE_FIELDS = {"originator_id", "originator_version", "timestamp", "command_id"}
 
 
 def confidential_fields(event_type: type[Event]) -> set[str]:
-    """The fields of an event that never leave the service."""
+    """Returns the names of the event's fields that never leave the service."""
     return annotated(event_type, Confidential)
 
 
@@ -23,7 +23,7 @@ _PUBLIC_FIELDS: dict[type[Event], tuple[str, ...]] = {
     event_type: tuple(
         field.name
         for field in msgspec.structs.fields(event_type)
-        if field.name not in _OF_THE_ENVELOPE | confidential_fields(event_type)
+        if field.name not in _ENVELOPE_FIELDS | confidential_fields(event_type)
     )
     for event_type in EVENTS.values()
 }
@@ -31,18 +31,18 @@ _PUBLIC_FIELDS: dict[type[Event], tuple[str, ...]] = {
 
 _encode = msgspec.json.Encoder().encode
 _EVENT_TYPES = {event_type: topics.event_type(name) for name, event_type in EVENTS.items()}
-_AS_PUBLISHED: dict[type, Callable[[Any], Any]] = {
+_CONVERTERS: dict[type, Callable[[Any], Any]] = {
     datetime: format_instant,
     Money: lambda money: {"amount": money.amount, "currency": money.currency},
 }
-"""What is not published as it is stored, by its type."""
+"""For each type whose values are published in another form than they are stored: what converts them."""
 
 
 _CONFIDENTIAL = {name for event_type in EVENTS.values() for name in confidential_fields(event_type)}
 
 
 def without_confidential(document: Any) -> Any:
-    """A read model's document, as JSON gives it, without confidential fields, however deep they stand (D16)."""
+    """Returns a read model's decoded JSON without confidential fields, at any depth (D16)."""
     if isinstance(document, dict):
         return {name: without_confidential(value) for name, value in document.items() if name not in _CONFIDENTIAL}
     if isinstance(document, list):
@@ -51,23 +51,23 @@ def without_confidential(document: Any) -> Any:
 
 
 def public_fields(event_type: type[Event]) -> tuple[str, ...]:
-    """The names in the `data` of a public event."""
+    """Returns the names of the fields in the `data` of a public event."""
     return _PUBLIC_FIELDS[event_type]
 
 
 def public_data(event: Event) -> dict[str, Any]:
-    """The `data` of the public event: every field of the stored one, less the confidential ones."""
+    """Returns the `data` of the public event: the stored event's own fields without the confidential ones."""
     data = {}
     for name in _PUBLIC_FIELDS[type(event)]:
         value = getattr(event, name)
         if value is not UNSET:
-            convert = _AS_PUBLISHED.get(type(value))
+            convert = _CONVERTERS.get(type(value))
             data[name] = value if convert is None else convert(value)
     return data
 
 
 def event_envelope(event: Event) -> dict[str, object]:
-    """The envelope of contract.md, with the public part of the data only (D16)."""
+    """Returns the public event's envelope (docs/messages.md), without confidential fields (D16)."""
     return {
         "specversion": "1.0",
         "id": f"{event.originator_id}:{event.originator_version}",
@@ -82,5 +82,5 @@ def event_envelope(event: Event) -> dict[str, object]:
 
 
 def event_message(event: Event) -> bytes:
-    """The envelope as it is published."""
+    """Returns the public event's envelope as JSON."""
     return _encode(event_envelope(event))

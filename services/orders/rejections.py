@@ -1,4 +1,4 @@
-"""Why a command is refused: the contract's code, a sentence for a person that says what to do instead, details."""
+"""The rejections: for each, the contract's code, a sentence that says what to do instead, and details for programs."""
 
 from datetime import datetime
 from typing import Any
@@ -14,12 +14,12 @@ KIND_NAMES = {
 }
 
 
-_TOLD = 3
-"""How many of the errors in a command's data its message tells. All are in the details."""
+_ERRORS_IN_MESSAGE = 3
+"""How many errors of a command's data the message names. The details have all errors."""
 
 
 class Rejected(Exception):
-    """A command that the rules refuse."""
+    """The rules refuse the command."""
 
     def __init__(self, code: Code, message: str, **details: Any) -> None:
         super().__init__(message)
@@ -29,21 +29,24 @@ class Rejected(Exception):
 
 
 def invalid(errors: list[dict[str, str]]) -> Rejected:
-    """`errors`: path and reason of each. They name no value that the sender sent (D16)."""
-    told = [f"{error['path'] or 'data'} {error['reason']}" for error in errors[:_TOLD]]
-    more = f"; and {len(errors) - _TOLD} more" if len(errors) > _TOLD else ""
-    return Rejected(Code.INVALID, f"Correct the command's data: {'; '.join(told)}{more}.", errors=errors)
+    """The data does not fit the command. Each error has a `path` and a `reason`, but no value of the sender's (D16)."""
+    named = [f"{error['path'] or 'data'} {error['reason']}" for error in errors[:_ERRORS_IN_MESSAGE]]
+    more = f"; and {len(errors) - _ERRORS_IN_MESSAGE} more" if len(errors) > _ERRORS_IN_MESSAGE else ""
+    return Rejected(Code.INVALID, f"Correct the command's data: {'; '.join(named)}{more}.", errors=errors)
 
 
 def invalid_field(path: str, reason: str) -> Rejected:
+    """One field of the data does not fit the command."""
     return invalid([{"path": path, "reason": reason}])
 
 
 def order_unknown() -> Rejected:
+    """Nobody registered the order."""
     return Rejected(Code.ORDER_UNKNOWN, "There is no such order; register it first, or check the order id.")
 
 
 def order_exists() -> Rejected:
+    """The order was registered before, with other facts."""
     return Rejected(
         Code.ORDER_EXISTS,
         "This order is registered already with other facts, which stay; use another order id for another order.",
@@ -51,6 +54,7 @@ def order_exists() -> Rejected:
 
 
 def order_closed(status: str) -> Rejected:
+    """The order is completed or canceled (R4)."""
     return Rejected(
         Code.ORDER_CLOSED,
         f"The order is {status}, and the Resolution Center is closed for it; please contact customer support.",
@@ -58,19 +62,22 @@ def order_closed(status: str) -> Rejected:
 
 
 def invalid_transition(status: str, needed: str) -> Rejected:
+    """The reported fact needs an order in another status. `needed` names the statuses that it fits."""
     return Rejected(Code.INVALID_TRANSITION, f"The order is {status}; this fact fits an order that is {needed}.")
 
 
 def not_a_party() -> Rejected:
+    """The actor is neither the client nor the freelancer."""
     return Rejected(Code.NOT_A_PARTY, "Only the order's client and freelancer may do this; act as one of them.")
 
 
 def not_allowed(message: str) -> Rejected:
+    """The rules do not allow this, for the reason in `message`."""
     return Rejected(Code.NOT_ALLOWED, message)
 
 
 def dispute_open(dispute_id: str, kind: DisputeKind, *, own: bool) -> Rejected:
-    """`own`: whether the actor opened the one that stands in the way, and so can withdraw it (D6)."""
+    """Another dispute is open (R11). `own`: whether the actor opened it, and so may withdraw it (D7)."""
     remedy = "withdraw it or wait for the answer" if own else "accept or decline it"
     return Rejected(
         Code.DISPUTE_OPEN,
@@ -81,12 +88,14 @@ def dispute_open(dispute_id: str, kind: DisputeKind, *, own: bool) -> Rejected:
 
 
 def dispute_unknown() -> Rejected:
+    """The order has no dispute with the id in the command."""
     return Rejected(
         Code.DISPUTE_UNKNOWN, "No dispute with this id was ever opened on this order; look it up on the order page."
     )
 
 
 def dispute_settled(settled_as: SettledAs) -> Rejected:
+    """The dispute in the command is not open any more."""
     return Rejected(
         Code.DISPUTE_SETTLED,
         f"This dispute is already settled ({settled_as.replace('_', '-')}); nothing more can be done about it. "
@@ -96,12 +105,14 @@ def dispute_settled(settled_as: SettledAs) -> Rejected:
 
 
 def not_due(respond_by: datetime) -> Rejected:
+    """The deadline in `ExpireDispute` is not over yet."""
     return Rejected(
         Code.NOT_DUE, f"The dispute can be answered until {format_instant(respond_by)}; ask again from then on."
     )
 
 
 def approval_needed(possible_from: datetime | None) -> Rejected:
+    """The client may not cancel at once (R5). `possible_from`: from when on, or None if time does not change that."""
     if possible_from is None:
         message = "A delivered order needs the freelancer's approval to be canceled; send a cancellation request."
         return Rejected(Code.APPROVAL_NEEDED, message, possible_from=None)
@@ -114,6 +125,7 @@ def approval_needed(possible_from: datetime | None) -> Rejected:
 
 
 def refund_over_limit(limit: int, currency: str) -> Rejected:
+    """The offer is larger than `limit`, in minor units (D9)."""
     return Rejected(
         Code.REFUND_OVER_LIMIT,
         f"A partial refund is at most 60% of the original price: offer {limit} {currency} (minor units) or less.",
@@ -122,6 +134,7 @@ def refund_over_limit(limit: int, currency: str) -> Rejected:
 
 
 def refund_already_granted() -> Rejected:
+    """The order has a granted refund, and cannot get a second one (R9)."""
     return Rejected(
         Code.REFUND_ALREADY_GRANTED,
         "A partial refund was accepted on this order before, and there is one at most; "
@@ -130,12 +143,14 @@ def refund_already_granted() -> Rejected:
 
 
 def refund_unknown() -> Rejected:
+    """The order has no granted refund with the id in the command."""
     return Rejected(
         Code.REFUND_UNKNOWN, "No refund with this id was granted on this order; its id is that of the accepted offer."
     )
 
 
 def command_id_reused() -> Rejected:
+    """The command id came before with other data (D19)."""
     return Rejected(
         Code.COMMAND_ID_REUSED,
         "This command id was used before on this order with other data; send the new command under a new id.",
@@ -143,6 +158,7 @@ def command_id_reused() -> Rejected:
 
 
 def command_id_of_old() -> Rejected:
+    """The command id came before, but its outcome was retired, so nobody can compare the data."""
     return Rejected(
         Code.COMMAND_ID_REUSED,
         "This command id was used on this order so long ago that what came with it is not kept any more. The order "
@@ -151,12 +167,15 @@ def command_id_of_old() -> Rejected:
 
 
 def currency_mismatch(currency: str) -> Rejected:
+    """The offer is not in `currency`, the currency of the price."""
     return Rejected(Code.CURRENCY_MISMATCH, f"The order is priced in {currency}; offer the refund in {currency}.")
 
 
 def wrong_role(role: Role, verb: str) -> Rejected:
+    """Only the other role may send such a request. `verb` is what the party tried to do."""
     return not_allowed(f"A {role} may not {verb}; only the {role.other} may.")
 
 
 def only_in_progress(status: str, kind: DisputeKind) -> Rejected:
+    """The request needs an order in progress (D12, D13)."""
     return not_allowed(f"The order is {status}; a {KIND_NAMES[kind]} fits an order in progress only.")

@@ -1,4 +1,4 @@
-"""The state of an order: what its events have made of it, and nothing else."""
+"""The state of an order, computed from its events."""
 
 from datetime import datetime
 from enum import StrEnum
@@ -10,7 +10,10 @@ from .events import DisputeOpened, OrderRegistered, PartialRefundGranted
 
 
 class Status(StrEnum):
+    """Where the order is between registration and its end."""
+
     UNKNOWN = "unknown"
+    """Nobody registered the order."""
     AWAITING_REQUIREMENTS = "awaiting requirements"
     IN_PROGRESS = "in progress"
     DELIVERED = "delivered"
@@ -22,7 +25,7 @@ CLOSED = frozenset({Status.COMPLETED, Status.CANCELED})
 
 
 class Settled(msgspec.Struct, frozen=True, gc=False):
-    """What is kept of a dispute that ended."""
+    """What the state keeps of a dispute that ended."""
 
     opened_by: Role
     settled_as: SettledAs
@@ -35,24 +38,30 @@ class Order(msgspec.Struct):
     """
 
     id: str
+    """The order id."""
     version: int = 0
-    """The number of the last event. 0 means that nobody registered the order."""
+    """The sequence of the last event. 0 means that nobody registered the order."""
     status: Status = Status.UNKNOWN
+    """Decides which commands fit the order."""
     registered: OrderRegistered | None = None
     """The facts of the order: its parties, its price, its original delivery date."""
     expected_delivery_at: datetime | None = None
     """The delivery date with all extensions."""
     open_dispute: DisputeOpened | None = None
+    """The dispute that waits for an answer, if any (R11)."""
     settled: dict[str, Settled] = {}
     """The disputes that ended, by their ids, oldest first."""
     refund: PartialRefundGranted | None = None
+    """The refund that the client was granted, if any (R9)."""
     refund_processed: bool = False
+    """Whether the payment service has paid that refund."""
     has_texts: bool = False
     """Whether any event has a text or a confidential field that isn't erased yet."""
     last_event_at: datetime | None = None
+    """The business time of the last event."""
 
     def role_of(self, user: str) -> Role | None:
-        """Returns the party that a user is, or None for a stranger."""
+        """Returns the user's role in this order, or None if the user is not a party."""
         facts = self.registered
         if facts is None:
             return None

@@ -1,4 +1,4 @@
-"""What people wrote on an order, and its confidential fields: all that an erasure takes away, and nothing else."""
+"""Finds and removes what an erasure removes from an order's events: what people wrote, and confidential fields."""
 
 from collections.abc import Iterable
 from typing import Any, TypeVar
@@ -11,7 +11,7 @@ from .events import EVENTS, Confidential, Event, Written, annotated
 E = TypeVar("E", bound=Event)
 
 ERASED = "[erased]"
-"""Stands where a text was."""
+"""Replaces an erased text."""
 
 
 _WRITTEN = {event_type: sorted(annotated(event_type, Written)) for event_type in EVENTS.values()}
@@ -20,32 +20,35 @@ _TEXTS = {kind: (*_WRITTEN[kind], *_CONFIDENTIAL[kind]) for kind in EVENTS.value
 _PUBLIC = sorted({name for names in _WRITTEN.values() for name in names})
 
 WITH_TEXTS = frozenset(kind for kind, names in _TEXTS.items() if names)
-"""The events that can have any."""
+"""The classes of events that can have texts or confidential fields."""
 
 
 def texts(event: Event) -> dict[str, str]:
-    """The texts of an event by the fields' names; empty where it has none."""
-    found = {}
+    """Returns the event's texts and confidential fields, by field name."""
+    values = {}
     for name in _TEXTS[type(event)]:
         value = getattr(event, name)
         if value is not None and value is not UNSET:
-            found[name] = value
-    return found
+            values[name] = value
+    return values
 
 
 def without_texts(event: E) -> E:
-    """The event as it is once its texts are erased."""
+    """Returns the event as it is after an erasure."""
     return without(event, texts(event))
 
 
-def without(event: E, found: Iterable[str]) -> E:
-    """The same, where the fields of its texts are known."""
-    gone = {name: UNSET if name in _CONFIDENTIAL[type(event)] else ERASED for name in found}
-    return msgspec.structs.replace(event, **gone) if gone else event
+def without(event: E, fields: Iterable[str]) -> E:
+    """Returns the event with these fields erased: texts are replaced by `ERASED`, confidential fields are unset."""
+    erased = {name: UNSET if name in _CONFIDENTIAL[type(event)] else ERASED for name in fields}
+    return msgspec.structs.replace(event, **erased) if erased else event
 
 
 def published_without_texts(value: bytes) -> bytes:
-    """A public event's envelope as it is published once its texts are erased; what is no envelope, as it is."""
+    """Returns a public event's envelope as the relay publishes it after an erasure.
+
+    Returns the value unchanged if it is not an envelope.
+    """
     try:
         envelope: dict[str, Any] = msgspec.json.decode(value)
         data = envelope["data"]

@@ -1,9 +1,10 @@
-"""A store that was restored to an earlier state than Kafka: it and the topics are brought together again.
+"""Reconciles the topics with a store that was restored to an earlier state.
 
-The commands role reads on from the restored positions, and what it judges again comes out as it did before. Its numbers
-may differ, since partitions mix differently; so what comes out is compared with what is on the topics, order by order,
-from where they ended when the store noted it. Nothing is published until all that is there has come out again. What
-differs from it is a contradiction, and ends the role. So does what cannot come out any more.
+The commands role starts again from the restored positions, and judges the same commands with the same results. Only
+outcome and event numbers may differ, because partitions may mix in another order. So the relay compares, order by
+order, what the store has with what is on the topics, from where the topics ended at the store's last note. It publishes
+nothing until the store has again all that is on the topics. If something differs, or cannot be judged again, the relay
+stops with a Contradiction.
 """
 
 import hashlib
@@ -38,7 +39,7 @@ Publish = Callable[[Sequence[Decided], Sequence[Notification], Position | None],
 
 
 class Contradiction(Exception):
-    """What is on Kafka does not come out of the store: a sentence that says where, without values, and what to do."""
+    """The topics have something that the store does not produce. The text says where (no values), and what to do."""
 
     def __init__(self, what: str) -> None:
         super().__init__(
@@ -48,7 +49,7 @@ class Contradiction(Exception):
 
 
 class Ahead:
-    """What is on the topics behind a place. For each key it has to come out in its order."""
+    """What is on the topics after the store's last note. The store must produce each key's records in their order."""
 
     def __init__(self, topics: Topics, streams: dict[str, dict[int, Stream]]) -> None:
         self._topics = topics
@@ -57,8 +58,8 @@ class Ahead:
 
     @classmethod
     @asynccontextmanager
-    async def behind(cls, cluster: Cluster, topics: Topics, starts: Ends) -> AsyncIterator["Ahead"]:
-        """`starts` names no topic where the place is the very beginning. Raises Contradiction and KafkaError."""
+    async def after(cls, cluster: Cluster, topics: Topics, starts: Ends) -> AsyncIterator["Ahead"]:
+        """Opens the topics at `starts`, or at their beginning if it is empty. Raises Contradiction and KafkaError."""
         names = (topics.events, topics.outcomes, topics.dead_letters, topics.notifications)
         begins, ends = await extents(cluster, names, await count_partitions(cluster, topics))
         begins, ends, starts = (_of_shard(topics, offsets) for offsets in (begins, ends, starts))
@@ -72,33 +73,33 @@ class Ahead:
             yield cls(topics, streams)
 
     async def has(self, decided: Decided) -> bool:
-        """Whether an outcome and its events are there; they were published together. Raises Contradiction."""
+        """Whether an outcome and its events are on the topics. Raises Contradiction if only some of them are."""
         outcome, events = decided
         records = [
             (self._topics.events, outcome.partition, event.originator_id.encode(), event_message(event))
             for event in events
         ]
-        found = [await self._is_next(*record) for record in records]
-        # An earlier version published the whole of a large dead letter.
-        found.append(await self._is_next(*outcome_record(outcome, self._topics)[:4], whole=outcome.message))
-        if any(found) is not all(found):
+        on_topics = [await self._is_next(*record) for record in records]
+        # An earlier version published large dead letters in full.
+        on_topics.append(await self._is_next(*outcome_record(outcome, self._topics)[:4], uncut=outcome.message))
+        if any(on_topics) is not all(on_topics):
             raise Contradiction(
                 f"order {outcome.order_id}: of outcome {outcome.outcome_id} and its events only some are on Kafka"
             )
-        return all(found)
+        return all(on_topics)
 
     async def notifications(self) -> list[bytes]:
-        """All of them."""
-        found: list[bytes] = []
+        """Returns the reminders on the topic, by partition and offset."""
+        messages: list[bytes] = []
         for stream in self._streams.pop(self._topics.notifications).values():
             while await stream.peek() is not None:
                 value = stream.take().value
                 assert value is not None
-                found.append(value)
-        return found
+                messages.append(value)
+        return messages
 
     async def left(self) -> str:
-        """The place of something that has not come out yet; empty where all has."""
+        """Returns the topic, partition and offset of a record that the store has not produced yet, or ""."""
         for (topic, partition, _), queue in self._waiting.items():
             if queue:
                 return f"{topic}/{partition} offset {queue[0][0]}"
@@ -109,8 +110,9 @@ class Ahead:
         return ""
 
     async def _is_next(
-        self, topic: str, partition: int, key: bytes | None, value: bytes | None, whole: bytes | None = None
+        self, topic: str, partition: int, key: bytes | None, value: bytes | None, uncut: bytes | None = None
     ) -> bool:
+        """Whether another record with this key is left. Raises Contradiction if its value is not `value` or `uncut`."""
         queue = self._waiting[topic, partition, key]
         stream = self._streams[topic][partition]
         while not queue and await stream.peek() is not None:
@@ -121,27 +123,27 @@ class Ahead:
             return False
         offset, digest = queue.popleft()
         erased_letter = value is None and topic == self._topics.dead_letters
-        if digest not in (self._digest(topic, value), self._digest(topic, whole or value)) and not erased_letter:
+        if digest not in (self._digest(topic, value), self._digest(topic, uncut or value)) and not erased_letter:
             raise Contradiction(f"{topic}/{partition} offset {offset} is not what the restored store brings out for it")
         return True
 
     def _digest(self, topic: str, value: bytes | None) -> bytes:
-        """Of an event without its texts, which may have been erased since it was published."""
+        """Hashes a value. Leaves out an event's texts, which may have been erased since it was published."""
         if value is not None and topic == self._topics.events:
             value = published_without_texts(value)
         return b"" if value is None else hashlib.sha256(value).digest()
 
 
 def _of_shard(topics: Topics, offsets: Ends) -> Ends:
-    """Of the partitions that the shard has."""
+    """Returns the offsets of the shard's own partitions."""
     return {
-        topic: {number: offset for number, offset in found.items() if topics.shard.has(number)}
-        for topic, found in offsets.items()
+        topic: {number: offset for number, offset in by_partition.items() if topics.shard.has(number)}
+        for topic, by_partition in offsets.items()
     }
 
 
 class Restored:
-    """Brings a restored store and the topics together."""
+    """Reconciles a restored store with the topics."""
 
     def __init__(
         self,
@@ -158,29 +160,30 @@ class Restored:
         self._changes = changes
 
     async def bring_together(self, start: Position, ends: Ends, position: Position, publish: Publish) -> Position:
-        """Returns the position from which to go on, once the store has brought out all that is on Kafka.
+        """Waits until the store has all that is on Kafka. Returns the position from which to publish.
 
-        `start` is where the comparison begins: the last that the store knows to be published, when the topics ended at
-        `ends`. It is noted in a timeline of its own, and so is how far the store was compared: one that falls back
-        again meanwhile is noticed. `position` is the last on Kafka.
+        `start` is the last position that the store knows to be published, when the topics ended at `ends`: the
+        comparison begins there. `position` is the last one on Kafka. The relay notes `start` and each compared position
+        under a new timeline, so that it notices if the store is restored once more meanwhile.
 
-        Whatever interrupts it, the next one begins where this one did. Raises Contradiction, NoteMissing, KafkaError,
-        psycopg.Error.
+        If it is interrupted, the next relay begins at the same `start`. Raises Contradiction, NoteMissing, KafkaError
+        and psycopg.Error.
         """
         log.warning(
             "the store does not know that outcome %d is published: it was restored to an earlier state. Nothing is "
-            "published until what is on Kafka has come out again, behind outcome %d",
+            "published until the store has again, after outcome %d, what is on Kafka",
             position.outcome_id,
             start.outcome_id,
         )
-        async with Ahead.behind(self._cluster, self._topics, ends) as ahead:
+        async with Ahead.after(self._cluster, self._topics, ends) as ahead:
             start = await self._adopt(start, await ahead.notifications())
             position, new = await self._compare(ahead, start)
-        log.info("all that is on Kafka has come out again; %d outcomes are new", len(new))
+        log.info("the store has again what is on Kafka; %d outcomes are new", len(new))
         for first in range(0, len(new), RUN):
             async with self._connection.transaction():
                 decided = [
-                    await one_with_events(self._connection, self._masters, *place) for place in new[first : first + RUN]
+                    await one_with_events(self._connection, self._masters, outcome_id, event_id)
+                    for outcome_id, event_id in new[first : first + RUN]
                 ]
                 await note_intent(self._connection, position, position)
             await publish(decided, [], None)
@@ -188,7 +191,10 @@ class Restored:
         return position
 
     async def _compare(self, ahead: Ahead, at: Position) -> tuple[Position, list[tuple[int, int]]]:
-        """Up to where the store was compared, and what is not on Kafka of it: outcomes, and the event before each."""
+        """Compares the store with the topics. Returns how far it compared, and the outcomes that are not on Kafka.
+
+        Each of these is an outcome's number and the number of the event before its own.
+        """
         new: list[tuple[int, int]] = []
         commands = await self._commands_ends()
         idle = False
@@ -196,11 +202,11 @@ class Restored:
             progress("relay")
             seen = self._changes.seen()
             nothing_to_come = idle and await self._all_judged(commands)
-            for decided in (found := await self._next(at)):
+            for decided in (run := await self._next(at)):
                 if not await ahead.has(decided):
                     new.append((decided[0].outcome_id, at.event_id))
-                at = _behind(at, decided[0])
-            idle = not found
+                at = _after(at, decided[0])
+            idle = not run
             if not (left := await ahead.left()):
                 return at, new
             if idle and nothing_to_come:
@@ -209,11 +215,11 @@ class Restored:
                 await self._changes.after(seen)
 
     async def _next(self, at: Position) -> list[Decided]:
-        """What follows, which is noted."""
+        """Returns the next outcomes with their events, and notes them as about to be published."""
         async with self._connection.transaction():
             outcomes = await unpublished_outcomes(self._connection, at)
             decided = await with_events(self._connection, self._masters, outcomes, at.event_id)
-            await note_intent(self._connection, at, _behind(at, outcomes[-1]) if outcomes else at)
+            await note_intent(self._connection, at, _after(at, outcomes[-1]) if outcomes else at)
         return decided
 
     async def _commands_ends(self) -> dict[int, int]:
@@ -223,10 +229,10 @@ class Restored:
         return _of_shard(self._topics, ends)[self._topics.commands]
 
     async def _all_judged(self, ends: dict[int, int]) -> bool:
-        """Whether nothing comes out any more of the commands before these ends: all are judged, and none is parked."""
+        """Whether all commands before these offsets are judged, and none is parked."""
         [any_parked] = await fetch_row_async(self._connection, "SELECT EXISTS (SELECT FROM parked_commands)")
         if any_parked:
-            log.warning("what is on Kafka has to come out of parked orders, too: retry them (resolution parked retry)")
+            log.warning("outcomes on Kafka may be those of parked orders: retry these (resolution parked retry)")
             return False
         cursor = await self._connection.execute(
             "SELECT partition, next_offset - base FROM positions WHERE consumer = 'commands'"
@@ -238,10 +244,13 @@ class Restored:
             return all([await stream.peek() is None for stream in streams.values()])
 
     async def _adopt(self, start: Position, published: Sequence[bytes]) -> Position:
-        """Enters the reminders that are on Kafka behind `start`, as those that follow it, so that none is sent again;
-        what was decided anew comes behind them. Returns `start` with the number of the last one that is on Kafka."""
+        """Stores the reminders that are on Kafka after `start`, so that the relay does not publish them again.
+
+        Reminders that the store has, but not Kafka, get the numbers after them. Returns `start` with the number of the
+        last reminder on Kafka.
+        """
         after = start.notification_id
-        told = {_reminder(message): message for message in published}
+        on_kafka = {_reminder(message): message for message in published}
         async with self._connection.transaction():
             await lock_appends_async(self._connection)
             cursor = await self._connection.execute(
@@ -250,19 +259,19 @@ class Restored:
                 (after,),
             )
             known = {(order_id, dispute_id, hours): message async for order_id, dispute_id, hours, message in cursor}
-            rows = [*told.items(), *((key, message) for key, message in known.items() if key not in told)]
+            rows = [*on_kafka.items(), *((key, message) for key, message in known.items() if key not in on_kafka)]
             async with self._connection.cursor() as insert:
                 await insert.executemany(
                     "INSERT INTO notifications (notification_id, order_id, dispute_id, hours, message) "
                     "VALUES (%s, %s, %s, %s, %s) ON CONFLICT (order_id, dispute_id, hours) DO NOTHING",
                     [(number, *key, message) for number, (key, message) in enumerate(rows, after + 1)],
                 )
-            end = structs.replace(start, notification_id=after + len(told))
+            end = structs.replace(start, notification_id=after + len(on_kafka))
             await note_intent(self._connection, start, end)
         return end
 
 
-def _behind(at: Position, outcome: StoredOutcome) -> Position:
+def _after(at: Position, outcome: StoredOutcome) -> Position:
     return structs.replace(at, outcome_id=outcome.outcome_id, event_id=outcome.last_event_id)
 
 

@@ -1,4 +1,4 @@
-"""Records gathered by partition and handed to the producer in batches: a tenth of the time that one by one takes."""
+"""Collects records by partition and sends them as record batches, ten times as fast as sending them one by one."""
 
 import asyncio
 import time
@@ -14,7 +14,7 @@ CONTENT_TYPE: Headers = [("content-type", topics.CONTENT_TYPE.encode())]
 
 
 class Batches:
-    """What one transaction publishes. Records of one partition keep their order."""
+    """The record batches of one Kafka transaction. Records of one partition keep their order."""
 
     def __init__(self, producer: TransactionalProducer) -> None:
         self._producer = producer
@@ -23,7 +23,7 @@ class Batches:
         self._sent: list[asyncio.Future[object]] = []
 
     async def add(self, topic: str, partition: int, key: bytes | None, value: bytes | None, headers: Headers) -> None:
-        """Adds a record to its partition's batch, and sends the batch first if it is full."""
+        """Adds a record to its partition's record batch. If that is full, sends it and begins another one."""
         batch = self._open.get((topic, partition)) or self._new_batch(topic, partition)
         if batch.append(timestamp=self._timestamp, key=key, value=value, headers=headers) is None:  # it is full
             await self._send(topic, partition, batch)
@@ -31,9 +31,9 @@ class Batches:
             batch.append(timestamp=self._timestamp, key=key, value=value, headers=headers)
 
     async def delivered(self) -> None:
-        """Returns when the broker has all of it. Raises KafkaError.
+        """Sends the rest, and returns when the broker has all records. Raises KafkaError.
 
-        To be called before the commit, which does not tell when a batch before it has failed.
+        Call it before the commit, which succeeds even if a record batch has failed.
         """
         for (topic, partition), batch in self._open.items():
             await self._send(topic, partition, batch)
@@ -51,6 +51,6 @@ class Batches:
 
 
 def _retrieved(sent: asyncio.Future[object]) -> None:
-    """One failure is raised; asyncio would log all the others, as if nobody had looked."""
+    """Marks an exception as seen. `delivered` raises one of them, and asyncio would log the others as unhandled."""
     if not sent.cancelled():
         sent.exception()

@@ -1,11 +1,11 @@
 """The relay: publishes what is committed, in the order of the commits, exactly once.
 
-Each Kafka transaction holds a run of outcomes and dead letters, the events that precede them, and the relay's own
-position on a topic of its own. The fixed transactional id fences a second relay: the newest one publishes.
+Each Kafka transaction has a run of outcomes and dead letters, their events, and the relay's position, which is on a
+topic of its own. The fixed transactional id fences any older relay.
 
-Before each transaction the store has a note of what is to be on Kafka after it, made in the database transaction that
-read what is published. A store without the last note has fallen back to an earlier state; that ends the relay. One that
-starts and finds more on Kafka than was noted brings both together before it publishes anything (`after_restore.py`).
+Before each Kafka transaction, the relay notes in the store how far it is about to publish, in the database transaction
+that reads what it publishes. If its last note is missing, the store was restored to an earlier state, and the relay
+ends. A relay that starts and finds more on Kafka than the store has noted first reconciles both (`after_restore.py`).
 """
 
 import asyncio
@@ -63,10 +63,10 @@ _LONGEST_PAUSE_SECONDS = 5.0
 async def publish_for_ever(
     cluster: Cluster, topics: Topics, database_url: str, masters: MasterKeys, ready: asyncio.Event
 ) -> None:
-    """Runs one relay after another: each ends when a server fails. A new process would take seconds to begin.
+    """Runs a relay, and a new one whenever a server fails. A new process would take seconds to start.
 
-    Sets `ready` once the first one publishes. Raises ProducerFenced when another process has taken over, and what a
-    new relay cannot get over.
+    Sets `ready` once the first relay publishes. Raises ProducerFenced if another process has taken over, and any error
+    that a new relay would meet again.
     """
     pause = _FIRST_PAUSE_SECONDS
     while True:
@@ -77,7 +77,7 @@ async def publish_for_ever(
             if isinstance(error, ProducerFenced) and not isinstance(error, TransactionInDoubt):
                 raise
             trouble("relay", str(error), waits=True)
-            log.warning("the relay begins anew, and fences what may come late: %s", error)
+            log.warning("the relay starts again, and fences requests that may arrive late: %s", error)
         pause = _FIRST_PAUSE_SECONDS if monotonic() - began > _LONGEST_PAUSE_SECONDS else pause * 2
         await asyncio.sleep(min(pause, _LONGEST_PAUSE_SECONDS))
 
@@ -104,13 +104,13 @@ class RelayRole:
         self._ends = AIOKafkaConsumer(**cluster.options, isolation_level="read_uncommitted")
 
     async def run(self, ready: asyncio.Event) -> None:
-        """Publishes for ever. Raises what went wrong; a new start goes on where the last transaction ended."""
-        async with self._producer:  # fences any relay before this one, and ends what it left open
+        """Publishes for ever. After an exception, a new relay goes on where the last transaction ended."""
+        async with self._producer:  # fences any older relay, and ends the transaction that it left open
             position = await published(self._cluster, self._topics)
             async with self._opened() as (connection, changes):
                 position = await self._checked(connection, changes, position)
                 self._retired = await retired_up_to(connection)
-                log.info("publishing goes on behind outcome %d", position.outcome_id)
+                log.info("publishing what follows outcome %d", position.outcome_id)
                 ready.set()
                 while True:
                     progress("relay")
@@ -137,9 +137,9 @@ class RelayRole:
     async def _checked(
         self, connection: psycopg.AsyncConnection[Any], changes: CommitListener, position: Position
     ) -> Position:
-        """Where to go on, once store and topics are known to belong together, and that is noted.
+        """Checks that the store and the topics belong together. Returns the position from which to publish.
 
-        Raises RuntimeError where they do not.
+        Reconciles them first if the store was restored. Raises RuntimeError if they do not belong together.
         """
         if position.shards != self._topics.shard.count:
             raise RuntimeError(
@@ -158,7 +158,7 @@ class RelayRole:
             if not notes.lack(position):
                 await note_intent(connection, Position(timeline=position.timeline), position)
                 return position
-            # Numbers that come out of this store are another timeline's than those that were published.
+            # From here on, this store gives the same numbers to other outcomes than those that were published.
             start = structs.replace(notes.published, timeline=uuid4().hex, shards=self._topics.shard.count)
             await begin_timeline(connection, start)
         restored = Restored(self._cluster, self._topics, connection, self._masters, changes)
@@ -167,7 +167,7 @@ class RelayRole:
     async def _publish_next(
         self, connection: psycopg.AsyncConnection[Any], position: Position
     ) -> tuple[Position, bool]:
-        """Publishes one run; returns the position behind it, and whether more may be there already."""
+        """Publishes one run. Returns the position after it, and whether more may be stored already."""
         if position.outcome_id < self._retired.outcome_id:
             return await self._publish_retired(connection, position), True
         async with _reading(connection):
@@ -192,10 +192,10 @@ class RelayRole:
     async def _publish(
         self, decided: Sequence[Decided], notifications: Sequence[Notification], after: Position | None
     ) -> None:
-        """One Kafka transaction, with the position `after` it if that moves on."""
+        """Publishes in one Kafka transaction. It also has the new position `after`, unless that is None."""
         spans = _traced(decided)
         async with self._transaction(after) as batches:
-            for outcome, events in decided:  # each outcome's events first, to the partition that its command came from
+            for outcome, events in decided:  # an outcome's events come first, in the partition of its command
                 for event in events:
                     key = str(event.originator_id).encode()
                     headers = event_headers(outcome)
@@ -214,7 +214,7 @@ class RelayRole:
         )
 
     async def _publish_retired(self, connection: psycopg.AsyncConnection[Any], position: Position) -> Position:
-        """A run of events whose outcomes were retired: topics that are new get all of history."""
+        """Publishes a run of events whose outcomes were retired. After `renew-topics`, topics get all of history."""
         async with _reading(connection):
             events, after = await retired_events(connection, self._masters, position, self._retired)
             await note_intent(connection, position, after)
@@ -227,7 +227,7 @@ class RelayRole:
 
     @asynccontextmanager
     async def _transaction(self, after: Position | None) -> AsyncIterator[Batches]:
-        """One Kafka transaction, with the position `after` it if that moves on."""
+        """Opens a Kafka transaction, and ends it with the new position `after`, unless that is None."""
         async with self._producer.transaction():
             point("relay.begun")
             batches = Batches(self._producer)
@@ -240,29 +240,29 @@ class RelayRole:
         point("relay.committed")
 
     async def _note(self, connection: psycopg.AsyncConnection[Any], position: Position) -> None:
-        """From time to time: how far the topics reach. Nobody else writes to them."""
+        """Notes in the store where the topics end, at most once a second. Nobody else writes to these topics."""
         if position == self._noted or monotonic() < self._note_at:
             return
         topics = (self._topics.events, self._topics.outcomes, self._topics.dead_letters, self._topics.notifications)
-        everywhere = [TopicPartition(topic, number) for topic in topics for number in range(self._topics.partitions)]
+        partitions = [TopicPartition(topic, number) for topic in topics for number in range(self._topics.partitions)]
         ends: Ends = {topic: {} for topic in topics}
-        for where, end in (await self._ends.end_offsets(everywhere)).items():
-            ends[where.topic][where.partition] = end
+        for partition, end in (await self._ends.end_offsets(partitions)).items():
+            ends[partition.topic][partition.partition] = end
         await note_published(connection, position, ends)
         self._noted, self._note_at = position, monotonic() + _NOTE_EVERY_SECONDS
 
 
 @asynccontextmanager
 async def _reading(connection: psycopg.AsyncConnection[Any]) -> AsyncIterator[None]:
-    """One transaction, so that what is read and the note about it are on the same server."""
+    """Opens one transaction for what is read and the note about it, so that both are on the same server."""
     async with connection.transaction():
-        # A note that a crash of the server takes away makes the next relay compare what needs no comparison.
+        # If a crash of the server loses the note, the next relay only makes a comparison that was not needed.
         await connection.execute("SET LOCAL synchronous_commit = off")
         yield
 
 
 async def _notes(connection: psycopg.AsyncConnection[Any], position: Position) -> Notes:
-    """Where an earlier version has published, the store's end has to do for a note."""
+    """Returns the store's notes. If an earlier version published without a note, takes the store's last outcome."""
     notes = await read_notes(connection)
     if notes.intended is not None:
         return notes
@@ -274,7 +274,7 @@ async def _notes(connection: psycopg.AsyncConnection[Any], position: Position) -
 
 
 def _traced(decided: Sequence[Decided]) -> traces.Spans:
-    """A span for each outcome whose command is traced; what is published names it."""
+    """Begins a span for each outcome whose command is traced, and puts the span's context into the outcome."""
     spans = traces.Spans()
     for outcome, _ in decided:
         if outcome.traceparent is not None:

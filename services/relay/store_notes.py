@@ -1,9 +1,10 @@
-"""What the relay notes in the store about what it publishes, so that it can tell which of the two was restored.
+"""What the relay notes in the store about what it publishes, to find out whether the store or Kafka was restored.
 
-An intent is noted before anything is published: a store that lacks it is an earlier state of itself. It is noted in the
-transaction that reads what is to be published, and only where the last one still is. So the relay notices a database
-that falls back under a living connection, which a pooler may keep open across a failover, before it publishes from it.
-From time to time the relay notes what it has published and where its topics ended then: there the comparison begins.
+Before it publishes anything, the relay notes how far it is about to publish: its intent. A store that lacks the intent
+was restored to an earlier state. The relay notes it in the transaction that reads what it will publish, and only if the
+last intent is still there. So it notices a failover to an earlier state even if a pooler keeps its connection open.
+At most once a second the relay also notes what it has published, and where the topics ended then. After a restore, the
+comparison begins there.
 """
 
 from typing import Any, LiteralString
@@ -18,27 +19,30 @@ from services.kafka.relay_position import Position
 
 
 class NoteMissing(Exception):
-    """The store has not the last note: a sentence that says what that means."""
+    """The store lacks the last note. The text says what that means."""
 
     def __init__(self, last: Position) -> None:
         super().__init__(
             f"the store does not know any more that outcome {last.outcome_id} was to be published: the database has "
-            "fallen back to an earlier state (a failover, a restore), or another relay has taken over. The relay ends, "
-            "and its next start compares the store with Kafka before it publishes anything."
+            "fallen back to an earlier state (a failover, a restore), or another relay has taken over. The relay ends; "
+            "its next start compares the store with Kafka before it publishes anything."
         )
 
 
 class Notes(msgspec.Struct, frozen=True):
-    """`intended`: the last outcome and the last notification that may be on Kafka; None where an earlier version of the
-    service has published. `published` was on Kafka when its topics ended at `ends`."""
+    """The row of the table `publishing`."""
 
     timeline: str
+    """Names the run of numbers that the store gives. A restored store begins another one."""
     intended: tuple[int, int] | None
+    """The last outcome and the last reminder that may be on Kafka; None if an earlier version published."""
     published: Position
+    """How far the relay had published when it noted `ends`."""
     ends: Ends
+    """Where the topics ended then."""
 
     def lack(self, position: Position) -> bool:
-        """Whether more is on Kafka than this store has ever meant to publish: it was restored to an earlier state."""
+        """Whether more is on Kafka than this store has noted as intended: then the store was restored."""
         if self.intended is None:
             return False
         outcome_id, notification_id = self.intended
@@ -49,14 +53,14 @@ class Notes(msgspec.Struct, frozen=True):
         )
 
     def exceed(self, position: Position) -> bool:
-        """Whether Kafka has lost what it had."""
+        """Whether less is on Kafka than this store has noted as published: then Kafka has lost data."""
         return (
             position.outcome_id < self.published.outcome_id or position.notification_id < self.published.notification_id
         )
 
 
 async def read_notes(connection: psycopg.AsyncConnection[Any]) -> Notes:
-    """Raises psycopg.Error."""
+    """Returns the store's notes. Raises psycopg.Error."""
     timeline, outcome_id, notification_id, published, ends = await fetch_row_async(
         connection, "SELECT timeline, intended_outcome_id, intended_notification_id, published, ends FROM publishing"
     )
@@ -75,10 +79,10 @@ _LAST_IS_NOTED: LiteralString = (
 
 
 async def note_intent(connection: psycopg.AsyncConnection[Any], last: Position, after: Position) -> None:
-    """Everything up to `after` is about to be published, behind `last`, which was noted before.
+    """Notes that everything up to `after` is about to be published. `last` was noted before.
 
-    To be called in the transaction that read what is to be published. Raises NoteMissing, where `last` is not noted any
-    more, and psycopg.Error.
+    Call it in the transaction that reads what will be published. Raises NoteMissing if `last` is not noted any more,
+    and psycopg.Error.
     """
     if after == last:
         cursor = await connection.execute(
@@ -99,7 +103,7 @@ async def note_intent(connection: psycopg.AsyncConnection[Any], last: Position, 
 
 
 async def begin_timeline(connection: psycopg.AsyncConnection[Any], position: Position) -> None:
-    """Notes a position in a timeline of its own, which begins with it. Raises psycopg.Error."""
+    """Begins the timeline of this position, and notes the position. Raises psycopg.Error."""
     await connection.execute(
         "UPDATE publishing SET timeline = %s, intended_outcome_id = %s, intended_notification_id = %s",
         (position.timeline, position.outcome_id, position.notification_id),
@@ -107,9 +111,9 @@ async def begin_timeline(connection: psycopg.AsyncConnection[Any], position: Pos
 
 
 async def note_published(connection: psycopg.AsyncConnection[Any], position: Position, ends: Ends) -> None:
-    """Everything up to `position`, which was noted before, and nothing else, is on Kafka before `ends`.
+    """Notes that the topics ended at `ends` when exactly everything up to `position` was published.
 
-    Raises NoteMissing and psycopg.Error.
+    Raises NoteMissing if the store lacks the intent for `position`, and psycopg.Error.
     """
     cursor = await connection.execute(
         f"UPDATE publishing SET published = %(published)s, ends = %(ends)s WHERE {_LAST_IS_NOTED}",  # noqa: S608

@@ -1,4 +1,4 @@
-"""What is to be published, as it is stored."""
+"""Reads what the relay has to publish from the store."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,19 +25,19 @@ from services.telemetry import traces
 from .batches import CONTENT_TYPE, Headers
 
 RUN = 4000
-"""Outcomes per Kafka transaction, at most."""
+"""How many outcomes a Kafka transaction has at most."""
 
 _RUN_BYTES = 16 * 1024 * 1024
-"""What they take together, but for the last one: a dead letter is as large as its record was."""
+"""At most this many bytes per Kafka transaction; the last outcome may exceed it, because dead letters can be large."""
 
 
 def size(outcome: StoredOutcome) -> int:
-    """Returns how many bytes are published of an outcome."""
+    """Returns how many bytes of an outcome are published."""
     return sum(len(part or b"") for part in (outcome.message, outcome.key, outcome.headers))
 
 
 def outcome_record(outcome: StoredOutcome, topics: Topics) -> tuple[str, int, bytes | None, bytes | None, Headers]:
-    """Returns what to send of an outcome or dead letter, and where to: topic, partition, key, value, headers."""
+    """Returns topic, partition, key, value and headers of the record to publish for an outcome or dead letter."""
     if outcome.kind is not OutcomeKind.DEAD:
         return topics.outcomes, outcome.partition, outcome.order_id.encode(), outcome.message, event_headers(outcome)
     stored = msgspec.json.decode(outcome.headers or b"", type=list[tuple[str, bytes | None]])
@@ -46,7 +46,7 @@ def outcome_record(outcome: StoredOutcome, topics: Topics) -> tuple[str, int, by
 
 
 def event_headers(outcome: StoredOutcome) -> Headers:
-    """Returns the headers of an outcome and of its events."""
+    """Returns the headers of the records of an outcome and its events."""
     if outcome.traceparent is None:
         return CONTENT_TYPE
     return [*CONTENT_TYPE, (traces.TRACEPARENT, outcome.traceparent.encode())]
@@ -54,7 +54,7 @@ def event_headers(outcome: StoredOutcome) -> Headers:
 
 @dataclass
 class Notification:
-    """A row of `notifications`."""
+    """A reminder: a row of the table `notifications`."""
 
     notification_id: int
     order_id: str
@@ -62,16 +62,16 @@ class Notification:
 
 
 Decided = tuple[StoredOutcome, list[Event]]
-"""An outcome with the events that precede it."""
+"""An outcome with its events."""
 
 
 async def unpublished_outcomes(connection: psycopg.AsyncConnection[Any], position: Position) -> list[StoredOutcome]:
-    """A run of those behind a position. Raises psycopg.Error."""
+    """Returns the next run of outcomes after a position. Raises psycopg.Error."""
     return await next_outcomes(connection, position.outcome_id, RUN, _RUN_BYTES)
 
 
 async def next_notifications(connection: psycopg.AsyncConnection[Any], position: Position) -> list[Notification]:
-    """The same of notifications."""
+    """Returns the next run of reminders after a position. Raises psycopg.Error."""
     async with connection.cursor(row_factory=class_row(Notification), binary=True) as cursor:
         await cursor.execute(
             "SELECT notification_id, order_id, message FROM notifications WHERE notification_id > %s "
@@ -83,14 +83,14 @@ async def next_notifications(connection: psycopg.AsyncConnection[Any], position:
 
 
 def is_full(outcomes: Sequence[StoredOutcome], notifications: Sequence[Notification]) -> bool:
-    """Whether more may be behind this run."""
+    """Whether the run is full, so that more may follow."""
     return RUN in (len(outcomes), len(notifications)) or sum(map(size, outcomes)) >= _RUN_BYTES
 
 
 async def with_events(
     connection: psycopg.AsyncConnection[Any], masters: MasterKeys, outcomes: Sequence[StoredOutcome], event_id: int
 ) -> list[Decided]:
-    """Outcomes that follow one another, each with its events; the first of these is behind event `event_id`.
+    """Returns each of these consecutive outcomes with its events. `event_id`: the last event before the first outcome.
 
     Raises MasterKeyError, MapperDeserialisationError and psycopg.Error.
     """
@@ -106,14 +106,14 @@ async def with_events(
 
 
 async def retired_up_to(connection: psycopg.AsyncConnection[Any]) -> Retired:
-    """Raises psycopg.Error."""
+    """Returns up to where outcomes are retired. Raises psycopg.Error."""
     return Retired(*await fetch_row_async(connection, RETIRED))
 
 
 async def retired_events(
     connection: psycopg.AsyncConnection[Any], masters: MasterKeys, position: Position, retired: Retired
 ) -> tuple[list[Event], Position]:
-    """A run of the events behind a position whose outcomes were retired, and the position behind them.
+    """Returns the next run of events whose outcomes were retired, and the position after it.
 
     Raises as `with_events` does.
     """
@@ -127,7 +127,7 @@ async def retired_events(
 async def one_with_events(
     connection: psycopg.AsyncConnection[Any], masters: MasterKeys, outcome_id: int, event_id: int
 ) -> Decided:
-    """A single outcome, and its events, which are behind event `event_id`."""
-    found = await outcome_numbered(connection, outcome_id)
-    [decided] = await with_events(connection, masters, [found], event_id)
+    """Returns one outcome with its events. `event_id`: the last event before the outcome. Raises as `with_events`."""
+    outcome = await outcome_numbered(connection, outcome_id)
+    [decided] = await with_events(connection, masters, [outcome], event_id)
     return decided

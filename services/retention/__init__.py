@@ -1,1 +1,1 @@
-"""How long outcomes are kept: a table for each month, dropped whole once nobody needs it."""
+"""How long outcomes are kept: each month has a table, which is dropped when nobody needs it any more."""

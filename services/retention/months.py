@@ -1,8 +1,8 @@
-"""The months of `outcomes`: each has a table of its own, and old ones are retired whole.
+"""The months of the table `outcomes`: each has a table of its own, and is retired as a whole.
 
-An index of each month keeps a command id from being used twice in it. A command id of an earlier month is looked up,
-for the orders that have one: those that began before the month did. Of retired months the events are left, and each
-tells the command that it follows from: what changed an order is recognised for ever.
+Each month's index keeps command ids unique within the month. The commands role looks up ids of earlier months for the
+orders that have commands of earlier months. When a month is retired, its events stay, and each has its command's id. So
+a repeat of a command that changed an order is recognised for ever.
 """
 
 from collections.abc import Iterator
@@ -22,18 +22,18 @@ _LOCK_TIMEOUT = "1s"
 
 
 class MonthBegan(Exception):
-    """A batch was judged for another month than the one that its outcomes belong in. Nothing was written."""
+    """A month has begun since the batch was judged. Nothing was written."""
 
 
 class Months(msgspec.Struct, frozen=True):
-    """The newest month (its first day, UTC), and whether there were any before it."""
+    """The newest month (its first day, in UTC), and whether there are earlier ones."""
 
     newest: date
     others: bool
 
 
 class Retired(msgspec.Struct, frozen=True):
-    """The last outcome that was retired, and the last event before its end; 0 where none was."""
+    """The last outcome that was retired, and its last event. Both are 0 if no outcome was retired."""
 
     outcome_id: int = 0
     event_id: int = 0
@@ -44,16 +44,16 @@ RETIRED = "SELECT coalesce(max(last_outcome_id), 0), coalesce(max(last_event_id)
 
 
 def begun_months(connection: psycopg.Connection[Any]) -> Months:
-    """What is appended from now on belongs in the newest, which is begun where it was not there yet.
+    """Begins the current month, unless it has begun, and returns the months. Raises psycopg.Error.
 
-    To be committed. Raises psycopg.Error.
+    The caller has to commit.
     """
     fetch_value(connection, "SELECT append_month()")
     return Months(*fetch_row(connection, "SELECT max(month), count(*) > 1 FROM outcome_months"))
 
 
 def read_retired(connection: psycopg.Connection[Any]) -> Retired:
-    """Raises psycopg.Error."""
+    """Returns up to where outcomes are retired. Raises psycopg.Error."""
     return Retired(*fetch_row(connection, RETIRED))
 
 
@@ -61,22 +61,27 @@ def read_retired(connection: psycopg.Connection[Any]) -> Retired:
 
 
 class Month(msgspec.Struct, frozen=True):
-    """What there is of a month."""
+    """The content of a month."""
 
     month: date
+    """Its first day."""
     outcomes: int
-    """How many."""
+    """How many outcomes it has."""
     last_outcome_id: int
+    """The number of its last outcome."""
     offsets: dict[int, int]
-    """By partition, the last of its commands' offsets."""
+    """The offset of its last record, by partition."""
 
 
 class MonthInUse(Exception):
-    """Somebody reads the outcomes all the while: a verification, or a dump."""
+    """A verification or a dump is reading the outcomes."""
 
 
 def months_before(connection: psycopg.Connection[Any], months: int) -> list[date]:
-    """Those not retired yet that ended so many months ago or earlier, the first one first. Raises psycopg.Error."""
+    """Returns the months that ended `months` months ago or earlier, without retired ones, oldest first.
+
+    Raises psycopg.Error.
+    """
     rows = connection.execute(
         "SELECT month FROM outcome_months WHERE retired_at IS NULL AND month + make_interval(months => %s) <= "
         "date_trunc('month', now() AT TIME ZONE 'UTC') ORDER BY month",
@@ -86,7 +91,7 @@ def months_before(connection: psycopg.Connection[Any], months: int) -> list[date
 
 
 def month_of(connection: psycopg.Connection[Any], month: date) -> Month:
-    """Reads all of it. Raises psycopg.Error."""
+    """Returns the content of a month. Reads all its rows. Raises psycopg.Error."""
     rows = connection.execute(
         "SELECT partition, max(record_offset), max(outcome_id), count(*) FROM outcomes WHERE month = %s GROUP BY 1",
         (month,),
@@ -98,7 +103,7 @@ def month_of(connection: psycopg.Connection[Any], month: date) -> Month:
 def month_of_outcome(
     connection: psycopg.Connection[Any], order_id: str, command_id: str, message: bytes
 ) -> date | None:
-    """The first month with this outcome of a command. Raises psycopg.Error."""
+    """Returns the first month with this outcome of a command, or None if it is not stored. Raises psycopg.Error."""
     month: date | None = fetch_value(
         connection,
         "SELECT min(month) FROM outcomes WHERE order_id = %s AND command_id = %s AND message = %s",
@@ -108,7 +113,7 @@ def month_of_outcome(
 
 
 def month_of_letter(connection: psycopg.Connection[Any], partition: int, offset: int) -> date | None:
-    """The month of a dead letter. Raises psycopg.Error."""
+    """Returns the month of a dead letter, or None if it is not stored. Raises psycopg.Error."""
     month: date | None = fetch_value(
         connection,
         "SELECT month FROM outcomes WHERE kind = 'dead' AND partition = %s AND record_offset = %s",
@@ -118,25 +123,27 @@ def month_of_letter(connection: psycopg.Connection[Any], partition: int, offset:
 
 
 def has_later(connection: psycopg.Connection[Any], month: date) -> bool:
-    """Whether anything was judged after a month. Raises psycopg.Error."""
+    """Whether a later month has any outcome. Raises psycopg.Error."""
     return bool(fetch_value(connection, "SELECT EXISTS (SELECT FROM outcomes WHERE month > %s)", (month,)))
 
 
 def letters_in_hand(connection: psycopg.Connection[Any], month: date, months: int) -> int:
-    """Dead letters of a month that nobody has handled, or within the last `months` only: a record that was sent again
-    with the time of the first is compared with it. Raises psycopg.Error."""
-    found = fetch_value(
+    """Returns how many dead letters of a month nobody has handled, or only in the last `months`. Raises psycopg.Error.
+
+    Those handled lately are counted because a retried record is compared with its dead letter.
+    """
+    count = fetch_value(
         connection,
         "SELECT count(*) FROM outcomes LEFT JOIN handled_dead_letters USING (partition, record_offset) "
         "WHERE kind = 'dead' AND month = %s AND (handled_at IS NULL OR handled_at + make_interval(months => %s) > "
         "date_trunc('month', now() AT TIME ZONE 'UTC'))",
         (month, months),
     )
-    return int(found)
+    return int(count)
 
 
 def orders_of(connection: psycopg.Connection[Any], month: date) -> Iterator[tuple[str, int]]:
-    """Orders with commands in a month, and the partition of those. Raises psycopg.Error."""
+    """Yields each order with commands in a month, and the partition of these commands. Raises psycopg.Error."""
     with connection.transaction(), connection.cursor("orders", row_factory=tuple_row) as cursor:
         cursor.itersize = 10_000
         cursor.execute(
@@ -146,9 +153,10 @@ def orders_of(connection: psycopg.Connection[Any], month: date) -> Iterator[tupl
 
 
 def retire_month(connection: psycopg.Connection[Any], month: date) -> None:
-    """Drops a month, and notes up to where outcomes are gone. `connection` commits by itself, as the tables' owner.
+    """Drops a month's outcomes, and notes up to where outcomes are retired.
 
-    Raises MonthInUse, and then nothing has changed; and psycopg.Error.
+    `connection` must be the tables' owner's, in autocommit mode. Raises MonthInUse, and changes nothing then, and
+    psycopg.Error.
     """
     with connection.transaction():
         connection.execute("SELECT set_config('lock_timeout', %s, true)", (_LOCK_TIMEOUT,))
@@ -173,6 +181,6 @@ def retire_month(connection: psycopg.Connection[Any], month: date) -> None:
 
 @contextmanager
 def months_kept(url: str) -> Iterator[None]:
-    """No month is retired meanwhile. Raises psycopg.Error."""
+    """Keeps months from being retired until the block ends. Raises psycopg.Error."""
     with lock_held(url, f"SELECT pg_advisory_xact_lock_shared({_KEEPING})"):
         yield

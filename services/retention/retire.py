@@ -1,7 +1,7 @@
-"""Months of outcomes that are old enough are retired: dropped whole, once nobody needs them.
+"""Retires old months of outcomes once nobody needs them: `resolution retire-outcomes`.
 
-Until it has published them, the relay does. As long as one of their records is on Kafka, auditors do: each is compared
-with what is stored. And an operator does who has a dead letter among them to handle.
+The relay needs outcomes until it has published them. Auditors need them as long as any of their records is on Kafka,
+because each record is compared with what is stored. Operators need dead letters until they have handled them.
 """
 
 import json
@@ -29,33 +29,41 @@ _PATIENCE_SECONDS = 60
 
 
 class NotRetired(Exception):
-    """A month that could not be dropped: a sentence that says why."""
+    """A month could not be dropped. The text says why."""
 
 
 class Verdict(msgspec.Struct):
-    """About a month that is old enough: `stays` says why it is not retired yet, `act` whether somebody has to act."""
+    """Whether an old month is retired."""
 
     month: date
+    """Its first day."""
     outcomes: int
+    """How many outcomes it has."""
     stays: str = ""
+    """Why it is not retired yet; "" if it is."""
     act: bool = False
+    """Whether it stays until somebody acts."""
 
 
 class _Kafka(msgspec.Struct):
-    """What is on Kafka of a shard. `begins`: by partition, the first command, by the store's offsets; `firsts`: by
-    topic, the months of the first outcomes and dead letters that there are, None for one that is not stored."""
+    """What is on Kafka of a shard."""
 
     partitions: int
+    """How many partitions each topic has."""
     published: int
+    """The last outcome that the relay has published."""
     begins: dict[int, int]
+    """The offset of the first command, as the store counts it, by partition."""
     firsts: dict[str, list[date | None]]
+    """By topic, the month of the first record of each partition; None for a record that is not stored."""
 
 
 async def retire(settings: Settings, older_than: int, *, only_check: bool) -> list[Verdict]:
     """Retires the months of a shard that ended `older_than` months ago or earlier, up to the first one that stays.
 
-    The roles may run meanwhile; the user has to be the tables' owner. Raises NotRetired, TopicError, KafkaError and
-    psycopg.Error; what was retired by then, is.
+    Returns a verdict on each of these months, oldest first. With `only_check`, retires nothing. The roles may run
+    meanwhile. The user must be the tables' owner. Raises NotRetired, TopicError, KafkaError and psycopg.Error; months
+    that were retired before stay retired.
     """
     topics = Topics(settings.topic_prefix, settings.shard)
     verdicts: list[Verdict] = []
@@ -98,7 +106,7 @@ async def _look(settings: Settings, topics: Topics, connection: psycopg.Connecti
 def _still_needed(
     connection: psycopg.Connection[Any], topics: Topics, kafka: _Kafka, found: months.Month
 ) -> Iterator[str]:
-    """Why it stays for now: time will tell."""
+    """Yields the reasons why a month stays for now, without anybody having to act."""
     if not months.has_later(connection, found.month):
         yield "nothing was judged after it, and numbers go on from its last one"
     if kafka.published < found.last_outcome_id:
@@ -112,7 +120,7 @@ def _still_needed(
 
 
 def _in_hand(connection: psycopg.Connection[Any], kafka: _Kafka, found: months.Month, older_than: int) -> Iterator[str]:
-    """Why it stays until somebody does something."""
+    """Yields the reasons why a month stays until somebody acts."""
     if letters := months.letters_in_hand(connection, found.month, older_than):
         yield (
             f"{letters:,} dead letters of it were not handled, or lately only. See `resolution dead list`, and retry "
@@ -138,7 +146,7 @@ def _month_of_letter(connection: psycopg.Connection[Any], record: Record) -> dat
 
 
 def _drop(connection: psycopg.Connection[Any], month: date) -> None:
-    """Appends wait while it waits for readers; so it waits for a moment each time."""
+    """Drops a month. Tries again and again for a minute, because appends wait while one attempt waits for readers."""
     give_up = monotonic() + _PATIENCE_SECONDS
     while True:
         try:

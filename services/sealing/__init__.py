@@ -1,4 +1,4 @@
-"""Texts that people wrote, sealed so that they can be erased: master keys, a key for each order, AES-256-GCM.
+"""Seals what people wrote, so that it can be erased: with AES-256-GCM, a key for each order, and master keys.
 
-In: events with texts. Out: rows in which texts cannot be read without the order's key.
+Input: events with texts. Output: rows whose texts cannot be read without the order's key.
 """

@@ -1,4 +1,4 @@
-"""Master keys: they wrap the orders' keys and lie outside the database, so that a copy of it alone gives no texts."""
+"""Master keys wrap order keys. They are outside the database, so that nobody can read texts from a copy of it alone."""
 
 import hashlib
 import os
@@ -15,22 +15,22 @@ _BYTES = 32
 _NONCE = 12
 _is_key = re.compile(f"[0-9A-Fa-f]{{{2 * _BYTES}}}").fullmatch
 NO_MASTER = ""
-"""In the place of an id: the order's key lies as it is."""
+"""The id that stands for no master key: the order key is stored unwrapped."""
 
 
 class MasterKeyError(Exception):
-    """A master key that is none, or that is missing: a sentence that says what to do."""
+    """A master key is malformed or missing. The text says what to do."""
 
 
 class MasterKeys:
-    """The newest one first: it wraps, all unwrap. With none, orders' keys lie in the database as they are."""
+    """The master keys, newest first. The newest wraps, all unwrap. Without any, order keys are stored unwrapped."""
 
     def __init__(self, keys: Iterable[bytes] = ()) -> None:
         self._keys = {_id(key): key for key in keys}
 
     @classmethod
     def parse(cls, text: str) -> "MasterKeys":
-        """From lines of 64 hexadecimal digits. Raises MasterKeyError."""
+        """Reads keys from lines of 64 hexadecimal digits. Raises MasterKeyError."""
         lines = text.split()
         if not lines or not all(map(_is_key, lines)):
             raise MasterKeyError("a master key is 64 hexadecimal digits, for instance from `openssl rand -hex 32`")
@@ -38,18 +38,18 @@ class MasterKeys:
 
     @property
     def newest(self) -> str:
-        """The id of the one that wraps."""
+        """The id of the key that wraps, or `NO_MASTER`."""
         return next(iter(self._keys), NO_MASTER)
 
     def wrap(self, order_id: str, number: int, key: bytes) -> bytes:
-        """An order's key for the database, wrapped by the newest one."""
+        """Returns an order key as it is stored: wrapped with the newest master key."""
         if self.newest == NO_MASTER:
             return key
         nonce = os.urandom(_NONCE)
         return nonce + AESGCM(self._keys[self.newest]).encrypt(nonce, key, _about(order_id, number))
 
     def unwrap(self, order_id: str, number: int, master: str, wrapped: bytes) -> bytes:
-        """Raises MasterKeyError where the master key is not among these, or the database was tampered with."""
+        """Returns a stored order key. Raises MasterKeyError if its master key is missing, or the row was changed."""
         if master == NO_MASTER:
             return wrapped
         if master not in self._keys:
@@ -60,14 +60,14 @@ class MasterKeys:
             raise MasterKeyError(f"key {number} of order {order_id} was changed by somebody; restore it") from None
 
     def check(self, connection: psycopg.Connection[Any]) -> None:
-        """Raises MasterKeyError where the database has keys that these do not unwrap, and psycopg.Error."""
+        """Raises MasterKeyError if the database has order keys that these cannot unwrap, and psycopg.Error."""
         with connection.cursor(row_factory=tuple_row) as cursor:
             used = {master for (master,) in cursor.execute("SELECT master FROM master_keys")}
         if missing := sorted(used - self._keys.keys() - {NO_MASTER}):
             raise _missing(missing)
 
     def register(self, connection: psycopg.Connection[Any]) -> None:
-        """Notes that the newest one wraps keys from now on. Raises as `check` does."""
+        """Notes that the newest master key wraps order keys from now on. Raises as `check` does."""
         self.check(connection)
         connection.execute("INSERT INTO master_keys VALUES (%s) ON CONFLICT DO NOTHING", (self.newest,))
 

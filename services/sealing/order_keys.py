@@ -1,7 +1,7 @@
-"""The keys of orders, as the table `order_keys` has them.
+"""Loads order keys from the table `order_keys`.
 
-Readers load keys after the events that they read, and keep none: a key from before an erasure must not open an event
-that was read after it.
+Readers load the keys after the events, and do not keep them: a key from before an erasure must not open an event that
+was read after the erasure.
 """
 
 from collections.abc import Collection, Iterable, Mapping
@@ -18,23 +18,23 @@ _SELECT_KEYS = "SELECT order_id, number, master, wrapped FROM order_keys WHERE o
 
 
 class OrderKey(msgspec.Struct, frozen=True):
-    """An order's newest key. `key` is None once it is erased; number 0 is that of an order which never had one."""
+    """An order's newest key. `key` is None if it was erased. Number 0 means that the order never had a key."""
 
     number: int = 0
     key: bytes | None = None
 
 
 class OrderKeys:
-    """The keys of some orders, to read their events with."""
+    """The keys of some orders, for reading their events."""
 
     def __init__(self, keys: Mapping[tuple[str, int], bytes | None] | None = None) -> None:
         self._keys = dict(keys or {})
         self.erased = frozenset(order_id for (order_id, _), key in self._keys.items() if key is None)
-        """The orders that have an erased one."""
+        """The orders that have an erased key."""
 
     @classmethod
     def of_rows(cls, rows: Iterable[tuple[str, int, str, bytes | None]], masters: MasterKeys) -> "OrderKeys":
-        """From rows of `order_keys`: order, number, id of the master key, wrapped key. Raises MasterKeyError."""
+        """Unwraps rows of `order_keys`: order, number, id of the master key, wrapped key. Raises MasterKeyError."""
         return cls(
             {
                 (order_id, number): None if wrapped is None else masters.unwrap(order_id, number, master, wrapped)
@@ -43,19 +43,19 @@ class OrderKeys:
         )
 
     def get(self, order_id: str, number: int) -> bytes | None:
-        """None for an erased one. Raises KeyError for one that never was."""
+        """Returns a key, or None if it was erased. Raises KeyError if there never was such a key."""
         return self._keys[order_id, number]
 
     def newest(self) -> dict[str, OrderKey]:
-        """By order."""
-        found: dict[str, OrderKey] = {}
+        """Returns the newest key of each order."""
+        newest: dict[str, OrderKey] = {}
         for (order_id, number), key in sorted(self._keys.items(), key=lambda item: item[0]):
-            found[order_id] = OrderKey(number, key)
-        return found
+            newest[order_id] = OrderKey(number, key)
+        return newest
 
 
 class _Withheld(OrderKeys):
-    """For whoever has no business with texts: they read as erased."""
+    """Keys for code that must not read texts: all texts read as erased."""
 
     def get(self, order_id: str, number: int) -> None:
         return None
@@ -65,7 +65,7 @@ WITHOUT_TEXTS = _Withheld()
 
 
 def load_keys(connection: psycopg.Connection[Any], order_ids: Collection[str], masters: MasterKeys) -> OrderKeys:
-    """The keys of these orders. Raises MasterKeyError and psycopg.Error."""
+    """Returns the keys of these orders. Raises MasterKeyError and psycopg.Error."""
     if not order_ids:
         return OrderKeys()
     with connection.cursor(row_factory=tuple_row, binary=True) as cursor:
@@ -84,9 +84,9 @@ async def load_keys_async(
 
 
 def rewrap(connection: psycopg.Connection[Any], masters: MasterKeys) -> int:
-    """Wraps the keys that another master key wraps, or none, with the newest; returns how many.
+    """Wraps all order keys with the newest master key. Returns how many it had to wrap.
 
-    `connection` commits by itself. Raises MasterKeyError and psycopg.Error; another call goes on where this stopped.
+    `connection` must be in autocommit mode. Raises MasterKeyError and psycopg.Error; another call goes on from there.
     """
     if masters.newest == NO_MASTER:
         raise MasterKeyError("there is no master key. Name one in RESOLUTION_MASTER_KEY or RESOLUTION_MASTER_KEY_FILE")

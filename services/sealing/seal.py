@@ -1,7 +1,7 @@
-"""Texts of events, sealed with their order's key: AES-256-GCM, bound to the event they belong to.
+"""Seals the texts of an event with the order's key: AES-256-GCM, bound to this event.
 
-A sealed event is stored under its name with `.v2`: the JSON of the event as it reads without its texts, and behind
-that one member more, `sealed`, with the number of the key and what it seals.
+A sealed event's type ends in `.v2`. Its state is the JSON of the event with its texts erased, with one more member at
+the end: `sealed` has the number of the key and the sealed texts.
 """
 
 import os
@@ -26,18 +26,20 @@ encode_event = msgspec.json.Encoder().encode
 
 
 class Broken(Exception):
-    """What is sealed is not what was sealed."""
+    """The sealed texts were changed, or belong to another event."""
 
 
 class RandomBytes:
-    """The system's, drawn for many events at a time: whoever draws gives up the interpreter's lock, and has to wait for
-    it behind the thread that judges the next commands. Not for two threads at a time, which might get the same."""
+    """Random bytes of the system, read for many events at once. Not thread-safe.
+
+    Each read releases the interpreter's lock, and then waits for the thread that judges the next commands.
+    """
 
     def __init__(self) -> None:
         self._drawn = b""
 
     def take(self, count: int) -> bytes:
-        """Bytes that nobody had before."""
+        """Returns bytes that no earlier call returned."""
         if len(self._drawn) < count:
             self._drawn = os.urandom(_DRAW)
         taken, self._drawn = self._drawn[:count], self._drawn[count:]
@@ -45,23 +47,23 @@ class RandomBytes:
 
 
 def seal(event: Event, texts: Mapping[str, str], number: int, key: bytes, nonce: bytes) -> bytes:
-    """The state to store of an event that has these texts. `nonce`: `NONCE_BYTES` that no other event has."""
+    """Returns the state to store for an event with these texts. `nonce`: `NONCE_BYTES` bytes, unique to the event."""
     content = nonce + AESGCM(key).encrypt(nonce, encode_event(texts), _about(event))
     head = encode_event(without(event, texts))
     return b'%b%b%d:%b"}' % (head[:-1], _MEMBER, number, b64encode(content))
 
 
 class Sealed(msgspec.Struct, gc=False):
-    """Texts that are sealed in a stored event."""
+    """The sealed texts of a stored event."""
 
     key_number: int
     content: bytes
 
 
 def split(state: bytes) -> tuple[bytes, Sealed | None]:
-    """Returns the event without its texts, and these as they are sealed, or None if it has none. Raises Broken.
+    """Returns the JSON of the event with erased texts, and its sealed texts, or None if it has none. Raises Broken.
 
-    Nothing before the member can look like it, since there a quote has a backslash before it.
+    No text before the member can look like it, because JSON puts a backslash before a quote in a text.
     """
     head, member, sealed = state.rpartition(_MEMBER)
     if not member:
@@ -74,7 +76,7 @@ def split(state: bytes) -> tuple[bytes, Sealed | None]:
 
 
 def unseal(bare: Event, content: bytes, key: bytes) -> bytes:
-    """The texts, as a JSON object by the fields' names. Raises Broken."""
+    """Returns the texts as a JSON object, by field name. Raises Broken."""
     try:
         return AESGCM(key).decrypt(content[:NONCE_BYTES], content[NONCE_BYTES:], _about(bare))
     except (InvalidTag, ValueError):

@@ -1,5 +1,7 @@
-"""Which shard a database is. It is written down once and compared at each start: a process with an older or a wrong
-RESOLUTION_DATABASE_URL is refused, and where one is running still, the positions refuse it."""
+"""Stores in each database which shard it is, and compares that at each start.
+
+So a process with an old or wrong RESOLUTION_DATABASE_URL is refused. One that is running already cannot move positions.
+"""
 
 from typing import Any
 
@@ -14,21 +16,24 @@ from .arithmetic import Shard
 
 
 class WrongShard(Exception):
-    """A database that is not what RESOLUTION_DATABASE_URL says: a sentence that says what to do instead."""
+    """The database is not the shard that RESOLUTION_DATABASE_URL says. The text says what to do."""
 
 
 class Split(msgspec.Struct, frozen=True):
-    """A row of the table `splits`: where the numbers of a database ended when it was split."""
+    """A row of the table `splits`: the last numbers of a database when it was split."""
 
     count: int = 0
     """How many databases there were before."""
     event_id: int = 0
+    """The last event."""
     outcome_id: int = 0
+    """The last outcome."""
     notification_id: int = 0
+    """The last reminder."""
 
 
 class ShardIdentity(msgspec.Struct, frozen=True):
-    """Which shard a database is, and the splits it came from, the first one first."""
+    """Which shard a database is, and the splits that it comes from, oldest first."""
 
     shard: Shard
     splits: list[Split] = []
@@ -49,10 +54,10 @@ def shard_identity(connection: psycopg.Connection[Any]) -> ShardIdentity:
 
 
 def known_partitions(database_url: str) -> int | None:
-    """How many partitions the topics have that the database was filled from; None where there were none yet.
+    """Returns how many partitions the topics of this database have, or None if it has read none yet.
 
-    One that an earlier version has used alone does not say so, but the commands role has a position in each of them.
-    Raises psycopg.Error.
+    A database of an earlier version does not store the number, but has a stored position for each partition. Raises
+    psycopg.Error.
     """
     with connect(database_url, answer_within=ANSWER_WITHIN_SECONDS) as connection:
         partitions: int | None = fetch_value(
@@ -64,10 +69,7 @@ def known_partitions(database_url: str) -> int | None:
 
 
 def require_shard(database_url: str, shard: Shard) -> ShardIdentity:
-    """What the database says of itself, which has to be what the setting says. Writes nothing.
-
-    Raises WrongShard and psycopg.Error.
-    """
+    """Returns the database's identity. Raises WrongShard if it is not `shard`, and psycopg.Error. Writes nothing."""
     with connect(database_url, answer_within=ANSWER_WITHIN_SECONDS) as connection:
         try:
             found = shard_identity(connection)
@@ -82,10 +84,10 @@ def require_shard(database_url: str, shard: Shard) -> ShardIdentity:
 
 
 def claim_shard(database_url: str, shard: Shard, partitions: int) -> None:
-    """Makes an empty database this shard. One that is it already is left as it is, or learns how many partitions.
+    """Makes an empty database this shard. If it is this shard already, only notes the number of partitions.
 
-    Raises WrongShard where it has something of another one, or the topics have another number of partitions, or this
-    user may not note it; and psycopg.Error.
+    Raises WrongShard if the database is another shard, if the topics have another number of partitions, or if this user
+    may not note it; and psycopg.Error.
     """
     if shard.count > partitions:
         raise WrongShard(
@@ -120,9 +122,9 @@ def _note_partitions(connection: psycopg.Connection[Any], partitions: int) -> No
 
 
 def become(connection: psycopg.Connection[Any], shard: Shard, partitions: int) -> None:
-    """Writes down which shard this is. Raises psycopg.Error.
+    """Stores which shard this database is. Raises psycopg.Error.
 
-    The constraint is for a process that does not know yet: it cannot begin with a partition of another shard, or go on.
+    A constraint on the positions stops processes that still have old settings from handling another shard's partitions.
     """
     connection.execute(
         "UPDATE shard SET number = %s, count = %s, partitions = %s", (shard.number, shard.count, partitions)

@@ -1,9 +1,9 @@
-"""From one database to several, or from several to a multiple of them: `resolution split`.
+"""Splits one database into several, or several into a multiple of them: `resolution split`.
 
-All roles are stopped, and each new database is a copy of the one that has its orders now. First everything is looked
-at, and nothing written. Then the topics of the new shards get what those of the old one end with; from then on a relay
-that counts databases as before refuses. Then each database forgets the orders of the others, in a transaction of its
-own. Whatever stops it, another call goes on; there is no way back but another copy.
+All roles must be stopped, and each new database must be a copy of the one that has its orders now. The split first
+checks everything, and writes nothing. Then it writes the relay's position and the checkpoints to the new shards'
+topics; from then on a relay with the old settings refuses to run. Then each database deletes the orders of the others,
+in a transaction of its own. If it is interrupted, run it again. The only way back is another copy.
 """
 
 import asyncio
@@ -32,16 +32,19 @@ from .split_database import CannotSplit, PartitionOf, State, keep_own, state_of,
 
 _SHOWN = 5
 _OF_ORDERS = [name for name, model in READ_MODELS.items() if model.compared == ("orders",)]
-"""Read models with rows of single orders only. The others count over orders, and are built anew."""
+"""Read models whose rows each belong to one order. The others aggregate over orders, and are rebuilt."""
 
 
 @dataclass(frozen=True)
 class _Target:
-    """A database to be, and what it is now. `parent`: which of the old shards it is, or was, a copy of."""
+    """A database that becomes a shard."""
 
     settings: Settings
+    """What it becomes."""
     state: State
+    """What it is now."""
     parent: Shard
+    """The old shard that it is a copy of, or was."""
 
     @property
     def done(self) -> bool:
@@ -53,7 +56,9 @@ class _Target:
 
 
 def split(settings: Settings, say: Callable[[str], None], *, only_check: bool) -> None:
-    """Makes the databases of `settings` shards. `say` gets a sentence for each step; `only_check`: writes nothing.
+    """Turns the databases of `settings` into shards. Calls `say` with a sentence for each step.
+
+    With `only_check`, writes nothing.
 
     Raises CannotSplit, TopicError, psycopg.Error and KafkaError.
     """

@@ -1,4 +1,4 @@
-"""One database's part in being split: it keeps the rows of its own orders, and notes up to where others have some."""
+"""What a split does in each database: deletes the rows of other shards' orders, and notes the last numbers."""
 
 from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any
@@ -14,31 +14,28 @@ from .arithmetic import Shard
 from .identity import ShardIdentity, Split, become, shard_identity
 
 PartitionOf = Callable[[str], int]
-"""Where an order's commands belong."""
+"""Returns the partition of an order id."""
 
 _AT_ONCE = 10_000
 _OWNERS = ("partition", "originator_id", "order_id")
-"""Columns that say whose a row is; the first one that a table has decides."""
+"""Columns that say which order or partition a row belongs to. The first one that a table has decides."""
 
 
 class CannotSplit(Exception):
-    """Databases that are not to be split as they are: a sentence that says what to do first."""
+    """The databases cannot be split as they are. The text says what to do first."""
 
 
 class State(msgspec.Struct, frozen=True):
-    """What a database is before it is split: copies of one have the same."""
+    """The state of a database before it is split. Copies of one database have the same state."""
 
     identity: ShardIdentity
     ends: Split
-    """Where everything that is numbered ends."""
+    """Its last event, outcome and reminder."""
     checkpoints: CheckpointNotes | None
 
 
 def state_of(database_url: str) -> State:
-    """Where everything that is numbered ends; of a database that was split already, where it did then.
-
-    Raises CannotSplit and psycopg.Error.
-    """
+    """Returns the state of a database. Raises CannotSplit and psycopg.Error."""
     with connect(database_url) as connection:
         try:
             found, notes = shard_identity(connection), checkpoint_notes(connection)
@@ -57,9 +54,9 @@ def state_of(database_url: str) -> State:
 
 
 def strays(database_url: str, shards: int, partition_of: PartitionOf) -> Iterator[tuple[str, int]]:
-    """Orders with commands in a partition of another shard than their id's, and that partition. Raises psycopg.Error.
+    """Yields orders that have commands in a partition of the wrong shard, with that partition. Raises psycopg.Error.
 
-    Their senders do not use Kafka's own partitioner; such an order cannot be in one shard alone.
+    Their senders do not use Kafka's default partitioner. Such an order cannot be in one shard alone.
     """
     with connect(database_url) as connection, connection.cursor("orders") as cursor:
         cursor.itersize = _AT_ONCE
@@ -78,10 +75,10 @@ def keep_own(
     schemas: Collection[str],
     also: Callable[[psycopg.Connection[Any]], None],
 ) -> dict[str, int]:
-    """Makes a copy the shard, in one transaction; returns how many rows each table has lost.
+    """Turns a copy into the shard, in one transaction. Returns how many rows it deleted from each table.
 
-    `schemas`: of the read models that have rows of single orders only; `public` is one by itself. `also`: what else is
-    to be done in it. Raises CannotSplit where the database is not as it `was` any more, and psycopg.Error.
+    `schemas` are those of the read models whose rows each belong to one order; `public` is always included. `also` does
+    the rest of the transaction. Raises CannotSplit if the database has changed since `was`, and psycopg.Error.
     """
     with connect(database_url) as connection:
         lock_appends(connection)
@@ -114,7 +111,7 @@ def _copy(connection: psycopg.Connection[Any], order_ids: Iterable[str]) -> None
 
 
 def _tables(connection: psycopg.Connection[Any], schemas: Collection[str]) -> Iterator[tuple[str, str, str]]:
-    """Schema, name, and the column that says whose a row is, of each table that has one; months are in `outcomes`."""
+    """Yields schema, name and deciding column (see `_OWNERS`) of each table that has one. Leaves out months' tables."""
     rows = connection.execute(
         "SELECT c.table_schema, c.table_name, array_agg(c.column_name::text) FROM information_schema.columns AS c "
         "JOIN information_schema.tables AS t USING (table_schema, table_name) "
@@ -129,7 +126,7 @@ def _tables(connection: psycopg.Connection[Any], schemas: Collection[str]) -> It
 
 
 def _forget(connection: psycopg.Connection[Any], table: Identifier, column: str, shard: Shard) -> int:
-    """Deletes what is of other shards."""
+    """Deletes the rows of other shards. Returns how many."""
     if column == "partition":
         condition = SQL("partition % {} <> {}").format(Literal(shard.count), Literal(shard.number))
     else:

@@ -1,1 +1,1 @@
-"""The timer role: sees to it that a dispute nobody answered is auto-accepted soon after its deadline."""
+"""The timer role: publishes `ExpireDispute` after a deadline, so that the dispute is auto-accepted soon."""

@@ -1,4 +1,4 @@
-"""The deadlines that the timer keeps in PostgreSQL, so that a restart loses none."""
+"""The timer's deadlines in PostgreSQL, where a restart does not lose them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,22 +12,27 @@ from services.eventstore.database import fetch_row_async
 
 @dataclass(frozen=True)
 class Deadline:
-    """An open dispute. `due_at` is business time; `ask_at` the real time at which to ask the order (again)."""
+    """The deadline of an open dispute."""
 
     order_id: str
+    """The dispute's order."""
     dispute_id: str
+    """The dispute."""
     due_at: datetime
+    """The deadline, in business time."""
     ask_at: datetime
+    """When to publish `ExpireDispute` next, in real time."""
     attempts: int = 0
+    """How often the timer has published it already."""
 
 
-# Whoever writes many rows takes it first, until the end of the transaction: two that lock the same rows in different
-# orders would wait for each other.
-_TURN = "SELECT pg_advisory_xact_lock(hashtextextended('deadlines', 0))"
+# A transaction that writes many rows takes this lock first. Without it, two transactions that lock the same rows in
+# different orders would deadlock.
+_LOCK = "SELECT pg_advisory_xact_lock(hashtextextended('deadlines', 0))"
 
 
 class Deadlines:
-    """The table `deadlines`. Raises psycopg.Error."""
+    """The table `deadlines`. All methods raise psycopg.Error."""
 
     def __init__(self, connection: psycopg.AsyncConnection) -> None:
         self._connection = connection
@@ -38,14 +43,17 @@ class Deadlines:
         settled: Sequence[tuple[str, str]],
         positions: dict[int, tuple[int, int]],
     ) -> None:
-        """Adds and removes deadlines and moves the timer's positions on, in one transaction."""
+        """Adds and removes deadlines and updates the timer's stored positions, in one transaction.
+
+        `settled`: order id and dispute id. `positions`: by partition, the expected position and the new one.
+        """
         expected, after = zip(*positions.values(), strict=True)
         async with self._connection.transaction(), self._connection.cursor() as cursor:
             await cursor.execute(
                 "SELECT advance_positions('timer', %s::int[], %s::bigint[], %s::bigint[])",
                 (list(positions), list(expected), list(after)),
             )
-            await cursor.execute(_TURN)
+            await cursor.execute(_LOCK)
             await cursor.execute(
                 "INSERT INTO deadlines (order_id, dispute_id, due_at, ask_at) "
                 "SELECT * FROM unnest(%s::text[], %s::text[], %s::timestamptz[], %s::timestamptz[]) "
@@ -64,7 +72,7 @@ class Deadlines:
             )
 
     async def due(self, now: datetime, limit: int) -> list[Deadline]:
-        """Those to ask about at a real instant, the most overdue first."""
+        """Returns at most `limit` deadlines whose `ask_at` is reached at the real time `now`, earliest first."""
         async with self._connection.cursor(row_factory=class_row(Deadline)) as cursor:
             await cursor.execute(
                 "SELECT order_id, dispute_id, due_at, ask_at, attempts FROM deadlines "
@@ -74,15 +82,15 @@ class Deadlines:
             return await cursor.fetchall()
 
     async def next_ask(self) -> datetime | None:
-        """The real instant of the next one."""
+        """Returns the earliest `ask_at`, or None if there is no deadline."""
         ask_at: datetime | None
         [ask_at] = await fetch_row_async(self._connection, "SELECT min(ask_at) FROM deadlines")
         return ask_at
 
     async def asked(self, deadlines: Sequence[Deadline], ask_again_at: Sequence[datetime]) -> None:
-        """Notes that these were asked about, and when to ask again if nothing comes of it."""
+        """Notes that the timer has published `ExpireDispute` for these, and when to publish it again."""
         async with self._connection.transaction(), self._connection.cursor() as cursor:
-            await cursor.execute(_TURN)
+            await cursor.execute(_LOCK)
             await cursor.execute(
                 "UPDATE deadlines SET attempts = a.attempts, ask_at = a.ask_at "
                 "FROM unnest(%s::text[], %s::text[], %s::int[], %s::timestamptz[]) "

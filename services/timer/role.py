@@ -1,7 +1,7 @@
-"""The timer: reads the event stream, keeps the deadlines, and asks the order when one is due.
+"""The timer: reads public events, stores the deadlines of open disputes, and publishes `ExpireDispute` when one is due.
 
-It decides nothing: the order judges the deadline by the broker's clock (D3). So asking twice, late or too early does
-no harm, and two timers may run.
+It decides nothing: the order judges the deadline by the broker's clock (D3). So it does no harm to publish the command
+twice, late or too early, and two timers may run.
 """
 
 import asyncio
@@ -37,16 +37,16 @@ from services.telemetry.health import progress
 from .deadlines import Deadline, Deadlines
 
 _SOURCE = "/resolution-center/timer"
-_AT_ONCE = 5000
+_MAX_PUBLISHED_AT_ONCE = 5000
 _FIRST_RETRY = timedelta(milliseconds=250)
 _LONGEST_RETRY = timedelta(seconds=60)
-_LOOK_EVERY_SECONDS = 5.0
-_GATHER_MS = 50  # deadlines lie two days ahead: no need to wake up for each event
+_MAX_SLEEP_SECONDS = 5.0
+_GATHER_MS = 50  # deadlines are two days ahead, so the timer need not wake up for each event
 _SETTLED = (Accepted, AutoAccepted, Declined, DisputeClosed, Withdrawn)
 
 
 class TimerRole:
-    """Keeps the deadlines and nudges the orders."""
+    """Stores deadlines, and publishes `ExpireDispute` when they are due."""
 
     def __init__(self, cluster: Cluster, topics: Topics, url: str, clock: Clock) -> None:
         self._url = url
@@ -55,7 +55,7 @@ class TimerRole:
         self._producer = AIOKafkaProducer(
             **cluster.options, enable_idempotence=True, linger_ms=0, max_batch_size=256 * 1024
         )
-        self._sooner = asyncio.Event()
+        self._deadline_added = asyncio.Event()
         self._connection: psycopg.AsyncConnection | None = None  # of `_record`, which is never called twice at once
         self._consumer = PositionedConsumer(
             cluster,
@@ -67,9 +67,9 @@ class TimerRole:
         )
 
     async def run(self, ready: asyncio.Event) -> None:
-        """Reads events and keeps their deadlines, and beside that asks about those that are due, for ever.
+        """Reads events and stores their deadlines for ever. A second task publishes `ExpireDispute` for those due.
 
-        Raises what went wrong; a new start loses nothing.
+        After an exception the role can be started again; nothing is lost.
         """
         async with self._consumer.subscribed(ready), asyncio.TaskGroup() as group:
             group.create_task(self._ask_for_ever())
@@ -78,7 +78,10 @@ class TimerRole:
                 await self._consumer.handle(batch, self._keep_deadlines)
 
     async def _ask_for_ever(self) -> None:
-        """First all events that are there are read, since most disputes that they open are settled further on."""
+        """Publishes `ExpireDispute` for due deadlines, once the role has read all events that are on the topic.
+
+        Later events settle most disputes that earlier events opened.
+        """
         await self._consumer.caught_up()
         await self._producer.start()
         try:
@@ -86,19 +89,19 @@ class TimerRole:
                 deadlines = Deadlines(connection)
                 while True:
                     progress("timer")
-                    self._sooner.clear()
+                    self._deadline_added.clear()
                     if not await self._ask_about_due(deadlines):
                         await self._sleep(await deadlines.next_ask())
         finally:
             await self._producer.stop()
 
     async def _ask_about_due(self, deadlines: Deadlines) -> bool:
-        """Publishes ExpireDispute for those that are due; whether there were any.
+        """Publishes `ExpireDispute` for due deadlines. Returns whether there were any.
 
-        Published first, noted second: a crash in between asks again under the same command id, which is a repeat.
+        Publishes first and notes it afterwards: after a crash in between, the timer publishes once more.
         """
         now = datetime.now(UTC)
-        due = await deadlines.due(now, _AT_ONCE)
+        due = await deadlines.due(now, _MAX_PUBLISHED_AT_ONCE)
         if not due:
             return False
         point("timer.sending")
@@ -111,7 +114,7 @@ class TimerRole:
         return True
 
     async def _send(self, deadline: Deadline) -> asyncio.Future[object]:
-        # An id that nobody can foresee: who used it before would get `not_due`, and so would this command.
+        # A random id: if a sender had used it early, this command would be a repeat and get the same `not_due`.
         attempt = uuid4()
         command = CommandEnvelope.of(
             deadline.order_id, ExpireDispute(dispute_id=deadline.dispute_id), source=_SOURCE, id=str(attempt)
@@ -126,12 +129,12 @@ class TimerRole:
         return future
 
     async def _sleep(self, until: datetime | None) -> None:
-        """Until the next deadline, or one that comes in meanwhile; and not too long, since clocks are set."""
-        seconds = _LOOK_EVERY_SECONDS
+        """Sleeps until the next deadline, or until one is added. Never for long, because the clock may be set."""
+        seconds = _MAX_SLEEP_SECONDS
         if until is not None:
             seconds = min(seconds, (until - datetime.now(UTC)).total_seconds())
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._sooner.wait(), max(seconds, 0))
+            await asyncio.wait_for(self._deadline_added.wait(), max(seconds, 0))
 
     async def _record(
         self, opened: Sequence[Deadline], settled: Sequence[tuple[str, str]], moves: dict[int, tuple[int, int]]
@@ -144,7 +147,7 @@ class TimerRole:
         return await connect_async(self._url, answer_within=ANSWER_WITHIN_SECONDS, autocommit=True)
 
     async def _keep_deadlines(self, records: Sequence[Record], positions: Positions) -> None:
-        """Records what a batch of events says about deadlines."""
+        """Stores what these events say about deadlines."""
         point("timer.polled")
         opened: dict[tuple[str, str], Deadline] = {}
         settled: list[tuple[str, str]] = []
@@ -170,7 +173,7 @@ class TimerRole:
         await self._record(list(opened.values()), settled, moves)
         point("timer.recorded")
         if opened:
-            self._sooner.set()
+            self._deadline_added.set()
 
 
 def _about_deadlines(envelope: EventEnvelope) -> bool:
@@ -178,5 +181,5 @@ def _about_deadlines(envelope: EventEnvelope) -> bool:
 
 
 def _pause(attempts: int) -> timedelta:
-    """Before asking again: doubled each time."""
+    """Returns the pause before the next attempt. It doubles each time, up to a minute."""
     return min(_FIRST_RETRY * (1 << min(attempts, 20)), _LONGEST_RETRY)
