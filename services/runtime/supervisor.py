@@ -1,4 +1,4 @@
-"""Runs roles as processes of their own and starts again the ones that die."""
+"""Runs each role in its own process, and restarts processes that end."""
 
 import asyncio
 import json
@@ -17,20 +17,20 @@ _STOP_SECONDS = 20.0
 
 
 OF_ALL_SHARDS = ("http",)
-"""The roles of which one process works for all shards. Of the others each has a process for each shard."""
+"""The roles that serve all shards in one process. Every other role has one process for each shard."""
 
 
 class Supervisor:
-    """Keeps roles running. Each is a child process that ends when this process does, even when that is killed.
+    """Keeps roles running. Each role is a child process, which ends with this process, even if this one is killed.
 
-    A role's process is known by its name or, where there are several shards, by its name and theirs: `commands.1`.
+    A process is named after its role. If there are several shards, the shard's number follows: `commands.1`.
     """
 
     def __init__(self, settings: Settings, metrics_ports: Mapping[str, int] | None = None) -> None:
         self._metrics_ports = metrics_ports or {}
         self._settings = settings
         self.environment = os.environ | settings.as_environment()
-        """What the next processes are started with."""
+        """The environment of processes that are started from now on."""
         self._keepers: dict[str, asyncio.Task[None]] = {}
         self._processes: dict[str, asyncio.subprocess.Process] = {}
         self._ready: dict[str, asyncio.Event] = {}
@@ -38,9 +38,9 @@ class Supervisor:
         self.refused = asyncio.Event()
         """Set when a role cannot start with these settings."""
         self.refusal = ""
-        """Why it cannot: a sentence."""
+        """A sentence that says why it cannot."""
         self.said: dict[str, str] = {}
-        """What the roles said of themselves when they were ready: `http` is its URL."""
+        """What the roles reported when they were ready. `http` is the URL of the http role."""
 
     def start(self, *roles: str) -> None:
         """Starts roles that are not running yet."""
@@ -50,15 +50,15 @@ class Supervisor:
                 self._keepers[name] = asyncio.create_task(self._keep(name))
 
     async def ready(self) -> None:
-        """Returns when all started roles work."""
+        """Waits until all started roles work."""
         await asyncio.gather(*(event.wait() for event in self._ready.values()))
 
     async def stop(self, *roles: str) -> None:
-        """Ends roles (all by default) and waits for them to finish what they have in hand."""
+        """Ends roles (all by default), and waits until they have finished their current batches."""
         await asyncio.gather(*(self._stop(name) for name in self._processes_of(roles) or tuple(self._keepers)))
 
     def pid(self, name: str) -> int | None:
-        """The process of a role, if it runs at this moment."""
+        """Returns the pid of a role's process, or None if it does not run at the moment."""
         process = self._processes.get(name)
         return process.pid if process and process.returncode is None else None
 
@@ -73,14 +73,14 @@ class Supervisor:
             self._processes[name] = process
             assert process.stdout is not None
             async for line in process.stdout:
-                said = json.loads(line)
-                # One that has worked may do so again: what it needs is taken for a moment.
-                if "refused" in said and name not in self._worked:
-                    self.refusal = said["refused"]
+                report = json.loads(line)
+                # If the role has worked before, it may work again: its port may be in use for a moment only.
+                if "refused" in report and name not in self._worked:
+                    self.refusal = report["refused"]
                     self.refused.set()
-                if said.pop("ready", None) == role:
-                    self.said |= said
-                    if url := said.get("http"):  # a free port stays the same when the role starts again
+                if report.pop("ready", None) == role:
+                    self.said |= report
+                    if url := report.get("http"):  # the role keeps its port when it is restarted
                         self.environment["RESOLUTION_HTTP_PORT"] = url.rpartition(":")[2]
                     self._ready[name].set()
                     self._worked.add(name)
@@ -94,8 +94,8 @@ class Supervisor:
             pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)
 
     async def _spawn(self, name: str) -> asyncio.subprocess.Process:
-        # A session of its own, so that Ctrl-C in a terminal reaches this process alone, which then ends the roles. Its
-        # stdin is a pipe from here: when this process is gone, the pipe ends, and so does the role.
+        # The child gets its own session, so that Ctrl-C in a terminal reaches only this process, which then stops the
+        # roles. The child's stdin is a pipe from this process: when this process is gone, the role reads its end.
         return await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
@@ -133,14 +133,14 @@ class Supervisor:
 
 
 def processes_of(settings: Settings, role: str) -> list[str]:
-    """The names of a role's processes."""
+    """Returns the names of a role's processes."""
     if role in OF_ALL_SHARDS or len(settings.shards) == 1:
         return [role]
-    return [f"{role}.{one.shard.number}" for one in settings.own_shards]
+    return [f"{role}.{shard.shard.number}" for shard in settings.own_shards]
 
 
 def known_roles(asked: Sequence[str], existing: Sequence[str]) -> list[str]:
-    """The roles to run: those asked for, or all. Raises ValueError for one that does not exist."""
+    """Returns the roles to run: those asked for, or all. Raises ValueError for a role that does not exist."""
     for role in asked:
         if role not in existing:
             raise ValueError(f"There is no role {role!r}; the roles are {', '.join(existing)}.")
