@@ -172,8 +172,8 @@ async def test_a_new_master_key_takes_over(installation: Installation, tmp_path:
     file = tmp_path / "keys"
     file.write_text(f"{OLDER}\n{MASTER}\n")
     installation.settings = replace(installation.settings, master_key=None, master_key_file=file)
-    assert "3 keys are wrapped anew" in await done(installation, "rewrap-keys")
-    assert "0 keys are wrapped anew" in await done(installation, "rewrap-keys")
+    assert "3 keys were wrapped again" in await done(installation, "rewrap-keys")
+    assert "0 keys were wrapped again" in await done(installation, "rewrap-keys")
     file.write_text(OLDER)
     installation.settings = replace(installation.settings, master_key_file=file)
     assert SECRET in await done(installation, "replay", "order-1")

@@ -154,7 +154,7 @@ async def test_what_is_to_come_out_of_a_parked_order_is_waited_for(
             assert len(await installation.outcomes()) == 5  # nothing is out that was not before
             installation.query("UPDATE order_events SET topic = 'OrderRegistered' WHERE originator_id = 'order-2'")
             result = await asyncio.to_thread(invoke, installation, "parked", "retry", "order-2")
-            assert "goes on" in result.output
+            assert "is free again" in result.output
             await installation.until_published()
         finally:
             comparing.cancel()
