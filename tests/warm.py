@@ -1,4 +1,4 @@
-"""Starts roles from a process that has imported them already: most of what a role's start costs is its imports.
+"""Starts roles from a process that has imported them already, because imports take most of a role's start.
 
 A role is a process of its own as ever, with its own environment, session, stdin, stdout and stderr; it is forked where
 `services.runtime.supervisor` would execute Python anew. That is still done where the role's Python itself is told something
@@ -24,16 +24,16 @@ from typing import Any, NoReturn
 from services.runtime.supervisor import Supervisor
 
 _READ_WHEN_IMPORTED = ("RESOLUTION_FAULT", "PYTHON", "OTEL_")
-"""How the names of such variables begin."""
+"""Prefixes of variables that modules read when they are imported. If they differ, a role needs a new Python process."""
 _MODULES = {"http": ("services.runtime.roles", "services.http.role")}
-"""By role; the others have the first one only, as in production, for their memory is measured."""
+"""Modules to import before forking, by role. Other roles import only the first, because their memory is measured."""
 
 _run_anew = Supervisor._spawn
 _forks: dict[tuple[str, ...], "_Forks"] = {}
 
 
 def install() -> None:
-    """Makes supervisors in this process start their roles so. Linux and macOS; elsewhere nothing changes."""
+    """Makes supervisors in this process fork their roles. Does nothing on systems other than Linux and macOS."""
     if hasattr(os, "fork"):
         Supervisor._spawn = _spawn  # type: ignore[assignment, method-assign]
 
@@ -56,7 +56,7 @@ def _needs_own_python(environment: dict[str, str]) -> bool:
 
 
 class _Role:
-    """A forked role: as much of asyncio's Process as a supervisor uses."""
+    """A forked role, with those parts of asyncio's Process that a supervisor uses."""
 
     def __init__(
         self,

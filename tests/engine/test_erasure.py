@@ -71,7 +71,7 @@ def as_stored_before_there_were_keys(installation: Installation, order_id: str) 
 
 
 def places(installation: Installation, *wanted: str) -> set[str]:
-    """The tables of the database in whose rows one of these strings stands, as it is or in bytes."""
+    """Returns the tables with rows that contain one of these strings, as text or as bytes."""
     found = set()
     with psycopg.connect(installation.settings.database) as connection:
         for schema, table in connection.execute(

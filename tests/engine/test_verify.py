@@ -1,4 +1,4 @@
-"""`resolution verify` finds nothing beside a live service, and whatever is changed on purpose."""
+"""`resolution verify` finds no differences while the service runs, and finds every change made on purpose."""
 
 import asyncio
 import json

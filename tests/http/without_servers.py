@@ -31,7 +31,7 @@ Json = dict[str, Any]
 
 @dataclass
 class OneOrder:
-    """What the pages ask of a gateway, about one order."""
+    """A gateway with one order, without servers."""
 
     order_id: str = ORDER
     events: list[Any] = field(default_factory=list)
@@ -42,7 +42,7 @@ class OneOrder:
     clock: ClassVar[Clock] = Clock(T)
 
     def judge(self, command: Command, id_: str | None = None) -> str:
-        """Judges a command; what comes of it is in `outcomes`, by the id that is returned."""
+        """Judges a command and stores its outcome in `outcomes`. Returns the command id."""
         id_ = id_ or str(uuid4())
         order = evolve_all(Order(id=self.order_id), self.events)
         decision = carry_out(order, command, id_, T + timedelta(minutes=len(self.events)))

@@ -1,4 +1,4 @@
-"""Each role shows its metrics and its health, at the port it is told."""
+"""Each role serves its metrics and its health at the configured port."""
 
 import asyncio
 

@@ -1,4 +1,4 @@
-"""What the environment says of Kafka: each mistake is told before anything is connected, and nothing is sent in clear."""
+"""Kafka settings in the environment: each mistake is reported before a client connects, and no secret is sent in clear."""
 
 import os
 import subprocess
