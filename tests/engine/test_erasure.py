@@ -98,7 +98,7 @@ async def test_an_erasure_leaves_no_text_in_any_table_export_or_replay(installat
     assert len(files_with(tmp_path / "export", SECRET)) == 2
     for number, event in ((1, 4), (2, 3), (3, 3)):
         said = await done(installation, "erase", f"order-{number}")
-        assert said.startswith(f"order-{number}: the texts are erased, as of event {event}.")
+        assert said.startswith(f"order-{number}: the texts were erased by event {event}.")
     await installation.until_projected()
     assert places(installation, SECRET, REASON) == set()
 

@@ -187,7 +187,7 @@ async def test_parked_commands_are_told(installation: Installation):
     remember(installation, {"order-1": [(0 * HOURS, registered())]})
     park(installation, "order-1", T + HOURS)
     out = resolution(installation, "replay", "order-1")
-    assert "1 commands of this order are parked and not judged yet: resolution parked show order-1" in out
+    assert "1 commands of this order are parked, not judged yet: see `resolution parked show order-1" in out
     out = resolution(installation, "replay", "--all", "--as-of", "2026-03-03", "--into", "later")
     assert "1 commands that came by then are parked" in out
     assert "parked" not in resolution(installation, "replay", "--all", "--as-of", "2026-03-02T09:00Z", "--into", "then")

@@ -123,7 +123,7 @@ async def test_a_port_that_is_taken_is_said_so():
     port = free_port()
     with (
         endpoint("127.0.0.1", port, Health()),
-        pytest.raises(SettingsError, match="set RESOLUTION_METRICS_PORT"),
+        pytest.raises(SettingsError, match="Set RESOLUTION_METRICS_PORT"),
         endpoint("127.0.0.1", port, Health()),
     ):
         pass
