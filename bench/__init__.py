@@ -1,1 +1,1 @@
-"""Benchmarks: `make bench`. Figures are measured side by side in one run, on real Kafka and PostgreSQL."""
+"""Benchmarks: `make bench`. Each run measures all figures side by side, on real Kafka and PostgreSQL."""

@@ -1,4 +1,4 @@
-"""`make bench`: measures, and prints what was measured beside what was to be reached; `--json` for machines."""
+"""`make bench`: measures, and prints each figure beside its target. `--json` prints JSON."""
 
 import argparse
 import asyncio
@@ -28,16 +28,16 @@ from services.runtime.roles import tune_interpreter
 from services.settings import Settings
 
 _PLAIN_COMMANDS = 2_000
-"""The plain use is so much slower that a part of the same backlog has to do."""
+"""The plain use of the library is much slower, so it gets only a part of the same backlog."""
 
 _ROUNDS = 3
-"""Things that are compared are measured in turns, and the median of the ratios counts: the machine is shared."""
+"""Comparisons are measured in turns, and the median of the ratios counts, because other programs use the machine."""
 
 Result = dict[str, Any]
 
 
 class Bench:
-    """The servers, and a backlog on them that several measures share."""
+    """The servers, and a backlog on them that several measurements share."""
 
     def __init__(self, kafka: str, database: str, orders: int, seconds: int, minutes: int) -> None:
         self.kafka, self.database, self.orders = kafka, database, orders
@@ -50,13 +50,13 @@ class Bench:
         self.commands = await load.publish(self.kafka, Topics(self.base.topic_prefix).commands, self.orders)
 
     async def fresh(self) -> Settings:
-        """Topics and a database of its own."""
+        """Returns new topics and a new database."""
         settings = replace(self.base, topic_prefix=f"bench_{uuid4().hex[:8]}.", database_url=self.empty_database())
         await ensure_topics(self.base.cluster, Topics(settings.topic_prefix))
         return settings
 
     def on_the_backlog(self, shards: int = 1) -> Settings:
-        """The shared commands topic, read into a database of its own, or several."""
+        """Returns the shared commands topic with one or several new databases to read it into."""
         urls = [self.empty_database() for _ in range(shards)]
         settings = replace(self.base, database_url=" ".join(urls))
         claim_shards(settings, DEFAULT_PARTITIONS)
@@ -71,7 +71,7 @@ class Bench:
         return url
 
     async def backlog(self) -> Result:
-        """One process and two, the plain library, the raw ceiling: in turns, on the same commands."""
+        """Compares one process, two processes, the plain library and the raw ceiling in turns, on the same commands."""
         topic = Topics(self.base.topic_prefix).commands
         rounds: list[Result] = []
         for _ in range(_ROUNDS):
@@ -91,7 +91,7 @@ class Bench:
         return result | {"x_two": statistics.median(r["two"] / r["one"] for r in rounds), "rounds": rounds}
 
     async def shards(self) -> Result:
-        """Two shards with a process each, beside one shard with one process and with two; in turns."""
+        """Compares two shards with a process each, one shard with one process, and one shard with two, in turns."""
         rounds: list[Result] = []
         for _ in range(_ROUNDS):
             one = await engine.backlog(self.on_the_backlog(), self.commands)
@@ -104,7 +104,7 @@ class Bench:
         return result | {"rounds": rounds}
 
     async def costs(self) -> Result:
-        """Processor time, WAL, tables and topics, per command."""
+        """Measures processor time, WAL, tables and topics per command."""
         settings = await self.fresh()
         commands = await load.publish(self.kafka, Topics(settings.topic_prefix).commands, self.orders)
         result = await costs.per_command(settings, commands)
@@ -120,7 +120,7 @@ class Bench:
         return {"per_command_us": await stages.per_command(self.on_the_backlog(), topic, self.commands)}
 
     async def relay(self) -> Result:
-        """The relay on what one commands process has just written, beside that process."""
+        """Compares the relay with the commands process whose outcomes it publishes."""
         rounds = []
         for _ in range(_ROUNDS):
             settings = await self.fresh()
@@ -131,7 +131,7 @@ class Bench:
         return {name: statistics.median(r[name] for r in rounds) for name in rounds[0]}
 
     async def kafka_streams(self) -> Result:
-        """The peer: its backlog and latency beside those of the service, in turns."""
+        """Compares backlog and latency of the peer with those of the service, in turns."""
         if not kafka_streams.can_run():
             return {"skipped": "no javac; install a JDK from 17 on (Debian: default-jdk-headless)"}
         rounds = []
@@ -149,7 +149,7 @@ class Bench:
         return result
 
     async def rebuild(self) -> Result:
-        """Rebuilding the order page, beside the library's runner with the same handlers, on the same store."""
+        """Compares rebuilding the order page with the library's runner, with the same handlers on the same store."""
         settings = self.on_the_backlog()
         await engine.backlog(settings, self.commands)
         batches = await asyncio.to_thread(read_side.rebuild, settings)
@@ -157,7 +157,7 @@ class Bench:
         return {"per_second": batches, "library": one_by_one, "x": batches / one_by_one}
 
     async def verify(self) -> Result:
-        """`resolution verify` of what all roles made of a backlog; nothing may differ."""
+        """Measures `resolution verify` after all roles have worked on a backlog. Nothing may differ."""
         settings = await self.fresh()
         commands = await load.publish(self.kafka, Topics(settings.topic_prefix).commands, self.orders)
         await engine.backlog(settings, commands)
@@ -183,7 +183,7 @@ class Bench:
         return await soak.soak(await self.fresh(), self.minutes)
 
     async def long_orders(self) -> Result:
-        """Orders with about 1,000 events beside orders with 10, loaded once and then at hand."""
+        """Compares orders with about 1,000 events with orders with 10, loaded once and then in the cache."""
         rates: dict[int, float] = {}
         for each in (9, 999):
             settings = await self.fresh()
@@ -194,11 +194,11 @@ class Bench:
         return {"short": rates[9], "long": rates[999], "x": rates[9] / rates[999]}
 
     async def snapshots(self) -> Result:
-        """Loading long orders with snapshots and without."""
+        """Compares loading long orders with snapshots and without."""
         return await asyncio.to_thread(growth.snapshots, await self.fresh())
 
     async def large_store(self) -> Result:
-        """A store with 5,000,000 events beside one with 50,000."""
+        """Compares a store with 5,000,000 events with one with 50,000."""
         rates: dict[int, float] = {}
         for events in (5 * self.orders, 500 * self.orders):
             settings = self.on_the_backlog()
@@ -227,11 +227,11 @@ MEASURES: dict[str, Callable[[Bench], Awaitable[Result]]] = {
     "large_store": Bench.large_store,
 }
 ON_REQUEST: dict[str, Callable[[Bench], Awaitable[Result]]] = {"soak": Bench.soak}
-"""They take too long for a run of all."""
+"""Measurements that take too long for a run of all."""
 
 
 def table(result: Result) -> list[tuple[str, str, str]]:
-    """What was measured, the figure, and the bar, for a person."""
+    """Formats a measurement for people: its name, its figure and its target."""
     rows: list[tuple[str, str, str]] = []
     if backlog := result.get("backlog"):
         rows += [
@@ -326,7 +326,7 @@ def _peer(peer: Result | None) -> list[tuple[str, str, str]]:
 
 
 async def measure(bench: Bench, names: list[str]) -> Result:
-    """Runs the measures named, one after the other, on the same servers."""
+    """Runs the named measurements, one after another, on the same servers."""
     await bench.prepare()
     result: Result = {"cores": os.cpu_count(), "commands": bench.commands, "orders": bench.orders}
     with psycopg.connect(bench.database) as connection:
@@ -357,7 +357,7 @@ def main() -> None:
         parser.error("--minutes has to be 2 at least: the soak compares later minutes with earlier ones")
     logging.getLogger("aiokafka").setLevel(logging.ERROR)
     names = options.measures or list(MEASURES)
-    tune_interpreter()  # for the stages, the library and the ceiling, which run in this process
+    tune_interpreter()  # the stages, the library and the ceiling run in this process
 
     def run(kafka: str, database: str) -> Result:
         return asyncio.run(measure(Bench(kafka, database, options.orders, options.seconds, options.minutes), names))

@@ -1,4 +1,4 @@
-"""Auditing: how long a verification of all there is takes."""
+"""Measures how long a verification of everything takes."""
 
 import time
 from typing import Any
@@ -12,7 +12,7 @@ from services.settings import Settings
 
 
 def verify(settings: Settings) -> dict[str, Any]:
-    """Events per second, start included: of everything, and of history until the read models' turn."""
+    """Returns events per second, start included: of the whole verification, and of history without read models."""
     with OrderStore(settings.database, settings.master_keys) as store:
         for model in READ_MODELS.values():
             projector = Projector(store, model())
@@ -29,7 +29,7 @@ def verify(settings: Settings) -> dict[str, Any]:
 
     found = verify_history(settings, clock_of(settings), None, progress)
     seconds = time.perf_counter() - began
-    # The timer did not run, so the open disputes have no deadlines; nothing else may differ.
+    # The timer did not run, so open disputes have no deadlines. Nothing else may differ.
     different = [difference for difference in found.differences if "has no deadline" not in difference]
     assert not different, different[:5]
     return {

@@ -1,4 +1,4 @@
-"""The raw ceiling: poll, decode, COPY the same rows, commit. No judging, no library, no memory of anything."""
+"""The raw ceiling: poll, decode, COPY the same rows, commit. It judges nothing, uses no library and keeps no state."""
 
 import asyncio
 import time
@@ -25,14 +25,14 @@ Rows = list[tuple[Any, ...]]
 
 
 def rows_of(database: str) -> tuple[Rows, Rows]:
-    """Events and outcomes that the service wrote, in the order of their ids."""
+    """Returns the events and outcomes that the service wrote, in the order of their ids."""
     with psycopg.connect(database) as connection:
         events = connection.execute(f"SELECT {_EVENTS} FROM order_events ORDER BY notification_id").fetchall()
         return events, connection.execute(f"SELECT {_OUTCOMES} FROM outcomes ORDER BY outcome_id").fetchall()
 
 
 async def backlog(kafka: str, topic: str, database: str, rows: tuple[Rows, Rows]) -> float:
-    """Commands per second, until the last row is committed; while one piece commits, the next is decoded."""
+    """Returns commands per second until the last row is committed. Decodes a batch while the last one commits."""
     consumer = AIOKafkaConsumer(
         bootstrap_servers=kafka, enable_auto_commit=False, max_partition_fetch_bytes=4 * 1024 * 1024
     )

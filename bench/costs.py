@@ -1,9 +1,9 @@
-"""What a command costs: processor time in each process, bytes in each table and on each topic, and of WAL.
+"""Measures what a command costs: processor time in each process, bytes in each table and on each topic, and WAL.
 
-WAL depends on how large the store is: after a checkpoint PostgreSQL logs each page whole that is touched for the first
-time, and in a large index with scattered order ids nearly every row touches another one.
+WAL depends on the size of the store. After one of PostgreSQL's checkpoints, the first change of a page logs the whole
+page, and in a large index with scattered order ids nearly every row changes another page.
 
-Processor time does not depend on what else the machine does, as seconds do; so plans are made with it.
+Unlike seconds, processor time does not depend on what else the machine does, so plan capacity with it.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ Costs = dict[str, Any]
 
 
 async def per_command(settings: Settings, commands: int) -> Costs:
-    """One role after the other on a full commands topic: `cpu_us` by role and process, `bytes` by table and topic."""
+    """Runs one role after another on a full commands topic. Returns the costs by role, table and topic."""
     with psycopg.connect(settings.database, autocommit=True) as connection:
         processor = _Processor(settings, connection)
         wal = _wal(connection)
@@ -52,7 +52,7 @@ async def per_command(settings: Settings, commands: int) -> Costs:
 
 
 async def wal_of_large_store(settings: Settings, commands: int, events: int) -> Costs:
-    """Bytes of WAL per command of the commands role alone, where `events` of other orders are stored already."""
+    """Returns bytes of WAL per command of the commands role alone, in a store that has `events` of other orders."""
     growth.fill(settings.database, events, "md5(((n - 1) / 10)::text)")
     with psycopg.connect(settings.database, autocommit=True) as connection:
         before = _wal(connection)
@@ -79,12 +79,12 @@ class _Processor:
         self._kafka = psutil.Process(_listener(int(settings.kafka.rpartition(":")[2])))
 
     async def of_role(self, role: str, done: Callable[[], Awaitable[int]], of: int, commands: int) -> dict[str, float]:
-        """From when it works until it has done all; per command, of those that were left then."""
+        """Measures from when the role works until it has done everything, per command that was left at the start."""
         async with running(self._settings, role) as supervisor:
             await supervisor.ready()
             process = psutil.Process(supervisor.pid(role))
             before, at_first = self._spent(process), await done()
-            while await done() < of:  # noqa: ASYNC110 (the servers are asked, nobody tells)
+            while await done() < of:  # noqa: ASYNC110 (the servers have to be asked)
                 await asyncio.sleep(0.05)
             after = self._spent(process)
         left = commands * (of - at_first) / of
@@ -93,7 +93,7 @@ class _Processor:
     def _spent(self, process: psutil.Process) -> dict[str, float]:
         postgresql = 0.0
         for child in self._postmaster.children(recursive=True):
-            with suppress(psutil.NoSuchProcess):  # its time is the postmaster's by now
+            with suppress(psutil.NoSuchProcess):  # the process has ended, and its time counts as the postmaster's
                 postgresql += sum(child.cpu_times()[:2])
         postgresql += sum(self._postmaster.cpu_times()[:4])
         own, kafka = sum(process.cpu_times()[:2]), sum(self._kafka.cpu_times()[:2])
@@ -115,7 +115,7 @@ async def _end(settings: Settings, connection: psycopg.Connection[Any], role: st
     try:
         topic = Topics(settings.topic_prefix).events
         ends = await consumer.end_offsets([TopicPartition(topic, n) for n in range(DEFAULT_PARTITIONS)])
-        return int(sum(ends.values()) - len(ends))  # each partition ends with the mark of a transaction
+        return int(sum(ends.values()) - len(ends))  # each partition ends with a transaction marker
     finally:
         await consumer.stop()
 
@@ -137,7 +137,7 @@ def _wal(connection: psycopg.Connection[Any]) -> int:
 
 
 def tables(connection: psycopg.Connection[Any]) -> list[tuple[str, int]]:
-    """With their indexes; a read model's tables together."""
+    """Returns the bytes of tables with their indexes. Adds up the tables of a read model."""
     return connection.execute(
         "SELECT CASE WHEN schemaname = 'public' THEN relname ELSE schemaname END, "
         "sum(pg_total_relation_size(relid))::bigint FROM pg_stat_user_tables GROUP BY 1 "
@@ -146,7 +146,7 @@ def tables(connection: psycopg.Connection[Any]) -> list[tuple[str, int]]:
 
 
 async def _topics(settings: Settings) -> Mapping[str, int]:
-    """Keys, values and headers, as they are sent: Kafka adds some ten bytes to each, and compresses nothing here."""
+    """Returns the bytes of keys, values and headers. Kafka adds about ten bytes per record and does not compress."""
     topics, sizes = Topics(settings.topic_prefix), defaultdict[str, int](int)
     consumer = AIOKafkaConsumer(
         bootstrap_servers=settings.kafka, isolation_level="read_committed", enable_auto_commit=False

@@ -1,4 +1,4 @@
-"""How late AutoAccepted is, and how long 100,000 of them take that are due at the same moment."""
+"""Measures how late AutoAccepted is, and how long 100,000 disputes take whose deadlines are at the same moment."""
 
 import asyncio
 import json
@@ -28,9 +28,10 @@ _48H_MS = 48 * 3600 * 1000
 
 
 async def lateness(settings: Settings, disputes: int) -> dict[str, float]:
-    """Milliseconds from the real instant of a deadline to its AutoAccepted at a `read_committed` consumer; light load.
+    """Returns milliseconds from a deadline's real instant until a `read_committed` consumer has AutoAccepted.
 
-    48 hours pass in 5 s, so a millisecond of the broker's clock is 35 s of business time: all is measured in real time.
+    The load is light. 48 hours pass in 5 s, so a millisecond of the broker's clock is 35 s of business time. All times
+    are measured in real time.
     """
     settings = replace(settings, time_scale=_IN_5_SECONDS)
     async with running(settings, *_ALL) as supervisor:
@@ -56,10 +57,10 @@ async def _open_slowly(producer: AIOKafkaProducer, topics: Topics, disputes: int
 
 
 async def all_at_once(settings: Settings, disputes: int, seconds: int) -> dict[str, float]:
-    """Seconds from the moment at which all are due until the last AutoAccepted is on Kafka.
+    """Returns seconds from the moment at which all disputes are due until the last AutoAccepted is on Kafka.
 
-    So that all are due in the same millisecond, this run's commands bear the time that they are sent with (a commands
-    topic with CreateTime); it lies 48 hours before a moment that is `seconds` ahead.
+    The commands topic uses CreateTime here, and all commands have the same timestamp, 48 hours before a moment that is
+    `seconds` ahead. So all disputes are due in the same millisecond.
     """
     topics = Topics(settings.topic_prefix)
     async with running(settings, *_ALL) as supervisor:
@@ -125,7 +126,7 @@ async def _producer(settings: Settings) -> AsyncIterator[AIOKafkaProducer]:
 
 @asynccontextmanager
 async def _events(settings: Settings) -> AsyncIterator[AsyncIterator[tuple[float, dict[str, Any]]]]:
-    """Events as they arrive, each with the real time of its arrival (seconds since 1970)."""
+    """Yields events as they arrive, each with the real time of its arrival in seconds since 1970."""
     consumer = AIOKafkaConsumer(
         Topics(settings.topic_prefix).events,
         bootstrap_servers=settings.kafka,

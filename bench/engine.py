@@ -1,4 +1,4 @@
-"""What the service does: a backlog, and commands that come one by one."""
+"""Measures the service: its throughput with a backlog, and its latency with single commands."""
 
 import asyncio
 import statistics
@@ -20,12 +20,12 @@ from services.runtime.supervisor import Supervisor, processes_of
 from services.settings import Settings
 
 _WARM_SECONDS = 20
-"""A broker that has just started compiles its code for that long, on the very cores that are measured."""
+"""How long a new broker compiles its code, on the same cores that are measured."""
 
 
 @asynccontextmanager
 async def running(settings: Settings, *roles: str) -> AsyncIterator[Supervisor]:
-    """Roles as processes of their own. When they end, the most memory that each ever had is noted in `PEAKS`."""
+    """Runs roles in their own processes. When they end, stores the peak memory of each in `PEAKS`."""
     supervisor = Supervisor(settings)
     supervisor.start(*roles)
     try:
@@ -39,20 +39,20 @@ async def running(settings: Settings, *roles: str) -> AsyncIterator[Supervisor]:
 
 
 PEAKS: dict[str, float] = {}
-"""By role, megabytes."""
+"""Peak memory by role, in megabytes."""
 
 
 def _peak_mb(pid: int) -> float:
-    """The high-water mark of resident memory."""
+    """Returns the peak of resident memory."""
     status = Path(f"/proc/{pid}/status").read_text()
     return float(status.split("VmHWM:")[1].split()[0]) / 1000
 
 
 async def backlog(settings: Settings, commands: int, *, processes: int = 1, already: int = 0) -> dict[str, float]:
-    """Commands processes on a topic that is full; from the first outcome committed to the last one.
+    """Measures commands processes on a full topic, from the first committed outcome to the last.
 
-    `processes`: for each shard. `already`: how many outcomes the store has before. `busy` is the share of all cores
-    that was in use meanwhile, by all processes of the machine.
+    `processes` is their number for each shard, and `already` how many outcomes the store has before. `busy` in the
+    result is the share of all cores that all processes of the machine used meanwhile.
     """
     async with AsyncExitStack() as stack:
         for _ in range(processes):
@@ -66,7 +66,7 @@ async def backlog(settings: Settings, commands: int, *, processes: int = 1, alre
 
 
 async def relay_backlog(settings: Settings, commands: int) -> dict[str, float]:
-    """The relay on that backlog's outcomes and events, from its start until the last one is on Kafka."""
+    """Measures the relay on the backlog's outcomes and events, from its start until the last one is on Kafka."""
     async with outcomes_of(settings) as seen, running(settings, "relay") as supervisor:
         await supervisor.ready()
         started = time.perf_counter()
@@ -76,9 +76,9 @@ async def relay_backlog(settings: Settings, commands: int) -> dict[str, float]:
 
 @asynccontextmanager
 async def outcomes_of(settings: Settings) -> AsyncIterator[Callable[[int], Awaitable[int]]]:
-    """A `read_committed` reader of the outcomes topic: waits until it has seen so many, returns how many those are.
+    """Yields a function that reads the outcomes topic as `read_committed` until it has a number of outcomes.
 
-    It does not look into them, to leave the processors to what is measured.
+    It returns how many it has. It does not decode them, which leaves the processors to what is measured.
     """
     consumer = AIOKafkaConsumer(
         bootstrap_servers=settings.kafka, isolation_level="read_committed", enable_auto_commit=False
@@ -103,14 +103,14 @@ async def outcomes_of(settings: Settings) -> AsyncIterator[Callable[[int], Await
 
 
 async def latency(settings: Settings, per_second: int, seconds: int) -> dict[str, float]:
-    """From producing a command to reading its outcome, through all roles, at a steady rate; milliseconds."""
+    """Returns milliseconds from producing a command to reading its outcome, through all roles, at a steady rate."""
     async with running(settings, "commands", "relay", "timer", "projections") as supervisor:
         await supervisor.ready()
         return await latency_of(settings, per_second, seconds)
 
 
 async def latency_of(settings: Settings, per_second: int, seconds: int) -> dict[str, float]:
-    """The same, of whatever answers on these topics."""
+    """Measures the same latency for any program that answers on these topics."""
     async with Client(settings.kafka, prefix=settings.topic_prefix) as client:
         await _at_a_rate(client, per_second, per_second * _WARM_SECONDS, "warm")
         taken = await _at_a_rate(client, per_second, per_second * seconds, "measured")
@@ -118,13 +118,13 @@ async def latency_of(settings: Settings, per_second: int, seconds: int) -> dict[
 
 
 def percentiles(taken: Sequence[float]) -> dict[str, float]:
-    """Of milliseconds."""
+    """Returns percentiles of milliseconds."""
     ordered = sorted(taken)
     return {"p50_ms": statistics.median(ordered), "p99_ms": ordered[int(len(ordered) * 0.99)], "max_ms": ordered[-1]}
 
 
 async def _at_a_rate(client: Client, per_second: int, commands: int, name: str) -> list[float]:
-    """Orders that ask for an update and get it, again and again; each command's milliseconds to its outcome."""
+    """Sends update requests and answers on the same orders. Returns each command's milliseconds to its outcome."""
     tasks, start = [], time.perf_counter()
     backlog = _steady(name)
     for number in range(commands):

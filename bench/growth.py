@@ -1,4 +1,4 @@
-"""Whether a command costs more on an order with a long history, or in a store with a long one."""
+"""Measures whether a command costs more on an order with many events, or in a store with many events."""
 
 import asyncio
 import statistics
@@ -23,12 +23,12 @@ from services.orders.evolve import evolve_all
 from services.settings import Settings
 
 _LOADED = {50: 400, 100: 400, 200: 200, 1000: 50}
-"""By the number of events: how many such orders are loaded."""
+"""How many orders are loaded, by their number of events."""
 _ROUNDS = 5
 
 
 async def publish_long_lives(kafka: str, topic: str, orders: int, commands_each: int) -> int:
-    """Orders that ask for an update and get it, again and again: a request and its answer are two events."""
+    """Returns commands for orders with many update requests. A request and its answer are two events."""
     producer = AIOKafkaProducer(bootstrap_servers=kafka, linger_ms=5, max_batch_size=256 * 1024)
     await producer.start()
     try:
@@ -57,9 +57,9 @@ def _long_life(order_id: str, commands: int) -> Iterator[CommandEnvelope]:
 
 
 def fill(database: str, events: int, order_id: str = "'old-' || (n - 1) / 10") -> None:
-    """Puts old orders into the store, ten events each, with an outcome for each event, all indexes in place.
+    """Inserts old orders into the store, with ten events each and an outcome for each event. All indexes exist.
 
-    `order_id`: SQL that makes it of the event's number `n`.
+    `order_id` is SQL that makes the order id from the event number `n`.
     """
     with psycopg.connect(database, autocommit=True) as connection:
         connection.execute(
@@ -79,10 +79,11 @@ def fill(database: str, events: int, order_id: str = "'old-' || (n - 1) / 10") -
 
 
 def snapshots(settings: Settings) -> dict[str, dict[str, float]]:
-    """Orders that no process has at hand, replayed from their first event and loaded from a snapshot; in turns.
+    """Loads orders that aren't cached, in turns from their first event and from a snapshot.
 
-    By the number of events, microseconds per order, of the clock (`replay`, `snapshot`, and `write`, a snapshot's own
-    cost) and of this process's processor (`..._cpu`), and how many times faster (`x`, `x_cpu`). Medians.
+    Returns medians by the number of events. `replay`, `snapshot` and `write` (to write a snapshot) are wall-clock
+    microseconds per order, `..._cpu` microseconds of processor time, and `x` and `x_cpu` say how many times faster
+    snapshots are.
     """
     found = {}
     with OrderStore(settings.database, settings.master_keys) as store, psycopg.connect(settings.database) as connection:
@@ -126,7 +127,7 @@ def _loaded(connection: psycopg.Connection[Any], store: OrderStore, ids: list[st
 
 
 def _timed(work: Callable[[], Any]) -> tuple[Any, float, float]:
-    """What it gives, seconds, and seconds of this thread's processor time."""
+    """Returns the result, the seconds, and the seconds of this thread's processor time."""
     wall, cpu = time.perf_counter(), time.thread_time()
     result = work()
     return result, time.perf_counter() - wall, time.thread_time() - cpu

@@ -1,8 +1,8 @@
 """The plain use of the eventsourcing library, as its documentation shows it: one consumer, one `save` per command.
 
-An aggregate with decorated methods, the JSON transcoder, the PostgreSQL recorder, a repository that loads the aggregate
-for each command. It judges what the commands of `bench/load.py` need and nothing else, remembers no command ids, writes
-no outcomes and no positions: less work than the service does.
+It uses an aggregate with decorated methods, the JSON transcoder, the PostgreSQL recorder, and a repository that loads
+the aggregate for each command. It does less than the service: it judges only what the commands of `bench/load.py` need,
+remembers no command ids, and writes no outcomes and no positions.
 """
 
 import time
@@ -28,7 +28,7 @@ from services.kafka.topics import DEFAULT_PARTITIONS
 
 
 class PlainOrder(Aggregate):
-    """An order, the way of the library's tutorial."""
+    """An order, written as in the library's tutorial."""
 
     @event("Registered")
     def __init__(self, order_id: str, client_id: str, freelancer_id: str, price: int, expected: datetime):
@@ -90,7 +90,7 @@ class PlainOrders(Application[UUID]):
 
 
 async def backlog(bootstrap_servers: str, topic: str, database_url: str, limit: int) -> float:
-    """Handles `limit` commands of the topic one by one; returns commands per second."""
+    """Handles `limit` commands of the topic one by one. Returns commands per second."""
     application = PlainOrders(environment_of(database_url))
     consumer = AIOKafkaConsumer(bootstrap_servers=bootstrap_servers, enable_auto_commit=False)
     await consumer.start()
@@ -111,7 +111,7 @@ async def backlog(bootstrap_servers: str, topic: str, database_url: str, limit: 
 
 
 def environment_of(database_url: str) -> dict[str, str]:
-    """What the library reads of a PostgreSQL database."""
+    """Returns the environment variables from which the library takes its PostgreSQL database."""
     parameters = conninfo_to_dict(database_url)
     return {
         "PERSISTENCE_MODULE": "eventsourcing.postgres",

@@ -1,4 +1,4 @@
-"""The commands that all benchmarks use: lives of orders, ten commands each, interleaved as they would arrive."""
+"""Makes the commands that all benchmarks use: ten for each order, interleaved as they would arrive."""
 
 import asyncio
 import hashlib
@@ -35,7 +35,7 @@ _NAMESPACE = UUID(int=7)
 
 
 def life(order_id: str) -> list[CommandEnvelope]:
-    """The commands of one order, all of them accepted: 11 events."""
+    """Returns the commands of one order. All are accepted and lead to 11 events."""
     client, freelancer = f"client-{order_id}", f"freelancer-{order_id}"
     ids = [str(uuid5(_NAMESPACE, f"{order_id}:{number}")) for number in range(COMMANDS_PER_ORDER)]
     extension = DeliveryExtensionRequest(kind="delivery_extension", days=3, note="The fonts arrive on Friday only.")
@@ -74,12 +74,12 @@ def numbered(number: int) -> str:
 
 
 def scattered(number: int) -> str:
-    """An id that has nothing to do with those before and after, as a UUID would: indexes have it anywhere."""
+    """Returns an id that is unrelated to its neighbours, as a UUID is, so that it can be anywhere in an index."""
     return hashlib.md5(f"order-{number}".encode()).hexdigest()
 
 
 def records(orders: int, named: Callable[[int], str] = numbered) -> Iterator[tuple[bytes, bytes]]:
-    """Key and value of each command; in waves of orders, all their first commands, then the second ones, and so on."""
+    """Yields key and value of each command. In each wave of orders, all first commands come before all second ones."""
     wave = max(1, orders // 100)
     for start in range(0, orders, wave):
         lives = [life(named(number)) for number in range(start, min(start + wave, orders))]
@@ -89,10 +89,10 @@ def records(orders: int, named: Callable[[int], str] = numbered) -> Iterator[tup
 
 
 def marketplace(dice: random.Random) -> Iterator[tuple[bytes, bytes, str]]:
-    """Key, value and command id of records without end: orders begin all the while and go on beside one another.
+    """Yields key, value and command id of records for ever. New orders start all the time, and many are in progress.
 
-    Some commands are sent again a little later, some orders end with a dispute that nobody answers, in some a client
-    does what is not allowed, and some records are garbage; their id is empty.
+    Some commands are repeated a little later, some disputes are never answered, and some commands are not allowed. Some
+    records are garbage and have an empty id.
     """
     orders = map(scattered, itertools.count())
     lives = [_some_life(next(orders), dice) for _ in range(_BESIDE)]
@@ -113,7 +113,7 @@ def marketplace(dice: random.Random) -> Iterator[tuple[bytes, bytes, str]]:
 def _some_life(order_id: str, dice: random.Random) -> Iterator[CommandEnvelope]:
     commands = life(order_id)
     if dice.random() < _UNANSWERED:
-        del commands[dice.choice([2, 4, 6, 8]) :]  # behind a request
+        del commands[dice.choice([2, 4, 6, 8]) :]  # after a request
     if dice.random() < _NOT_ALLOWED:
         extension = DeliveryExtensionRequest(kind="delivery_extension", days=1, note="Take your time.")
         by_the_client = OpenDispute(actor=commands[0].data["client_id"], request=extension)
@@ -123,7 +123,7 @@ def _some_life(order_id: str, dice: random.Random) -> Iterator[CommandEnvelope]:
 
 
 async def publish(bootstrap_servers: str, topic: str, orders: int, named: Callable[[int], str] = numbered) -> int:
-    """Puts the backlog on the commands topic; returns how many commands it has."""
+    """Publishes the backlog on the commands topic. Returns its number of commands."""
     producer = AIOKafkaProducer(
         bootstrap_servers=bootstrap_servers, enable_idempotence=True, linger_ms=5, max_batch_size=256 * 1024
     )

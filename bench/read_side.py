@@ -1,4 +1,4 @@
-"""The read side: rebuilding, a live event's way into the read model, page views beside a running service."""
+"""Measures the read side: rebuilds, an event's way into the read model, and page views while the service works."""
 
 import asyncio
 import threading
@@ -35,7 +35,7 @@ _BROWSERS = 64
 
 
 def rebuild(settings: Settings) -> float:
-    """Events per second of `resolution rebuild order_page` on a store that is full, without its comparison."""
+    """Returns events per second of `resolution rebuild order_page`, without its comparison."""
     with OrderStore(settings.database, settings.master_keys) as store:
         work = Rebuild(store, "order_page")
         work._new.prepare()
@@ -45,7 +45,7 @@ def rebuild(settings: Settings) -> float:
 
 
 def library(settings: Settings, events: int) -> float:
-    """The library's own ProjectionRunner with the same handlers: one event, one transaction."""
+    """Returns events per second of the library's ProjectionRunner with the same handlers, one event per transaction."""
     environment = environment_of(settings.database) | {"DATABASE_URL": settings.database}
     started = time.perf_counter()
     with ProjectionRunner(
@@ -56,7 +56,7 @@ def library(settings: Settings, events: int) -> float:
 
 
 class _Store(OrderStore):
-    """The library hands its environment to the application."""
+    """The application, made from the environment that the library passes to it."""
 
     name = "order"
 
@@ -65,7 +65,7 @@ class _Store(OrderStore):
 
 
 class _View(PostgresTrackingRecorder):
-    """The order page in a schema of its own."""
+    """The order page in a separate schema."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -94,7 +94,7 @@ class _OneByOne(Projection[_View]):
 
 
 async def live(settings: Settings, commands: int) -> dict[str, float]:
-    """Milliseconds from an event's commit to the order page's, as PostgreSQL notifies them; 20 commands a second."""
+    """Returns milliseconds from the notification of an event's commit to that of the order page, at 20 commands/s."""
     async with engine.running(settings, *_ALL) as supervisor:
         await supervisor.ready()
         taken = []
@@ -128,7 +128,7 @@ def _requests(commands: int) -> Iterator[CommandEnvelope]:
 
 
 async def pages(settings: Settings, per_second: int, seconds: int) -> dict[str, float]:
-    """Milliseconds of an order's page as HTML, at a steady rate, beside all other roles."""
+    """Returns milliseconds to get an order's page as HTML at a steady rate, while all other roles run."""
     async with engine.running(settings, *_ALL, "http") as supervisor:
         await supervisor.ready()
         async with Client(settings.kafka, prefix=settings.topic_prefix) as client:
@@ -144,9 +144,10 @@ async def pages(settings: Settings, per_second: int, seconds: int) -> dict[str, 
 
 
 class _Browser:
-    """Looks at the order's page, on a connection for each thread.
+    """Loads an order's page, with a connection for each thread.
 
-    With the standard library's client, since what asks has the same cores: httpx took as much of them as what answers.
+    It uses the standard library's client, because it shares the cores with the service: httpx took as much processor
+    time as the service.
     """
 
     def __init__(self, url: str, cookie: str) -> None:
@@ -154,7 +155,7 @@ class _Browser:
         self._of_thread = threading.local()
 
     def view(self, asked: float) -> float:
-        """Milliseconds from when it was asked for."""
+        """Returns milliseconds since the page was due to be asked for."""
         connection: HTTPConnection | None = getattr(self._of_thread, "connection", None)
         if connection is None:
             connection = self._of_thread.connection = HTTPConnection(self._host, timeout=30)

@@ -1,4 +1,4 @@
-"""An hour, or some minutes, at half of what all roles together sustain: whether memory and latency stay flat."""
+"""Runs for an hour, or some minutes, at half of the sustained throughput. Checks that memory and latency stay flat."""
 
 import asyncio
 import json
@@ -31,10 +31,10 @@ from services.settings import Settings
 Result = dict[str, Any]
 
 _IN_3_MINUTES = Fraction(960)
-"""The scale at which 48 hours pass in three minutes, so that deadlines are due all the while."""
+"""The time scale at which 48 hours pass in three minutes, so that deadlines are due all the time."""
 
 _AHEAD = 40_000
-"""How far the slowest role is kept behind while the throughput is measured, in commands."""
+"""How many commands the slowest role is kept behind while the throughput is measured."""
 
 _WARM_SECONDS, _SUSTAINED_SECONDS = 15, 60
 _CACHES_FILL_MINUTES = 10
@@ -42,7 +42,8 @@ _SEED = 7
 
 
 async def soak(settings: Settings, minutes: int) -> Result:
-    """`failures` says what must not be: something lost or there twice, a role that started again, a difference."""
+    """Runs the soak. `failures` in the result lists what must not happen: lost or doubled records, restarts of roles,
+    differences."""
     with tempfile.TemporaryDirectory(prefix="rc-soak-") as folder:
         settings = replace(settings, time_scale=_IN_3_MINUTES, http_port=0, checkpoint_key_file=own_key(Path(folder)))
         async with running(settings, *ROLES) as supervisor, traffic(settings, _SEED) as sends:
@@ -66,16 +67,16 @@ async def _measured(watch: Watch, sends: Traffic, minutes: int) -> Result:
 
 
 async def _steady(watch: Watch, sends: Traffic, per_second: float, minutes: int) -> list[Result]:
-    """A sample for each minute."""
+    """Takes a sample each minute."""
     samples: list[Result] = []
-    sends.times()  # those of the backlog are of no interest
+    sends.times()  # discards the times of the backlog
     start = time.perf_counter()
     sending = asyncio.create_task(sends.steady(per_second, 60 * minutes))
     viewing = asyncio.create_task(watch.view_pages())
     for minute in range(1, minutes + 1):
         done, _ = await asyncio.wait([sending], timeout=start + 60 * minute - time.perf_counter())
         for ended in done:
-            ended.result()  # raises what ended it too early
+            ended.result()  # raises the error that ended it too early
         samples.append({"minute": minute, **await watch.sample()})
         _tell(samples[-1])
     await sending
@@ -85,7 +86,7 @@ async def _steady(watch: Watch, sends: Traffic, per_second: float, minutes: int)
 
 
 async def _sustained(watch: Watch, sends: Traffic) -> Result:
-    """Commands per second that every role has done. The one that bounds it is the one furthest behind meanwhile."""
+    """Returns commands per second that every role has done. The slowest role is the one furthest behind."""
     behind: defaultdict[str, list[int]] = defaultdict(list)
     began = time.perf_counter()
     first: tuple[float, int] | None = None
@@ -111,7 +112,7 @@ def _verified(settings: Settings) -> tuple[Result, list[str]]:
     """What `resolution verify` compared, and the differences it found."""
     try:
         found = verify_history(settings, clock_of(settings), None, lambda what, done, of: None)
-    except (VerificationFailed, TopicError, KafkaError, psycopg.Error) as error:  # an hour's figures are not lost
+    except (VerificationFailed, TopicError, KafkaError, psycopg.Error) as error:  # keep the figures of an hour
         return {}, [f"the verification could not go on: {type(error).__name__}: {error}"]
     differences = list(found.differences)
     if found.unpublished or found.parked:
@@ -130,7 +131,9 @@ async def _counts(settings: Settings) -> dict[str, int]:
     with psycopg.connect(settings.database) as connection:
         timer, dead, stored = connection.execute(query).fetchone() or (0, 0, 0)
     return {
-        "commands": sum(ends[topics.commands].values()),  # no sender uses transactions: there are no marks between
+        "commands": sum(
+            ends[topics.commands].values()
+        ),  # no sender uses transactions, so there are no transaction markers
         "of the timer": timer,
         "stored": stored,
         "dead": dead,
@@ -140,7 +143,7 @@ async def _counts(settings: Settings) -> dict[str, int]:
 
 
 async def _count(settings: Settings, topic: str) -> int:
-    """The records that a `read_committed` reader finds, unread: a transaction's marks have offsets, too."""
+    """Counts records without offsets of transaction markers, by reading the topic as `read_committed`."""
     reader = AIOKafkaConsumer(**settings.cluster.options, isolation_level="read_committed", enable_auto_commit=False)
     await reader.start()
     try:
@@ -156,7 +159,7 @@ async def _count(settings: Settings, topic: str) -> int:
 
 
 def lost_or_twice(counts: dict[str, int], sends: Traffic) -> list[str]:
-    """Each command has one outcome, in the store and on Kafka; what is garbage is a dead letter instead."""
+    """Checks that each command has one outcome in the store and on Kafka, and each garbage record one dead letter."""
     due = {
         "commands": sends.sent + counts["of the timer"],
         "stored": counts["commands"],
@@ -173,8 +176,8 @@ def lost_or_twice(counts: dict[str, int], sends: Traffic) -> list[str]:
 
 
 def verdict(samples: Sequence[Result]) -> Result:
-    """`memory` by role: the straight line's MB an hour, once the caches are full, and the drift. Of latency: the
-    median of the minutes, and the drift. Neither where a minute lacks its figures, which is a failure anyway."""
+    """Returns by role the growth of memory in MB per hour, once the caches are full, and its drift; and the median of
+    the minutes' latencies, and their drift. If a minute lacks figures, which is a failure, both are empty."""
     if not all(sample["latency"] and sample["memory_mb"].keys() == ROLES.keys() for sample in samples):
         return {"memory": {}, "latency": {}}
     warm = samples[min(_CACHES_FILL_MINUTES, len(samples) // 4) :]
@@ -190,7 +193,7 @@ def verdict(samples: Sequence[Result]) -> Result:
 
 
 def _drift(values: Sequence[float]) -> float:
-    """The last quarter's median to the second quarter's."""
+    """Returns the ratio of the last quarter's median to the second quarter's."""
     n = len(values)
     return statistics.median(values[3 * n // 4 :]) / statistics.median(values[n // 4 : n // 2])
 
@@ -200,7 +203,7 @@ def _tell(what: Result) -> None:
 
 
 def rows(soaked: Result | None) -> list[tuple[str, str, str]]:
-    """For the table."""
+    """Formats the figures for the table."""
     if soaked is None:
         return []
     sustained, minutes, verify = soaked["sustained"], soaked["minutes"], soaked["verify"]

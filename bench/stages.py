@@ -1,4 +1,4 @@
-"""Where the time goes: the stages of the commands role one after the other, without overlap, on the same commands."""
+"""Measures the stages of the commands role one after another, without overlap, on the same commands."""
 
 import time
 from collections import defaultdict
@@ -24,7 +24,7 @@ _PIECE = 4000
 
 
 class _Watch:
-    """Microseconds of processor time of this thread, and of the wall, by stage."""
+    """Microseconds of this thread's processor time, and of wall-clock time, by stage."""
 
     def __init__(self) -> None:
         self.cpu: defaultdict[str, float] = defaultdict(float)
@@ -39,7 +39,7 @@ class _Watch:
 
 
 async def per_command(settings: Settings, topic: str, commands: int) -> dict[str, dict[str, float]]:
-    """By stage, microseconds per command: `cpu` and `wall`."""
+    """Returns microseconds per command by stage, as `cpu` and `wall`."""
     watch, clock, orders, keys = _Watch(), clock_of(settings), dict[str, Order](), dict[str, OrderKey]()
     pieces = await _poll(settings.kafka, topic, commands, watch)
     with OrderStore(settings.database, settings.master_keys) as store:

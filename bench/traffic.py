@@ -1,4 +1,4 @@
-"""A market's traffic: commands at a rate that does not ask how the service is, and how long their outcomes took."""
+"""Sends commands at a fixed rate, however slow the service is, and measures how long their outcomes take."""
 
 import asyncio
 import json
@@ -16,19 +16,19 @@ from services.kafka.topics import DEFAULT_PARTITIONS, Topics
 from services.settings import Settings
 
 _SAMPLED = 0
-"""The partition whose commands are timed. An order keeps to its partition, and the relay publishes all partitions at
-once: an eighth of the commands tells what all take, and reading them leaves the processors to the service."""
+"""The partition whose commands are timed. The relay publishes all partitions together, so the times of one partition
+represent all. Reading an eighth of the outcomes leaves the processors to the service."""
 
 _PAUSE_EVERY = 50
 _TICK_SECONDS = 0.005
-"""What is due within it goes together: a request to the broker for each command would take the service's processor."""
+"""Commands that are due within this time are sent together, so that sending takes little processor time."""
 
 
 class Traffic:
-    """What was sent: `sent` records, of which `garbage` are none that can be read.
+    """Sends commands, and counts them: `sent` records in all, `garbage` records, and `failed` ones that Kafka refused.
 
-    Of the sampled partition: `unanswered`, and `unexpected`, outcomes that answer nothing, or a second time. `failed`:
-    records that the broker did not take. `somebody`: the client of the last order.
+    For the sampled partition it has `unanswered` commands, and `unexpected` outcomes that answer no command, or one a
+    second time. `somebody` is the client of the last order.
     """
 
     def __init__(self, producer: AIOKafkaProducer, topic: str, seed: int) -> None:
@@ -46,15 +46,15 @@ class Traffic:
         return sum(map(len, self._waiting.values()))
 
     async def burst(self, records: int) -> None:
-        """Sends so many as fast as the broker takes them."""
+        """Sends this many commands as fast as the broker takes them."""
         for number in range(records):
             await self._send(time.perf_counter())
             if number % _PAUSE_EVERY == 0:
-                await asyncio.sleep(0)  # so that outcomes are read meanwhile
+                await asyncio.sleep(0)  # lets the reader of outcomes run
         await self._producer.flush()
 
     async def steady(self, per_second: float, seconds: float) -> None:
-        """Sends at this rate. What is sent late counts from the instant at which it was due."""
+        """Sends at this rate. The time of a command that is sent late counts from the instant at which it was due."""
         start = time.perf_counter()
         for number in range(int(per_second * seconds)):
             due = start + number / per_second
@@ -81,21 +81,21 @@ class Traffic:
         self.failed += sent.cancelled() or sent.exception() is not None
 
     def times(self) -> tuple[list[float], list[float]]:
-        """Of the sampled partition, the milliseconds since this was asked last: from the instant at which a command was
-        due until its outcome was read, and until the command itself was sent."""
-        found = self._taken, self._late
+        """Returns the sampled partition's times since the last call, in milliseconds: from the instant at which a
+        command was due until its outcome was read, and until the command was sent."""
+        times = self._taken, self._late
         self._taken, self._late = [], []
-        return found
+        return times
 
     def answered(self, outcome: bytes, now: float) -> None:
-        """Notes an outcome that was read from the sampled partition."""
+        """Records an outcome that was read from the sampled partition."""
         envelope = json.loads(outcome)
         use = envelope["subject"], envelope["causationid"]
         if due := self._waiting.get(use):
             self._taken.append((now - due.popleft()) * 1000)
             if not due:
                 del self._waiting[use]
-        elif envelope["data"]["command"] != "ExpireDispute":  # which the timer sent
+        elif envelope["data"]["command"] != "ExpireDispute":  # the timer sent it
             self.unexpected += 1
 
 

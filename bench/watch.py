@@ -1,4 +1,4 @@
-"""Looks at what runs: how far each role is behind, its memory, what is stored, and whether pages are shown."""
+"""Watches a running service: the lag and memory of each role, the size of the store, and whether pages load."""
 
 import asyncio
 import time
@@ -28,14 +28,14 @@ from services.settings import Settings
 Result = dict[str, Any]
 
 _PATIENCE_SECONDS = 900
-"""For what is left when no more is sent: the last deadlines are due after 180."""
+"""How long to wait for the rest after the last command. The last deadlines are due after 180 s."""
 
 _MEANWHILE = 1000
-"""What may be on its way at any moment."""
+"""The lag that is normal at any moment."""
 
 
 class Watch:
-    """Looks at roles, servers and traffic."""
+    """Takes samples of roles, servers and traffic."""
 
     def __init__(self, settings: Settings, supervisor: Supervisor, sends: Traffic) -> None:
         self._settings, self._supervisor, self._sends = settings, supervisor, sends
@@ -44,7 +44,7 @@ class Watch:
         self.failures: list[str] = []
 
     async def sample(self) -> Result:
-        """Of the time since the last one, and of this moment."""
+        """Returns a sample of this moment, and of the time since the last sample."""
         taken, late = self._sends.times()
         lags = await self.lags()
         if not taken:
@@ -58,7 +58,7 @@ class Watch:
         } | await asyncio.to_thread(self._stored)
 
     def _memory(self) -> dict[str, float]:
-        """Resident, by role. Notes a role that is another process than at the beginning."""
+        """Returns resident memory by role. Notes roles that were restarted since the beginning."""
         found = {}
         for role, pid in self._pids.items():
             if pid is None or self._supervisor.pid(role) != pid:
@@ -84,7 +84,7 @@ class Watch:
         }
 
     async def lags(self) -> dict[str, int]:
-        """By role, how many records, outcomes or events lie before it; the slowest read model's for all of them."""
+        """Returns by role how many records, outcomes or events it has not handled, for projections the slowest's."""
         return self._behind(await asyncio.to_thread(self._overview), *await self._on_kafka())
 
     def _overview(self) -> Overview:
@@ -101,19 +101,19 @@ class Watch:
         return {
             "commands": sum(end - judged.get(n, 0) for n, end in ends[self._topics.commands].items()),
             "relay": max(0, now.last_outcome - relayed),
-            # A partition of events ends with the mark of a transaction, which nobody reads.
+            # A partition of events ends with a transaction marker, which nobody reads.
             "timer": sum(max(0, end - timed.get(n, 0) - 1) for n, end in ends[self._topics.events].items()),
             "projections": now.last_event - min(now.read_models.get(name, 0) for name in READ_MODELS),
         }
 
     async def until_caught_up(self) -> None:
-        """But for what comes in meanwhile, since the timer goes on sending."""
+        """Waits until the lag is normal. It does not become 0, because the timer keeps sending commands."""
         await self._until(_MEANWHILE, self.lags)
 
     async def until_done(self) -> None:
-        """Until nothing is left of what was sent and of what follows from it, deadlines included."""
+        """Waits until everything that was sent is handled, and everything that follows from it, deadlines included."""
         await self._until(0, self._left)
-        await self._until(0, self._left)  # what the timer asked meanwhile is no deadline any more
+        await self._until(0, self._left)  # handles what the timer asked meanwhile
 
     async def _until(self, most: int, look: Callable[[], Awaitable[dict[str, int]]]) -> None:
         patient_until = time.perf_counter() + _PATIENCE_SECONDS
@@ -132,12 +132,12 @@ class Watch:
         )
 
     async def _unchecked(self, events: int) -> int:
-        """How many of so many events have no checkpoint."""
+        """Returns how many of this many events no checkpoint covers."""
         value = await last_value(self._settings.cluster, self._topics.checkpoints)
         return max(0, events - (parse(value).last if value else 0))
 
     async def view_pages(self) -> None:
-        """Every second somebody logs in and looks at their orders."""
+        """Logs in as somebody every second, and loads the page of orders."""
         async with httpx.AsyncClient(base_url=self._supervisor.said["http"], timeout=60, follow_redirects=True) as web:
             while True:
                 try:

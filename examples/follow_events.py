@@ -1,4 +1,4 @@
-"""Follows the event stream in forty lines, with aiokafka alone: counts how disputes end, by kind.
+"""Counts how disputes end, by kind: follows the events topic in forty lines, with aiokafka alone.
 
 KAFKA=localhost:9092 python examples/follow_events.py
 """
@@ -18,11 +18,11 @@ async def main(servers: str, topic: str) -> None:
         topic,
         bootstrap_servers=servers,
         group_id="dispute-counter",
-        isolation_level="read_committed",  # the service publishes in transactions; others may be aborted
+        isolation_level="read_committed",  # the service publishes in transactions, and a transaction may be aborted
         auto_offset_reset="earliest",
     )
     counts: Counter[tuple[str, str]] = Counter()
-    last: dict[str, int] = {}  # by order, its last event's number: a record read twice changes nothing
+    last: dict[str, int] = {}  # the sequence of each order's last event, so that a record read twice changes nothing
     await consumer.start()
     try:
         async for record in consumer:

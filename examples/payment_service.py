@@ -1,10 +1,10 @@
-"""A payment service: pays each partial refund that was granted, once, and tells the Resolution Center.
+"""A payment service: pays each granted partial refund once, and reports it to the Resolution Center.
 
     KAFKA=localhost:9092 python examples/payment_service.py
 
-It remembers in a file how far it has come. Started again, it goes on there; what it had in hand when it died is done
-again under the same ids, which changes nothing: the bank knows the refund's id, and the Resolution Center the
-command's.
+It stores its position in a file, and continues from there when it is started again. If it died while it handled a
+refund, it handles that refund again under the same ids. This changes nothing, because the bank recognizes the refund's
+id, and the Resolution Center recognizes the command's id.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ log = logging.getLogger("payments")
 
 
 async def pay(refund_id: str, amount: Money) -> None:
-    """Here the bank would be asked, with the refund's id as its idempotency key."""
+    """Would call the bank, with the refund's id as the idempotency key."""
     log.info("paid %s %s for refund %s", amount.amount, amount.currency, refund_id)
 
 
@@ -32,18 +32,18 @@ async def run(servers: str, prefix: str, memory: Path) -> None:
         async for received in client.events(start):
             if isinstance(received.event, PartialRefundGranted):
                 await pay(received.event.refund_id, received.event.amount)
-                await tell(client, received.order_id, received.event.refund_id)
+                await report(client, received.order_id, received.event.refund_id)
             memory.write_text(json.dumps(received.position))
 
 
-async def tell(client: Client, order_id: str, refund_id: str) -> None:
-    """Until it is known that the Resolution Center knows."""
-    command_id = str(uuid5(NAMESPACE_OID, refund_id))  # the same whenever this refund is told
+async def report(client: Client, order_id: str, refund_id: str) -> None:
+    """Sends the command again and again until its outcome arrives."""
+    command_id = str(uuid5(NAMESPACE_OID, refund_id))  # the same whenever this refund is reported
     while True:
         try:
             outcome = await client.send(order_id, RecordRefundProcessed(refund_id=refund_id), id=command_id)
         except OutcomePending:
-            log.warning("no outcome yet for refund %s; telling again", refund_id)
+            log.warning("no outcome yet for refund %s; sending again", refund_id)
             continue
         if isinstance(outcome, CommandRejected):
             log.error("refund %s was paid, but: %s", refund_id, outcome.message)

@@ -1,4 +1,4 @@
-"""Read models, each made from the event stream alone: one module per read model."""
+"""The read models, each made from the events alone. Each has its own module."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""The inbox of a party: what waits for its answer, soonest deadline first, and what it waits for itself."""
+"""The inbox of a party: the requests that it has to answer, and its own open requests. Soonest deadline first."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -33,15 +33,15 @@ class Inbox(ReadModel[KnownOrder]):
     handlers: ClassVar[Mapping[type[e.Event], Handler]] = HANDLERS
 
     def row(self, document: KnownOrder) -> Fact:
-        """Who has to answer, who waits for the answer, and until when."""
+        """Returns who has to answer, who waits for the answer, and the deadline."""
         respond_by = document.dispute and document.dispute.respond_by
         return document.answerer, document.asker, respond_by
 
 
 MOST_LINES = 200
-"""Lines on a page of either list."""
+"""The largest number of lines on a page of either list."""
 LISTS = {"to_answer": "answerer", "awaiting_answer": "asker"}
-"""What an inbox has, and the column that says in whose inbox a dispute is."""
+"""The lists of an inbox. For each, the column with the user id of the inbox that a dispute is in."""
 _decode = msgspec.json.Decoder(KnownOrder).decode
 _PAGE = SQL(
     "SELECT document FROM inbox.orders WHERE {} = %(user)s AND respond_by > %(now)s "
@@ -60,11 +60,11 @@ def look(
     after: Mapping[str, Cursor | None] | None = None,
     limit: int = MOST_LINES,
 ) -> dict[str, Part]:
-    """A user's inbox at the business time `now`. Raises psycopg.Error.
+    """Returns one database's part of a user's inbox at the business time `now`. Raises psycopg.Error.
 
-    `after`: by list, the line after which its page begins, where that is not the first page.
+    `after` has for each list the line after which its page starts, or None for the first page.
 
-    A dispute whose deadline has passed is gone, even before its event is stored (D3).
+    A dispute whose deadline has passed is left out, even before its event is stored (D3).
     """
     begins = after or {}
     return {name: _waiting(connection, column, user, now, begins.get(name), limit) for name, column in LISTS.items()}
@@ -79,7 +79,7 @@ class View:
     lists: dict[str, Page]
 
     def as_json(self) -> dict[str, Any]:
-        """The inbox as the API gives it."""
+        """Returns the inbox as the API returns it."""
         return {
             "user": self.user,
             "now": self.now,
@@ -90,7 +90,7 @@ class View:
 
 
 def merged(parts: Sequence[dict[str, Part]], user: str, now: datetime, limit: int = MOST_LINES) -> View:
-    """One inbox from those that the shards have of a user."""
+    """Merges the parts of all shards into one inbox."""
     lists = {name: paging.merged([part[name] for part in parts], limit) for name in LISTS}
     return View(user, format_instant(now), lists)
 

@@ -1,4 +1,4 @@
-"""How parties fare: cancellations that count (D15), response rate, time to answer, refunds (never count, R9)."""
+"""Metrics of parties: cancellations that count (D15), response rate, time to answer, refunds (never count, R9)."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -26,12 +26,15 @@ class _Tally(msgspec.Struct):
     received: int = 0
     answered: int = 0
     ran_out: int = 0
+    """Disputes that nobody answered until the deadline."""
     microseconds_to_answer: int = 0
-    """A whole number: sums must not depend on the order of adding."""
+    """The sum of all times to answer. A whole number, so that the sum does not depend on the order of adding."""
     cancellations: dict[str, int] = {}
+    """Cancellations that count, by grounds."""
     not_counted: dict[str, int] = {}
+    """Cancellations that do not count, by grounds."""
     refunds: dict[str, list[int]] = {}
-    """By currency: how many, and minor units."""
+    """The number of refunds and their sum in minor units, by currency."""
 
     def add(self, other: "_Tally") -> None:
         self.orders += other.orders
@@ -115,7 +118,7 @@ class Metrics(ReadModel[KnownOrder]):
     }
 
     def tally(self, cursor: Cursor[DictRow], facts: Sequence[Fact]) -> None:
-        """Adds what happened to the counts of each party and role."""
+        """Adds the facts to the counts of each party and role."""
         added: defaultdict[tuple[str, str], _Tally] = defaultdict(_Tally)
         for parties, tally in facts:
             for party in parties:
@@ -144,23 +147,26 @@ _encode = msgspec.json.Encoder(order="deterministic").encode
 
 
 def look(connection: psycopg.Connection[Any], user: str) -> dict[str, Any]:
-    """A user's metrics as client and as freelancer; null where the user never was one. Raises psycopg.Error."""
+    """Returns a user's metrics, as client and as freelancer. None for a role that the user never had.
+
+    Raises psycopg.Error.
+    """
     return view(user, [counts_of(connection, user)])
 
 
 def counts_of(connection: psycopg.Connection[Any], user: str) -> dict[str, _Tally]:
-    """What a shard has counted of a user, by role. Raises psycopg.Error."""
+    """Returns a user's counts in one shard, by role. Raises psycopg.Error."""
     rows = connection.execute("SELECT role, counts FROM metrics.parties WHERE user_id = %s", (user,))
     return {role: _decode(counts) for role, counts in rows}
 
 
 def view(user: str, parts: Sequence[dict[str, _Tally]]) -> dict[str, Any]:
-    """See `look`; `parts`: what each shard has counted."""
+    """Makes the metrics from the counts of all shards. See `look`."""
     sums: dict[str, _Tally] = {}
     for role, counts in chain.from_iterable(part.items() for part in parts):
         sums.setdefault(role, _Tally()).add(counts)
-    found = {role: _view(counts) for role, counts in sums.items()}
-    return {"user": user, **{str(role): found.get(str(role)) for role in Role}}
+    by_role = {role: _view(counts) for role, counts in sums.items()}
+    return {"user": user, **{str(role): by_role.get(str(role)) for role in Role}}
 
 
 def _view(counts: _Tally) -> dict[str, Any]:

@@ -1,8 +1,9 @@
 """The order page: facts, the open dispute, the history of disputes, and what each party can do now (R12).
 
-The stored row says what the events said, but for what people wrote and what is confidential: that is sealed in the
-events, and read there when somebody looks, so that an erasure has one place to take it from. Time is applied then, too:
-a deadline that has passed changes the page even before its event is stored (D3).
+The stored row has what the events say, without texts and confidential fields. Those are sealed in the events, and this
+module reads them from there when somebody looks at the page, so that an erasure has to destroy them in one place only.
+When somebody looks, this module also applies time: a deadline that has passed changes the page even before its event is
+stored (D3).
 """
 
 from collections.abc import Iterable, Mapping
@@ -29,7 +30,7 @@ from .framework.read_model import Fact, Handler, ReadModel
 
 
 class Dispute(msgspec.Struct):
-    """A dispute as the page tells it. `request` has what was asked for; `refund_reason` is confidential (D16)."""
+    """A dispute as the page shows it."""
 
     dispute_id: str
     kind: DisputeKind
@@ -37,23 +38,25 @@ class Dispute(msgspec.Struct):
     opened_at: datetime
     respond_by: datetime
     request: dict[str, Any]
+    """What the requester asked for."""
     refund_reason: str | None = None
+    """Why the freelancer offers a refund. Confidential (D16)."""
     settled_as: SettledAs | None = None
     settled_at: datetime | None = None
     message: str | None = None
-    """What the other party wrote with its answer."""
+    """The text of the other party's answer."""
     closed_because: str | None = None
 
 
 class Page(msgspec.Struct):
-    """The stored document: the order, and its disputes, the newest last."""
+    """The stored document: the order and its disputes, oldest first."""
 
     order: Order
     disputes: list[Dispute] = []
     canceled: dict[str, Any] | None = None
 
 
-# --- one handler per event that shows beyond the order's own state ---
+# --- a handler for each event that changes more than the order's state ---
 
 
 _REQUEST = ("reason", "days", "amount")
@@ -97,7 +100,7 @@ def _canceled(page: Page, event: e.OrderCanceled) -> None:
     )
 
 
-_SHOWN: Mapping[type[e.Event], Handler] = {
+_HANDLERS: Mapping[type[e.Event], Handler] = {
     e.DisputeOpened: _opened,
     **dict.fromkeys(e.SETTLED_AS, _settled),
     e.OrderCanceled: _canceled,
@@ -105,13 +108,13 @@ _SHOWN: Mapping[type[e.Event], Handler] = {
 
 
 def show(page: Page, event: e.Event) -> None:
-    """What an event changes on the page beside the order's state."""
-    if handler := _SHOWN.get(type(event)):
+    """Applies an event to the page, apart from the order's state."""
+    if handler := _HANDLERS.get(type(event)):
         handler(page, event)
 
 
-def tell(page: Page, event: e.Event) -> None:
-    """What was written with an event that the page shows already."""
+def add_texts(page: Page, event: e.Event) -> None:
+    """Adds the texts of an event to a page that shows the event already."""
     match event:
         case e.DisputeOpened():
             dispute = _dispute_of(page, event.dispute_id)
@@ -145,10 +148,10 @@ class OrderPages(ReadModel[Page]):
         CREATE INDEX IF NOT EXISTS clients ON orders (client_id, last_event_at);
         CREATE INDEX IF NOT EXISTS freelancers ON orders (freelancer_id, last_event_at);
     """
-    handlers = _SHOWN
+    handlers = _HANDLERS
 
     def blank(self, order_id: str) -> Page:
-        """The page of an order before its first event."""
+        """Returns the page of an order before its first event."""
         return Page(Order(id=order_id))
 
     def before(self, document: Page, event: e.Event) -> None:
@@ -156,7 +159,7 @@ class OrderPages(ReadModel[Page]):
         evolve(document.order, event)
 
     def row(self, document: Page) -> Fact:
-        """The parties, the order's version, and the time of its last event."""
+        """Returns the parties, the order's version, and the time of its last event."""
         facts = must_be_known(document.order)
         return facts.client_id, facts.freelancer_id, document.order.version, document.order.last_event_at
 
@@ -165,43 +168,46 @@ class OrderPages(ReadModel[Page]):
 
 _decode = msgspec.json.Decoder(Page).decode
 MOST_ORDERS = 100
-"""Lines on a page of `orders_of`."""
-_OF_A_LINE = (
+"""The largest number of lines on a page of `orders_of`."""
+_LINE_FIELDS = (
     "order_id", "viewer", "status", "price", "expected_delivery_at", "client_id", "freelancer_id", "open_dispute",
 )  # fmt: skip
 
 
 class NotAParty(Exception):
-    """Whoever looks is neither the order's client nor its freelancer."""
+    """The viewer is neither the order's client nor its freelancer."""
 
 
 def look(
     connection: psycopg.Connection[Any], masters: MasterKeys, order_id: str, viewer: str | None, now: datetime
 ) -> dict[str, Any] | None:
-    """The page as `viewer` (a user id; None: an operator) sees it at the business time `now`.
+    """Returns the page as `viewer` sees it at the business time `now`, or None if the order does not exist.
 
-    None where there is no such order. Raises NotAParty, MasterKeyError and psycopg.Error.
+    `viewer` is a user id, or None for an operator. Raises NotAParty, MasterKeyError and psycopg.Error.
     """
     document = fetch_value(connection, "SELECT document FROM order_page.orders WHERE order_id = %s", (order_id,))
     if document is None:
         return None
-    written = events_with_texts(connection, masters, [order_id])
-    return view(_decode(document), written.get(order_id, []), viewer, now)
+    with_texts = events_with_texts(connection, masters, [order_id])
+    return view(_decode(document), with_texts.get(order_id, []), viewer, now)
 
 
-def view(page: Page, written: Iterable[e.Event], viewer: str | None, now: datetime) -> dict[str, Any]:
-    """See `look`. `written` are the order's events with texts. Applies a deadline that has passed."""
+def view(page: Page, with_texts: Iterable[e.Event], viewer: str | None, now: datetime) -> dict[str, Any]:
+    """Adds texts to a page and applies a deadline that has passed. `with_texts` are the order's events with texts.
+
+    Returns and raises what `look` does.
+    """
     order = page.order
     role = None if viewer is None else order.role_of(viewer)
     if viewer is not None and role is None:
         raise NotAParty
-    for event in written:
+    for event in with_texts:
         if event.originator_version <= order.version:
-            tell(page, event)
+            add_texts(page, event)
     for event in auto_acceptance(order, now):
         evolve(order, event)
         show(page, event)
-        tell(page, event)
+        add_texts(page, event)
     facts = must_be_known(order)
     return {
         "order_id": order.id,
@@ -246,7 +252,7 @@ def _dispute(dispute: Dispute, role: Role | None) -> dict[str, Any]:
         "closed_because": dispute.closed_because,
     }
     if role is Role.FREELANCER and dispute.refund_reason:
-        shown["refund_reason"] = dispute.refund_reason  # its author's eyes only (D16)
+        shown["refund_reason"] = dispute.refund_reason  # only its author may see it (D16)
     return shown
 
 
@@ -280,25 +286,25 @@ def orders_of(
     after: Cursor | None = None,
     limit: int = MOST_ORDERS,
 ) -> Part:
-    """A page of a user's orders, the ones that something happened to last first. It begins after the line `after`.
+    """Returns one database's part of a page of a user's orders, most recently changed first.
 
-    Raises as `look` does.
+    The page starts after the line `after`. Raises MasterKeyError and psycopg.Error.
     """
     where = _where(user, after, limit + 1)
     rows = connection.execute(_page_of("last_event_at, order_id, document"), where).fetchall()
     total, earlier = fetch_row(connection, _COUNT, where)
-    written = events_with_texts(connection, masters, [order_id for _, order_id, _ in rows])
+    with_texts = events_with_texts(connection, masters, [order_id for _, order_id, _ in rows])
     lines = []
     for last_event_at, order_id, document in rows:
-        page = view(_decode(document), written.get(order_id, []), user, now)
-        lines.append((Cursor(last_event_at, order_id), {name: page[name] for name in _OF_A_LINE}))
+        page = view(_decode(document), with_texts.get(order_id, []), user, now)
+        lines.append((Cursor(last_event_at, order_id), {name: page[name] for name in _LINE_FIELDS}))
     return Part(lines, total, earlier)
 
 
 def versions_of(
     connection: psycopg.Connection[Any], user: str, after: Cursor | None = None, limit: int = MOST_ORDERS
 ) -> list[tuple[str, int]]:
-    """Id and version of each order on a page of `orders_of`. They change when the page does."""
+    """Returns id and version of each order on a page of `orders_of`. If the page changes, so do they."""
     rows = connection.execute(_page_of("last_event_at, order_id, version"), _where(user, after, limit))
     return [(order_id, version) for _, order_id, version in rows]
 
@@ -309,6 +315,9 @@ def _where(user: str, after: Cursor | None, limit: int) -> dict[str, Any]:
 
 
 def _page_of(columns: LiteralString) -> Composed:
-    """Each half reads its own index from the cursor on. Nobody is both parties of an order."""
+    """Queries the user's orders as client and as freelancer, each half through its own index.
+
+    The halves have no order in common, because nobody is both parties of an order.
+    """
     halves = [_HALF.format(columns=SQL(columns), party=Identifier(party)) for party in ("client_id", "freelancer_id")]
     return SQL(" UNION ALL ").join(halves) + SQL(" ORDER BY last_event_at DESC, order_id DESC LIMIT %(limit)s")

@@ -1,4 +1,4 @@
-"""The operators' overview: open disputes by kind, deadlines ahead, and how disputes of each day ended."""
+"""The operators' overview: open disputes by kind, coming deadlines, and how the disputes of each day ended."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -50,7 +50,7 @@ class Overview(ReadModel[KnownOrder]):
     }
 
     def row(self, document: KnownOrder) -> Fact:
-        """The kind and the deadline of the open dispute, if there is one."""
+        """Returns the kind and the deadline of the open dispute, or twice None."""
         dispute = document.dispute
         return (dispute.kind, dispute.respond_by) if dispute else (None, None)
 
@@ -66,7 +66,7 @@ class Overview(ReadModel[KnownOrder]):
 
 
 def look(connection: psycopg.Connection[Any], now: datetime) -> dict[str, Any]:
-    """The overview at the business time `now`. Raises psycopg.Error."""
+    """Returns one database's overview at the business time `now`. Raises psycopg.Error."""
     by_kind = dict(
         connection.execute(
             "SELECT kind, count(*) FROM overview.orders WHERE respond_by > %s GROUP BY kind", (now,)
@@ -82,7 +82,7 @@ def look(connection: psycopg.Connection[Any], now: datetime) -> dict[str, Any]:
 
 
 def merged(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """One overview from those of the shards."""
+    """Merges the overviews of all shards into one."""
     by_day: dict[str, Counter[str]] = {}
     for day in chain.from_iterable(part["days"] for part in parts):
         by_day.setdefault(day["day"], Counter()).update(day["settled"])
@@ -99,7 +99,7 @@ def _sums(parts: Sequence[dict[str, int]]) -> dict[str, int]:
 
 
 def _due(connection: psycopg.Connection[Any], after: datetime | None, up_to: datetime) -> int:
-    """Returns how many disputes have their deadline after an instant, or ever, and up to another one."""
+    """Returns how many disputes have their deadline after `after` (None: no limit) and at or before `up_to`."""
     query = (
         "SELECT count(*) FROM overview.orders "
         "WHERE respond_by > coalesce(%s::timestamptz, '-infinity') AND respond_by <= %s"
@@ -108,7 +108,7 @@ def _due(connection: psycopg.Connection[Any], after: datetime | None, up_to: dat
 
 
 def _days(connection: psycopg.Connection[Any]) -> list[dict[str, Any]]:
-    """The last days on which disputes ended, the newest first."""
+    """Returns the last days on which disputes ended, newest first."""
     rows = connection.execute(
         "SELECT day, jsonb_object_agg(settled_as, n) "
         "FROM (SELECT day, settled_as, sum(disputes) AS n FROM overview.days GROUP BY 1, 2) AS by_day "

@@ -1,4 +1,4 @@
-"""Reminders, 24 and 2 hours before a deadline: when which is due. `send_reminders.py` sends each once."""
+"""The reminders that are due 24 and 2 hours before a deadline. `send_reminders.py` sends each once."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
@@ -30,7 +30,7 @@ def _settled(order: KnownOrder, event: e.Event) -> Fact:
 
 
 class Reminders(ReadModel[KnownOrder]):
-    """The read model: two reminders for each open dispute. A reminder that was sent is taken out."""
+    """The read model: two reminders for each open dispute. A reminder is deleted when it was sent."""
 
     name = "reminders"
     version = 1
@@ -79,5 +79,5 @@ class Reminders(ReadModel[KnownOrder]):
             )
 
     def pass_time(self, cursor: Cursor[DictRow], now: datetime) -> None:
-        """What was due by then had been sent."""
+        """Deletes the reminders that were due by then, because the live read model had sent them."""
         cursor.execute("DELETE FROM due WHERE at <= %s", (now,))

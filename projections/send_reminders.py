@@ -1,7 +1,7 @@
 """Sends the reminders that are due: each once, and none for a dispute that is settled.
 
-What is due is in the read model `reminders`. A reminder becomes a row of `notifications`, which the relay publishes;
-that table remembers what was ever sent, whatever is built anew.
+The read model `reminders` has the reminders that are due. A sent reminder becomes a row of `notifications`, which the
+relay publishes. That table remembers every reminder that was ever sent, even if the read model is rebuilt.
 """
 
 import asyncio
@@ -25,24 +25,24 @@ from services.telemetry.health import progress
 log = logging.getLogger(__name__)
 
 _LOOK_EVERY_SECONDS = 1.0
-_LOOK_OFTEN_SECONDS = 0.05  # where business time runs faster
-_MOST = 1000
+_LOOK_OFTEN_SECONDS = 0.05  # if business time runs faster than real time
+_BATCH = 1000
 
 
 class ReminderSender:
-    """Looks from time to time, for ever."""
+    """Sends due reminders for ever."""
 
     def __init__(self, database_url: str, clock: Clock) -> None:
         self._url = database_url
         self._clock = clock
 
     async def run(self) -> None:
-        """Does not give up while the database is away."""
+        """Sends due reminders every second. Tries again if the database does not answer."""
         pause = _LOOK_EVERY_SECONDS if self._clock.scale == 1 else _LOOK_OFTEN_SECONDS
         while True:
             progress("reminders")
             try:
-                while await asyncio.to_thread(send_due, self._url, self._clock.now()) == _MOST:
+                while await asyncio.to_thread(send_due, self._url, self._clock.now()) == _BATCH:
                     pass
             except psycopg.Error as error:
                 log.warning("reminders cannot be sent, trying again: %s", error)
@@ -51,28 +51,29 @@ class ReminderSender:
 
 
 def send_due(database_url: str, now: datetime) -> int:
-    """Hands what is due at the business time `now` to the relay; returns how many reminders that were.
+    """Stores the reminders that are due at the business time `now` for the relay. Returns how many were due.
 
-    One of an order that has events which the read model lacks waits: its dispute may be settled. Raises psycopg.Error.
+    If an order has events that the read model lacks, its reminders wait, because the dispute may be settled. Raises
+    psycopg.Error.
     """
     with connect(database_url, answer_within=ANSWER_WITHIN_SECONDS) as connection:
         if fetch_value(connection, "SELECT 1 FROM reminders.due WHERE at <= %s LIMIT 1", (now,)) is None:
             return 0
         if (position := _hold(connection)) is None:
             return 0
-        # From here to the commit nothing is appended, so that what the read model says of a dispute is so.
+        # Nobody appends events from here to the commit, so no dispute can be settled meanwhile.
         lock_appends(connection)
         due = _take(connection, now, position)
-        sent = _put(connection, _to_send(due, now), now)
+        sent = _store(connection, _to_send(due, now), now)
     role_metrics.reminded(sent)
     return len(due)
 
 
 def _hold(connection: psycopg.Connection[Any]) -> int | None:
-    """The read model's position. Nothing changes its rows, or switches its tables, until the transaction ends.
+    """Locks and returns the read model's position, so that nobody changes or switches its tables until the commit.
 
-    To be held before appends are held up, for a batch or a switch under way is waited for. None behind a switch, whose
-    position this statement does not see yet.
+    Call this before `lock_appends`, because this may wait for a batch or for a switch. Returns None after a switch,
+    because this statement does not see the new position yet.
     """
     position: int | None = fetch_value(
         connection, "SELECT notification_id FROM projection_tracking WHERE application_name = 'reminders' FOR SHARE"
@@ -87,12 +88,15 @@ def _take(connection: psycopg.Connection[Any], now: datetime, position: int) -> 
         "DELETE FROM reminders.due USING next WHERE (due.order_id, due.dispute_id, due.hours) = "
         "(next.order_id, next.dispute_id, next.hours) AND due.order_id NOT IN (SELECT originator_id FROM order_events "
         "WHERE originator_id = ANY(ARRAY(SELECT order_id FROM next)) AND notification_id > %s) RETURNING due.*",
-        (now, _MOST, position),
+        (now, _BATCH, position),
     ).fetchall()
 
 
 def _to_send(due: Sequence[Any], now: datetime) -> list[Any]:
-    """The last one of each dispute that is not over: nobody needs two at once after a time without service."""
+    """Returns the last reminder of each dispute whose deadline has not passed.
+
+    After an outage both reminders of a dispute may be due at once, and nobody needs two.
+    """
     last: dict[tuple[str, str], Any] = {}
     for row in sorted(due, key=lambda row: row.hours, reverse=True):
         if row.respond_by > now:
@@ -100,8 +104,8 @@ def _to_send(due: Sequence[Any], now: datetime) -> list[Any]:
     return list(last.values())
 
 
-def _put(connection: psycopg.Connection[Any], rows: Sequence[Any], now: datetime) -> int:
-    """Returns how many were not there yet."""
+def _store(connection: psycopg.Connection[Any], rows: Sequence[Any], now: datetime) -> int:
+    """Stores reminders in `notifications`. Returns how many of them are new."""
     if not rows:
         return 0
     columns = [(row.order_id, row.dispute_id, row.hours, _message(row, now)) for row in rows]

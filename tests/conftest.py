@@ -17,7 +17,7 @@ _ONE_AFTER_THE_OTHER = ("tests/security/", "tests/cluster/")
 
 
 def _seeds(text: str) -> list[int]:
-    """`20` is the first twenty, `11-20` ten of them."""
+    """Parses a range of seeds: `20` is the first twenty, `11-20` is ten of them."""
     first, _, last = text.rpartition("-")
     return list(range(int(first or 1), int(last) + 1))
 
@@ -34,7 +34,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 class _ByFile(LoadScopeScheduling):
-    """A file goes to one worker, or a folder whose files share servers of their own."""
+    """Runs each file in one worker, and each folder whose files share their own servers."""
 
     def _split_scope(self, nodeid: str) -> str:
         file = nodeid.partition("::")[0]
@@ -54,7 +54,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture
 def every_step(pytestconfig: pytest.Config) -> bool:
-    """Whether a fault test goes through all steps, not a sample of them."""
+    """Whether fault tests run all steps instead of a sample."""
     return bool(pytestconfig.getoption("--seeds"))
 
 
@@ -68,7 +68,7 @@ def servers() -> Iterator[Servers]:
 
 @pytest.fixture
 async def installation(servers: Servers) -> AsyncIterator[Installation]:
-    """A database and topics of this test's own; no role runs yet."""
+    """An installation with its own database and topics. No role runs yet."""
     logging.getLogger("aiokafka").setLevel(logging.ERROR)
     async with Installation.fresh(servers) as fresh:
         yield fresh

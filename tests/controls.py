@@ -1,4 +1,4 @@
-"""Ready-made commands, parties, prices and times: examples that unit tests, integration tests and the bench share.
+"""Ready-made commands, parties, prices and times, shared by unit tests, integration tests and the bench.
 
 A command is made by the function that says what it does: `opened(cancellation())`, `refund_offer(60_00)`, `accept()`.
 Left alone they tell one story: on ORDER, 100.00 USD, due DUE, the client asks for a cancellation, which becomes the
@@ -44,7 +44,7 @@ HOURS = timedelta(hours=1)
 DAYS = timedelta(days=1)
 
 T = datetime(2026, 3, 2, 9, tzinfo=UTC)
-"""When every example begins."""
+"""The time at which every example begins."""
 
 DUE = T + 10 * DAYS
 """When the freelancer should deliver."""
@@ -64,7 +64,7 @@ EXPLANATION = "Sorry for the wait."
 
 
 def usd(amount: int) -> Money:
-    """Cents: `usd(100_00)` is 100.00 USD."""
+    """Takes cents: `usd(100_00)` is 100.00 USD."""
     return Money(amount=amount, currency="USD")
 
 
@@ -81,7 +81,7 @@ FIRST, SECOND, THIRD = command_id(1), command_id(2), command_id(3)
 
 
 def other(user: str) -> str:
-    """The party across the table."""
+    """Returns the other party."""
     return FREELANCER if user == CLIENT else CLIENT
 
 
@@ -89,13 +89,13 @@ def other(user: str) -> str:
 
 
 def registered(**facts: Any) -> RegisterOrder:
-    """In progress, unless the facts say otherwise."""
+    """Registers an order that is in progress, unless the facts say otherwise."""
     usual = {"client_id": CLIENT, "freelancer_id": FREELANCER, "price": PRICE, "expected_delivery_at": DUE}
     return RegisterOrder(**(usual | facts))
 
 
 def registered_awaiting(**facts: Any) -> RegisterOrder:
-    """Awaiting requirements, and without a delivery date."""
+    """Registers an order that awaits requirements and has no delivery date."""
     return registered(**({"awaiting_requirements": True, "expected_delivery_at": None} | facts))
 
 
@@ -131,7 +131,7 @@ def order_update(message: str = MESSAGE) -> OrderUpdateRequest:
 
 
 def cancellation(reason: str | None = None, comment: str = COMMENT) -> CancellationRequest:
-    """The client need give no reason; a freelancer's may be "scope_changed"."""
+    """A client need not give a reason. A freelancer's may be "scope_changed"."""
     return CancellationRequest(
         kind="cancellation", comment=comment, reason=None if reason is None else CancellationReason(reason)
     )
@@ -144,7 +144,7 @@ def extension(days: int = 5, note: str = NOTE) -> DeliveryExtensionRequest:
 def opened(
     request: OrderUpdateRequest | CancellationRequest | DeliveryExtensionRequest, by: str | None = None
 ) -> OpenDispute:
-    """By the freelancer where it is an extension, by the client otherwise."""
+    """The freelancer asks for extensions, the client for everything else."""
     usual = FREELANCER if request.kind == "delivery_extension" else CLIENT
     return OpenDispute(actor=by or usual, request=request)
 
@@ -199,7 +199,7 @@ def in_envelope(
 def untyped(
     name: str, data: dict[str, Any], command_id: str = FIRST, order_id: str = ORDER, version: int = 1
 ) -> CommandEnvelope:
-    """A command whose data nobody checked: `untyped("OpenDispute", {"actor": ""})`."""
+    """Returns a command with unchecked data: `untyped("OpenDispute", {"actor": ""})`."""
     type_ = topics.command_type(name, version)
     return CommandEnvelope(id=command_id, type=type_, source="/tests", subject=order_id, data=data)
 
@@ -213,5 +213,5 @@ def raw_record(key: bytes | None, value: bytes | None, at: datetime = T, offset:
 
 
 def milliseconds(instant: datetime) -> int:
-    """Kafka's time: milliseconds since the epoch."""
+    """Converts an instant to Kafka's time: milliseconds since 1970."""
     return (instant - datetime(1970, 1, 1, tzinfo=UTC)) // MS

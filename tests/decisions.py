@@ -1,4 +1,4 @@
-"""A command judged and carried out at once, without records and outcomes."""
+"""Judges a command and applies its events, without records and outcomes."""
 
 from datetime import datetime
 

@@ -1,4 +1,4 @@
-"""Golden files: what a version makes of the stored events of released versions. A new version gets a new file."""
+"""Golden files: the result of replaying stored events of released versions. A new version gets a new file."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ import pytest
 
 
 def assert_golden(folder: Path, name: str, version: object, content: str) -> None:
-    """Compares with the file of this name and version; writes it, and fails, where a version has none yet."""
+    """Compares with the golden file of this name and version. If there is none yet, writes it and fails."""
     file = folder / f"{name}.v{version}.json"
     if not file.exists():
         folder.mkdir(exist_ok=True)

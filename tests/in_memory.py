@@ -1,4 +1,4 @@
-"""The store's way with events, without a database: stored as they would be, and read back."""
+"""Stores events as the database would have them, and reads them back, without a database."""
 
 from collections.abc import Iterable
 
@@ -12,7 +12,7 @@ from services.sealing.order_keys import OrderKey, OrderKeys
 
 
 class StoredInMemory:
-    """Stored events of some orders, the keys of their texts, and snapshots: version and state."""
+    """Stored events of some orders, their order keys, and their snapshots (version and state)."""
 
     def __init__(self) -> None:
         self.events: dict[str, list[StoredRow]] = {}
@@ -35,7 +35,7 @@ class StoredInMemory:
         return [decode_event(event, self.keys) for event in self.events.get(order_id, [])]
 
     def load(self, order_id: str, after: int) -> Order:
-        """From the order's snapshot, and makes the next one if it has more than `after` events behind that."""
+        """Loads an order from its snapshot. Makes the next snapshot if more than `after` events follow."""
         version, state = self.snapshots.get(order_id, (0, None))
         start = Order(id=order_id) if state is None else decode_state(order_id, version, state)
         assert start is not None

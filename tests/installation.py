@@ -36,12 +36,12 @@ from services.settings import Settings
 from services.shards.arithmetic import Shard
 
 ROLES = ("commands", "relay", "timer", "projections")
-"""What runs by default; `http` where a test asks for it."""
+"""The roles that run by default. Tests start `http` themselves."""
 Json = dict[str, Any]
 
 
 class Installation:
-    """What a test does to the service from outside, and what it sees."""
+    """The service as a test uses it from outside."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -80,7 +80,7 @@ class Installation:
                     connection.execute(f"DROP DATABASE {each} WITH (FORCE)")
 
     async def _delete_topics(self) -> None:
-        """So that the broker does not carry those of all tests. It may be down by now."""
+        """Deletes the topics, so that the broker does not keep those of all tests. It may be down by now."""
         names = {name for one in self.settings.shards for name in Topics(self.topics.prefix, one.shard).names()}
         with suppress(KafkaError, TimeoutError):
             async with asyncio.timeout(5):
@@ -94,7 +94,7 @@ class Installation:
     # --- roles ---
 
     async def run(self, *names: str, scale: int | None = None) -> None:
-        """Starts roles (all by default) and returns when they work. `scale`: business seconds per real second."""
+        """Starts roles (all by default), and returns when they work. `scale` is business seconds per real second."""
         if scale is not None:
             self.settings = replace(self.settings, time_scale=Fraction(scale))
             self.supervisor = Supervisor(self.settings, self.metrics_ports)
@@ -104,7 +104,7 @@ class Installation:
 
     @asynccontextmanager
     async def here(self, *names: str) -> AsyncIterator[None]:
-        """Roles in this process, where a test can change what they do. They start at once, and end as if killed."""
+        """Runs roles in this process, where a test can patch them. They start at once, and end as if killed."""
         starts = {name: roles.Start(self.settings, self.topics, self.clock, asyncio.Event()) for name in names}
         running = [asyncio.ensure_future(roles.ROLES[name](start)) for name, start in starts.items()]
         try:
@@ -119,7 +119,7 @@ class Installation:
 
     @asynccontextmanager
     async def earlier_here(self, *names: str) -> AsyncIterator[None]:
-        """The same as an earlier version was: it read commands otherwise, and took them from any partition."""
+        """Runs roles as an earlier version, which decoded commands differently and took them from any partition."""
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("services.commands.role.read", partial(read, as_before=True))
             async with self.here(*names):
@@ -130,7 +130,7 @@ class Installation:
 
     @property
     def url(self) -> str:
-        """Where the http role answers."""
+        """The URL of the http role."""
         return self.supervisor.said["http"]
 
     @property
@@ -156,7 +156,7 @@ class Installation:
         return await asyncio.wait_for(outcome, 60)
 
     async def publish(self, order_id: str, command: Command, *, id: str | None = None) -> str:
-        """Publishes a command without waiting for what becomes of it; returns its id."""
+        """Publishes a command without waiting for its outcome. Returns its id."""
         envelope = CommandEnvelope.of(order_id, command, source="/tests", id=id)
         await self.publish_raw(envelope.key, envelope.to_json())
         return envelope.id
@@ -172,11 +172,11 @@ class Installation:
         return await self._producer.send_and_wait(topic or self.topics.commands, key=key, value=value, **options)
 
     async def read(self, topic: str) -> list[Record]:
-        """All records of a topic, committed ones only, partition by partition."""
+        """Returns all committed records of a topic, one partition after another."""
         return (await read_all(self.settings.cluster, topic))[topic]
 
     async def events(self, order_id: str | None = None) -> list[Json]:
-        """The public events, of one order or all."""
+        """Returns the public events of one order, or of all."""
         events = [json.loads(record.value or b"") for record in await self.read(self.topics.events)]
         return [event for event in events if order_id in (None, event["subject"])]
 
@@ -184,7 +184,7 @@ class Installation:
         return [json.loads(record.value or b"") for record in await self.read(self.topics.outcomes)]
 
     async def until_published(self, seconds: float = 60) -> None:
-        """Returns when every record of the commands topic has its outcome or dead letter on Kafka."""
+        """Waits until every record of the commands topic has its outcome or dead letter on Kafka."""
         wanted = len(await self.read(self.topics.commands))
 
         async def answered() -> bool:
@@ -194,7 +194,7 @@ class Installation:
         await until(answered, seconds)
 
     async def until_quiet(self, seconds: float = 120) -> None:
-        """Returns when no dispute is open, the timer has nothing left to ask, and everything is published."""
+        """Waits until no dispute is open, the timer has nothing to ask, and everything is published."""
         async with asyncio.timeout(seconds):
             await self.until_published(seconds)
             await until(
@@ -207,7 +207,7 @@ class Installation:
                 await asyncio.sleep(1)
 
     async def until_projected(self) -> None:
-        """Returns when every read model has all events."""
+        """Waits until every read model has all events."""
         for number in range(len(self.settings.shards)):
             await until(lambda number=number: self._is_projected(number))
 
@@ -233,14 +233,14 @@ class Installation:
 
     @contextmanager
     def holding(self, table: str) -> Iterator[None]:
-        """Nobody else can write to a table meanwhile: a transaction that does not end holds it."""
+        """Locks a table in an open transaction, so that nobody else can write to it."""
         with psycopg.connect(self.settings.database) as connection:
             connection.execute(f"LOCK TABLE {table} IN EXCLUSIVE MODE")
             yield
             connection.rollback()
 
     def query_all(self, sql: str) -> list[tuple[Any, ...]]:
-        """The rows of all shards."""
+        """Returns the rows of all shards."""
         return [row for number in range(len(self.settings.shards)) for row in self.query(sql, shard=number)]
 
     def store(self) -> OrderStore:
@@ -255,29 +255,29 @@ _templates: dict[str, str] = {}
 
 
 def _template(server: str) -> str:
-    """A database with the newest schema, made once on a server: to copy one takes a quarter of the time of migrating."""
+    """Returns a database with the newest schema to copy, which takes a quarter of the time of migrating."""
     with psycopg.connect(server, autocommit=True) as connection:
         name = _templates.get(server)
         if name and connection.execute("SELECT FROM pg_database WHERE datname = %s", (name,)).fetchone():
-            return name  # at this address there may be another server by now
+            return name  # checked in the database, because another server may have this address by now
         name = f"template_{uuid4().hex[:12]}"
         connection.execute(f"CREATE DATABASE {name}")
     migrate(urlsplit(server)._replace(path=f"/{name}").geturl())
-    with psycopg.connect(server, autocommit=True) as connection:  # a pooler keeps a connection: nothing could be copied
+    with psycopg.connect(server, autocommit=True) as connection:  # a pooler's open connection would prevent copying
         connection.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", (name,))
     _templates[server] = name
     return name
 
 
 def drop_template(server: str) -> None:
-    """After the last test on a server."""
+    """Deletes the template after the last test on a server."""
     if name := _templates.pop(server, None):
         with psycopg.connect(server, autocommit=True) as connection:
             connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
 async def until(condition: Callable[[], Any], seconds: float = 60) -> Any:
-    """Waits for a condition, plain or async, to hold; returns what it gave."""
+    """Waits until a condition, plain or async, holds. Returns its value."""
     async with asyncio.timeout(seconds):
         while True:
             result = condition()

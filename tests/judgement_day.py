@@ -1,4 +1,4 @@
-"""Holds what came out against what had to: the whole commands topic, judged again by the independent oracle.
+"""Compares all results with what the independent oracle expects: it judges the whole commands topic again.
 
 And the read models against the events.
 """
@@ -60,13 +60,13 @@ async def _expected(installation: Installation) -> Json:
 
 
 def _in_its_partition(record: Record) -> bool:
-    """A record without a key is dead for other reasons."""
+    """Whether a record is in its key's partition. True without a key: that makes it a dead letter anyway."""
     everywhere = list(range(DEFAULT_PARTITIONS))
     return record.key is None or DefaultPartitioner()(record.key, everywhere, everywhere) == record.partition
 
 
 def _letter(record: Record) -> tuple[bytes, bytes]:
-    """Key and value of its dead letter: of large ones the beginning."""
+    """Returns key and value of the dead letter. Large values are cut off."""
     value = record.value or b""
     return (record.key or b"")[:65536], value if len(value) <= 256 * 1024 else value[:65536]
 
@@ -77,7 +77,7 @@ def _envelope(event: Json) -> Json:
 
 
 def _comparable(outcome: Json) -> Json:
-    """Without the sentence for a person, and what exactly a schema refused, which the oracle does not model."""
+    """Removes the sentence for people, and the details of schema errors, which the oracle does not model."""
     data = {name: value for name, value in outcome["data"].items() if name != "message"}
     if data.get("code") == "invalid":
         data["details"] = None
@@ -115,7 +115,7 @@ def _assert_stored(installation: Installation, expected: dict[str, list[Json]]) 
 
 
 async def assert_read_models_count_each_event_once(installation: Installation) -> None:
-    """Each row is what a replay gives, and the metrics come to what is counted on Kafka. They have to be up to date."""
+    """Checks that each row matches a replay, and the metrics match the events on Kafka. Read models must be up to date."""
     assert_read_models_are_as_replayed(installation)
     assert _counted(installation) == _to_count(await installation.events())
 
@@ -128,7 +128,7 @@ def assert_read_models_are_as_replayed(installation: Installation) -> None:
 
 
 def _to_count(events: list[Json]) -> Counter[tuple[str, str]]:
-    """What the metrics of all parties come to, from the published events alone: orders by role, disputes by who answers."""
+    """Counts the metrics of all parties from the published events: orders by role, disputes by who answers."""
     counts: Counter[tuple[str, str]] = Counter()
     answering: dict[str, str] = {}
     for event in events:

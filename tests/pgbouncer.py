@@ -1,4 +1,4 @@
-"""PgBouncer before a PostgreSQL server, as other people run it: defaults, but for the mode."""
+"""Runs PgBouncer before a PostgreSQL server, with its defaults apart from the mode."""
 
 import os
 import pwd
@@ -34,7 +34,7 @@ admin_users = pgbouncer
 
 
 class PgBouncer:
-    """One that runs. `url` is its own for a database."""
+    """A running PgBouncer. `url` returns its URL for a database."""
 
     def __init__(self, port: int, configuration: Path) -> None:
         self._port = port
@@ -43,7 +43,7 @@ class PgBouncer:
     @classmethod
     @contextmanager
     def before(cls, database: str, mode: str, settings: str = "") -> Iterator["PgBouncer"]:
-        """Before the server of this URL. It does not run as root."""
+        """Starts PgBouncer before the server of this URL, not as root."""
         assert PROGRAM is not None
         with tempfile.TemporaryDirectory(prefix="pgbouncer-") as name, socket.socket() as probe:
             folder = Path(name)
@@ -69,7 +69,7 @@ class PgBouncer:
                 process.wait(10)
 
     def url(self, database: str) -> str:
-        """The same database through it."""
+        """Returns the URL of the same database through PgBouncer."""
         parameters = conninfo_to_dict(database)
         return f"postgresql://{parameters.get('user')}@127.0.0.1:{self._port}/{parameters['dbname']}"
 
@@ -86,7 +86,7 @@ class PgBouncer:
         self.say("RELOAD", f"RESUME {database}")
 
     def say(self, *commands: str) -> None:
-        """Commands to its console, such as PAUSE. Returns when they are done."""
+        """Runs commands on its console, such as PAUSE. Returns when they are done."""
         with psycopg.connect(
             f"postgresql://pgbouncer@127.0.0.1:{self._port}/pgbouncer", autocommit=True, prepare_threshold=None
         ) as console:

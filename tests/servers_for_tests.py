@@ -1,4 +1,4 @@
-"""Real Apache Kafka and PostgreSQL for a test run: started once, in folders and on ports of its own.
+"""Starts real Apache Kafka and PostgreSQL once for a test run, in its own folders and on its own ports.
 
 RESOLUTION_TEST_SERVERS chooses: `docker` (testcontainers; the default where an engine answers that has the images or
 can pull them), `embedded`, or `external` (those of RESOLUTION_DATABASE_URL and RESOLUTION_KAFKA_SERVERS).
@@ -41,7 +41,7 @@ def servers() -> Iterator[Servers]:
 
 
 def _kill_kafka(folder: Path) -> None:
-    """Its data goes with the folder, and an orderly end takes it half a minute after many tests."""
+    """Kills the broker: its data is deleted anyway, and an orderly end takes half a minute after many tests."""
     process = psutil.Process(json.loads((folder / "kafka" / "state.json").read_text())["pid"])
     process.kill()
     process.wait(30)
@@ -52,7 +52,7 @@ def _docker_serves() -> bool:
 
 
 def _docker_has(image: str) -> bool:
-    """Whether an engine answers and the image is there, or could be pulled."""
+    """Whether a container engine answers, and the image exists or could be pulled."""
     import docker
     from docker.errors import DockerException, ImageNotFound
 

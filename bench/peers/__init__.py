@@ -1,1 +1,1 @@
-"""Other ways to build the same, measured on the same commands."""
+"""Other ways to build such a service, measured with the same commands."""

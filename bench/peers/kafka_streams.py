@@ -1,8 +1,8 @@
 """Kafka Streams 4.1.1 with exactly-once v2: the strongest peer that keeps no database.
 
-Compiled from `Orders.java` with the machine's `javac`, run with one stream thread on the same broker. What differs from
-the service: the broker and RocksDB call no fsync, history is a changelog of states rather than events that can be
-queried, few of the rules are judged, and there is no timer.
+This compiles `Orders.java` with the machine's `javac` and runs it with one stream thread on the same broker. It differs
+from the service: the broker and RocksDB call no fsync, history is a changelog of states instead of events that can be
+queried, it judges only a few rules, and it has no timer.
 """
 
 import asyncio
@@ -26,19 +26,19 @@ _SOURCE = Path(__file__).with_name("Orders.java")
 
 
 def can_run() -> bool:
-    """Whether this machine has a compiler for it (Debian: `default-jdk-headless`)."""
+    """Whether this machine has a Java compiler (Debian: `default-jdk-headless`)."""
     return shutil.which("javac") is not None
 
 
 async def backlog(settings: Settings, commands: int) -> float:
-    """From an empty state, commands per second from the first outcome to the last, as `read_committed` sees them."""
+    """Returns commands per second from an empty state, from the first outcome to the last as `read_committed`."""
     async with engine.outcomes_of(settings) as seen, _running(settings, 100):
         first, started = await seen(1), time.perf_counter()
         return (await seen(commands) - first) / (time.perf_counter() - started)
 
 
 async def latency(settings: Settings, per_second: int, seconds: int, commit_interval_ms: int) -> dict[str, float]:
-    """As `engine.latency` measures it."""
+    """Returns milliseconds, measured as `engine.latency` does."""
     async with _running(settings, commit_interval_ms) as ready:
         await ready
         return await engine.latency_of(settings, per_second, seconds)
@@ -46,7 +46,7 @@ async def latency(settings: Settings, per_second: int, seconds: int, commit_inte
 
 @asynccontextmanager
 async def _running(settings: Settings, commit_interval_ms: int) -> AsyncIterator[asyncio.Task[None]]:
-    """The application as a process; the task is done once it works."""
+    """Runs the application in its own process. The task is done once it works."""
     with tempfile.TemporaryDirectory(prefix="rc-streams-", ignore_cleanup_errors=True) as folder:
         class_path = await asyncio.to_thread(_compile, Path(folder))
         process = await asyncio.create_subprocess_exec(

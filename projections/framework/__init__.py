@@ -1,1 +1,1 @@
-"""What all read models share: how one is written, kept up to date, rebuilt, and paged."""
+"""The framework for read models: how to write one, keep it up to date, rebuild it, and read it page by page."""

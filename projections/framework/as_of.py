@@ -1,8 +1,8 @@
-"""All read models as they stood at an instant, in PostgreSQL schemas of their own. The live ones are not touched.
+"""Builds all read models as they were at an instant, in separate PostgreSQL schemas. The live ones do not change.
 
-An event counts if its business time is not later than the instant. Orders are gone through one after another, because
-only within an order do times follow the order of the store. The schemas are filled as PREFIX_NAME_new and renamed
-together at the end, so that nobody reads half of them; a comment on each says that a replay made it, and of what.
+An event counts if its business time is not later than the instant. Events are read order by order, because only within
+an order do business times follow the order of the store. The schemas are filled as PREFIX_NAME_new and renamed together
+at the end, so that nobody reads unfinished ones. A comment on each schema says that a replay made it, and as of when.
 """
 
 from collections.abc import Callable, Iterator
@@ -32,26 +32,26 @@ _ROWS_AT_ONCE = 1000
 
 
 class AsOfError(Exception):
-    """A replay that cannot be done: a sentence that says what to do instead."""
+    """A replay is not possible. The message says why and what to do instead."""
 
 
 class Replayed(msgspec.Struct):
-    """What was built. `position`: the store's last event when it began; `events`: how many of those count.
-
-    `overdue`: disputes whose deadline the instant had reached, and whose auto-acceptance is not stored yet. `rows` are
-    counted by table, as "read model.table".
-    """
+    """What a replay built."""
 
     as_of: datetime
     position: int
+    """The number of the store's last event when the replay began."""
     events: int = 0
+    """How many of the events up to `position` count."""
     orders: int = 0
     overdue: int = 0
+    """Open disputes whose deadline had passed at `as_of`, because their auto-acceptance is not stored yet."""
     rows: dict[str, int] = {}
+    """The number of rows by table, written as "read model.table"."""
 
 
 class ReadModelsAsOf:
-    """The schemas of one prefix, held against other replays into them; see `hold`."""
+    """The schemas of one prefix, locked against other replays. See `hold`."""
 
     def __init__(self, connection: psycopg.Connection[DictRow], prefix: str) -> None:
         self._connection = connection
@@ -61,20 +61,20 @@ class ReadModelsAsOf:
     @classmethod
     @contextmanager
     def hold(cls, database_url: str, prefix: str) -> Iterator["ReadModelsAsOf"]:
-        """Raises AsOfError while another replay into these schemas runs, and psycopg.Error."""
+        """Locks the schemas of a prefix. Raises AsOfError while another replay uses them, and psycopg.Error."""
         with (
             lock_held(database_url, "SELECT pg_try_advisory_xact_lock(hashtextextended(%s, 2))", (prefix,)) as alone,
             connect(database_url, autocommit=True, row_factory=dict_row) as connection,
         ):
             if not alone:
-                raise AsOfError(f"Another replay into the schemas {prefix}_… is at work; wait until it has ended.")
+                raise AsOfError(f"Another replay into the schemas {prefix}_… is running; wait until it has ended.")
             yield cls(connection, prefix)
 
     def fill(self, as_of: datetime, progress: Callable[[int, int], None]) -> Replayed:
-        """Builds all of them, unseen until `keep`. `progress` is told how many events were read, and of how many.
+        """Builds all read models under temporary names. Calls `progress` with the events read and their total.
 
-        Raises AsOfError where schemas are in the way or an order's history has a gap, psycopg.Error, and the library's
-        MapperDeserialisationError for an event that this version cannot read.
+        Raises AsOfError if schemas of this prefix exist or an order's history has a gap, psycopg.Error, and the
+        library's MapperDeserialisationError for an event that this version cannot read.
         """
         self._make_room()
         last_event_id = fetch_value(self._connection, "SELECT coalesce(max(notification_id), 0) FROM order_events")
@@ -88,28 +88,28 @@ class ReadModelsAsOf:
         return replayed
 
     def keep(self) -> None:
-        """Gives the schemas their names, all at once. Raises psycopg.Error."""
+        """Gives all schemas their final names, in one transaction. Raises psycopg.Error."""
         with self._connection.transaction():
             for model in self._models:
                 names = Identifier(self._new(model)), Identifier(self.schema(model))
                 self._connection.execute(SQL("ALTER SCHEMA {} RENAME TO {}").format(*names))
 
     def drop(self) -> list[str]:
-        """Deletes the schemas, finished ones or not; returns their names. Raises AsOfError where one is not ours."""
+        """Deletes the schemas, finished or not. Returns their names. Raises AsOfError if no replay made one of them."""
         with self._connection.transaction():
-            there = self._there()
-            for schema in there:
+            existing = self._existing()
+            for schema in existing:
                 self._connection.execute(SQL("DROP SCHEMA {} CASCADE").format(Identifier(schema)))
-        return list(there)
+        return list(existing)
 
     def tables(self) -> Iterator[tuple[str, str, Iterator[DictRow]]]:
-        """After `fill`: each read model's name, each of its tables, and its rows, sorted by their key."""
+        """Yields read model, table and rows for each table, rows sorted by their key. Call `fill` before."""
         for model in self._models:
             for table in self._tables(model):
                 yield model.name, table, self._rows(Identifier(self._new(model), table))
 
     def schema(self, model: ReadModel[Any]) -> str:
-        """The schema in which a read model is built."""
+        """Returns the final name of a read model's schema."""
         return f"{self._prefix}_{model.name}"
 
     def _new(self, model: ReadModel[Any]) -> str:
@@ -119,12 +119,11 @@ class ReadModelsAsOf:
 
     def _make_room(self) -> None:
         with self._connection.transaction():
-            there = self._there()
-            for schema, comment in there.items():
+            for schema, comment in self._existing().items():
                 if not schema.endswith("_new"):
                     raise AsOfError(
-                        f"{schema} is there already ({comment.removeprefix(_MARK)}). Choose another prefix, or delete "
-                        f"it with all of its prefix: resolution replay --drop {self._prefix}"
+                        f"The schema {schema} exists already ({comment.removeprefix(_MARK)}). Choose another prefix, "
+                        f"or delete all schemas of this one: resolution replay --drop {self._prefix}"
                     )
                 self._connection.execute(SQL("DROP SCHEMA {} CASCADE").format(Identifier(schema)))
             for model in self._models:
@@ -133,19 +132,19 @@ class ReadModelsAsOf:
                 with self._in_schema(model) as cursor:
                     model.create(cursor)
 
-    def _there(self) -> dict[str, str]:
-        """Our schemas that exist, with their comments."""
+    def _existing(self) -> dict[str, str]:
+        """Returns the existing schemas of this prefix with their comments. Raises AsOfError for any other's schema."""
         wanted = [name for model in self._models for name in (self.schema(model), self._new(model))]
         rows = self._connection.execute(
             "SELECT nspname, coalesce(obj_description(oid, 'pg_namespace'), '') AS comment FROM pg_namespace "
             "WHERE nspname = ANY(%s) ORDER BY nspname",
             (wanted,),
         )
-        found = {row["nspname"]: row["comment"] for row in rows}
-        for schema, comment in found.items():
+        comments = {row["nspname"]: row["comment"] for row in rows}
+        for schema, comment in comments.items():
             if not comment.startswith(_MARK):
                 raise AsOfError(f"The schema {schema} was not made by a replay and stays. Choose another prefix.")
-        return found
+        return comments
 
     def _comment(self, model: ReadModel[Any], text: str) -> None:
         comment = SQL("COMMENT ON SCHEMA {} IS {}").format(Identifier(self._new(model)), Literal(_MARK + text))
@@ -154,7 +153,7 @@ class ReadModelsAsOf:
     # --- the events ---
 
     def _take(self, orders: list[list[Event]], replayed: Replayed) -> None:
-        """Within an order times ascend, so that what counts of it is how it began."""
+        """Applies the events of some orders. Times ascend within an order, so its first events are those that count."""
         counted: list[Event] = []
         for history in orders:
             before = len(counted)
@@ -164,7 +163,7 @@ class ReadModelsAsOf:
         if not counted:
             return
         with self._connection.transaction():
-            self._connection.execute("SET LOCAL synchronous_commit TO off")  # after a crash all is built again
+            self._connection.execute("SET LOCAL synchronous_commit TO off")  # a crash ends the replay anyway
             for model in self._models:
                 with self._in_schema(model) as cursor:
                     _apply(model, cursor, counted)
@@ -194,7 +193,7 @@ class ReadModelsAsOf:
         return [row["tablename"] for row in rows]
 
     def _rows(self, table: Identifier) -> Iterator[DictRow]:
-        """From a cursor of the server, since a table may be larger than memory."""
+        """Yields a table's rows from a server-side cursor, because a table may be larger than memory."""
         key = self._connection.execute(
             "SELECT attname FROM pg_index JOIN pg_attribute ON attrelid = indrelid AND attnum = ANY(indkey) "
             "WHERE indisprimary AND indrelid = %s::regclass ORDER BY array_position(indkey::int2[], attnum)",
@@ -217,4 +216,6 @@ def _apply(model: ReadModel[Any], cursor: Cursor[DictRow], events: list[Event]) 
     try:
         model.apply(cursor, events)
     except ValueError as error:
-        raise AsOfError(f"What is stored does not follow: {error}. resolution verify looks for more.") from error
+        raise AsOfError(
+            f"The stored events do not follow from each other: {error}. `resolution verify` checks all orders."
+        ) from error

@@ -1,4 +1,4 @@
-"""Keeps read models up to date, for ever: together while they work, so that events are read once for all of them."""
+"""Keeps read models up to date. Those that work are updated together, so that events are read once for all of them."""
 
 import asyncio
 import logging
@@ -15,41 +15,41 @@ log = logging.getLogger(__name__)
 
 _SHORTEST_PAUSE_SECONDS = 0.5
 _LONGEST_PAUSE_SECONDS = 30.0
-_GATHER_SECONDS = 0.01  # a transaction for each event would cost more than people notice
+_GATHER_SECONDS = 0.01  # gathers events, because a transaction for each one would be expensive
 
 
 class Follower:
-    """Follows the event store with read models of one store."""
+    """Applies new events of one event store to several read models."""
 
     def __init__(self, projectors: Sequence[Projector]) -> None:
         self._projectors = projectors
         self._pauses: dict[str, _Pause] = {}
 
     async def run(self, changes: CommitListener) -> None:
-        """A read model that fails stands still by itself, loudly, until it works; the others go on.
+        """Applies new events for ever. A read model that fails stands still and is logged; the others continue.
 
         Raises psycopg.Error when the connection of `changes` is lost.
         """
         while True:
             progress("read_models")
             mark = changes.seen()
-            # What came since the look, `changes` tells: no need to look again for nothing.
+            # `changes` reports commits since `mark`, so a batch that was not full needs no second look.
             if await self._next_batch(changes) < BATCH:
                 await changes.after(mark)
                 await asyncio.sleep(_GATHER_SECONDS)
 
     async def _next_batch(self, changes: CommitListener) -> int:
-        """Returns how many events it had for the read model that it had most for."""
-        well = [projector for projector in self._projectors if projector.schema not in self._pauses]
-        others = [projector for projector in self._projectors if projector.schema in self._pauses]
+        """Applies the next batch. Returns the largest number of events that it had for one read model."""
+        working = [projector for projector in self._projectors if projector.schema not in self._pauses]
+        alone = [projector for projector in self._projectors if projector.schema in self._pauses]
         events = 0
         try:
-            if well:
-                events = await asyncio.to_thread(_apply, well)
+            if working:
+                events = await asyncio.to_thread(_apply, working)
         except Exception:
-            others = list(self._projectors)  # one of them is to blame: each by itself
-        for projector in others:
-            changes.check()  # none of them is, where the database is away
+            alone = list(self._projectors)  # try each one alone to find out which one fails
+        for projector in alone:
+            changes.check()  # raises if the database is the cause
             events = max(events, await asyncio.to_thread(self._apply_alone, projector))
         return events
 
@@ -74,7 +74,7 @@ class Follower:
 
 
 class _Pause:
-    """Of a read model that failed: twice as long as the one before."""
+    """The pause of a read model that failed. It is twice as long as the pause before."""
 
     def __init__(self, before: "_Pause | None") -> None:
         self.seconds: float = min(before.seconds * 2, _LONGEST_PAUSE_SECONDS) if before else _SHORTEST_PAUSE_SECONDS

@@ -1,4 +1,4 @@
-"""What several read models remember of an order: its parties, and the dispute that is open."""
+"""The document that several read models keep of an order: its parties and its open dispute."""
 
 from collections.abc import Callable, Mapping
 from datetime import datetime
@@ -21,7 +21,7 @@ class OpenDispute(msgspec.Struct, frozen=True):
 
 
 class KnownOrder(msgspec.Struct):
-    """An order as far as its disputes go."""
+    """An order's parties and its open dispute."""
 
     order_id: str
     client_id: str = ""
@@ -29,17 +29,17 @@ class KnownOrder(msgspec.Struct):
     dispute: OpenDispute | None = None
 
     def party(self, role: Role) -> str:
-        """The user id of a party."""
+        """Returns the user id of a party."""
         return self.client_id if role is Role.CLIENT else self.freelancer_id
 
     @property
     def asker(self) -> str | None:
-        """Who sent the open request."""
+        """The user id of the open dispute's requester, or None without an open dispute."""
         return None if self.dispute is None else self.party(self.dispute.opened_by)
 
     @property
     def answerer(self) -> str | None:
-        """Who has to answer it."""
+        """The user id of the party that has to answer, or None without an open dispute."""
         return None if self.dispute is None else self.party(self.dispute.opened_by.other)
 
 
@@ -47,17 +47,17 @@ SETTLEMENTS: tuple[type[e.Event], ...] = (e.Accepted, e.Declined, e.Withdrawn, e
 
 
 def registered(order: KnownOrder, event: e.OrderRegistered) -> None:
-    """Notes the order's parties."""
+    """Stores the order's parties."""
     order.client_id, order.freelancer_id = event.client_id, event.freelancer_id
 
 
 def opened(order: KnownOrder, event: e.DisputeOpened) -> None:
-    """Notes the open dispute."""
+    """Stores the open dispute."""
     order.dispute = OpenDispute(event.dispute_id, event.kind, event.opened_by, event.timestamp, event.respond_by)
 
 
 def settled(order: KnownOrder, event: e.Event) -> None:
-    """Forgets the dispute: no other one is open."""
+    """Removes the open dispute. An order has at most one."""
     order.dispute = None
 
 

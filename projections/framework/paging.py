@@ -1,4 +1,4 @@
-"""Lists in pages. A list may lie in several databases: each gives a part of the page, and the parts make one page."""
+"""Divides lists into pages. Each database returns its part of a page, and the parts are merged."""
 
 import re
 from collections.abc import Sequence
@@ -10,13 +10,13 @@ from typing import Any, NamedTuple
 from resolution_contracts.values import ORDER_ID
 
 CURSOR = rf"^\d{{1,16}}_{ORDER_ID}$"
-"""What a cursor looks like. Every text that looks so is one."""
+"""The pattern of a page cursor. Every text that matches is a valid cursor."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 
 
 class Cursor(NamedTuple):
-    """A line's place in a list: the instant that the list is ordered by, then the order id."""
+    """A page cursor: a line's position in a list, which is sorted by an instant and then by order id."""
 
     at: datetime
     order_id: str
@@ -26,7 +26,7 @@ class Cursor(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> "Cursor":
-        """Takes what looks like `CURSOR`."""
+        """Parses a text that matches `CURSOR`."""
         assert re.match(CURSOR, text)
         microseconds, _, order_id = text.partition("_")
         return cls(_EPOCH + int(microseconds) * _MICROSECOND, order_id)
@@ -34,31 +34,31 @@ class Cursor(NamedTuple):
 
 @dataclass(frozen=True)
 class Part:
-    """What one database has of a page."""
+    """One database's part of a page."""
 
     lines: list[tuple[Cursor, dict[str, Any]]]
-    """In the list's order, one more than the page takes, so that it shows whether another page follows."""
+    """In the list's order. One line more than the page takes shows that another page follows."""
     total: int
-    """How many lines the whole list has in this database."""
+    """The number of lines of the whole list in this database."""
     earlier: int
-    """How many of them come before the page."""
+    """How many of these lines come before the page."""
 
 
 @dataclass(frozen=True)
 class Page:
-    """Some lines of a list."""
+    """One page of a list."""
 
     lines: list[dict[str, Any]]
     total: int
-    """How many lines the whole list has."""
+    """The number of lines of the whole list."""
     earlier: int
-    """How many of them come before these."""
+    """How many lines come before this page."""
     next: str | None
-    """The cursor of the next page; None on the last."""
+    """The cursor of the next page, or None on the last page."""
 
 
 def merged(parts: Sequence[Part], size: int, *, newest_first: bool = False) -> Page:
-    """One page of `size` lines from what each database has of it."""
+    """Merges the parts of all databases into one page of at most `size` lines."""
     lines = sorted(chain.from_iterable(part.lines for part in parts), key=lambda line: line[0], reverse=newest_first)
     shown = lines[:size]
     return Page(

@@ -1,7 +1,7 @@
-"""Feeds read models from the event store: batches, each in one transaction with the positions of those it was for.
+"""Applies events to read models, in batches. One transaction has a batch and the new positions of the read models.
 
-A transaction holds its positions from its first statement on, and leaves out those that another one holds. So two
-processes with the same read models cannot apply an event twice, and none waits for the other.
+A transaction locks the positions with its first statement, and leaves out read models whose positions another
+transaction has locked. So two processes with the same read models cannot apply an event twice, and neither waits.
 """
 
 import logging
@@ -27,11 +27,10 @@ log = logging.getLogger(__name__)
 
 BATCH = 1000
 CHANNEL = "read_models"
-"""Where PostgreSQL notifies that a read model moved on; the payload is its name."""
+"""The channel on which PostgreSQL notifies that a read model has changed. The payload is its name."""
 
-# What a crash of the server takes away is applied again, since the position goes with the rows: no need to wait for the
-# disk.
-_TAKE: LiteralString = (
+# Commits need not wait for the disk. If the server crashes, rows and position are lost together and applied again.
+_LOCK: LiteralString = (
     "SELECT application_name AS name, notification_id AS position, set_config('synchronous_commit', 'off', true) "
     "FROM projection_tracking WHERE application_name = ANY(%s) FOR UPDATE SKIP LOCKED"
 )
@@ -43,7 +42,7 @@ _NO_END = 2**63 - 1
 
 
 class Projector:
-    """One read model in the PostgreSQL schema `schema` (by default the one that is read)."""
+    """Applies events to one read model in the PostgreSQL schema `schema`, by default the live one."""
 
     def __init__(self, store: OrderStore, read_model: ReadModel[Any], schema: str | None = None) -> None:
         self.read_model = read_model
@@ -51,7 +50,7 @@ class Projector:
         self.datastore = cast("PostgresFactory", store.factory).datastore
 
     def prepare(self) -> None:
-        """Creates the tables where they are missing. Raises the library's PersistenceError."""
+        """Creates missing tables. Raises the library's PersistenceError."""
         version = str(self.read_model.version)
         with self.datastore.transaction(commit=True) as cursor:
             cursor.execute("SELECT pg_advisory_xact_lock(hashtextextended('projections', 0))")
@@ -63,16 +62,16 @@ class Projector:
                 "INSERT INTO read_models VALUES (%s, %s) ON CONFLICT (name) DO NOTHING", (self.schema, version)
             )
             if built_by(cursor.connection, self.schema) != version:
-                log.warning("%s was built by another version; `resolution rebuild %s` renews it", *[self.schema] * 2)
+                log.warning("another version built the read model %s; run `resolution rebuild %s`", *[self.schema] * 2)
 
     def position(self) -> int:
-        """The notification id of the last event applied; 0 before the first."""
+        """Returns the event number of the last applied event, 0 before the first."""
         with self.datastore.transaction(commit=False) as cursor:
             query = "SELECT notification_id FROM projection_tracking WHERE application_name = %s"
             return fetch_value(cursor.connection, query, [self.schema]) or 0
 
     def catch_up(self, most: int = BATCH) -> int:
-        """Applies the next batch; returns how many events that was. See the function of this name."""
+        """Applies the next batch. Returns its number of events. See the function of this name."""
         return catch_up([self], most).get(self.schema, 0)
 
     def apply(self, cursor: Cursor[DictRow], events: Sequence[Any]) -> None:
@@ -91,37 +90,37 @@ def built_by(connection: Connection[Any], schema: str) -> str | None:
 
 
 def catch_up(projectors: Sequence[Projector], most: int = BATCH) -> dict[str, int]:
-    """Applies the next batch to each of these, of one store, in one transaction with their positions.
+    """Applies the next batch to read models of one store, in one transaction with their positions.
 
-    Returns how many events that was, by schema, where there were any. One that another transaction has in hand is left
-    out: by another process, or by a rebuild that switches its tables. Those that are not as far as the furthest get
-    batches of their own, up to where that one is by then, so that they go on together. Raises the library's
-    PersistenceError, MapperDeserialisationError for an event that cannot be read, and what a handler fails with.
+    Returns the number of events by schema, without schemas that had none. Leaves out a read model that another
+    transaction has locked: another process, or a rebuild that switches its tables. Read models that are behind the most
+    advanced one get their own batches, at most up to its new position, so that they continue together. Raises the
+    library's PersistenceError, MapperDeserialisationError for an event that cannot be read, and a handler's errors.
     """
     applied: dict[str, int] = {}
     with projectors[0].datastore.transaction(commit=True) as cursor:
         end = _NO_END
-        for position, those in _take(cursor, projectors):
+        for position, group in _lock(cursor, projectors):
             rows = events_between(cursor.connection, position, end, most)
             end = min(end, rows[-1].notification_id if rows else position)
             if not rows:
                 continue
             point("projections.read")
             events = [decode_event(row, WITHOUT_TEXTS) for row in rows]
-            for projector in those:
+            for projector in group:
                 projector.apply(cursor, events)
                 applied[projector.schema] = len(events)
-            cursor.execute(_MOVE, (rows[-1].notification_id, [projector.schema for projector in those], CHANNEL))
+            cursor.execute(_MOVE, (rows[-1].notification_id, [projector.schema for projector in group], CHANNEL))
             point("projections.applied")
     if applied:
         point("projections.committed")
     return applied
 
 
-def _take(cursor: Cursor[DictRow], projectors: Sequence[Projector]) -> list[tuple[int, list[Projector]]]:
-    """Those that no other transaction holds, by position, the furthest first. Holds them until the transaction ends."""
+def _lock(cursor: Cursor[DictRow], projectors: Sequence[Projector]) -> list[tuple[int, list[Projector]]]:
+    """Locks the read models that no other transaction has locked. Returns them by position, highest first."""
     by_name = {projector.schema: projector for projector in projectors}
-    taken: defaultdict[int, list[Projector]] = defaultdict(list)
-    for row in cursor.execute(_TAKE, (list(by_name),)):
-        taken[row["position"]].append(by_name[row["name"]])
-    return sorted(taken.items(), reverse=True)
+    locked: defaultdict[int, list[Projector]] = defaultdict(list)
+    for row in cursor.execute(_LOCK, (list(by_name),)):
+        locked[row["position"]].append(by_name[row["name"]])
+    return sorted(locked.items(), reverse=True)

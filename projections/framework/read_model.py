@@ -1,4 +1,4 @@
-"""What a read model is made of. `docs/projections.md` writes one on a page."""
+"""The base class of read models. `docs/projections.md` shows how to write one."""
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
@@ -23,25 +23,25 @@ _BYTEWISE: LiteralString = (
 
 
 class ReadModel(Generic[Document]):
-    """A document for each order, made by one handler per event, in a PostgreSQL schema of the read model's name.
+    """Keeps a document for each order, in a PostgreSQL schema with the read model's name. Events change documents.
 
-    Read models hold nothing that an erasure has to take away: what people wrote, and what is confidential, reaches no
-    handler (it reads as erased). The table `orders` keeps the documents as JSON, with `columns` beside for what is
-    searched. Whatever counts over many orders is returned by handlers as facts, which `tally` adds to further `tables`.
+    There is a handler for each event. Read models have nothing that an erasure would have to delete: handlers see texts
+    and confidential fields as erased. The table `orders` has the documents as JSON, and `columns` for searching. To
+    count over many orders, handlers return facts, which `tally` adds to further `tables`.
     """
 
     name: ClassVar[str]
     version: ClassVar[int]
-    """Raised with every change of what the tables are or hold; until a rebuild, the rows are those of the version
-    before. A golden file holds it (`tests/engine/test_golden_rows.py`)."""
+    """Increase this with every change of the tables or their content. Until a rebuild, the rows are those of the
+    version before. A golden file checks this (`tests/engine/test_golden_rows.py`)."""
     document: ClassVar[type]
     handlers: ClassVar[Mapping[type[Event], Handler]]
     columns: ClassVar[Mapping[str, str]] = {}
-    """Name and SQL type of the columns beside the document."""
+    """Names and SQL types of further columns of the table `orders`."""
     tables: ClassVar[str] = ""
-    """SQL for further tables and indexes. Names are unqualified: a rebuild makes them elsewhere first."""
+    """SQL for further tables and indexes. Names have no schema, because a rebuild makes them in another one first."""
     compared: ClassVar[tuple[str, ...]] = ("orders",)
-    """The tables that a rebuild has to give again, row by row."""
+    """The tables whose rows must be the same after a rebuild."""
 
     def __init__(self) -> None:
         self._decode: Callable[[bytes], Any] = msgspec.json.Decoder(self.document).decode
@@ -50,41 +50,42 @@ class ReadModel(Generic[Document]):
         types = ["text", *self.columns.values(), "bytea"]
         values = ", ".join(f"%s::{kind}[]" for kind in types)
         updates = ", ".join(f"{name} = excluded.{name}" for name in names[1:])
-        # A text of its own, since PostgreSQL plans a prepared statement anew in another schema than it had before.
-        own = f"-- {self.name}"
-        self._select = f"SELECT order_id, document FROM orders WHERE order_id = ANY(%s) {own}"  # noqa: S608 (our names)
+        # Each read model has its own statement texts, because PostgreSQL plans a prepared statement again whenever the
+        # schema changes.
+        tag = f"-- {self.name}"
+        self._select = f"SELECT order_id, document FROM orders WHERE order_id = ANY(%s) {tag}"  # noqa: S608 (our names)
         self._upsert = (
             f"INSERT INTO orders ({', '.join(names)}) SELECT * FROM unnest({values}) "  # noqa: S608
-            f"ON CONFLICT (order_id) DO UPDATE SET {updates} {own}"
+            f"ON CONFLICT (order_id) DO UPDATE SET {updates} {tag}"
         )
 
     def blank(self, order_id: str) -> Document:
-        """The document of an order before its first event."""
+        """Returns the document of an order before its first event."""
         return cast("Document", self.document(order_id))
 
     def row(self, document: Document) -> Fact:
-        """The values of `columns`."""
+        """Returns the values of `columns`."""
         return ()
 
     def before(self, document: Document, event: Event) -> None:
-        """Runs before an event's handler; for what all events do."""
+        """Changes the document for any event. Called before the event's handler."""
 
     def tally(self, cursor: Cursor[DictRow], facts: Sequence[Fact]) -> None:
-        """Adds what the handlers returned to further tables."""
+        """Adds the facts that the handlers returned to further tables."""
 
     def pass_time(self, cursor: Cursor[DictRow], now: datetime) -> None:
-        """Takes out what is over at a business time without an event; only a replay as of then does it here."""
+        """Deletes rows that time alone ends, without an event. Only a replay as of `now` calls this."""
 
     def create(self, cursor: Cursor[DictRow]) -> None:
-        """Makes the tables where they are missing, in the first schema of the search path."""
+        """Creates missing tables in the first schema of the search path."""
         columns = "".join(f"{name} {kind}, " for name, kind in self.columns.items())
-        # JSON as bytes, because jsonb refuses what texts may hold.
+        # The JSON is stored as bytes, because jsonb refuses characters that documents may contain.
         cursor.execute(
             f"CREATE TABLE IF NOT EXISTS orders (order_id text PRIMARY KEY, {columns}document bytea NOT NULL)".encode()
         )
         if self.tables:
             cursor.execute(self.tables.encode())
-        # Here, so that tables which an earlier version made change too, and stay the work of the same code.
+        # Also for existing tables, so that tables of an earlier version sort bytewise, too.
         cursor.execute(_BYTEWISE)
 
     def apply(self, cursor: Cursor[DictRow], events: Sequence[Event]) -> None:
@@ -100,7 +101,7 @@ class ReadModel(Generic[Document]):
     def fold(
         self, events: Sequence[Event], known: Mapping[str, Document] | None = None
     ) -> tuple[dict[str, Document], list[Fact]]:
-        """The documents as events leave them, from those known or from blank ones; and the facts they come with."""
+        """Applies events to the known documents, or to blank ones. Returns the documents and the handlers' facts."""
         documents = dict(known or {})
         facts = []
         for event in events:
@@ -114,5 +115,5 @@ class ReadModel(Generic[Document]):
         return documents, facts
 
     def rows(self, documents: Mapping[str, Document]) -> list[tuple[Any, ...]]:
-        """The rows of the table `orders`: the order's id, the columns, the document as bytes."""
+        """Returns rows for the table `orders`: order id, columns, and the document as bytes."""
         return [(order_id, *self.row(document), self._encode(document)) for order_id, document in documents.items()]

@@ -1,7 +1,7 @@
-"""Builds a read model anew beside the live one, compares the two, and switches in one transaction.
+"""Builds a read model again beside the live one, compares the two, and switches in one transaction.
 
-The new tables are in the schema `NAME_new`, with a position of their own, so that a rebuild that was stopped goes on
-where it was. The switch renames schemas: readers see the old rows until it commits, and the new ones after.
+The new tables are in the schema `NAME_new` and have their own position, so that the next rebuild continues one that was
+stopped. The switch renames schemas: readers see the old rows until it commits, and then the new ones.
 """
 
 from collections.abc import Callable, Iterator
@@ -23,37 +23,44 @@ from .projector import Projector, built_by
 
 _BATCH = 5000
 _NEAR = 1000
-"""So few events behind, the rest is done while the live one waits."""
+"""When fewer events than this are left, they are applied while the live read model waits."""
 _SHOWN = 20
 _WAIT_SECONDS = 0.01
 
 
 class RebuildError(Exception):
-    """A rebuild that cannot be done: a sentence that says what to do instead."""
+    """A rebuild is not possible. The message says why and what to do instead."""
 
 
 @dataclass
 class Difference:
-    """How the rows of a table differ; `keys` are some of the rows, without their content (it may be confidential)."""
+    """How the rows of a table differ."""
 
     table: str
     only_in_old: int
+    """The number of rows that only the old table has."""
     only_in_new: int
+    """The number of rows that only the new table has."""
     keys: list[str] = field(default_factory=list)
+    """The keys of some of these rows, without their content, which may be confidential."""
 
 
 @dataclass
 class Rebuilt:
-    """What came of it. `same_version`: whether old and new should be the same, row by row."""
+    """The result of a rebuild."""
 
     name: str
+    """The read model's name."""
     events: int
+    """The number of the last event in it."""
     same_version: bool
+    """Whether the same version had built the old rows, so that old and new rows should be the same."""
     differences: list[Difference]
+    """The tables that differ."""
 
 
 class Rebuild:
-    """One rebuild of one read model. Raises RebuildError for a name that is none, or an old build still there."""
+    """One rebuild of one read model. Raises RebuildError for an unknown name."""
 
     def __init__(self, store: OrderStore, name: str) -> None:
         if name not in READ_MODELS:
@@ -65,9 +72,9 @@ class Rebuild:
         self._name = name
 
     def run(self, progress: Callable[[int, int], None]) -> Rebuilt:
-        """Fills, compares, switches. `progress` is told how many events are applied, and of how many.
+        """Fills the new tables, compares them, and switches. Calls `progress` with the events applied and their total.
 
-        Raises RebuildError while another process builds the same one.
+        Raises RebuildError while another process rebuilds the read model, or if tables of the last rebuild still exist.
         """
         with self._alone():
             self._begin()
@@ -79,7 +86,7 @@ class Rebuild:
         name = f"rebuild {self._name}"
         with self._datastore.transaction() as cursor:
             if not hold_lock(cursor, "SELECT pg_try_advisory_xact_lock(hashtextextended(%s, 0)) AS held", (name,)):
-                raise RebuildError(f"Another rebuild of {self._name} is at work; wait until it has ended.")
+                raise RebuildError(f"Another rebuild of {self._name} is running; wait until it has ended.")
             yield
 
     def _begin(self) -> None:
@@ -87,24 +94,24 @@ class Rebuild:
         with self._datastore.transaction(commit=True) as cursor:
             if _exists(cursor, f"{self._name}_old"):
                 raise RebuildError(
-                    f"The tables from before the last rebuild are still there; look at them in the schema "
-                    f"{self._name}_old, then `resolution rebuild {self._name} --drop-old`."
+                    f"The tables from before the last rebuild still exist in the schema {self._name}_old. Check them, "
+                    f"then delete them with `resolution rebuild {self._name} --drop-old`."
                 )
             if built_by(cursor.connection, self._new.schema) not in (None, str(self._new.read_model.version)):
-                self._forget(cursor, self._new.schema)  # what another version began is of no use
+                self._forget(cursor, self._new.schema)  # another version began it, so its rows are useless
         self._new.prepare()
 
     def drop_old(self) -> bool:
-        """Deletes the tables from before the last rebuild; returns whether there were any."""
+        """Deletes the tables from before the last rebuild. Returns whether there were any."""
         with self._alone(), self._datastore.transaction(commit=True) as cursor:
-            found = _exists(cursor, f"{self._name}_old")
+            existed = _exists(cursor, f"{self._name}_old")
             self._forget(cursor, f"{self._name}_old")
-        return found
+        return existed
 
     def _fill(self, progress: Callable[[int, int], None]) -> None:
-        """Brings the new one near the end, and the live one at least as far as that."""
+        """Brings the new read model near the end, and the live one at least to the same position."""
         self._fill_new(progress)
-        while self._live.position() < self._new.position():  # its role does not run, or has not come so far
+        while self._live.position() < self._new.position():  # the projections role does not run, or is behind
             if not self._live.catch_up():
                 sleep(_WAIT_SECONDS)
 
@@ -119,7 +126,7 @@ class Rebuild:
             done = self._new.position()
 
     def _switch(self) -> Rebuilt:
-        """The live one stands still from here to the commit; its readers do not."""
+        """Compares and switches. Meanwhile the live read model gets no events, but readers do not wait."""
         with self._datastore.transaction(commit=True) as cursor:
             events = self._hold(cursor)
             while (behind := events - self._new.position()) > 0:
@@ -133,11 +140,11 @@ class Rebuild:
                 cursor.execute(
                     "UPDATE projection_tracking SET application_name = %s WHERE application_name = %s", (new, old)
                 )
-        found = [difference for difference in differences if difference.only_in_old or difference.only_in_new]
-        return Rebuilt(self._name, events, same_version, found)
+        differing = [difference for difference in differences if difference.only_in_old or difference.only_in_new]
+        return Rebuilt(self._name, events, same_version, differing)
 
     def _hold(self, cursor: Cursor[DictRow]) -> int:
-        """The live one's position, which nobody moves until the transaction ends."""
+        """Locks and returns the live read model's position, so that nobody moves it until the transaction ends."""
         query = "SELECT notification_id FROM projection_tracking WHERE application_name = %s FOR UPDATE"
         return int(fetch_value(cursor.connection, query, (self._name,)))
 
@@ -167,6 +174,6 @@ def _exists(cursor: Cursor[DictRow], schema: str) -> bool:
 
 
 def _key(row: DictRow) -> str:
-    """What names a row: its first column, or the first two."""
+    """Returns the values that identify a row."""
     values = [str(value) for name, value in row.items() if name in ("order_id", "role", "user_id", "day", "kind")]
     return " ".join(values)

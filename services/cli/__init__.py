@@ -64,8 +64,8 @@ from .terminal import Terminal, complain, say
 from .verify import verify
 
 app = typer.Typer(
-    help="The Resolution Center: settles disputes on a marketplace's orders. Servers are those of "
-    "RESOLUTION_DATABASE_URL and RESOLUTION_KAFKA_SERVERS; without them, embedded ones.",
+    help="The Resolution Center: settles disputes on a marketplace's orders. Commands use the servers in "
+    "RESOLUTION_DATABASE_URL and RESOLUTION_KAFKA_SERVERS, or embedded ones if those are not set.",
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
@@ -116,7 +116,7 @@ _FAILURES = (
 
 
 def main() -> NoReturn:
-    """Runs a command; a failure that a user can cause becomes a sentence on stderr and exit code 1 or 2."""
+    """Runs a command. For a failure that a user can cause, prints a sentence to stderr and exits with 1 or 2."""
     logs.configure("text", "resolution")
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # whatever the terminal's encoding is
@@ -140,13 +140,13 @@ def main() -> NoReturn:
 def _misused(error: typer.TyperException) -> NoReturn:
     context = getattr(error, "ctx", None)
     hint = f" Try `{context.command_path} --help`." if context else ""
-    if message := error.format_message():  # there is none if the help was printed instead
+    if message := error.format_message():  # empty if the help was printed instead
         complain(f"resolution: {message.removesuffix('.')}.{hint}")
     raise SystemExit(error.exit_code)
 
 
 def _drop_output() -> None:
-    """Python flushes what is left on its way out; where nobody takes it, that would be another error."""
+    """Sends the rest of stdout to nowhere, because Python flushes it at exit, which would fail again."""
     with suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
@@ -163,7 +163,7 @@ def _root(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
-    """What stands before a command."""
+    """Handles the options before a command."""
 
 
 @app.command()
@@ -183,20 +183,22 @@ def serve(
     shard: Annotated[
         str | None,
         typer.Option(
-            envvar="RESOLUTION_SHARD", help="Of several databases: work for this one only, from 0.", metavar="N"
+            envvar="RESOLUTION_SHARD",
+            help="If there are several databases: work for this one only. Counted from 0.",
+            metavar="N",
         ),
     ] = None,
 ) -> None:
-    """Run roles until SIGTERM, each in a process of its own. Prints `ready {json}` once all work."""
+    """Run roles until SIGTERM, each in its own process. Prints `ready {json}` once all work."""
     try:
         wanted = known_roles(roles or [], list(ROLE_NAMES))
     except ValueError as error:
         _fail(error, _USAGE)
-    given = Settings.from_environment(os.environ | ({"RESOLUTION_SHARD": shard} if shard else {}))
-    logs.configure(given.log_format, "serve")
-    require_free_ports(given, wanted, list(ROLE_NAMES))
+    configured = Settings.from_environment(os.environ | ({"RESOLUTION_SHARD": shard} if shard else {}))
+    logs.configure(configured.log_format, "serve")
+    require_free_ports(configured, wanted, list(ROLE_NAMES))
     start_fork_server()
-    with installation(given) as settings:
+    with installation(configured) as settings:
         prepare(settings)
         require_known_topics(settings)
         asyncio.run(serve_roles(settings, wanted, list(ROLE_NAMES)))
@@ -204,7 +206,10 @@ def serve(
 
 @app.command()
 def migrate(as_json: AsJson = False) -> None:
-    """Bring the database's schema and the topics up to date, before the roles start. Safe twice, and by two at once."""
+    """Bring the database's schema and the topics up to date, before the roles start.
+
+    It does no harm to run this again, or twice at the same time.
+    """
     with installation(Settings.from_environment()) as settings:
         ran = prepare(settings)
     if as_json:
@@ -219,16 +224,16 @@ def order(
     viewer: Annotated[str | None, typer.Option("--as", help="The id of the client or freelancer who looks.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show the order page, with the actions available now to whoever looks (to both parties without --as)."""
-    with _database() as settings, connect((one := shard_of(settings, order_id)).database) as connection:
+    """Show the order page, with the actions that are available now to the viewer, or to both parties without --as."""
+    with _database() as settings, connect((shard := shard_of(settings, order_id)).database) as connection:
         try:
-            page = order_page.look(connection, one.master_keys, order_id, viewer, clock_of(one).now())
+            page = order_page.look(connection, shard.master_keys, order_id, viewer, clock_of(shard).now())
         except order_page.NotAParty:
             page = None
         except psycopg.errors.UndefinedTable:
             page = None
     if page is None:
-        # The same answer for an order that does not exist and for one of others: a stranger learns nothing.
+        # The answer is the same for an order that does not exist and for other people's, so a stranger learns nothing.
         _fail(f"There is no order {order_id}" + (f" of {viewer}." if viewer else "."), 1)
     say(json.dumps(page)) if as_json else show.order(Terminal(), page)
 

@@ -1,4 +1,4 @@
-"""`resolution checkpoints`, and `resolution verify --checkpoints`: the chain of signed hashes of the event store."""
+"""`resolution checkpoints` and `resolution verify --checkpoints`: signed hashes of the event store."""
 
 import asyncio
 import json
@@ -19,39 +19,45 @@ from services.runtime.installation import installation
 from services.settings import Settings
 from services.shards.identity import require_shard
 
-from .differences import tell_differences
+from .differences import print_differences
 from .progress import events_progress
 from .terminal import say
 
 app = typer.Typer(help="Signed hashes of the event store, for auditors.", no_args_is_help=True)
 CheckpointsFile = Annotated[
     Path | None,
-    typer.Option("--checkpoints", help="Compare the event store with this file of checkpoints instead; no Kafka."),
+    typer.Option(
+        "--checkpoints", help="Compare the event store with this file of checkpoints instead. Kafka is not used."
+    ),
 ]
 PublicKeys = Annotated[
     list[Path] | None,
-    typer.Option("--public-key", help="With --checkpoints: a key that you trust; may be given several times."),
+    typer.Option("--public-key", help="With --checkpoints: a key that you trust. Repeat the option for several keys."),
 ]
 ShardNumber = Annotated[
     int | None,
-    typer.Option("--shard", envvar="RESOLUTION_SHARD", help="Of several databases the one whose chain it is, from 0."),
+    typer.Option(
+        "--shard",
+        envvar="RESOLUTION_SHARD",
+        help="If there are several databases: the one that the checkpoints belong to. Counted from 0.",
+    ),
 ]
-_MOST_PROCESSES = 4
+_MAX_PROCESSES = 4
 
 
 @app.command()
-def key(directory: Annotated[Path, typer.Argument(help="Where to put the two files; it is created.")]) -> None:
-    """Make a key pair: one file signs checkpoints and stays secret, the other is for auditors."""
+def key(directory: Annotated[Path, typer.Argument(help="The directory for the two files. It is created.")]) -> None:
+    """Make a key pair: a secret key that signs checkpoints, and a public key for auditors."""
     private, public = write_key_pair(directory)
-    say(f"{private} signs: keep it secret, and name it in RESOLUTION_CHECKPOINT_KEY_FILE.")
-    say(f"{public} is for auditors: key {key_id(read_public_key(public))}.")
+    say(f"{private} signs checkpoints. Keep it secret, and set RESOLUTION_CHECKPOINT_KEY_FILE to it.")
+    say(f"{public} is for auditors. Its key id is {key_id(read_public_key(public))}.")
 
 
 @app.command()
-def export(file: Annotated[Path, typer.Argument(help="Is replaced if it exists.")], shard: ShardNumber = None) -> None:
-    """Write the chain, as it was published, to a file for auditors: a checkpoint in each line."""
+def export(file: Annotated[Path, typer.Argument(help="Replaced if it exists.")], shard: ShardNumber = None) -> None:
+    """Write the published checkpoints to a file for auditors, one checkpoint per line."""
     with installation(Settings.from_environment(), database=False) as settings:
-        count = asyncio.run(_export(_one_of(settings, shard), file))
+        count = asyncio.run(_export(_shard_settings(settings, shard), file))
     say(f"Checkpoints in {file}: {count:,}.")
 
 
@@ -67,40 +73,44 @@ async def _export(settings: Settings, file: Path) -> int:
                 count += 1
         new.replace(file)
     except OSError as error:
-        raise typer.BadParameter(f"{file} cannot be written: {error.strerror}") from None
+        raise typer.BadParameter(f"cannot write {file}: {error.strerror}") from None
     finally:
         new.unlink(missing_ok=True)
     return count
 
 
-def _one_of(settings: Settings, number: int | None) -> Settings:
-    """The settings of one shard."""
+def _shard_settings(settings: Settings, number: int | None) -> Settings:
+    """Returns the settings of one shard."""
     count = len(settings.shards)
     if number is None and count > 1:
-        raise typer.BadParameter(f"there are {count} databases, and each has a chain of its own; say --shard NUMBER")
+        raise typer.BadParameter(f"there are {count} databases, and each has its own checkpoints; say --shard NUMBER")
     if not 0 <= (number or 0) < count:
         raise typer.BadParameter(f"--shard is a number from 0 to {count - 1}")
     return settings.shards[number or 0]
 
 
 def verify_against(file: Path, public_keys: Sequence[Path], shard: int | None, as_json: bool) -> NoReturn:
-    """What `verify --checkpoints` does. Exits with 1 if anything differs."""
+    """Runs `verify --checkpoints`. Exits with 1 if anything differs."""
     if not public_keys:
         raise typer.BadParameter("name the public keys that you trust, each with --public-key")
     keys = [read_public_key(public) for public in public_keys]
-    processes = min(_MOST_PROCESSES, os.cpu_count() or 1)
+    processes = min(_MAX_PROCESSES, os.cpu_count() or 1)
     with installation(Settings.from_environment(), kafka=False) as settings, events_progress(False) as progress:
-        urls, number = [one.database for one in settings.shards], _one_of(settings, shard).shard.number
-        for one in settings.shards:
-            require_shard(one.database, one.shard)
-        found = verify_checkpoints(urls, number, file, keys, processes, progress)
-    say(json.dumps(found.as_dict())) if as_json else _show(found)
-    raise typer.Exit(1 if found.differences else 0)
+        urls = [one_shard.database for one_shard in settings.shards]
+        number = _shard_settings(settings, shard).shard.number
+        for one_shard in settings.shards:
+            require_shard(one_shard.database, one_shard.shard)
+        tampering = verify_checkpoints(urls, number, file, keys, processes, progress)
+    say(json.dumps(tampering.as_dict())) if as_json else _show(tampering)
+    raise typer.Exit(1 if tampering.differences else 0)
 
 
-def _show(found: Tampering) -> None:
-    say(f"Events compared: {found.events:,}, with {found.checkpoints:,} checkpoints.")
-    if found.last_at is not None:
-        say(f"The last one is number {found.last_checkpoint:,}, of {found.last_at}, up to event {found.last_event:,}.")
-    say(f"Events that came later, which none covers: {found.uncovered:,}.")
-    tell_differences(found, "Nothing was changed.")
+def _show(tampering: Tampering) -> None:
+    say(f"Events compared: {tampering.events:,}, with {tampering.checkpoints:,} checkpoints.")
+    if tampering.last_at is not None:
+        say(
+            f"The last checkpoint is number {tampering.last_checkpoint:,}, of {tampering.last_at}. It covers events up "
+            f"to {tampering.last_event:,}."
+        )
+    say(f"Later events, which no checkpoint covers: {tampering.uncovered:,}.")
+    print_differences(tampering, "Nothing was changed.")

@@ -1,4 +1,4 @@
-"""`resolution dead`: records that are no command, and what an operator does about them."""
+"""`resolution dead`: shows and handles dead letters, the records that aren't commands."""
 
 import asyncio
 import json
@@ -30,10 +30,10 @@ from services.shards.arithmetic import Shard
 
 from .terminal import facts, say, short, table, write
 
-app = typer.Typer(help="Records of the commands topic that are no command.", no_args_is_help=True)
-Places = Annotated[list[str] | None, typer.Argument(help="PARTITION/OFFSET, as `list` shows them.", metavar="PLACE...")]
-Key = Annotated[str | None, typer.Option(help="Only those with this key: the order's id.")]
-Error = Annotated[str | None, typer.Option(help="Only those whose reason has this text in it.")]
+app = typer.Typer(help="Dead letters: records of the commands topic that are not commands.", no_args_is_help=True)
+Places = Annotated[list[str] | None, typer.Argument(help="PARTITION/OFFSET, as `list` shows it.", metavar="PLACE...")]
+Key = Annotated[str | None, typer.Option(help="Only dead letters with this key, which is the order's id.")]
+Error = Annotated[str | None, typer.Option(help="Only dead letters whose reason contains this text.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print machine-readable JSON lines on stdout.")]
 _PLACE = re.compile(r"(\d{1,9})/(\d{1,18})")
 
@@ -42,10 +42,10 @@ _PLACE = re.compile(r"(\d{1,9})/(\d{1,18})")
 def list_(
     key: Key = None,
     error: Error = None,
-    every: Annotated[bool, typer.Option("--all", help="Those that were retried or discarded, too.")] = False,
+    every: Annotated[bool, typer.Option("--all", help="Also those that were retried or discarded.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """The dead letters that nobody has done anything about yet, the oldest first."""
+    """List the dead letters that nobody has handled yet, oldest first."""
     with _letters(kafka=False) as (_, store):
         letters = [_describe(letter) for letter in store.find(key=key, error=error, handled=every)]
     if as_json:
@@ -60,25 +60,25 @@ def list_(
 @app.command()
 def show(
     place: Annotated[str, typer.Argument(help="PARTITION/OFFSET.")],
-    raw: Annotated[bool, typer.Option("--raw", help="Only its value, whole and byte for byte.")] = False,
+    raw: Annotated[bool, typer.Option("--raw", help="Only the value, byte for byte.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """One dead letter with its headers and its value as it was. The value may have what a sender meant to be secret."""
+    """Show one dead letter with its headers and its value. The value may contain confidential text."""
     if raw and sys.stdout.isatty():
         raise typer.BadParameter("--raw is not for a terminal, which would obey what a sender wrote: add > FILE")
-    where = _place(place)
+    partition_and_offset = _place(place)
     with _letters(kafka=False) as (_, store):
-        [letter] = _at(store, [where])
+        [letter] = _at(store, [partition_and_offset])
     if raw:
         write(letter.value or b"")
         return
     headers = {name: value and value.decode(errors="backslashreplace") for name, value in letter.headers}
     value = None if letter.value is None else letter.value.decode(errors="backslashreplace")
-    told = _describe(letter)
+    description = _describe(letter)
     if as_json:
-        say(json.dumps(told | {"headers": headers, "value": value}))
+        say(json.dumps(description | {"headers": headers, "value": value}))
     else:
-        facts([*told.items(), *((f"header {name}", text) for name, text in headers.items()), ("value", value)])
+        facts([*description.items(), *((f"header {name}", text) for name, text in headers.items()), ("value", value)])
 
 
 @app.command()
@@ -87,12 +87,14 @@ def retry(
     key: Key = None,
     error: Error = None,
     keep_time: Annotated[
-        bool, typer.Option("--keep-time", help="Judge them by the time at which they first came, not by today's.")
+        bool,
+        typer.Option("--keep-time", help="Judge them by the time at which they first came, not by the present time."),
     ] = False,
 ) -> None:
-    """Publish dead letters to the commands topic again, as they first came: those named, or all that match.
+    """Publish dead letters to the commands topic again, unchanged: those that you name, or all that match.
 
-    For when the service reads by now what it could not read then. One that was handled already has to be named.
+    Use this after an update that reads what an earlier version could not read. A dead letter that was handled already
+    is published again only if you name it.
     """
     wanted = _wanted(places, key, error)
     with _letters() as (settings, store):
@@ -103,12 +105,12 @@ def retry(
 
 @app.command()
 def discard(
-    reason: Annotated[str, typer.Option(help="Why; it is kept.")],
+    reason: Annotated[str, typer.Option(help="Why. Stored with the dead letters.")],
     places: Places = None,
     key: Key = None,
     error: Error = None,
 ) -> None:
-    """Note that nothing is to be done about dead letters: those named, or all that match. They stay on their topic."""
+    """Mark dead letters as done with: those that you name, or all that match. They stay on their topic."""
     wanted = _wanted(places, key, error)
     with _letters(kafka=False) as (_, store):
         letters = _chosen(store, wanted, key, error)
@@ -119,45 +121,45 @@ def discard(
 
 @app.command()
 def skip(
-    place: Annotated[str, typer.Argument(help="PARTITION/OFFSET where the partition stands, as the log says it.")],
-    reason: Annotated[str, typer.Option(help="Why; it goes with the dead letters.")],
+    place: Annotated[str, typer.Argument(help="PARTITION/OFFSET at which the commands role stopped, as its log says.")],
+    reason: Annotated[str, typer.Option(help="Why. Published with the dead letters.")],
 ) -> None:
-    """Give up records that are damaged on the broker's disk, so that their partition goes on.
+    """Skip records that are damaged on the broker's disk, so that the commands role continues with their partition.
 
-    Those from PLACE up to the next one that can be read become dead letters without a value. Records that can be read
-    are not skipped.
+    The records from PLACE up to the next readable one become dead letters without a value. Readable records are not
+    skipped.
     """
     partition, offset = _place(place)
     with installation(Settings.from_environment()) as settings:
         shards = up_to_date(settings)
-        one = shards[Shard.of(partition, len(shards)).number]
-        topic = Topics(one.topic_prefix).commands
-        with connect(one.database) as connection:
+        shard = shards[Shard.of(partition, len(shards)).number]
+        topic = Topics(shard.topic_prefix).commands
+        with connect(shard.database) as connection:
             base = commands_bases(connection).get(partition, 0)
-        damage = asyncio.run(find_damage(one.cluster, topic, partition, offset - base))
-        with OrderStore(one.database, one.master_keys) as store:
+        damage = asyncio.run(find_damage(shard.cluster, topic, partition, offset - base))
+        with OrderStore(shard.database, shard.master_keys) as store:
             try:
                 skip_damage(store, topic, damage, base, reason)
             except PersistenceError:
                 raise NotSkipped(
-                    f"The commands role does not stand at {place}: see its log for where it does. Nothing is skipped."
+                    f"The commands role did not stop at {place}. Its log says where it stopped. Nothing was skipped."
                 ) from None
     say(f"{damage.end - damage.first:,} skipped.")
 
 
 class _Letters:
-    """The dead letters of all shards. `connections`: to each."""
+    """The dead letters of all shards. `connections` are in the order of the shards."""
 
     def __init__(self, connections: Sequence[psycopg.Connection]) -> None:
         self._connections = connections
 
     def find(self, places: Sequence[tuple[int, int]] | None = None, **which: Any) -> list[DeadLetter]:
-        """See `dead_letters`."""
-        found = [letter for each in self._connections for letter in dead_letters(each, places, **which)]
-        return sorted(found, key=_recorded) if len(self._connections) > 1 else found
+        """Finds dead letters in all shards, oldest first. See `dead_letters`."""
+        letters = [letter for connection in self._connections for letter in dead_letters(connection, places, **which)]
+        return sorted(letters, key=_recorded) if len(self._connections) > 1 else letters
 
     def handle(self, letter: DeadLetter, *, how: str, why: str = "") -> None:
-        """See `handle_dead_letter`."""
+        """Stores in its shard that a dead letter was handled. See `handle_dead_letter`."""
         shard = Shard.of(letter.partition, len(self._connections))
         handle_dead_letter(self._connections[shard.number], letter, how, why)
 
@@ -173,7 +175,7 @@ def _place(text: str) -> tuple[int, int]:
 
 
 def _wanted(places: list[str] | None, key: str | None, error: str | None) -> list[tuple[int, int]]:
-    """The places that are named; none where the dead letters are chosen by their key or reason."""
+    """Returns the named places, or an empty list if dead letters are chosen by key or reason."""
     by_text = key is not None or bool(error)
     if bool(places) is by_text:
         raise typer.BadParameter("name places such as 3/17, or say --key or --error; not both")
@@ -193,7 +195,7 @@ def _at(store: _Letters, wanted: list[tuple[int, int]]) -> list[DeadLetter]:
 
 
 def _table(letters: Sequence[dict[str, Any]], *, handled: bool) -> None:
-    """`handled`: with a column that says what was done about each."""
+    """Prints a table. `handled` adds a column that says how each dead letter was handled."""
     names = ["place", "recorded", "bytes", "key", "error", *(["handled"] if handled else [])]
     rows = (letter | {"recorded": short(letter["recorded"] or "")} for letter in letters)
     headings = ["why" if name == "error" else name for name in names]
@@ -201,7 +203,7 @@ def _table(letters: Sequence[dict[str, Any]], *, handled: bool) -> None:
 
 
 def _describe(letter: DeadLetter) -> dict[str, Any]:
-    """Without its value, which may have what a sender meant to be secret (D16)."""
+    """Describes a dead letter without its value, which may be confidential (D16)."""
     recorded = dict(letter.headers).get(SOURCE_TIMESTAMP)
     instant = recorded and datetime.fromtimestamp(int(recorded) / 1000, UTC).isoformat(timespec="milliseconds")
     return {
@@ -218,7 +220,7 @@ def _describe(letter: DeadLetter) -> dict[str, Any]:
 def _letters(kafka: bool = True) -> Iterator[tuple[Settings, _Letters]]:
     with installation(Settings.from_environment(), kafka=kafka) as settings, ExitStack() as stack:
         shards = up_to_date(settings)
-        connections = [connect(one.database, autocommit=True) for one in shards]
+        connections = [connect(shard.database, autocommit=True) for shard in shards]
         for connection in connections:
             stack.enter_context(connection)
         yield replace(settings, shard=shards[0].shard), _Letters(connections)

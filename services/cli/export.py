@@ -1,4 +1,4 @@
-"""`resolution export`: history as files for analysts."""
+"""`resolution export`: writes history as files for analysts."""
 
 import sys
 from enum import StrEnum
@@ -23,30 +23,30 @@ class _Format(StrEnum):
 
 
 def export(
-    to: Annotated[Path, typer.Option(help="A directory of the export's own; it is created.")],
+    to: Annotated[Path, typer.Option(help="A directory only for the export. It is created.")],
     format_: Annotated[_Format, typer.Option("--format")] = _Format.PARQUET,
-    after: Annotated[int, typer.Option(min=0, help="Into a new directory: only events after this position.")] = 0,
+    after: Annotated[int, typer.Option(min=0, help="For a new directory: only events after this position.")] = 0,
 ) -> None:
-    """Write the public events and a summary of each order as files; again, only what is new since.
+    """Write the public events and a summary of each order as files. Run again, it adds what is new.
 
-    One folder for each event, with a folder for each date (UTC) in it: docs/analytics.md has queries. Confidential
-    fields are left out. An export that was stopped goes on where it was. Of several databases each has a folder of its
-    own, shard=NUMBER.
+    There is a folder for each event, with a folder for each date (UTC) in it: docs/analytics.md has queries.
+    Confidential fields are left out. If an export was stopped, the next one continues it. If there are several
+    databases, each has its own folder, shard=NUMBER.
     """
     with installation(Settings.from_environment(), kafka=False) as settings:
-        for one in up_to_date(settings):
-            folder = one.shard.folder(to)
-            with OrderStore(one.database, one.master_keys) as store, _progress() as bar:
+        for shard in up_to_date(settings):
+            folder = shard.shard.folder(to)
+            with OrderStore(shard.database, shard.master_keys) as store, _progress() as bar:
                 task = bar.add_task("exporting")
-                done = write(store, folder, format_, after, partial(_tell, bar, task))
+                exported = write(store, folder, format_, after, partial(_update, bar, task))
             say(
-                f"{done.events:,} events added, {done.orders:,} orders' summaries renewed in {folder}. "
-                f"Position: {done.position:,}."
+                f"{exported.events:,} events added, {exported.orders:,} orders' summaries renewed in {folder}. "
+                f"Position: {exported.position:,}."
             )
 
 
-def _tell(bar: Progress, task: TaskID, done: int, of: int) -> None:
-    bar.update(task, completed=done, total=of)
+def _update(bar: Progress, task: TaskID, done: int, total: int) -> None:
+    bar.update(task, completed=done, total=total)
 
 
 def _progress() -> Progress:

@@ -1,6 +1,6 @@
-"""How the command line shows an order's history: a block for each event, with its cause, its data, and what changed.
+"""Prints an order's history: a block for each event, with its cause, its data, and what changed.
 
-What changed is coloured on a terminal, and reads as well without: `status: in progress -> canceled`.
+On a terminal, changes have colours. They are readable without colours, too: `status: in progress -> canceled`.
 """
 
 from collections.abc import Iterable
@@ -20,7 +20,7 @@ _INDENT = (0, 0, 0, 4)
 
 
 def history(console: Terminal, order_id: str, steps: Iterable[Json]) -> None:
-    """Events, and commands where they are among the steps."""
+    """Prints the steps of a history. A step is an event, or a command that changed nothing."""
     console.print(styled((f"Order {order_id}", "bold")))
     for step in steps:
         console.print()
@@ -57,14 +57,14 @@ def _cause(cause: Json) -> Text:
     command = _sent(cause)
     if cause["decided_by"] == "command":
         return styled(command)
-    # Who did what is never blurred (D17): the command only made the service look at the clock.
+    # Accepted and auto-accepted are never mixed up (D17): the command only made the service look at the clock.
     decided = ("the deadline, not a command: nobody had answered by then", "yellow")
     return styled(decided, "\nnoticed when this came: ", command)
 
 
 def _sent(command: Json) -> str:
     if command["command"] is None:
-        return f"command {command['command_id']}, of which no outcome is stored"
+        return f"command {command['command_id']}, whose outcome is not stored"
     outcome = f", {command['outcome']}: {command['code']}" if command["code"] else ""
     return (
         f"{command['command']} from {printable(command['source'])}{outcome}\n"
@@ -89,7 +89,7 @@ def _command(console: Terminal, command: Json) -> None:
 
 
 def _labelled(label: str, fields: Json) -> Iterable[tuple[str, str, Any]]:
-    """The label stands on the first line only."""
+    """Yields label, name and value of each field. Only the first one has the label."""
     for number, (name, value) in enumerate(fields.items()):
         yield "" if number else label, name, value
 

@@ -1,4 +1,4 @@
-"""Instants as arguments."""
+"""Parses instants in arguments."""
 
 from datetime import UTC, datetime
 
@@ -6,12 +6,12 @@ import typer
 
 
 def instant(text: str) -> datetime:
-    """An instant as the service writes it, or a part of one: a date is its first moment, without an offset it is UTC.
+    """Parses an instant in ISO 8601. A date means its first moment. An instant without an offset is in UTC.
 
     Raises typer.BadParameter.
     """
     try:
-        found = datetime.fromisoformat(text)
+        parsed = datetime.fromisoformat(text)
     except ValueError:
-        raise typer.BadParameter(f"{text!r} is no instant; write it like 2026-01-31T12:00:00Z") from None
-    return found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)
+        raise typer.BadParameter(f"{text!r} is not an instant; write it like 2026-01-31T12:00:00Z") from None
+    return parsed.replace(tzinfo=UTC) if parsed.tzinfo is None else parsed.astimezone(UTC)

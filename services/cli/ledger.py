@@ -1,4 +1,4 @@
-"""`resolution ledger`: whether each record of the commands topic led to one thing, and that is on Kafka."""
+"""`resolution ledger`: checks that each record of the commands topic led to one outcome, and that Kafka has it."""
 
 import asyncio
 import json
@@ -14,7 +14,7 @@ from services.runtime.installation import installation
 from services.settings import Settings
 from services.shards.identity import require_shard
 
-from .differences import tell_differences
+from .differences import print_differences
 from .progress import events_progress
 from .terminal import say
 
@@ -22,36 +22,36 @@ from .terminal import say
 def ledger(
     as_json: Annotated[bool, typer.Option("--json", help="Print machine-readable JSON on stdout.")] = False,
 ) -> None:
-    """Check that each record of the commands topic led to one outcome, dead letter or parked command, and none to two.
+    """Check that each record of the commands topic led to exactly one outcome, dead letter or parked command.
 
-    Each outcome and dead letter that is published has to be on Kafka once, as it is stored, and nothing else may be.
+    Each published outcome and dead letter has to be on Kafka exactly once, as it is stored, and nothing else may be.
 
-    Reads only; the service may run meanwhile. Exit code 1 if anything is wrong.
+    Writes nothing; the service may run meanwhile. Exit code 1 if anything is wrong.
     """
     with installation(Settings.from_environment()) as settings, events_progress(False, "offsets") as progress:
-        found = Ledger()
-        for one in settings.shards:
-            topics = Topics(one.topic_prefix, require_shard(one.database, one.shard).shard)
-            accounts = asyncio.run(balance(one.database, one.cluster, topics, progress))
-            accounts.note(asyncio.run(compare_outcomes(one.database, one.cluster, topics)))
-            found.add(accounts, one.shard)
-        found.partitions.sort(key=lambda account: account.partition)
-    say(json.dumps(found.as_dict())) if as_json else _show(found)
-    raise typer.Exit(1 if found.differences else 0)
+        whole_ledger = Ledger()
+        for shard in settings.shards:
+            topics = Topics(shard.topic_prefix, require_shard(shard.database, shard.shard).shard)
+            accounts = asyncio.run(balance(shard.database, shard.cluster, topics, progress))
+            accounts.note(asyncio.run(compare_outcomes(shard.database, shard.cluster, topics)))
+            whole_ledger.add(accounts, shard.shard)
+        whole_ledger.partitions.sort(key=lambda account: account.partition)
+    say(json.dumps(whole_ledger.as_dict())) if as_json else _show(whole_ledger)
+    raise typer.Exit(1 if whole_ledger.differences else 0)
 
 
-def _show(found: Ledger) -> None:
-    for account in found.partitions:
+def _show(whole_ledger: Ledger) -> None:
+    for account in whole_ledger.partitions:
         say(f"partition {account.partition}: {_sum(account)}")
-    if len(found.partitions) > 1:
-        totals = [sum(column) for column in zip(*map(astuple, found.partitions), strict=True)]
+    if len(whole_ledger.partitions) > 1:
+        totals = [sum(column) for column in zip(*map(astuple, whole_ledger.partitions), strict=True)]
         say(f"all: {_sum(Account(*totals))}")
-    say("waiting: not judged yet. expired: became something, and left the topic since.")
-    tell_differences(found, "Every record led to one thing, and Kafka has it once.")
+    say("waiting: not judged yet. expired: has an outcome, and has left the topic since.")
+    print_differences(whole_ledger, "Every record led to one outcome, and Kafka has it once.")
 
 
 def _sum(account: Account) -> str:
-    """What came, and what became of it: equal, where nothing is wrong."""
+    """Formats both sides of an account: the records, and what became of them. If nothing is wrong, they are equal."""
     came = {"records": account.records, "expired": account.expired}
     became = {name: count for name, count in asdict(account).items() if name not in ("partition", *came)}
     sides = [[f"{count:,} {name}" for name, count in side.items() if count] for side in (came, became)]

@@ -1,4 +1,4 @@
-"""`resolution parked`: orders on which our own code failed, and what an operator does about them."""
+"""`resolution parked`: shows and frees parked orders, on which our own code failed."""
 
 import json
 from collections.abc import Callable, Iterator, Sequence
@@ -22,7 +22,7 @@ from services.settings import Settings
 from .terminal import facts, say, short, table
 
 app = typer.Typer(
-    help="Orders on which the service's own code failed. Their commands wait in order; everything else goes on.",
+    help="Parked orders: the service's own code failed on them. Their commands wait; all other orders work.",
     no_args_is_help=True,
 )
 OrderId = Annotated[str, typer.Argument(help="The order's id.")]
@@ -32,7 +32,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print machine-readable JSO
 
 @app.command("list")
 def list_(as_json: AsJson = False) -> None:
-    """The parked orders, the one that has waited longest first."""
+    """List the parked orders, longest-waiting first."""
     with _shards() as shards:
         orders = sorted(chain.from_iterable(map(_parked, shards)), key=lambda order: order["since"])
     if as_json:
@@ -43,16 +43,16 @@ def list_(as_json: AsJson = False) -> None:
     else:
         table(
             ("order", "commands", "since", "where our code failed"),
-            ((one["order_id"], one["commands"], short(str(one["since"])), one["why"]) for one in orders),
+            ((order["order_id"], order["commands"], short(str(order["since"])), order["why"]) for order in orders),
             fold=("order", "where our code failed"),
         )
 
 
 @app.command()
 def show(order_id: OrderId, as_json: AsJson = False) -> None:
-    """An order's parked commands, in order. The first one failed; the others wait behind it."""
+    """Show an order's parked commands, in their order. The first one failed, and the others wait."""
     with _shards() as shards:
-        commands = [_describe(command) for one in shards for command in _commands(one, order_id)]
+        commands = [_describe(command) for shard in shards for command in _commands(shard, order_id)]
     if not commands:
         raise NotParked(f"No command of order {order_id} is parked.")
     for number, command in enumerate(commands):
@@ -68,23 +68,23 @@ def retry(
     order_id: Annotated[str | None, typer.Argument(help="The order's id; or use --all.")] = None,
     every: Annotated[bool, typer.Option("--all", help="Retry every parked order.")] = False,
 ) -> None:
-    """Judge the parked commands again, with their own business times, after the cause was mended."""
+    """Judge the parked commands again, at their own business times. Run this once the bug is fixed."""
     if (order_id is None) is not every:
         raise typer.BadParameter("name one order, or say --all")
     with _shards() as shards:
-        ids = [order_id] if order_id else [order["order_id"] for one in shards for order in _parked(one)]
-        results = {name: _with(shards, name, ParkedOrders.retry) for name in ids}
-    _tell(results)
+        ids = [order_id] if order_id else [order["order_id"] for shard in shards for order in _parked(shard)]
+        results = {name: _act(shards, name, ParkedOrders.retry) for name in ids}
+    _print_results(results)
 
 
 @app.command()
 def discard(
     order_id: OrderId,
-    reason: Annotated[str, typer.Option(help="Why; it goes with the command to the dead letters.")],
+    reason: Annotated[str, typer.Option(help="Why. Published with the dead letter.")],
 ) -> None:
-    """Give up on the command that failed: it becomes a dead letter, and the ones behind it are judged."""
+    """Turn the command that failed into a dead letter, and judge the commands after it."""
     with _shards() as shards:
-        _tell({order_id: _with(shards, order_id, partial(ParkedOrders.discard, reason=reason))})
+        _print_results({order_id: _act(shards, order_id, partial(ParkedOrders.discard, reason=reason))})
 
 
 @contextmanager
@@ -93,32 +93,32 @@ def _shards() -> Iterator[list[Settings]]:
         yield up_to_date(settings)
 
 
-def _parked(one: Settings) -> list[dict[str, Any]]:
-    with connect(one.database) as connection:
+def _parked(settings: Settings) -> list[dict[str, Any]]:
+    with connect(settings.database) as connection:
         return parked_orders(connection)
 
 
-def _commands(one: Settings, order_id: str) -> list[ParkedCommand]:
-    with connect(one.database) as connection:
+def _commands(settings: Settings, order_id: str) -> list[ParkedCommand]:
+    with connect(settings.database) as connection:
         return parked_commands(connection, order_id)
 
 
-def _with(shards: Sequence[Settings], order_id: str, act: Callable[[ParkedOrders, str], str]) -> str:
-    """Acts on an order where it is parked, if anywhere."""
-    one = next((one for one in shards if _commands(one, order_id)), shards[0])
-    with OrderStore(one.database, one.master_keys) as store:
-        return act(ParkedOrders(store, Topics(one.topic_prefix).commands, clock_of(one).of_record), order_id)
+def _act(shards: Sequence[Settings], order_id: str, action: Callable[[ParkedOrders, str], str]) -> str:
+    """Calls `action` for an order in the shard where it is parked. Returns what `action` does."""
+    shard = next((shard for shard in shards if _commands(shard, order_id)), shards[0])
+    with OrderStore(shard.database, shard.master_keys) as store:
+        return action(ParkedOrders(store, Topics(shard.topic_prefix).commands, clock_of(shard).of_record), order_id)
 
 
-def _tell(results: dict[str, str]) -> None:
+def _print_results(results: dict[str, str]) -> None:
     for order_id, failed in results.items():
-        say(f"{order_id}: " + (f"stays parked: {failed}" if failed else "goes on"))
+        say(f"{order_id}: " + (f"stays parked: {failed}" if failed else "is free again"))
     if any(results.values()):
         raise typer.Exit(1)
 
 
 def _describe(command: ParkedCommand) -> dict[str, Any]:
-    """Without the command's data, which may hold a confidential reason (D16); it is in the log at that offset."""
+    """Describes a command without its data, which may be confidential (D16). The topic has the data at the offset."""
     try:
         envelope = json.loads(command.value or b"{}")
     except (ValueError, RecursionError):

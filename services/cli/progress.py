@@ -1,4 +1,4 @@
-"""How far a command has come that goes through the events: a bar on a terminal, JSON lines for programs."""
+"""Shows the progress of a command: a bar on a terminal, JSON lines for programs."""
 
 import json
 import sys
@@ -14,13 +14,16 @@ from .terminal import Terminal, say
 def events_progress(
     as_json: bool, what: str = "events", *, hidden: bool = False
 ) -> Iterator[Callable[[int, int], None]]:
-    """Yields what is to be told how many events, or what else is counted, are done, and of how many."""
+    """Yields a function that shows progress. Call it with the number that is done and the total.
+
+    `what` says what is counted. `hidden` shows nothing to people.
+    """
     if as_json:
         yield lambda done, of: say(json.dumps({what: done, "of": of}))
         return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     hidden = hidden or not sys.stderr.isatty()
-    # What goes to stdout meanwhile may be meant for a file: Rich would print it above the bar, on stderr.
+    # Leave stdout alone, because it may be redirected to a file: Rich would print it above the bar, on stderr.
     with Progress(*columns, console=Terminal(stderr=True), disable=hidden, redirect_stdout=False) as bar:
         task = bar.add_task(what, total=None)
         yield lambda done, of: bar.update(task, completed=done, total=of)

@@ -1,4 +1,4 @@
-"""`resolution rebuild`."""
+"""`resolution rebuild`: makes a read model again."""
 
 import json
 from dataclasses import asdict
@@ -20,43 +20,48 @@ from .terminal import complain, say
 
 def rebuild(
     name: Annotated[str, typer.Argument(help=f"One of: {', '.join(READ_MODELS)}.")],
-    drop_old: Annotated[bool, typer.Option("--drop-old", help="Only delete what the last rebuild replaced.")] = False,
+    drop_old: Annotated[
+        bool, typer.Option("--drop-old", help="Only delete the tables that the last rebuild replaced.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print machine-readable JSON lines on stdout.")] = False,
 ) -> None:
-    """Build a read model anew beside the live one, compare the two, and switch. Stopped, it goes on where it was."""
+    """Build a read model again beside the live one, compare the two, and switch.
+
+    If a rebuild was stopped, the next one continues it.
+    """
     with installation(Settings.from_environment(), kafka=False) as settings:
-        for one in settings.shards:
-            require_shard(one.database, one.shard)
-            if not one.shard.alone and not as_json:
-                say(f"{one.shard}:")
-            with OrderStore(one.database, one.master_keys) as store:
-                _rebuild(Rebuild(store, name), one.shard, drop_old, as_json)
+        for shard in settings.shards:
+            require_shard(shard.database, shard.shard)
+            if not shard.shard.alone and not as_json:
+                say(f"{shard.shard}:")
+            with OrderStore(shard.database, shard.master_keys) as store:
+                _rebuild(Rebuild(store, name), shard.shard, drop_old, as_json)
 
 
 def _rebuild(work: Rebuild, shard: Shard, drop_old: bool, as_json: bool) -> None:
     if drop_old:
-        there = work.drop_old()
-        complain("The old tables are gone." if there else "There are no old tables.")
+        existed = work.drop_old()
+        complain("The old tables are deleted." if existed else "There are no old tables.")
         return
     with events_progress(as_json) as progress:
-        done = work.run(progress)
+        rebuilt = work.run(progress)
     if as_json:
-        say(json.dumps({"rebuilt": asdict(done) | shard.label}))
+        say(json.dumps({"rebuilt": asdict(rebuilt) | shard.label}))
     else:
-        _show(done)
+        _show(rebuilt)
 
 
-def _show(done: Rebuilt) -> None:
-    say(f"{done.name} is rebuilt from {done.events:,} events and live.")
-    if not done.differences:
+def _show(rebuilt: Rebuilt) -> None:
+    say(f"{rebuilt.name} is rebuilt from {rebuilt.events:,} events and live.")
+    if not rebuilt.differences:
         say("It has the same rows as before.")
-    for difference in done.differences:
+    for difference in rebuilt.differences:
         say(
-            f"  {difference.table}: {difference.only_in_old:,} rows of the old are not in the new, "
-            f"{difference.only_in_new:,} of the new not in the old: {', '.join(difference.keys)}"
+            f"  {difference.table}: {difference.only_in_old:,} old rows are not in the new table, "
+            f"{difference.only_in_new:,} new rows were not in the old table: {', '.join(difference.keys)}"
         )
-    if done.differences and done.same_version:
-        say("The read model's version is the same: something else had changed the old rows.")
-    elif done.differences:
-        say("The old one was built by another version.")
-    say(f"The old tables are kept; resolution rebuild {done.name} --drop-old deletes them.")
+    if rebuilt.differences and rebuilt.same_version:
+        say("The read model's version is the same, so something else had changed the old rows.")
+    elif rebuilt.differences:
+        say("Another version of the read model had made the old rows.")
+    say(f"The old tables are kept. `resolution rebuild {rebuilt.name} --drop-old` deletes them.")

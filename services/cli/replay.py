@@ -1,4 +1,4 @@
-"""`resolution replay`: an order's history, or all read models as they stood at an instant."""
+"""`resolution replay`: shows an order's history, or makes all read models as they were at an instant."""
 
 import json
 import re
@@ -38,10 +38,10 @@ def replay(
     ] = None,
     at: Annotated[int | None, typer.Option(min=1, help="Only the order's first N events.", metavar="N")] = None,
     commands: Annotated[
-        bool, typer.Option("--commands", help="Also the commands that changed nothing: rejected, or sent again.")
+        bool, typer.Option("--commands", help="Also show commands that changed nothing: those rejected, or sent again.")
     ] = False,
     every: Annotated[
-        bool, typer.Option("--all", help="All read models as they stood at --as-of, beside the live ones.")
+        bool, typer.Option("--all", help="Make all read models as they were at --as-of, beside the live ones.")
     ] = False,
     into: Annotated[
         str | None,
@@ -55,16 +55,16 @@ def replay(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print machine-readable JSON lines on stdout.")] = False,
 ) -> None:
-    """Show an order's history: each event with its cause and what it changed, confidential fields too.
+    """Show an order's history: each event with its cause and what it changed. Includes confidential fields.
 
-    With --all, build the read models as they stood at an instant, from the event store: docs/auditors.md.
+    With --all, build the read models as they were at an instant, from the event store: docs/auditors.md.
     """
     for wrong, sentence in (
         ((order_id is not None) + every + (drop is not None) != 1, "name one order, or say --all, or --drop PREFIX"),
         (as_of is not None and at is not None, "--as-of and --at exclude each other; say one of them"),
         (order_id is None and (at is not None or commands), "--at and --commands are for one order; name it"),
         (every and as_of is None, "--all needs an instant; say --as-of INSTANT"),
-        (drop is not None and as_of is not None, "--drop deletes all that has the prefix; leave --as-of out"),
+        (drop is not None and as_of is not None, "--drop deletes everything with the prefix; leave --as-of out"),
         (not every and (into is not None or to is not None), "--into and --to go with --all"),
         (into is not None and to is not None, "--into and --to exclude each other; say one of them"),
         (not all(map(_PREFIX.fullmatch, (prefix for prefix in (into, drop) if prefix is not None))), _NO_PREFIX),
@@ -73,15 +73,15 @@ def replay(
             raise typer.BadParameter(sentence)
     with installation(Settings.from_environment(), kafka=False) as settings:
         if order_id is not None:
-            # An auditor may only read.
+            # `shard_of` changes nothing, unlike `up_to_date`: an auditor may only have the right to read.
             _show_order(shard_of(settings, order_id), order_id, as_of, at, commands, as_json)
             return
-        for one in up_to_date(settings):
+        for shard in up_to_date(settings):
             if drop is not None:
-                _drop(one, drop, as_json)
+                _drop(shard, drop, as_json)
             else:
                 assert as_of is not None
-                _show_all(one, as_of, into, to and one.shard.folder(to), as_json)
+                _replay_all(shard, as_of, into, to and shard.shard.folder(to), as_json)
 
 
 # --- one order ---
@@ -94,10 +94,12 @@ def _show_order(
         try:
             steps: list[dict[str, Any]] = list(replay_order(store, order_id, as_of=as_of, at=at, commands=commands))
         except ValueError as error:
-            raise NoHistory(f"What is stored does not follow: {error}. resolution verify looks for more.") from error
+            raise NoHistory(
+                f"The stored events do not follow from each other: {error}. `resolution verify` checks all orders."
+            ) from error
         parked = len(store.parked(order_id))
     if not steps:
-        raise NoHistory(f"There is no event of order {order_id} up to there.")
+        raise NoHistory(f"Order {order_id} has no event up to that point.")
     if as_json:
         for step in steps:
             say(json.dumps(step))
@@ -106,18 +108,18 @@ def _show_order(
     if at is None and (note := _overdue(steps, as_of or clock_of(settings).now())):
         say("", note)
     if parked:
-        say("", f"{parked} commands of this order are parked and not judged yet: resolution parked show {order_id}")
+        say("", f"{parked} commands of this order are parked, not judged yet: see `resolution parked show {order_id}`")
 
 
 def _overdue(steps: list[dict[str, Any]], until: datetime) -> str:
-    """D3, where the event of the deadline is not stored yet."""
+    """Returns a note if a deadline has passed and its event is not stored yet (D3), otherwise an empty text."""
     last = next((step["state"] for step in reversed(steps) if "state" in step), None)
     dispute = last and last["open_dispute"]
     if not dispute or dispute["respond_by"] > format_instant(until):
         return ""
     return (
-        f"The deadline of the open dispute, {dispute['respond_by']}, has passed. The next command that the order reads "
-        "finds it accepted automatically, unless an answer was sent in time and is not judged yet."
+        f"The deadline of the open dispute, {dispute['respond_by']}, has passed. The next command on the order settles "
+        "it as accepted automatically, unless an answer was sent in time and is not judged yet."
     )
 
 
@@ -128,10 +130,10 @@ def _where(where: str, shard: Shard) -> str:
     return where if shard.alone else f"{where} of {shard}"
 
 
-def _show_all(settings: Settings, as_of: datetime, into: str | None, to: Path | None, as_json: bool) -> None:
+def _replay_all(settings: Settings, as_of: datetime, into: str | None, to: Path | None, as_json: bool) -> None:
     clock = clock_of(settings)
     if as_of > (now := clock.now()):
-        raise typer.BadParameter(f"--as-of lies ahead; it is {format_instant(now)} now")
+        raise typer.BadParameter(f"--as-of is in the future; it is {format_instant(now)} now")
     with events_progress(as_json) as progress:
         if to is not None:
             replayed = write_files(settings.database, to, as_of, progress)
@@ -144,20 +146,20 @@ def _show_all(settings: Settings, as_of: datetime, into: str | None, to: Path | 
             where = _where(f"the schemas {prefix}_…", settings.shard)
     parked = _parked_by(settings, clock, as_of)
     if as_json:
-        told = msgspec.to_builtins(replayed) | {"to": where, "parked": parked} | settings.shard.label
-        say(json.dumps({"replayed": told}))
+        result = msgspec.to_builtins(replayed) | {"to": where, "parked": parked} | settings.shard.label
+        say(json.dumps({"replayed": result}))
     else:
-        _tell(replayed, where, parked)
+        _print_replayed(replayed, where, parked)
 
 
 def _parked_by(settings: Settings, clock: Clock, as_of: datetime) -> int:
-    """How many commands came by then that are not judged, because their orders are parked."""
+    """Returns how many commands came up to this instant and are not judged, because their orders are parked."""
     with connect(settings.database) as connection:
         times = connection.execute("SELECT record_time FROM parked_commands").fetchall()
     return sum(clock.of_record(time) <= as_of for (time,) in times)
 
 
-def _tell(replayed: Replayed, where: str, parked: int) -> None:
+def _print_replayed(replayed: Replayed, where: str, parked: int) -> None:
     say(
         f"{where}: the read models as of {format_instant(replayed.as_of)}, from {replayed.events:,} events of "
         f"{replayed.orders:,} orders; {replayed.position:,} events are stored."
@@ -166,11 +168,11 @@ def _tell(replayed: Replayed, where: str, parked: int) -> None:
         say(f"  {table}: {count:,} rows")
     if replayed.overdue:
         say(
-            f"{replayed.overdue:,} disputes are open in them though their deadlines had passed: their auto-acceptances "
-            "are not stored yet. Replay again when the service has caught up."
+            f"{replayed.overdue:,} disputes are open in them although their deadlines had passed, because their "
+            "auto-acceptances are not stored yet. Replay again when the service has caught up."
         )
     if parked:
-        say(f"{parked:,} commands came by then that are parked and not judged yet: resolution parked list")
+        say(f"{parked:,} commands that came by then are parked, not judged yet: see `resolution parked list`")
 
 
 def _drop(settings: Settings, prefix: str, as_json: bool) -> None:
@@ -179,5 +181,5 @@ def _drop(settings: Settings, prefix: str, as_json: bool) -> None:
     if as_json:
         say(json.dumps({"dropped": dropped} | settings.shard.label))
     else:
-        gone = f"Deleted: {', '.join(dropped)}" if dropped else f"There are no schemas of a replay into {prefix}"
-        say(f"{_where(gone, settings.shard)}.")
+        result = f"Deleted: {', '.join(dropped)}" if dropped else f"There are no schemas of a replay into {prefix}"
+        say(f"{_where(result, settings.shard)}.")

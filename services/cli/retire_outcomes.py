@@ -1,4 +1,4 @@
-"""`resolution retire-outcomes`: what is kept of commands that were judged long ago."""
+"""`resolution retire-outcomes`: drops the outcomes of old months."""
 
 import asyncio
 import json
@@ -22,34 +22,34 @@ def retire_outcomes(
             envvar="RESOLUTION_OUTCOMES_MONTHS",
             min=1,
             metavar="MONTHS",
-            help="Months that ended so long ago are dropped.",
+            help="Drop months that ended at least this many months ago.",
         ),
     ],
-    only_check: Annotated[bool, typer.Option("--check", help="Only say what would be dropped.")] = False,
+    only_check: Annotated[bool, typer.Option("--check", help="Only print what would be dropped.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print machine-readable JSON lines on stdout.")] = False,
 ) -> None:
-    """Drop the outcomes of old months. Events stay; so does the memory of every command that changed an order.
+    """Drop the outcomes of old months. Events stay, and so does the memory of every command that changed an order.
 
-    A command that changed nothing is judged anew when it comes again after that. Months whose records are on Kafka
-    still are kept, whatever their age: docs/retention.md. The roles may run meanwhile; run it as the tables' owner.
-    Exit code 1 if a month stays until somebody does something.
+    If a command that changed nothing comes again after that, it is judged again. A month is kept as long as the
+    commands topic has records of it: docs/retention.md. The roles may run meanwhile. Run this as the tables' owner.
+    Exit code 1 if a month stays until somebody acts.
     """
     verdicts: list[Verdict] = []
     with installation(Settings.from_environment()) as settings:
-        for one in up_to_date(settings):
-            found = asyncio.run(retire(one, older_than, only_check=only_check))
-            verdicts += found
-            if not (found or as_json):
-                say(f"{one.shard.prefix}No month is so old.")
-            for verdict in found:
-                say(_json(one.shard, verdict) if as_json else one.shard.prefix + _sentence(verdict, only_check))
+        for shard in up_to_date(settings):
+            of_shard = asyncio.run(retire(shard, older_than, only_check=only_check))
+            verdicts += of_shard
+            if not (of_shard or as_json):
+                say(f"{shard.shard.prefix}No month is so old.")
+            for verdict in of_shard:
+                say(_json(shard.shard, verdict) if as_json else shard.shard.prefix + _sentence(verdict, only_check))
     raise typer.Exit(1 if any(verdict.act for verdict in verdicts) else 0)
 
 
 def _sentence(verdict: Verdict, only_check: bool) -> str:
     month = f"{verdict.month:%Y-%m}, {verdict.outcomes:,} outcomes"
     if verdict.stays:
-        return f"{month}: stays, and so does what is later: {verdict.stays}."
+        return f"{month}: stays, and so do later months: {verdict.stays}."
     return f"{month}: {'would be' if only_check else 'is'} retired."
 
 

@@ -1,4 +1,4 @@
-"""`resolution schema`: the contract as files."""
+"""`resolution schema`: writes the contract as files."""
 
 import json
 from pathlib import Path
@@ -12,7 +12,9 @@ from .terminal import say
 
 
 def schema(
-    directory: Annotated[Path, typer.Argument(help="Where to; made if it is missing.")] = Path("schemas"),
+    directory: Annotated[Path, typer.Argument(help="The directory for the files. Created if missing.")] = Path(
+        "schemas"
+    ),
     page_file: Annotated[Path | None, typer.Option("--page", help="Also write a page for people, in Markdown.")] = None,
 ) -> None:
     """Write the JSON Schemas of all messages and the AsyncAPI 3 document."""
@@ -23,4 +25,4 @@ def schema(
         file.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n")
     if page_file is not None:
         page_file.write_text(page())
-    say(f"{len(documents)} files in {directory}; begin with asyncapi.json.")
+    say(f"{len(documents)} files in {directory}. Start with asyncapi.json.")

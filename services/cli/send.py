@@ -1,4 +1,4 @@
-"""`resolution send`: commands from JSON lines, outcomes as JSON lines."""
+"""`resolution send`: reads commands as JSON lines, and prints their outcomes as JSON lines."""
 
 import asyncio
 import codecs
@@ -29,12 +29,12 @@ from .progress import events_progress
 from .terminal import complain, say
 
 _LARGEST_VALUE = LARGEST_RECORD - 64 * 1024
-"""In bytes: leaves room for the key and what Kafka adds."""
+"""In bytes. Leaves room for the key and for what Kafka adds."""
 _NOT_ASCII = re.compile("[^ -~]")
 
 
 class CommandsFileError(Exception):
-    """A file or a line that nothing is sent of: a sentence that names it and says what to do."""
+    """A file or a line cannot be sent. The message names it and says what to do. Nothing was sent."""
 
 
 class Line(NamedTuple):
@@ -42,28 +42,28 @@ class Line(NamedTuple):
 
     order_id: str
     value: bytes
-    """The envelope. What the line had of it is unchanged."""
+    """The envelope. Attributes that the line had are unchanged."""
     has_new_id: bool
-    """Whether its id was made up here."""
+    """Whether this program made the command's id."""
 
 
 def send(
-    file: Annotated[Path, typer.Argument(help="JSON lines, a command's envelope each; - is stdin.")],
+    file: Annotated[Path, typer.Argument(help="JSON lines, each a command's envelope. - is stdin.")],
     ids: Annotated[
         Path | None,
         typer.Option(
             "--ids",
             metavar="FILE",
-            help="Keep the ids that are made up in this file. Named again, it gives the same lines the same ids, so "
-            "that a file can be sent again without harm.",
+            help="Store the ids that this program makes in this file. Use the same file again to give the same lines "
+            "the same ids, so that a file can be sent again without harm.",
         ),
     ] = None,
-    timeout: Annotated[float, typer.Option(min=0, help="Give up after so many seconds without an outcome.")] = 30.0,
+    timeout: Annotated[float, typer.Option(min=0, help="Give up after this many seconds without an outcome.")] = 30.0,
 ) -> None:
-    """Publish commands and print each one's outcome as a JSON line, in the order sent.
+    """Publish commands, and print the outcome of each as a JSON line, in the order sent.
 
-    A line needs `subject` (the order id) and `type` (a name such as Accept will do); `id`, `source` and `specversion`
-    are filled in where they are missing. Exit code 1 if a line was no command, or got no outcome. Example:
+    A line needs `subject` (the order id) and `type` (a short name such as Accept is enough). If `id`, `source` or
+    `specversion` is missing, this fills it in. Exit code 1 if a line isn't a command, or got no outcome. Example:
 
     {"subject": "order-7", "type": "RecordDelivery"}
     """
@@ -77,9 +77,9 @@ def send(
         except (KafkaError, TimeoutError, KeyboardInterrupt) as error:
             if not sending.published and not isinstance(error, TimeoutError):
                 raise
-            _give_up(error, timeout, lines[sending.told :], ids)
+            _give_up(error, timeout, lines[sending.printed :], ids)
     if sending.dead:
-        complain(f"resolution: {sending.dead:,} of {len(lines):,} lines became dead letters: they are no commands.")
+        complain(f"resolution: {sending.dead:,} of {len(lines):,} lines became dead letters: they are not commands.")
         raise typer.Exit(1)
 
 
@@ -87,10 +87,10 @@ def send(
 
 
 class KeptIds:
-    """Ids for lines that have none. With a file, lines that come again get the ids that they had."""
+    """Gives ids to lines without one. With a file, a line that comes again gets the id that it had."""
 
     def __init__(self, file: Path | None) -> None:
-        """Raises CommandsFileError."""
+        """Reads the file if it exists. Raises CommandsFileError."""
         self._file = file
         self._all: list[_KeptId] = []
         self._unused: defaultdict[str, deque[str]] = defaultdict(deque)
@@ -99,14 +99,14 @@ class KeptIds:
         try:
             self._all = _decode_ids.decode_lines(file.read_bytes())
         except msgspec.MsgspecError:
-            raise CommandsFileError(f"{file} is not a file of ids. Name another one, or a new one.") from None
+            raise CommandsFileError(f"{file} is not a file of ids. Name another file, or a new one.") from None
         except OSError as error:
             raise CommandsFileError(f"{file} cannot be read: {error.strerror}.") from None
         for kept in self._all:
             self._unused[kept.line].append(kept.id)
 
     def of(self, line: bytes) -> str:
-        """The first equal line gets the first of the ids kept for it, and so on; then they get new ones."""
+        """Returns the next stored id of an equal line, in the order of the file, or else a new id."""
         digest = sha256(line).hexdigest()
         if self._unused[digest]:
             return self._unused[digest].popleft()
@@ -114,7 +114,7 @@ class KeptIds:
         return self._all[-1].id
 
     def save(self) -> None:
-        """Raises CommandsFileError."""
+        """Writes all ids to the file. Raises CommandsFileError."""
         if self._file is None:
             return
         new = self._file.with_name(f".{self._file.name}-{os.getpid()}")
@@ -126,13 +126,14 @@ class KeptIds:
             new.replace(self._file)
         except OSError as error:
             new.unlink(missing_ok=True)
-            raise CommandsFileError(f"{self._file} cannot be written: {error.strerror}. Nothing was sent.") from None
+            raise CommandsFileError(f"Cannot write {self._file}: {error.strerror}. Nothing was sent.") from None
 
 
 class _KeptId(msgspec.Struct, forbid_unknown_fields=True):
-    """`line`: the SHA-256 of a line, in hexadecimal."""
+    """The id that was given to a line."""
 
     line: str
+    """The SHA-256 of the line, in hexadecimal."""
     id: str
 
 
@@ -140,8 +141,8 @@ _decode_ids = msgspec.json.Decoder(_KeptId)
 
 
 def read_commands(content: bytes, ids: KeptIds) -> list[Line]:
-    """The envelopes, completed. Nothing is judged here but what it takes to publish. Raises CommandsFileError."""
-    lines = content.removeprefix(codecs.BOM_UTF8).split(b"\n")  # nothing else ends a line of JSON lines
+    """Completes the envelopes. Checks only what is needed to publish them. Raises CommandsFileError."""
+    lines = content.removeprefix(codecs.BOM_UTF8).split(b"\n")  # the only line end in JSON lines
     return [_complete(line.strip(), number, ids) for number, line in enumerate(lines, 1) if line.strip()]
 
 
@@ -164,12 +165,14 @@ def _complete(line: bytes, number: int, ids: KeptIds) -> Line:
         completed["id"] = ids.of(line)
     value = msgspec.json.encode({"specversion": "1.0", "source": "/resolution-cli"} | completed)
     if len(value) > _LARGEST_VALUE:
-        raise CommandsFileError(f"Line {number} has {len(value):,} bytes, which Kafka does not take. Nothing was sent.")
+        raise CommandsFileError(
+            f"Line {number} has {len(value):,} bytes; Kafka takes at most {_LARGEST_VALUE:,}. Nothing was sent."
+        )
     return Line(subject, value, has_new_id)
 
 
 def _members(line: bytes) -> dict[str, msgspec.Raw]:
-    """Each as it is written: the service judges what was sent, not what a decoder here made of it.
+    """Returns the members of a JSON object as they are written, so that the service judges exactly what the line has.
 
     Raises ValueError and RecursionError.
     """
@@ -177,7 +180,7 @@ def _members(line: bytes) -> dict[str, msgspec.Raw]:
     try:
         return msgspec.json.decode(line, type=dict[str, msgspec.Raw])
     except msgspec.DecodeError:
-        # It refuses half of a surrogate pair wherever one is. The service says which field it is in.
+        # msgspec refuses a lone surrogate anywhere. The service has to judge it, because it says which field has it.
         members = json.loads(text)
         if not isinstance(members, dict):
             raise ValueError("a command is an object") from None
@@ -203,19 +206,19 @@ def _content(file: Path) -> bytes:
 
 @dataclass
 class Sending:
-    """How far it has come."""
+    """The progress of sending."""
 
     published: int = 0
-    told: int = 0
-    """The outcomes that were printed, of the first lines."""
+    printed: int = 0
+    """How many outcomes were printed. They belong to the first lines."""
     dead: int = 0
-    """Those of them that are dead letters."""
+    """How many of the printed outcomes are dead letters."""
 
 
 async def send_all(settings: Settings, lines: Sequence[Line], timeout: float, sending: Sending) -> None:
     """Publishes the commands and prints their outcomes in the order sent.
 
-    Raises KafkaError, and TimeoutError after `timeout` seconds in which nothing went on.
+    Raises KafkaError, and TimeoutError after `timeout` seconds without progress.
     """
     loop = asyncio.get_running_loop()
     async with (
@@ -229,35 +232,35 @@ async def send_all(settings: Settings, lines: Sequence[Line], timeout: float, se
                 sending.published += 1
                 limit.reschedule(loop.time() + timeout)
                 progress(sending.published, len(lines))
-        # On a terminal the outcomes themselves show how far it is.
+        # On a terminal, the printed outcomes show the progress.
         with events_progress(False, "outcomes", hidden=sys.stdout.isatty()) as progress:
-            for outcome in outcomes:
-                found = await outcome
-                say(json.dumps(found))
-                sending.told += 1
-                sending.dead += "dead" in found
+            for future in outcomes:
+                outcome = await future
+                say(json.dumps(outcome))
+                sending.printed += 1
+                sending.dead += "dead" in outcome
                 limit.reschedule(loop.time() + timeout)
-                progress(sending.told, len(lines))
+                progress(sending.printed, len(lines))
 
 
 def _give_up(error: BaseException, timeout: float, rest: Sequence[Line], ids: Path | None) -> NoReturn:
-    """Says what is left and how to send it again, so that nothing takes effect twice."""
+    """Prints the lines without an outcome, and says how to send them again so that nothing takes effect twice."""
     match error:
         case TimeoutError():
-            why = f"for {timeout:g} s no outcome came. Is the service running (resolution serve)?"
+            why = f"no outcome came for {timeout:g} s. Is the service running (resolution serve)?"
         case KeyboardInterrupt():
-            why = "it was stopped."
+            why = "the command was interrupted."
         case _:
             why = f"{error}."
     if any(line.has_new_id for line in rest) and ids is None:
-        again = "Send the lines above, not the file: they have the ids that were made up for them"
+        again = "Send the lines above, not the file: they have the ids under which they were sent"
     elif ids is None:
         again = "Send the lines above again"
     else:
-        again = f"Send the file again with --ids {ids}: it keeps the ids"
+        again = f"Send the file again with --ids {ids}, which has the ids"
     if ids is None:
         for line in rest:
-            complain(_NOT_ASCII.sub(lambda found: json.dumps(found[0])[1:-1], line.value.decode()))
+            complain(_NOT_ASCII.sub(lambda match: json.dumps(match[0])[1:-1], line.value.decode()))
     complain(f"resolution: {len(rest):,} lines have no outcome yet: {why}")
-    complain(f"{again}. Each takes effect once, whether or not it arrived.")
+    complain(f"{again}. Each command takes effect once, whether or not it has arrived already.")
     raise typer.Exit(130 if isinstance(error, KeyboardInterrupt) else 1)

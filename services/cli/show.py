@@ -1,4 +1,4 @@
-"""How the command line shows an order."""
+"""Prints an order page on the command line."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ _COLORS = {"accepted": "green", "auto_accepted": "yellow", "declined": "red", "w
 
 
 def order(console: Terminal, page: dict[str, Any]) -> None:
-    """The order page."""
+    """Prints the order page."""
     title = (f"Order {page['order_id']}", "bold")
     console.print(styled(title, f"  {page['status']}    business time {_short(page['now'])}"))
     facts = Table.grid(padding=(0, 2))
@@ -51,10 +51,10 @@ def _disputes(console: Terminal, disputes: list[dict[str, Any]]) -> None:
     for dispute in disputes:
         what = f"  {_short(dispute['opened_at'])}  {_words(dispute['kind'])} of the {dispute['opened_by']}: "
         if settled := dispute["settled_as"]:
-            became = styled((_words(settled), _COLORS[settled]), f" {_short(dispute['settled_at'])}")
+            state = styled((_words(settled), _COLORS[settled]), f" {_short(dispute['settled_at'])}")
         else:
-            became = styled("open")
-        console.print(styled(what) + became)
+            state = styled("open")
+        console.print(styled(what) + state)
         console.print(Padding(styled(_request(dispute["request"])), (0, 0, 0, 6)))
 
 

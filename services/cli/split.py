@@ -1,4 +1,4 @@
-"""`resolution split`: from one database to several."""
+"""`resolution split`: makes several databases out of one."""
 
 from typing import Annotated
 
@@ -13,13 +13,13 @@ from .terminal import say
 
 def split(
     only_check: Annotated[
-        bool, typer.Option("--check", help="Only say whether it can be done; write nothing.")
+        bool, typer.Option("--check", help="Only check whether the split is possible. Write nothing.")
     ] = False,
 ) -> None:
-    """Make the databases that RESOLUTION_DATABASE_URL names the shards of what is in one now, or in fewer.
+    """Split one database, or several, into all the databases that RESOLUTION_DATABASE_URL names.
 
-    Before that, stop all roles and copy the database: docs/scaling.md has the steps. Stopped, it goes on when it is run
-    again.
+    Before that, stop all roles and copy the database: docs/scaling.md has the steps. If a split was stopped, run it
+    again to continue it.
     """
     with installation(Settings.from_environment()) as settings:
         split_databases(settings, say, only_check=only_check)

@@ -1,7 +1,7 @@
-"""All that the command line prints. Nothing else in this package writes to the terminal.
+"""Prints everything that the command line prints. Nothing else in this package writes to the terminal.
 
-Keys, sources, reasons and texts were written by others. Here they cannot move the cursor, change colours, reverse or
-hide what stands beside them, or count as Rich's markup.
+Other people wrote the keys, sources, reasons and texts. This module makes sure that they cannot move the cursor, change
+colours, reverse or hide the text beside them, or act as Rich's markup.
 """
 
 import sys
@@ -18,7 +18,7 @@ from services.telemetry.printable import printable
 _LONGEST_CELL = 200
 _GAP = "  "
 _NARROWEST = 8
-"""A column that folds has as many characters at least, however narrow the terminal is."""
+"""The smallest width of a column that folds, however narrow the terminal is."""
 
 
 class Terminal(Console):
@@ -28,17 +28,17 @@ class Terminal(Console):
         super().__init__(**options, markup=False, emoji=False, highlight=False)
 
     def render_str(self, text: str, **options: Any) -> Text:
-        """Rich's, for every string that is printed or stands in a table."""
+        """Renders a string without control characters. Rich calls this for every string, also for those in tables."""
         return super().render_str(paragraphs(text), **options | {"markup": False, "emoji": False})
 
 
 def say(*lines: object) -> None:
-    """Prints lines to stdout at once, also where that is a pipe."""
+    """Prints lines to stdout, and flushes it, because stdout may be a pipe."""
     print(*map(printable, lines), sep="\n", flush=True)
 
 
 def complain(text: object) -> None:
-    """Prints a text to stderr. Its lines after the first are indented, so that none looks like another message."""
+    """Prints a text to stderr. Indents its lines after the first, so that none of them looks like another message."""
     print("\n  ".join(map(printable, str(text).split("\n"))), file=sys.stderr, flush=True)
 
 
@@ -48,7 +48,7 @@ def write(value: bytes) -> None:
 
 
 def facts(pairs: Iterable[tuple[str, object]]) -> None:
-    """Prints labels and values, however long. The lines of a value after the first are indented."""
+    """Prints labels and values, however long. Indents the lines of a value after the first."""
     for label, value in pairs:
         first, *rest = str(value).split("\n")
         say(f"{label}: {first}", *(f"    {line}" for line in rest))
@@ -57,7 +57,7 @@ def facts(pairs: Iterable[tuple[str, object]]) -> None:
 def table(headings: Sequence[str], rows: Iterable[Iterable[object]], *, fold: Collection[str] = ()) -> None:
     """Prints a table. Columns named in `fold` continue on further lines if the terminal is narrow.
 
-    Rich's own table measures and renders all rows before it prints the first; with 20,000 that takes a minute.
+    Rich's own table measures and renders all rows before it prints the first, which takes a minute for 20,000 rows.
     """
     console = Terminal()
     cells = [[_cell(value) for value in row] for row in rows]
@@ -69,23 +69,23 @@ def table(headings: Sequence[str], rows: Iterable[Iterable[object]], *, fold: Co
 
 
 def paragraphs(text: str) -> str:
-    """Like `printable`, but keeps the ends of lines: for a place where they are indented."""
+    """Like `printable`, but keeps line ends. Use it where lines are indented."""
     return "\n".join(map(printable, text.split("\n")))
 
 
 def styled(*parts: str | tuple[str, str]) -> Text:
-    """Returns a text of parts, each with a style of Rich if it is a pair."""
+    """Returns a text made of parts. A part may be a pair of a text and one of Rich's styles."""
     pairs = ((part, "") if isinstance(part, str) else part for part in parts)
     return Text.assemble(*((paragraphs(text), style) for text, style in pairs))
 
 
 def short(instant: str) -> str:
-    """An instant of the service to the second, without its offset, which is UTC."""
+    """Shortens an instant in UTC to seconds, without its offset."""
     return instant[:19].replace("T", " ")
 
 
 def _widths(headings: Sequence[str], rows: Sequence[Sequence[str]], fold: Collection[str], room: int) -> list[int]:
-    """What each column gets. Those that fold share what the others leave; one that needs less leaves it to the rest."""
+    """Returns the width of each column. Columns that fold share the space that the others leave."""
     widths = [max(map(cell_len, column)) for column in zip(headings, *rows, strict=True)]
     folding = sorted((n for n, heading in enumerate(headings) if heading in fold), key=widths.__getitem__)
     left = room - len(_GAP) * (len(headings) - 1) - sum(widths) + sum(widths[n] for n in folding)
@@ -97,7 +97,7 @@ def _widths(headings: Sequence[str], rows: Sequence[Sequence[str]], fold: Collec
 
 
 def _lines(console: Console, row: Sequence[str], widths: Sequence[int]) -> list[str]:
-    """A row of the table. A cell that is wider than its column has several lines."""
+    """Formats a row of the table. A cell that is wider than its column has several lines."""
     columns = [
         [cell] if cell_len(cell) <= width else [line.plain for line in Text(cell).wrap(console, width, overflow="fold")]
         for cell, width in zip(row, widths, strict=True)

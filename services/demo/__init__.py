@@ -1,4 +1,5 @@
-"""`resolution demo`: a marketplace's days at a scaled clock, through real Kafka and PostgreSQL, told and verified."""
+"""`resolution demo`: plays some days of a marketplace at a scaled clock through real Kafka and PostgreSQL, and checks
+the result."""
 
 import asyncio
 import signal
@@ -21,11 +22,10 @@ __all__ = ["run"]
 
 
 async def run(settings: Settings, console: Console, *, as_json: bool, keep: bool = False) -> bool:
-    """Plays the story on the servers of `settings` and tells it. Returns whether the verification passed.
+    """Plays the story on the servers of `settings` and prints it. Returns whether all checks passed.
 
-    Uses a database and topics of its own and removes them at the end. With `keep` it removes nothing: after a good end
-    all roles run and the pages are served until Ctrl-C. Raises what the servers raise: psycopg.Error, KafkaError,
-    TopicError.
+    Uses its own database and topics, and removes them at the end. With `keep` it removes nothing: if all checks pass,
+    all roles run and serve the pages until Ctrl-C. Raises psycopg.Error, KafkaError and TopicError.
     """
     narrator = Narrator(console) if as_json else ConsoleNarrator(console)
     started = time.monotonic()
@@ -44,7 +44,7 @@ async def run(settings: Settings, console: Console, *, as_json: bool, keep: bool
 
 
 async def _play(stage: Stage, narrator: Narrator) -> None:
-    """Raises DemoError if a check fails."""
+    """Plays the story and checks the result. Raises DemoError if a check fails."""
     start = stage.clock.now()
     tales = story(start)
     director = Director(stage, narrator, tales, start)
@@ -64,14 +64,14 @@ async def _stay(stage: Stage, narrator: Narrator) -> None:
     stage.roles.start(*ROLES, "http")
     await ready(stage.roles)
     narrator.note(f"The pages: {stage.roles.said['http']}. Log in as mia (a client) or ben (a freelancer).")
-    narrator.note("Here 48 hours pass in 10 seconds. Ctrl-C ends it.")
+    narrator.note("Here 48 hours pass in 10 seconds. Press Ctrl-C to end the demo.")
     with suppress(asyncio.CancelledError):
         await asyncio.Event().wait()
 
 
 @contextmanager
 def _stopped_by_sigterm() -> Iterator[None]:
-    """SIGTERM cancels as Ctrl-C does, so that everything is removed. It ends as a DemoError."""
+    """Makes SIGTERM cancel the demo as Ctrl-C does, so that everything is removed. Then raises DemoError."""
     task, stopped = asyncio.current_task(), False
     assert task is not None
     loop = asyncio.get_running_loop()

@@ -1,4 +1,4 @@
-"""Holds what is in Kafka and in PostgreSQL, once all is over, against the story."""
+"""Compares what is in Kafka and in PostgreSQL at the end with the story."""
 
 import json
 from collections import Counter, defaultdict
@@ -21,7 +21,7 @@ _COMPARED = {"outcomes": "outcomes", "events": "events", "read_models": "rows"}
 
 @dataclass(frozen=True)
 class Check:
-    """Something that has to hold; `differences` say where it does not."""
+    """The result of one check. It passed if there are no differences."""
 
     name: str
     detail: str
@@ -29,14 +29,16 @@ class Check:
 
     @property
     def passed(self) -> bool:
+        """Whether there are no differences."""
         return not self.differences
 
     def as_dict(self) -> Json:
+        """Returns the check as the narrator prints it."""
         return {"name": self.name, "passed": self.passed, "detail": self.detail, "differences": self.differences}
 
 
 def verify(evidence: Evidence, tales: Sequence[Tale]) -> list[Check]:
-    """All checks, in the order in which they are told: the story's own, then the service's."""
+    """Runs all checks. Returns them in the order to print them: first the story's own, then the service's."""
     events = [_envelope(record) for record in evidence.events]
     return [
         _history(events, tales),
@@ -53,15 +55,15 @@ def verify(evidence: Evidence, tales: Sequence[Tale]) -> list[Check]:
 
 
 def _history(events: Sequence[Json], tales: Sequence[Tale]) -> Check:
-    """Every order's events are those of its tale, in their order, and there are no others."""
-    found = _by_order(events)
+    """Checks that every order has the events of its tale, in their order, and no others."""
+    by_order = _by_order(events)
     expected = {tale.order: tale.events for tale in tales}
     differences = [
         f"{order}, event {number}: {difference}"
-        for order in sorted(found.keys() | expected.keys())
-        for number, difference in _compare(expected.get(order, []), found.get(order, []))
+        for order in sorted(by_order.keys() | expected.keys())
+        for number, difference in _compare(expected.get(order, []), by_order.get(order, []))
     ]
-    return Check("Events on Kafka are the story's", f"{len(events)} of {len(found)} orders", differences)
+    return Check("Events on Kafka are the story's", f"{len(events)} of {len(by_order)} orders", differences)
 
 
 def _compare(expected: Sequence[Happens], found: Sequence[Json]) -> Iterator[tuple[int, str]]:
@@ -75,10 +77,10 @@ def _compare(expected: Sequence[Happens], found: Sequence[Json]) -> Iterator[tup
 
 
 def _as_expected(told: Sequence[Json]) -> Check:
-    """Each command got the outcome that the story expects, with the events that it names."""
-    became = Counter(step["outcome"] for step in told if step["kind"] == "step")
+    """Checks that each command got the outcome and the events that the story expects."""
+    outcomes = Counter(step["outcome"] for step in told if step["kind"] == "step")
     differences = [f"{step['order']}, {_who(step)}: {step['difference']}" for step in told if step["difference"]]
-    detail = f"{became['accepted']} accepted, {became['rejected']} rejected, {became['dead']} dead"
+    detail = f"{outcomes['accepted']} accepted, {outcomes['rejected']} rejected, {outcomes['dead']} dead"
     return Check("Outcomes are the story's", detail, differences)
 
 
@@ -87,14 +89,14 @@ def _who(step: Json) -> str:
 
 
 def _deadlines(events: Sequence[Json]) -> Check:
-    """AutoAccepted and what follows from it carry the deadline, which is 48 hours after the opening (D3, D18)."""
+    """Checks that AutoAccepted and what follows from it have the deadline's time: 48 hours after opening (D3, D18)."""
     opened = {event["data"]["dispute_id"]: event for event in events if event_name(event) == "DisputeOpened"}
     accepted = [event for event in events if event_name(event) == "AutoAccepted"]
     differences = []
-    for event in (one for one in accepted if one["data"]["dispute_id"] in opened):
+    for event in (event for event in accepted if event["data"]["dispute_id"] in opened):
         opening = opened[event["data"]["dispute_id"]]
         deadline = format_instant(datetime.fromisoformat(opening["time"]) + _WINDOW)
-        same_cause = [one["time"] for one in events if one["causationid"] == event["causationid"]]
+        same_cause = [other["time"] for other in events if other["causationid"] == event["causationid"]]
         times = {event["data"]["deadline"], opening["data"]["respond_by"], *same_cause}
         if times != {deadline}:
             differences.append(f"{event['subject']}: opened {opening['time']}, auto-accepted {sorted(times)}")
@@ -102,7 +104,7 @@ def _deadlines(events: Sequence[Json]) -> Check:
 
 
 def _confidential(evidence: Evidence, tales: Sequence[Tale]) -> Check:
-    """Refund reasons are in the event store and nowhere in what is published (D16)."""
+    """Checks that refund reasons are in the event store and in no published record (D16)."""
     reasons = sorted(
         step.data["reason"]
         for tale in tales
@@ -121,7 +123,7 @@ def _confidential(evidence: Evidence, tales: Sequence[Tale]) -> Check:
 
 
 def _everything_shown(told: Sequence[Json], events: Sequence[Json]) -> Check:
-    """The story has shown every command, event and code there is."""
+    """Checks that the story has shown every command, event and rejection code."""
     missing = [
         *_missing("command", COMMANDS, (step.get("command") for step in told)),
         *_missing("event", EVENTS, map(event_name, events)),
@@ -140,20 +142,21 @@ def _missing(what: str, all_of_them: Iterable[str], shown: Iterable[str | None])
 
 
 def _each_record_once(ledger: Json, told: Sequence[Json]) -> Check:
-    """As `resolution ledger` says: each record of the commands topic led to one outcome or dead letter."""
-    records, dead = (sum(each[name] for each in ledger.get("partitions", ())) for name in ("records", "dead"))
+    """Checks with `resolution ledger` that each record of the commands topic led to one outcome or dead letter."""
+    accounts = ledger.get("partitions", ())
+    records, dead = (sum(account[name] for account in accounts) for name in ("records", "dead"))
     garbage = sum(step.get("outcome") == "dead" for step in told)
     differences = list(ledger["differences"])
     if dead != garbage:
-        differences.append(f"{dead} dead letters, and {garbage} records of the story are no commands")
+        differences.append(f"{dead} dead letters, but {garbage} records of the story are not commands")
     timers = records - sum(step["kind"] == "step" for step in told)
     return Check("One outcome for each command", f"{records} commands, {timers} of them the timer's", differences)
 
 
 def _all_follows(verification: Json) -> Check:
-    """As `resolution verify` says, which judges every command again.
+    """Checks with `resolution verify`, which judges every command again.
 
-    What is stored and what is on Kafka has to be what comes out, byte for byte, and read models what a replay gives.
+    The store and Kafka have to match the result byte for byte, and the read models have to match a replay.
     """
     counts = [f"{verification.get(name, 0)} {word}" for name, word in _COMPARED.items()]
     return Check("Store, topics and pages agree", ", ".join(counts), verification["differences"])

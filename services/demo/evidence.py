@@ -1,4 +1,4 @@
-"""Reads what is in Kafka and in PostgreSQL once the story is over, and has the service's own checks look at it."""
+"""Reads what is in Kafka and in PostgreSQL once the story is over, and runs the service's own checks."""
 
 import asyncio
 import contextlib
@@ -27,12 +27,14 @@ _ALL = 1_000_000
 
 @dataclass(frozen=True)
 class Evidence:
-    """What there is in the end."""
+    """What the story left in Kafka and in PostgreSQL."""
 
     told: list[Json]
-    """What was told of each step and of what ran out, in that order."""
+    """What the narrator printed about each step and about each dispute that ran out, in that order."""
     events: list[Record]
+    """All records of the events topic."""
     outcomes: list[Record]
+    """All records of the outcomes topic."""
     refund_reasons: list[str]
     """The confidential reasons in the event store."""
     verification: Json
@@ -42,11 +44,11 @@ class Evidence:
 
 
 async def come_to_rest(stage: Stage) -> None:
-    """Returns when everything that was published is judged, answered and shown, and stops the roles."""
+    """Waits until every command is judged, published and in the read models. Then stops the roles."""
     await stage.roles.stop("timer")
     with contextlib.suppress(TimeoutError):  # the checks will say what is missing
         async with asyncio.timeout(_CATCH_UP_SECONDS):
-            while not await _is_at_rest(stage):  # noqa: ASYNC110  # it is other processes that come to rest
+            while not await _is_at_rest(stage):  # noqa: ASYNC110  # other processes do the work
                 await asyncio.sleep(_LOOK_EVERY_SECONDS)
     await stage.roles.stop()
 
@@ -54,18 +56,18 @@ async def come_to_rest(stage: Stage) -> None:
 async def _is_at_rest(stage: Stage) -> bool:
     _, ends = await extents(stage.settings.cluster, [stage.topics.commands], stage.partitions)
     with connect(stage.settings.database) as connection:
-        stands = overview(connection, stage.clock.now())
+        stored = overview(connection, stage.clock.now())
     relayed = await published(stage.settings.cluster, stage.topics)
-    judged = stands.positions.get("commands", {})
+    positions = stored.positions.get("commands", {})
     return (
-        all(judged.get(partition, 0) >= end for partition, end in ends[stage.topics.commands].items())
-        and relayed.outcome_id >= stands.last_outcome
-        and all(stands.read_models.get(name) == stands.last_event for name in READ_MODELS)
+        all(positions.get(partition, 0) >= end for partition, end in ends[stage.topics.commands].items())
+        and relayed.outcome_id >= stored.last_outcome
+        and all(stored.read_models.get(name) == stored.last_event for name in READ_MODELS)
     )
 
 
 async def gather(stage: Stage, told: list[Json]) -> Evidence:
-    """Reads everything anew, from the beginning. The roles have to be at rest."""
+    """Reads everything from the beginning. Stop the roles before."""
     topics = stage.topics
     records = await read_all(stage.settings.cluster, topics.events, topics.outcomes)
     verification, ledger = await asyncio.gather(_resolution(stage, "verify"), _resolution(stage, "ledger"))
@@ -75,7 +77,7 @@ async def gather(stage: Stage, told: list[Json]) -> Evidence:
 
 
 async def _resolution(stage: Stage, command: str) -> Json:
-    """Runs a command of the service's own command line, and returns what it prints."""
+    """Runs a command of the service's command line, and returns the JSON that it prints."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "services", command, "--json"),
         env=stage.roles.environment,
@@ -88,7 +90,7 @@ async def _resolution(stage: Stage, command: str) -> Json:
         process.kill()
         raise
     if not output:
-        return {"different": 1, "differences": [f"it did not come to an end: {errors.decode(errors='replace')[-500:]}"]}
+        return {"different": 1, "differences": [f"the check failed: {errors.decode(errors='replace')[-500:]}"]}
     return dict(json.loads(output))
 
 

@@ -1,4 +1,4 @@
-"""How the story is told. Whatever happens is one JSON object of some kind; on a terminal it becomes lines of text."""
+"""Prints the story: each thing that happens as a JSON object for programs, or as lines of text for people."""
 
 import json
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ from .script import Json, event_name
 
 _MORNING = timedelta(hours=9)
 _MARGIN = 23
-"""Columns left of what is told: the story's time and the order."""
+"""The width of the columns with the story's time and the order."""
 
 _WIDEST = 110
 _LONGEST_CHECK = 33
@@ -28,42 +28,44 @@ _MOST_DIFFERENCES = 5
 
 @dataclass(frozen=True)
 class StoryTime:
-    """Business time as the story tells it: it begins on day 1 at 09:00, and `start` is when that is."""
+    """Business time as the story counts it, from day 1 at 09:00."""
 
     clock: Clock
     start: datetime
+    """The business time of day 1, 09:00."""
 
     def text(self, instant: datetime) -> str:
-        """`day 1 14:03`"""
+        """Formats an instant, such as `day 1 14:03`."""
         minutes = (instant - self.start + _MORNING) // timedelta(minutes=1)
         return f"day {minutes // 1440 + 1} {minutes // 60 % 24:02}:{minutes % 60:02}"
 
 
 class Narrator:
-    """Tells what happens, as it happens, as JSON lines for programs."""
+    """Prints what happens as JSON lines for programs."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
         self._time: StoryTime | None = None
 
     def live(self) -> AbstractContextManager[Any]:
-        """Open while the story is told."""
+        """Returns a context that is open while the story is played."""
         return nullcontext()
 
     def opens(self, clock: Clock, start: datetime) -> None:
-        """The story begins."""
+        """Prints that the story begins."""
         self._time = StoryTime(clock, start)
         self.tell("opens", start=format_instant(start), time_scale=str(clock.scale))
 
     def note(self, text: str) -> None:
-        """Something about the demo itself."""
+        """Prints a note about the demo itself."""
         self.tell("note", text=text)
 
     def tell_at(self, kind: str, at: datetime, **facts: Any) -> None:
-        """Something that happened at a business time."""
+        """Prints something that happened at a business time."""
         self.tell(kind, time=format_instant(at), story_time=self._story_time(at), **facts)
 
     def tell(self, kind: str, **facts: Any) -> None:
+        """Prints something that happened. `kind` says what, and `facts` are its details."""
         print(json.dumps({"kind": kind} | facts), file=self._console.file, flush=True)
 
     def _story_time(self, instant: datetime) -> str:
@@ -72,7 +74,7 @@ class Narrator:
 
 
 class ConsoleNarrator(Narrator):
-    """For people: a method for each kind. Without colour in a pipe; on a terminal a last line has the running clock."""
+    """Prints text for people, with a method for each kind. On a terminal it has colours, and a running clock below."""
 
     def __init__(self, console: Console) -> None:
         super().__init__(console)
@@ -80,15 +82,16 @@ class ConsoleNarrator(Narrator):
         self._arrow, self._tick, self._cross = ("->", "ok", "X") if plain else ("→", "✓", "✗")
 
     def live(self) -> AbstractContextManager[Any]:
-        """Keeps the clock running below the story while this is open."""
+        """Returns a context that shows the running clock below the story while it is open."""
         return self._console.status(_Now(self)) if self._console.is_terminal else nullcontext()
 
     @property
     def now(self) -> str:
-        """What the last line says: the story's time at this moment."""
+        """The text of the last line: the story's time now."""
         return self._time.text(self._time.clock.now()) if self._time else "setting up"
 
     def tell(self, kind: str, **facts: Any) -> None:
+        """Calls the method for this kind."""
         getattr(self, f"_{kind}")(**facts)
 
     def _note(self, text: str) -> None:
@@ -140,7 +143,7 @@ class ConsoleNarrator(Narrator):
     def _result(self, passed: bool, seconds: float) -> None:
         self._print(Text())
         if passed:
-            self._print(Text(f"{self._tick} All of it came out as told, in {seconds:.0f} s.", style="bold green"))
+            self._print(Text(f"{self._tick} All checks passed, after {seconds:.0f} s.", style="bold green"))
         else:
             self._print(Text(f"{self._cross} The demo failed, after {seconds:.0f} s.", style="bold red"))
 
@@ -156,7 +159,7 @@ class ConsoleNarrator(Narrator):
 
     def _not_as_told(self, difference: str | None) -> None:
         if difference:
-            self._trouble(f"  {self._cross} not as the story has it: {difference}")
+            self._trouble(f"  {self._cross} differs from the story: {difference}")
 
     def _print(self, text: Text) -> None:
         for line in text.wrap(self._console, self._width):
@@ -169,7 +172,7 @@ class ConsoleNarrator(Narrator):
 
 
 class _Now:
-    """The clock's line, made anew whenever the console refreshes it."""
+    """The line with the clock. The console renders it again at each refresh."""
 
     def __init__(self, narrator: ConsoleNarrator) -> None:
         self._narrator = narrator
@@ -199,7 +202,7 @@ def _named(events: Sequence[Json], style: str) -> Text:
 
 
 def _detail(data: Json) -> str:
-    """The words of an event's data that are worth telling: grounds, days, money."""
+    """Returns the details of an event's data that are worth printing: grounds, days, money."""
     words = []
     if "grounds" in data:
         words.append(data["grounds"].replace("_", " "))

@@ -1,4 +1,4 @@
-"""Plays the story: every step at its moment on the running service, each outcome held against what is expected."""
+"""Plays the story on the running service: each step at its moment. Compares each outcome with the expected one."""
 
 import asyncio
 import json
@@ -17,10 +17,10 @@ from .stage import DemoError, Stage, ready
 T = TypeVar("T")
 
 _PACE = timedelta(minutes=30)
-"""Business time between two steps, at least: a tenth of a second, so that an eye can follow."""
+"""The shortest business time between two steps. In real time a tenth of a second, so that people can follow."""
 
 _SURELY_LATE = timedelta(hours=2)
-"""Past a deadline by this machine's clock. Commands are judged by the broker's."""
+"""How long to wait after a deadline by this machine's clock, because commands are judged by the broker's clock."""
 
 _WORTH_A_WORD_SECONDS = 0.3
 _PATIENCE_SECONDS = 30
@@ -28,16 +28,18 @@ _PATIENCE_SECONDS = 30
 
 @dataclass(frozen=True)
 class _Sent:
-    """A step that is on Kafka since `at`; the future is its outcome."""
+    """A step that was published."""
 
     tale: Tale
     step: Step
     at: datetime
+    """The business time at which it was published."""
     outcome: asyncio.Future[Json]
+    """The step's outcome, once it arrives."""
 
 
-class _Seen:
-    """The events, as the client that every team uses gives them, and when each was seen (real time)."""
+class _SeenEvents:
+    """The events that the contract's client received, with the real time at which each arrived."""
 
     def __init__(self) -> None:
         self._events: list[tuple[Json, datetime]] = []
@@ -51,7 +53,7 @@ class _Seen:
                 self._news.notify_all()
 
     async def first(self, order: str, wanted: Callable[[Json], bool]) -> tuple[Json, datetime]:
-        """An order's first event like this, as soon as it is there."""
+        """Waits for an order's first event that is wanted. Returns it with the real time of its arrival."""
         async with self._news:
             while True:
                 for event, seen_at in self._events:
@@ -61,7 +63,7 @@ class _Seen:
 
 
 class Director:
-    """Leads through one story."""
+    """Plays one story."""
 
     def __init__(self, stage: Stage, narrator: Narrator, tales: Sequence[Tale], start: datetime) -> None:
         self._stage = stage
@@ -72,12 +74,12 @@ class Director:
         self._next_step = start
         self._told_about: set[str] = set()
         self._unread: list[_Sent] = []
-        self._seen = _Seen()
+        self._seen = _SeenEvents()
         self.told: list[Json] = []
-        """What was told of each step, and of each dispute that ran out."""
+        """What was printed about each step, and about each dispute that ran out."""
 
     async def play(self) -> None:
-        """From the first step to the last. Raises DemoError if nothing comes of a step, and aiokafka's KafkaError."""
+        """Plays all steps. Raises DemoError if an outcome or event does not arrive, and aiokafka's KafkaError."""
         following = asyncio.create_task(self._seen.follow(self._stage))
         try:
             self._narrator.opens(self._clock, self._start)
@@ -93,10 +95,10 @@ class Director:
             following.cancel()
             [ended] = await asyncio.gather(following, return_exceptions=True)
             if isinstance(ended, SequenceBroken):
-                raise DemoError(f"The events on Kafka are not whole: {ended}.")
+                raise DemoError(f"Events are missing on Kafka: {ended}.")
 
     async def _begin(self, moment: Moment) -> None:
-        """What has to be before a moment's first step."""
+        """Waits for a moment and starts or stops roles before the moment's first step."""
         match moment:
             case Moment.DAY_2:
                 await self._reach(self._start + timedelta(hours=24), "The night passes")
@@ -119,24 +121,24 @@ class Director:
         self._narrator.note(f"Process {process} has ended. What is published from now on waits in Kafka.")
         if self._clock.now() >= min(await self._deadlines(Moment.OUTAGE)):
             raise DemoError(
-                "This machine was so slow that the story's timetable does not hold: a deadline passed before the "
-                "answer that should be in time. Try again when it is less busy."
+                "This machine was too slow for the story: a deadline passed before the answer that should be in time "
+                "was sent. Try again when the machine is less busy."
             )
 
     async def _play(self, tale: Tale, steps: Sequence[Step | RunsOut]) -> None:
-        """Steps that happen at once: all are published before the first one's outcome is told."""
+        """Plays steps that happen at once. Publishes all of them before it waits for the first outcome."""
         if tale.order not in self._told_about:
             self._told_about.add(tale.order)
             self._narrator.tell("order", order=tale.order, title=tale.title, purpose=tale.purpose)
         await self._reach(self._next_step)
         self._next_step = self._clock.now() + _PACE
         sent = [await self._send(tale, step) for step in steps if isinstance(step, Step)]
-        for one in sent:
-            if one.step.when in (Moment.OUTAGE, Moment.OVERDUE):
-                self._narrator.tell_at("published", one.at, **_facts(one))
-                self._unread.append(one)
+        for published in sent:
+            if published.step.when in (Moment.OUTAGE, Moment.OVERDUE):
+                self._narrator.tell_at("published", published.at, **_facts(published))
+                self._unread.append(published)
             else:
-                await self._tell(one)
+                await self._tell(published)
         for step in steps:
             if isinstance(step, RunsOut):
                 await self._tell_elapsed(tale, step)
@@ -147,7 +149,7 @@ class Director:
 
     async def _tell(self, sent: _Sent) -> None:
         order, expected = sent.tale.order, sent.step.expected
-        outcome = await _patiently(sent.outcome, f"The outcome of a command about {order}")
+        outcome = await _within_bound(sent.outcome, f"The outcome of a command about {order}")
         data = outcome.get("data", {})
         events = [await self._event(order, reference["sequence"]) for reference in data.get("events", ())]
         difference = expected.difference(outcome) or _first_difference(expected, events)
@@ -191,17 +193,17 @@ class Director:
 
     async def _event(self, order: str, sequence: int) -> Json:
         wanted = self._seen.first(order, lambda event: event["sequence"] == sequence)
-        return (await _patiently(wanted, f"Event {sequence} of {order}"))[0]
+        return (await _within_bound(wanted, f"Event {sequence} of {order}"))[0]
 
     async def _about(self, order: str, name: str, dispute_id: str) -> tuple[Json, datetime]:
-        """An event of a dispute, by its name, and when it was seen."""
+        """Returns a dispute's event of this name, and the real time of its arrival."""
         wanted = self._seen.first(
             order, lambda event: event_name(event) == name and event["data"]["dispute_id"] == dispute_id
         )
-        return await _patiently(wanted, f"{name} of a dispute about {order}")
+        return await _within_bound(wanted, f"{name} of a dispute about {order}")
 
     async def _deadlines(self, moment: Moment) -> list[datetime]:
-        """Those of the disputes that run out, or are declined, in a moment."""
+        """Returns the deadlines of the disputes that run out, or are declined, in a moment."""
         opened = [
             (await self._about(tale.order, "DisputeOpened", dispute_id))[0]
             for tale in self._tales
@@ -211,7 +213,7 @@ class Director:
         return [datetime.fromisoformat(event["data"]["respond_by"]) for event in opened]
 
     async def _reach(self, instant: datetime, why: str = "") -> None:
-        """Returns at a business time. Says what is waited for if that takes long enough to wonder."""
+        """Waits for a business time. Prints `why` if the wait is long enough to be noticed."""
         seconds = (self._clock.real(instant) - datetime.now(UTC)).total_seconds()
         if why and seconds > _WORTH_A_WORD_SECONDS:
             self._narrator.tell("wait", why=why, until=format_instant(instant), seconds=round(seconds, 3))
@@ -220,7 +222,7 @@ class Director:
 
 
 def _facts(sent: _Sent) -> Json:
-    """Who did what."""
+    """Returns who did what, for the narrator."""
     step = sent.step
     known = {"order": sent.tale.order, "who": step.who.name, "does": step.does}
     return known | {"command": step.command or None, "command_id": step.id if step.command else None}
@@ -233,19 +235,19 @@ def _dispute_at_stake(step: Step | RunsOut) -> str | None:
 
 
 def _judged_at(outcome: Json) -> datetime | None:
-    """When a command was judged, in business time. None for a dead letter, and for a repeat: it has the first time."""
+    """Returns the business time of a command. None for a dead letter, and for a repeat, which has the first time."""
     if "time" not in outcome or outcome["data"].get("duplicate"):
         return None
     return datetime.fromisoformat(outcome["time"])
 
 
 def _first_difference(expected: Expected, found: Sequence[Json]) -> str | None:
-    """Between events, as far as there are both. Whether there are as many is the outcome's matter."""
-    differences = (one.difference(event) for one, event in zip(expected.events, found, strict=False))
+    """Returns the first difference between the expected events and those found. Does not compare their number."""
+    differences = (happens.difference(event) for happens, event in zip(expected.events, found, strict=False))
     return next((difference for difference in differences if difference), None)
 
 
-async def _patiently(waiting: Awaitable[T], what: str) -> T:
+async def _within_bound(waiting: Awaitable[T], what: str) -> T:
     try:
         async with asyncio.timeout(_PATIENCE_SECONDS):
             return await waiting

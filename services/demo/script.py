@@ -1,4 +1,4 @@
-"""What a story is made of: people, tales, their steps, and what each step is expected to bring."""
+"""The parts of a story: people, tales, their steps, and the expected result of each step."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -18,7 +18,7 @@ Json = dict[str, Any]
 
 
 class Moment(Enum):
-    """When a step happens. The story goes through these in order, and every tale does its part of each."""
+    """When a step happens. The story plays these in order. In each one, it plays that part of every tale."""
 
     DAY_1 = "Day 1: orders come in, and with them disputes"
     DAY_2 = "Day 2: some end well, some do not"
@@ -32,7 +32,7 @@ class Moment(Enum):
 
 @dataclass(frozen=True)
 class Happens:
-    """An event that is expected, by its name; `data` holds the fields that matter for the tale."""
+    """An expected event: its name, and the data fields that matter for the tale."""
 
     name: str
     data: Mapping[str, Any]
@@ -41,7 +41,7 @@ class Happens:
         assert self.name in EVENTS, self.name
 
     def difference(self, event: Json) -> str | None:
-        """What an event's envelope has else than expected; None if nothing."""
+        """Returns how an event's envelope differs from what is expected, or None."""
         name = event_name(event)
         if name != self.name:
             return f"expected {self.name}, found {name}"
@@ -50,25 +50,26 @@ class Happens:
 
 @dataclass(frozen=True)
 class Expected:
-    """What has to become of a step: it is accepted, unless there is a code or a dead letter's reason."""
+    """The expected outcome of a step. It is accepted, unless there is a code or a dead letter's reason."""
 
     events: tuple[Happens, ...] = ()
-    """Those that the outcome names."""
+    """The events that the outcome names."""
     again: bool = False
-    """It is a repeat, and the events are those of before."""
+    """Whether the step is a repeat, so that the events are those of the first time."""
     code: Code | None = None
+    """The code of a rejection."""
     details: Mapping[str, Any] = field(default_factory=dict)
-    """Those of a rejection that matter for the tale."""
+    """The details of a rejection that matter for the tale."""
     dead: str = ""
-    """Words of the reason why the record becomes a dead letter."""
+    """A part of the reason why the record becomes a dead letter."""
 
     @property
     def new_events(self) -> tuple[Happens, ...]:
-        """Those that this step adds to the order's history."""
+        """The events that this step adds to the order's history."""
         return () if self.again else self.events
 
     def difference(self, outcome: Json) -> str | None:
-        """What an outcome's envelope, or `{"dead": reason}`, has else than expected; None if nothing."""
+        """Returns how an outcome's envelope, or `{"dead": reason}`, differs from what is expected, or None."""
         found = _described(outcome)
         if self.dead in outcome.get("dead", "-") if self.dead else found == self._described():
             return _differing(self.code, self.details, outcome["data"]["details"]) if self.code else None
@@ -84,7 +85,7 @@ class Expected:
 
 @dataclass(frozen=True)
 class Said:
-    """A command, but for who sends it: its name, and the rest of its data."""
+    """A command without its sender: its name and the rest of its data."""
 
     command: str
     data: Json
@@ -92,21 +93,23 @@ class Said:
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """Somebody sends a command, or something that is none."""
+    """Somebody sends a command, or a record that isn't a command."""
 
     when: Moment = Moment.DAY_1
-    """`on` says when."""
+    """Set by `on`."""
     who: "Person"
     does: str
+    """What the person does, in the story's words."""
     what: Said | bytes
+    """The command, or the bytes of a record that isn't one."""
     expected: Expected
     id: str
     """The command's id."""
     at_once: bool = False
-    """The next step is published in the same moment, before this one's outcome is known."""
+    """Whether the next step is published at the same moment, before this one's outcome is known."""
 
     def record(self, order: str) -> bytes:
-        """The value of the record to publish; its key is the order's id."""
+        """Returns the value of the record to publish. Its key is the order's id."""
         if isinstance(self.what, bytes):
             return self.what
         type_ = command_type(self.command)
@@ -114,12 +117,12 @@ class Step:
 
     @property
     def command(self) -> str:
-        """The command's name; empty if it is none."""
+        """The command's name. Empty if the record isn't a command."""
         return "" if isinstance(self.what, bytes) else self.what.command
 
     @property
     def data(self) -> Json:
-        """The command's data, as it is sent."""
+        """The command's data, as the step sends it."""
         if isinstance(self.what, bytes):
             return {}
         actor = {"actor": self.who.id} if self.who.id else {}
@@ -128,31 +131,32 @@ class Step:
 
 @dataclass(frozen=True)
 class Person:
-    """Somebody, or a service, that sends commands."""
+    """A person, or a service, that sends commands."""
 
     id: str
-    """As the orders know them."""
+    """The user id. Empty for a service."""
     name: str
-    """As the story calls them."""
+    """The name in the story."""
     source: str = "/website"
 
     def does(
         self, does: str, what: Said | bytes, *expected: Happens | Expected, id: str = "", at_once: bool = False
     ) -> Step:
-        """A step. Expected are the events that an accepted command brings out, or one thing else."""
-        events = tuple(one for one in expected if isinstance(one, Happens))
-        [become] = [one for one in expected if isinstance(one, Expected)] or [Expected(events)]
-        return Step(who=self, does=does, what=what, expected=become, id=id or new_id(), at_once=at_once)
+        """Makes a step. `expected` are the events of an accepted command, or one other outcome."""
+        events = tuple(item for item in expected if isinstance(item, Happens))
+        [outcome] = [item for item in expected if isinstance(item, Expected)] or [Expected(events)]
+        return Step(who=self, does=does, what=what, expected=outcome, id=id or new_id(), at_once=at_once)
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunsOut:
-    """Nobody answered a dispute for 48 hours: the timer sees to it that the order accepts it by itself."""
+    """Nobody answers a dispute for 48 hours. The timer asks, and the order accepts the dispute automatically."""
 
     when: Moment = Moment.RUN_OUT
-    """`on` says when."""
+    """Set by `on`."""
     dispute_id: str
     told: str
+    """The sentence that the story prints."""
     expected: Expected
 
 
@@ -161,10 +165,10 @@ class Tale:
 
     def __init__(self, order: str, title: str, purpose: str, *steps: Sequence[Step | RunsOut]) -> None:
         self.order, self.title, self.purpose = order, title, purpose
-        self.steps = [step for some in steps for step in some]
+        self.steps = [step for group in steps for step in group]
 
     def at(self, moment: Moment) -> Iterator[list[Step | RunsOut]]:
-        """The steps of a moment; those that happen at once come together."""
+        """Yields the steps of a moment. Steps that happen at once are in one list."""
         together: list[Step | RunsOut] = []
         for step in self.steps:
             if step.when is moment:
@@ -175,7 +179,7 @@ class Tale:
 
     @property
     def events(self) -> list[Happens]:
-        """The order's whole history, as expected."""
+        """The expected events of the order, oldest first."""
         return [event for step in self.steps for event in step.expected.new_events]
 
     @property
@@ -184,29 +188,31 @@ class Tale:
         return [step for step in self.steps if isinstance(step, Step)]
 
 
-# --- the words in which a story is written ---
+# --- functions for writing a story ---
 
 
 def on(moment: Moment, *steps: Step | RunsOut) -> list[Step | RunsOut]:
-    """These steps happen in this moment."""
+    """Returns the steps with the moment at which they happen."""
     return [replace(step, when=moment) for step in steps]
 
 
 def sends(command: str) -> Callable[..., Said]:
-    """Such a command: its data are named when it is used."""
+    """Returns a function that makes such a command from its data."""
     return lambda **data: Said(command, data)
 
 
 def happens(name: str, **data: Any) -> Happens:
+    """Returns an expected event."""
     return Happens(name, data)
 
 
 def runs_out(dispute: str, told: str, *events: Happens) -> RunsOut:
+    """Returns the step at which a dispute is accepted automatically, with the expected events."""
     return RunsOut(dispute_id=dispute, told=told, expected=Expected(events))
 
 
 def new_id() -> str:
-    """An id for a command that others refer to: a dispute has the id of the command that opened it."""
+    """Returns an id for a command that other steps refer to. A dispute has the id of the command that opened it."""
     return str(uuid4())
 
 
@@ -214,7 +220,7 @@ def new_id() -> str:
 
 
 def event_name(event: Mapping[str, Any]) -> str:
-    """`Accepted` of an event, or of a reference to one."""
+    """Returns the name, such as `Accepted`, of an event or of a reference to one."""
     name: str = event["type"].split(".")[2]
     return name
 
@@ -247,5 +253,5 @@ def _listed(names: list[str]) -> str:
 
 
 def money(units: int, currency: str) -> Money:
-    """Whole units as the contract's minor ones: `money(120, "USD")` is 12000 cents, `money(599, "JPY")` 599 yen."""
+    """Converts whole units to minor units: `money(120, "USD")` is 12000 cents, `money(599, "JPY")` is 599 yen."""
     return Money(**read_money(str(units), currency))

@@ -1,4 +1,4 @@
-"""Where the story plays: a database and topics of its own, the roles as real processes, and nothing left behind."""
+"""Sets up what the story needs and removes it at the end: its own database and topics, and the roles as processes."""
 
 import asyncio
 import logging
@@ -37,12 +37,12 @@ _START_SECONDS = 60
 
 
 class DemoError(Exception):
-    """The demo cannot be played (to its end): a sentence that says why, and what to do."""
+    """The demo cannot start or continue. The message says why and what to do."""
 
 
 @dataclass(frozen=True)
 class Stage:
-    """The service as the story uses it."""
+    """The running service that the story uses."""
 
     settings: Settings
     topics: Topics
@@ -54,10 +54,9 @@ class Stage:
 
 @asynccontextmanager
 async def open_stage(settings: Settings, say: Callable[[str], None], *, keep: bool) -> AsyncIterator[Stage]:
-    """Sets everything up on the servers of `settings`, and removes it at the end, whatever happened, unless `keep`.
+    """Sets everything up on the servers of `settings`, and removes it at the end, even after an error, unless `keep`.
 
-    What the roles log goes to a file, which stays when something fails. Raises DemoError, and what the servers raise:
-    psycopg.Error, KafkaError, TopicError.
+    The roles log to a file, which stays if something fails. Raises DemoError, psycopg.Error, KafkaError and TopicError.
     """
     name = f"demo_{uuid4().hex[:12]}"
     server = settings.shards[0].database
@@ -71,7 +70,7 @@ async def open_stage(settings: Settings, say: Callable[[str], None], *, keep: bo
         http_port=0,
     )
     topics = Topics(own.topic_prefix)
-    say(f"A database and topics of the demo's own: {name}, {own.topic_prefix}*")
+    say(f"The demo uses its own database {name} and topics {own.topic_prefix}*")
     async with AsyncExitStack() as stack:
         log_file = stack.enter_context(_log_file(say))
         _create_database(server, name)
@@ -85,16 +84,16 @@ async def open_stage(settings: Settings, say: Callable[[str], None], *, keep: bo
         started = time.monotonic()
         roles.start(*ROLES)
         await ready(roles)
-        say(f"{len(ROLES)} processes work after {time.monotonic() - started:.1f} s: {', '.join(ROLES)}")
+        say(f"{len(ROLES)} roles work after {time.monotonic() - started:.1f} s: {', '.join(ROLES)}")
         client = await stack.enter_async_context(Client(**own.cluster.options, prefix=topics.prefix))
         yield Stage(own, topics, partitions, clock_of(own), roles, client)
     if keep:
-        say(f"Kept on the servers: the database {name} and the topics {own.topic_prefix}*")
+        say(f"The database {name} and the topics {own.topic_prefix}* stay on the servers.")
 
 
 @contextmanager
 def _log_file(say: Callable[[str], None]) -> Iterator[Path]:
-    """Stays only if something failed (Ctrl-C is no failure) and there is something in it."""
+    """Yields a file for logs. Deletes it, unless something failed and the file exists. Ctrl-C is not a failure."""
     folder = Path(tempfile.mkdtemp(prefix="resolution-demo-"))
     file = folder / "roles.log"
     failed = False
@@ -105,7 +104,7 @@ def _log_file(say: Callable[[str], None]) -> Iterator[Path]:
         raise
     finally:
         if failed and file.exists():
-            say(f"What the roles logged: {file}")
+            say(f"The roles' log is {file}")
         else:
             shutil.rmtree(folder, ignore_errors=True)
 
@@ -116,8 +115,8 @@ def _create_database(server_url: str, name: str) -> None:
         _execute(server_url, f"CREATE DATABASE {name} TEMPLATE template0")
     except psycopg.errors.InsufficientPrivilege as error:
         raise DemoError(
-            "The demo uses a database of its own, and this user may not create one: ALTER ROLE ... CREATEDB, or unset "
-            "RESOLUTION_DATABASE_URL for the embedded PostgreSQL."
+            "The demo needs its own database, and this user may not create one. Grant the right with ALTER ROLE ... "
+            "CREATEDB, or unset RESOLUTION_DATABASE_URL to use the embedded PostgreSQL."
         ) from error
 
 
@@ -125,7 +124,7 @@ def _drop_database(server_url: str, name: str) -> None:
     try:
         _execute(server_url, f"DROP DATABASE {name} WITH (FORCE)")
     except psycopg.Error as error:
-        log.warning("the demo's database %s is left behind: %s", name, error)
+        log.warning("the demo's database %s could not be deleted: %s", name, error)
 
 
 def _execute(url: str, sql: str) -> None:
@@ -134,7 +133,7 @@ def _execute(url: str, sql: str) -> None:
 
 
 def _url_of(server_url: str, database: str) -> str:
-    """The same server's URL with another database. Put together by hand: urlunsplit drops an empty host's slashes."""
+    """Returns the server's URL with another database. Does not use urlunsplit, which drops an empty host's slashes."""
     parts = urlsplit(server_url)
     return f"{parts.scheme}://{parts.netloc}/{database}" + (f"?{parts.query}" if parts.query else "")
 
@@ -146,13 +145,13 @@ async def _delete_topics(settings: Settings) -> None:
         await admin.start()
         await admin.delete_topics(topics.names())
     except KafkaError as error:
-        log.warning("the demo's topics %s*, if any, are left behind: %s", settings.topic_prefix, error)
+        log.warning("the demo's topics %s* could not be deleted: %s", settings.topic_prefix, error)
     finally:
         await admin.close()
 
 
 async def ready(roles: Supervisor) -> None:
-    """Returns when all started roles work. Raises DemoError if that takes too long."""
+    """Waits until all started roles work. Raises DemoError if that takes too long."""
     try:
         async with asyncio.timeout(_START_SECONDS):
             await roles.ready()

@@ -1,7 +1,7 @@
 """The story: a marketplace's orders over a few days, each with a tale that shows some rules.
 
-A step says who does what, and beside it what has to come of it. Between them the tales show every command, every event
-and every reason for a rejection. Rules in brackets are those of the Resolution Center (docs).
+A step says who does what, and what the expected result is. Together the tales show every command, every event and every
+rejection code. Numbers in parentheses, such as R3 and D8, name rules (docs/rules.md).
 """
 
 from datetime import datetime, timedelta
@@ -26,7 +26,7 @@ HOURS, DAYS = timedelta(hours=1), timedelta(days=1)
 
 
 def story(start: datetime) -> list[Tale]:
-    """The tales of a story that begins at a business time. Requests that have to run out come first in their day."""
+    """Returns the tales of a story that begins at this business time. Each day starts with requests that run out."""
     first_day = [poster(start), haiku(start), brochure(start), logo(start), website(start), mascot(), podcast(start)]
     second_day = [app(start), ebook(start), song(start), flyer(start), menu(start), video(start), mistyped()]
     return first_day + second_day

@@ -1,7 +1,7 @@
 """Embedded servers: real PostgreSQL and real Apache Kafka for people who have only Python.
 
-Processes that use the same folder share its servers; the last one to leave stops them. What they are made of is
-an extra of the distribution, and is imported when a server is needed.
+Processes that use the same folder share its servers. The last process to leave stops them. The packages they need are
+an extra of the distribution, and are imported only when a server is needed.
 """
 
 from .errors import ServerError

@@ -1,4 +1,4 @@
-"""`python -m services.embedded`: makes ready what the embedded servers need, ahead of their first start."""
+"""`python -m services.embedded`: downloads and prepares what the embedded servers need before their first start."""
 
 import sys
 

@@ -1,5 +1,5 @@
-"""What a user is told when a server cannot be had."""
+"""The error that embedded servers raise."""
 
 
 class ServerError(Exception):
-    """A sentence for the user: what happened and what to do."""
+    """An embedded server cannot be provided. The message tells the user what happened and what to do."""

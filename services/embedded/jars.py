@@ -1,4 +1,4 @@
-"""Apache Kafka's jars: resolved once from Maven Central by jgo, kept in a folder that all data folders share."""
+"""Downloads Apache Kafka's jars once from Maven Central, with jgo, to a folder that all data folders share."""
 
 import os
 import shutil
@@ -19,12 +19,12 @@ from .errors import ServerError
 
 VERSION = "4.4.0"
 _KAFKA = f"org.apache.kafka:kafka_2.13:{VERSION}"
-_LOGGING = "org.apache.logging.log4j:log4j-slf4j-impl:2.25.5"  # of the log4j that Kafka brings; it has no log otherwise
+_LOGGING = "org.apache.logging.log4j:log4j-slf4j-impl:2.25.5"  # without it Kafka has no log; the version is Kafka's
 
 
 @contextmanager
 def one_at_a_time() -> Iterator[None]:
-    """For jgo, which fails where two processes fetch the same file. Raises OSError."""
+    """Lets one process at a time use jgo, which fails if two processes fetch the same file. Raises OSError."""
     folder = _cache()
     folder.mkdir(parents=True, exist_ok=True)
     with InterProcessLock(folder / "jgo.lock"):
@@ -32,7 +32,7 @@ def one_at_a_time() -> Iterator[None]:
 
 
 def fetch(say: Callable[[str], None]) -> list[Path]:
-    """The jars of the class path; downloads them the first time, with progress. Raises ServerError."""
+    """Returns the jars of the class path. Downloads them the first time, and shows progress. Raises ServerError."""
     folder = _cache() / f"kafka-{VERSION}"
     if not folder.exists():
         try:
@@ -41,24 +41,25 @@ def fetch(say: Callable[[str], None]) -> list[Path]:
                     _download(folder, say)
         except OSError as error:  # requests' errors are OSErrors too
             raise ServerError(
-                f"Apache Kafka {VERSION} cannot be had in {folder.parent}: {error}. It needs Maven Central once, "
-                "and a cache folder to write to (RESOLUTION_CACHE_DIR); or set RESOLUTION_KAFKA_SERVERS to a cluster."
+                f"Apache Kafka {VERSION} cannot be downloaded to {folder.parent}: {error}. The download needs Maven "
+                "Central and a cache folder to write to (RESOLUTION_CACHE_DIR). Or set RESOLUTION_KAFKA_SERVERS to a "
+                "cluster."
             ) from error
     return sorted(folder.glob("*.jar"))
 
 
 def _cache() -> Path:
-    given = os.environ.get("RESOLUTION_CACHE_DIR")
-    return Path(given) if given else platformdirs.user_cache_path("resolution-center")
+    folder = os.environ.get("RESOLUTION_CACHE_DIR")
+    return Path(folder) if folder else platformdirs.user_cache_path("resolution-center")
 
 
 def _download(folder: Path, say: Callable[[str], None]) -> None:
-    """Into a folder beside, which takes its name when it is whole."""
+    """Downloads to a temporary folder, and renames it to `folder` when it is complete."""
     say(f"Fetching Apache Kafka {VERSION}, once")
     new = Path(tempfile.mkdtemp(prefix="kafka-", dir=folder.parent))
     try:
         try:
-            # One after the other: together, log4j's own dependency management would choose Kafka's client.
+            # Resolve one after the other. Together, log4j's dependency management would choose the Kafka client.
             artifacts = [*jgo.resolve(_KAFKA), jgo.resolve(_LOGGING)[0]]
         except (RuntimeError, ValueError) as error:
             raise OSError(str(error)) from error

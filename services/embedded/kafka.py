@@ -1,4 +1,4 @@
-"""Apache Kafka: one node that is broker and controller (KRaft), from its Maven artifacts."""
+"""Runs Apache Kafka from its Maven artifacts: one node that is both broker and controller (KRaft)."""
 
 import base64
 import json
@@ -23,13 +23,13 @@ _START_SECONDS = 90
 _STOP_SECONDS = 30
 _JVM = (
     "-Xms64m",
-    "-Xmx512m",  # 256 MB do for a demo; a backlog of large batches wants more
-    "-XX:TieredStopAtLevel=1",  # a server that lives for minutes spends more on compiling than it gets back
+    "-Xmx512m",  # 256 MB are enough for a demo, but not for a backlog of large batches
+    "-XX:TieredStopAtLevel=1",  # further compilation does not pay off for a server that runs for minutes
     "-XX:+UseSerialGC",
     "-XX:-UsePerfData",
 )
 _CACHES_CLASSES = 25
-"""The first Java that makes a cache of classes, loaded and linked, in one run."""
+"""The first Java version that can write a cache of loaded and linked classes in one run."""
 _RECORD_SECONDS = 300
 _PROPERTIES = """\
 process.roles=broker,controller
@@ -66,7 +66,7 @@ rootLogger.appenderRef.file.ref=file
 
 
 class Kafka:
-    """The Kafka server of a folder, on loopback. It keeps its port while nobody else has taken it."""
+    """The Kafka server of a folder, on loopback. It keeps its port as long as no other program takes it."""
 
     def __init__(self, folder: Path, say: Callable[[str], None]) -> None:
         self.folder = folder
@@ -76,7 +76,7 @@ class Kafka:
         self._say = say
 
     def start(self) -> str:
-        """Starts or joins it; returns the bootstrap servers. Raises ServerError."""
+        """Starts the server, or joins a running one. Returns the bootstrap servers. Raises ServerError."""
         try:
             if (process := self._process()) is not None:
                 self._wait_until_up(process)
@@ -86,15 +86,15 @@ class Kafka:
             raise ServerError(f"Apache Kafka cannot be started in {self.folder}: {error}.") from error
 
     def properties(self, port: int, controller: int, data: Path) -> str:
-        """The broker's configuration. Another kind of broker has another one."""
+        """Returns the broker's configuration. Subclasses for other kinds of brokers return another one."""
         return _PROPERTIES.format(port=port, controller=controller, data=data.as_posix())
 
     def cluster_id(self) -> str:
-        """The id that its storage is set up with. The brokers of one cluster share theirs."""
+        """Returns the cluster id for setting up the storage. The brokers of one cluster share it."""
         return new_cluster_id()
 
     def format_arguments(self) -> tuple[str, ...]:
-        """What its storage is set up with, beside the configuration."""
+        """Returns further arguments for setting up the storage."""
         return ()
 
     def stop(self) -> None:
@@ -109,7 +109,7 @@ class Kafka:
             process.wait(_STOP_SECONDS)
 
     def _start(self, class_path: list[Path]) -> int:
-        """Returns the port."""
+        """Starts a new process. Returns its port."""
         if not self._data.exists():
             self._format(class_path)
         port = _free_port(self._read_state().get("port"))
@@ -122,7 +122,7 @@ class Kafka:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                start_new_session=True,  # Ctrl-C in a terminal is for its users, who stop it when they are done
+                start_new_session=True,  # Ctrl-C in a terminal must end the processes that use it first
                 cwd=self.folder,
             )
         started = psutil.Process(process.pid)
@@ -131,7 +131,7 @@ class Kafka:
         return port
 
     def _format(self, class_path: list[Path]) -> None:
-        """In a folder beside, which takes its name when it is whole."""
+        """Sets up the storage in a temporary folder, and renames that when it is complete."""
         self._say("Setting up Apache Kafka")
         new = self.folder / "data.new"
         shutil.rmtree(new, ignore_errors=True)
@@ -165,18 +165,19 @@ class Kafka:
         deadline = time.monotonic() + _START_SECONDS
         while not (self._log.exists() and re.search(r"Kafka Server started", self._log.read_text(errors="replace"))):
             if not process.is_running() or process.status() == psutil.STATUS_ZOMBIE:
-                raise ServerError(f"Apache Kafka ended while starting:{self._last_words()}")
+                raise ServerError(f"Apache Kafka ended while starting:{self._last_output()}")
             if time.monotonic() > deadline:
-                raise ServerError(f"Apache Kafka is not up after {_START_SECONDS} s:{self._last_words()}")
+                raise ServerError(f"Apache Kafka is not up after {_START_SECONDS} s:{self._last_output()}")
             time.sleep(0.05)
 
-    def _last_words(self) -> str:
-        words = ""
+    def _last_output(self) -> str:
+        lines = ""
         for file in (self.folder / "kafka.out", self._log):
             if file.exists():
-                words += "\n" + "\n".join(file.read_text(errors="replace").splitlines()[-8:])
+                lines += "\n" + "\n".join(file.read_text(errors="replace").splitlines()[-8:])
         return (
-            f"{words}\nIts log is {self._log}. Set RESOLUTION_DATA_DIR to another folder, or RESOLUTION_KAFKA_SERVERS."
+            f"{lines}\nIts log is {self._log}. Set RESOLUTION_DATA_DIR to another folder, or RESOLUTION_KAFKA_SERVERS "
+            "to your own cluster."
         )
 
     def _read_state(self) -> dict[str, float]:
@@ -187,7 +188,7 @@ class Kafka:
             return {}
 
     def _process(self) -> psutil.Process | None:
-        """The server's process, if it is the one that the state names and not another with its pid."""
+        """Returns the server's process, or None if it does not run. Another process may have its pid by now."""
         state = self._read_state()
         try:
             process = psutil.Process(int(state["pid"]))
@@ -198,13 +199,13 @@ class Kafka:
 
 
 class _Recorder(Kafka):
-    """Runs once to make the cache of classes. It writes the cache as it ends."""
+    """A server that runs once to make the cache of classes. Java writes the cache when it ends."""
 
     def _class_cache(self, class_path: list[Path], main: str) -> tuple[str, ...]:
         return (f"-XX:AOTCacheOutput={self.folder / 'classes.aot'}",) if main == "kafka.Kafka" else ()
 
     def record(self, class_path: list[Path]) -> Path:
-        """Returns the file that it made. Raises ServerError, and psutil.Error when that takes too long."""
+        """Makes the cache. Returns its file. Raises ServerError, and psutil.Error if it takes too long."""
         self._start(class_path)
         process = self._process()
         if process is not None:
@@ -214,9 +215,10 @@ class _Recorder(Kafka):
 
 
 def prepare(say: Callable[[str], None]) -> list[Path]:
-    """The jars of the class path, and a cache of their classes with which Kafka starts in half the processor time.
+    """Downloads Kafka, and makes a cache of its classes, with which it starts in half the processor time.
 
-    Both are made the first time, and kept in a folder that all data folders share. Raises ServerError.
+    Does each only the first time, in a folder that all data folders share. Returns the jars of the class path. Raises
+    ServerError.
     """
     class_path = fetch(say)
     cache = _cache_of(class_path)
@@ -228,12 +230,12 @@ def prepare(say: Callable[[str], None]) -> list[Path]:
             try:
                 _Recorder(Path(folder), lambda _: None).record(class_path).rename(cache)
             except (ServerError, psutil.Error, OSError) as error:
-                say(f"Apache Kafka starts more slowly, without a cache of its classes: {error}")
+                say(f"Apache Kafka will start more slowly, because its classes cannot be cached: {error}")
     return class_path
 
 
 def _cache_of(class_path: list[Path]) -> Path | None:
-    """The file for this Java; None if it cannot make one."""
+    """Returns the cache file for this Java, or None if this Java cannot make one."""
     executable = java()
     if release(executable) < _CACHES_CLASSES:
         return None
@@ -241,12 +243,12 @@ def _cache_of(class_path: list[Path]) -> Path | None:
 
 
 def new_cluster_id() -> str:
-    """A random id as Kafka writes it: 16 bytes in URL-safe base64."""
+    """Returns a random id as Kafka writes it: 16 bytes in URL-safe base64."""
     return base64.urlsafe_b64encode(uuid4().bytes).decode().rstrip("=").replace("-", "a", 1)
 
 
 def _free_port(preferred: float | None) -> int:
-    """The preferred port while nobody listens there, else any free one."""
+    """Returns the preferred port if it is free, otherwise any free port."""
     for port in (int(preferred or 0), 0):
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

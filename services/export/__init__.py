@@ -1,4 +1,4 @@
-"""History as files for analysts: the public events, and a summary of each order."""
+"""Exports history as files for analysts: the public events, and a summary of each order."""
 
 from .incremental import Exported, ExportError, export
 

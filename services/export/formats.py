@@ -25,7 +25,7 @@ _TOO_LARGE = 10**38
 
 
 class JsonLines:
-    """The public envelopes, as on Kafka."""
+    """Writes the public envelopes, as they are on Kafka."""
 
     suffix = "jsonl"
 
@@ -47,7 +47,7 @@ class JsonLines:
 
 
 class Parquet:
-    """A column for each public field; money is two columns, an amount beyond 38 digits is null."""
+    """Writes a column for each public field. Money has two columns. An amount with more than 38 digits is null."""
 
     suffix = "parquet"
 
@@ -61,8 +61,8 @@ class Parquet:
         """Writes the summaries of orders."""
         all_rows = iter(rows)
         with pq.ParquetWriter(file, _SUMMARY, compression="zstd") as writer:
-            while some := list(islice(all_rows, _ROWS_AT_ONCE)):
-                writer.write_table(pa.Table.from_pylist([_summary_row(row) for row in some], schema=_SUMMARY))
+            while group := list(islice(all_rows, _ROWS_AT_ONCE)):
+                writer.write_table(pa.Table.from_pylist([_summary_row(row) for row in group], schema=_SUMMARY))
 
     def read_summaries(self, file: Path) -> Iterator[Summary]:
         """The summaries in a file, in its order."""

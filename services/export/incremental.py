@@ -1,8 +1,8 @@
-"""Writes the public events after the last export's position, and renews the summary of the orders they touch.
+"""Writes the public events after the last export's position, and renews the summaries of their orders.
 
-A directory is complete at the position that its `state.json` names. What an export adds appears when all of it is
-written (`services/export/staging.py`). One that is killed before goes on where it was: the range of positions that it
-writes is noted first, so that its files are written again under the same names.
+A directory is complete up to the position in its `state.json`. An export's files appear together, once all of them are
+written (`services/export/staging.py`). If an export is killed, the next one continues it: an export notes each range of
+positions before it writes the range, so that the same files are written again under the same names.
 """
 
 from collections import defaultdict
@@ -25,33 +25,34 @@ from .staging import Staging, alone, finish_killed, is_of_staging
 from .summary import Summary, summarize
 
 _AT_ONCE = 50_000
+"""Events in one range of positions."""
 _ORDERS_AT_ONCE = 2_000
 _STATE = "state.json"
 _HISTORY = "history.json"
 
 
 class ExportError(Exception):
-    """A directory that cannot be exported to: a sentence that says why and what to do."""
+    """A directory cannot be exported to. The message says why and what to do."""
 
 
 class _State(msgspec.Struct, forbid_unknown_fields=True):
-    """How far a directory is, or an export that has not ended."""
+    """The progress of a directory, or of an export that has not ended."""
 
     format: str
     first: int
-    """The export began after this position."""
+    """The first export began after this position."""
     position: int
     """The files are complete up to this position."""
     writing: int
-    """Files were begun up to this position: more than `position` if an export was killed."""
+    """Files were begun up to this position. It is above `position` if an export was killed."""
     summarized: int
-    """The summaries are those of this position."""
+    """The summaries are complete up to this position."""
 
 
 class _History(msgspec.Struct):
-    """What tells the store's history from another one: a digest of its last events up to a position.
+    """Identifies the store's history by a digest of its last events up to a position.
 
-    It has a file of its own, for earlier versions refuse a state with another field.
+    It has its own file, because earlier versions refuse a state with another field.
     """
 
     position: int
@@ -59,20 +60,22 @@ class _History(msgspec.Struct):
 
 
 class Exported(msgspec.Struct):
-    """What an export added. `position` is where the next one goes on; `orders`: whose summaries were renewed."""
+    """What an export added."""
 
     position: int
+    """The position that the next export continues after."""
     events: int
     orders: int
+    """The number of orders whose summaries were renewed."""
 
 
 def export(
     store: OrderStore, directory: Path, format_: str, after: int, progress: Callable[[int, int], None]
 ) -> Exported:
-    """Exports what was appended since the last export to this directory, or after a position into a new one.
+    """Exports the events since the last export to this directory, or the events after a position to a new directory.
 
-    `progress(done, of)` counts notification ids. Raises ExportError, OSError, psycopg.Error and the library's
-    PersistenceError; another call goes on where this one stopped.
+    `progress(done, total)` counts event numbers. Raises ExportError, OSError, psycopg.Error and the library's
+    PersistenceError. After an error, another call continues where this one stopped.
     """
     directory.mkdir(parents=True, exist_ok=True)
     with alone(directory) as is_alone:
@@ -88,14 +91,14 @@ def export(
             )
         if not _has_history(store, directory / _HISTORY):
             raise ExportError(
-                f"{directory} has events up to {state.position} that are not those of the store: it was restored, or "
-                "fell back, to an earlier state since, or is another database. Export to another directory."
+                f"{directory} has events up to {state.position} that differ from the store's. The database was "
+                "restored since, or is another one. Export to another directory."
             )
         return _Export(store, directory, state).run(last, progress)
 
 
 def _position(directory: Path) -> int | None:
-    """None for a directory that no export has ended in."""
+    """Returns the directory's position, or None if no export to it has ended."""
     file = directory / _STATE
     return _read(file, _State).position if file.exists() else None
 
@@ -104,7 +107,7 @@ def _begin(directory: Path, format_: str, after: int) -> _State:
     file = directory / _STATE
     if not file.exists():
         if not all(map(is_of_staging, directory.iterdir())):
-            raise ExportError(f"{directory} has files of others. Export to a directory of its own.")
+            raise ExportError(f"{directory} has files that are not an export's. Export to an empty directory.")
         return _State(format_, first=after, position=after, writing=after, summarized=after)
     state = _read(file, _State)
     if state.format != format_:
@@ -125,7 +128,7 @@ def _read(file: Path, kind: type[_Kind]) -> _Kind:
 
 
 def _has_history(store: OrderStore, file: Path) -> bool:
-    """False where a database fell back, even if it has grown past the position since: other events are there now."""
+    """Whether the store still has the events of the file's digest. False if the database was restored since."""
     if not file.exists():
         return True
     history = _read(file, _History)
@@ -138,7 +141,7 @@ def _digest(store: OrderStore, position: int) -> str:
 
 
 class _Export:
-    """One export, from a directory's state on."""
+    """One export, which continues from a directory's state."""
 
     def __init__(self, store: OrderStore, directory: Path, began: _State) -> None:
         self._store = store
@@ -171,7 +174,7 @@ class _Export:
         return Exported(state.position, state.position - began.position, renewed)
 
     def _so_far(self) -> _State:
-        """Where an export from here was when it was killed, unless the store has other events there by now."""
+        """Returns the state of an export that was killed, or that of the directory if the store's events differ."""
         killed = self._staging.path(_STATE)
         if killed.exists() and _has_history(self._store, self._staging.path(_HISTORY)):
             return _read(killed, _State)
@@ -184,9 +187,9 @@ class _Export:
         self._staging.replace(_STATE, msgspec.json.encode(state))
 
     def _write_events(self, positions: range) -> dict[str, int]:
-        """One file for each event's name and business date (UTC) among these positions.
+        """Writes the events at these positions, in one file for each event name and business date (UTC).
 
-        Returns the orders whose texts were erased there, and the position of each erasure.
+        Returns the orders whose texts were erased in this range, with the position of each erasure.
         """
         parts: defaultdict[tuple[str, str], list[tuple[int, Event]]] = defaultdict(list)
         erased: dict[str, int] = {}
@@ -202,7 +205,7 @@ class _Export:
         return erased
 
     def _write_erased_again(self, erased: Mapping[str, int]) -> None:
-        """Writes the files again that have events of these orders from before their erasures."""
+        """Rewrites the files that have events of these orders from before their erasures."""
         if not erased:
             return
         with cast("PostgresFactory", self._store.factory).datastore.get_connection() as connection:
@@ -220,7 +223,7 @@ class _Export:
                 self._write_events(range(first, last + 1))
 
     def _write_summaries(self, name: str, position: int) -> int:
-        """Rewrites the summaries, with those of the orders that have new events made anew. Returns how many."""
+        """Rewrites the file of summaries. Returns how many orders had new events and got a new summary."""
         changed = _changed(self._store, range(self._began.summarized + 1, position + 1))
         before = self._directory / name
         kept = self._files.read_summaries(before) if before.exists() else iter(())
@@ -252,7 +255,7 @@ def _summaries(store: OrderStore, order_ids: list[str], position: int) -> Iterat
 
 
 def _delete_leftovers(directory: Path) -> None:
-    """What an earlier version has left when it was killed: half-written files that readers' patterns match."""
+    """Deletes half-written files that a killed export of an earlier version left, because readers' patterns match."""
     for pattern in (".part-*", ".orders.*"):
         for file in directory.rglob(pattern):
             file.unlink()

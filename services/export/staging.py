@@ -1,7 +1,7 @@
-"""How files of a directory appear for its readers: together, once all of them are written.
+"""Makes new files of a directory appear together for its readers, once all of them are written.
 
-Until then they are in a folder of their own, under names that end with `.new`. A dot before a name would not be
-enough: DuckDB's patterns find such files, too.
+Until then they are in a separate folder, under names that end with `.new`. Names that begin with a dot would not be
+enough, because DuckDB's patterns find such files, too.
 """
 
 import fcntl
@@ -17,9 +17,9 @@ _COMPLETE = "complete"
 
 
 class Staging:
-    """The files that are to go into a directory. They outlive the process that writes them.
+    """Files that will be moved into a directory. They outlive the process that writes them.
 
-    `position` is where an export to it goes on; 0 for others.
+    `position` is the position that the export continues after, 0 for a new directory.
     """
 
     def __init__(self, directory: Path, position: int = 0) -> None:
@@ -27,46 +27,46 @@ class Staging:
         self._folder = directory / f"{_FOLDER}{position:012}"
 
     def path(self, name: str) -> Path:
-        """Where the file with this name is for now. A name may have folders before it."""
+        """Returns the present path of the file with this name. A name may have folders."""
         return self._folder / f"{name}{_NEW}"
 
     @contextmanager
     def file(self, name: str) -> Iterator[Path]:
-        """A file to write. One that was there is replaced when it is written, or not at all."""
+        """Yields the path of a file to write. It replaces an existing file only if the block does not raise."""
         half = self._folder / f"{name}.half"
         half.parent.mkdir(parents=True, exist_ok=True)
         yield half
         half.replace(self.path(name))
 
     def replace(self, name: str, content: bytes) -> None:
-        """Stages a file with this content, in place of one of the same name."""
+        """Stages a file with this content. Replaces a staged file of the same name."""
         with self.file(name) as file:
             file.write_bytes(content)
 
     def names(self, pattern: str) -> Iterator[str]:
-        """Of the files that match, without folders."""
+        """Yields the names, without folders, of the staged files that match."""
         return (file.name.removesuffix(_NEW) for file in self._folder.rglob(f"{pattern}{_NEW}"))
 
     def publish(self, last: str) -> None:
-        """Gives all files their places; the one named `last` comes last."""
+        """Moves all files into the directory. Moves the file named `last` at the end."""
         (self._folder / _COMPLETE).touch()
         _finish(self._folder, self._directory, last)
 
     def discard(self) -> None:
-        """Deletes them."""
+        """Deletes the staged files."""
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def discard_others(self) -> None:
-        """Deletes what exports from other positions have left."""
+        """Deletes the staged files of exports from other positions."""
         for folder in self._directory.glob(f"{_FOLDER}*"):
             if folder != self._folder:
                 shutil.rmtree(folder)
 
 
 def finish_killed(directory: Path, position: Callable[[], int | None], last: str) -> None:
-    """Ends an export that was killed while its files got their places.
+    """Finishes an export that was killed while its files were moved into the directory.
 
-    `position` gives the one up to which the directory is complete, or None.
+    `position()` returns the position up to which the directory is complete, or None.
     """
     for folder in directory.glob(f"{_FOLDER}*"):
         if (folder / _COMPLETE).exists() and position() in (None, int(folder.name.removeprefix(_FOLDER))):
@@ -74,7 +74,7 @@ def finish_killed(directory: Path, position: Callable[[], int | None], last: str
 
 
 def is_of_staging(entry: Path) -> bool:
-    """Whether an entry of a directory is what a Staging has left there."""
+    """Whether an entry of a directory is a folder of staged files."""
     return entry.name.startswith(_FOLDER)
 
 
@@ -89,7 +89,7 @@ def _finish(folder: Path, directory: Path, last: str) -> None:
 
 @contextmanager
 def alone(directory: Path) -> Iterator[bool]:
-    """Whether no other process is in such a block for this directory. One that was killed is not."""
+    """Yields whether this process alone is in such a block for the directory. A killed process does not count."""
     descriptor = os.open(directory, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

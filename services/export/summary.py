@@ -1,4 +1,4 @@
-"""What analysts want to know of an order in one row."""
+"""Summarizes an order in one row for analysts."""
 
 from collections.abc import Iterable
 from datetime import datetime
@@ -12,7 +12,7 @@ from services.orders.state import Status
 
 
 class Summary(msgspec.Struct):
-    """One order. Times are business times, UTC; amounts are minor units of `currency`."""
+    """One order. Times are business times in UTC. Amounts are in minor units of `currency`."""
 
     order_id: str
     status: str = Status.UNKNOWN
@@ -41,7 +41,7 @@ class Summary(msgspec.Struct):
 
 
 def summarize(order_id: str, history: Iterable[e.Event]) -> Summary:
-    """An order's row, from all its events in their order."""
+    """Makes an order's row from all its events, oldest first."""
     order, row = Order(id=order_id), Summary(order_id)
     for event in history:
         evolve(order, event)
@@ -61,7 +61,7 @@ def summarize(order_id: str, history: Iterable[e.Event]) -> Summary:
 
 
 def _count(row: Summary, event: e.Event) -> None:
-    """What the order itself need not remember."""
+    """Counts what the order's state does not contain."""
     match event:
         case e.DisputeOpened():
             row.disputes += 1

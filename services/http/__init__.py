@@ -1,1 +1,1 @@
-"""The http role: a read API, commands over HTTP, and the pages that the parties and operators look at."""
+"""The http role: an API for reading and for sending commands, and the pages for parties and operators."""

@@ -1,4 +1,4 @@
-"""The FastAPI application: routes, failures, headers."""
+"""The FastAPI application: its routes, error handlers and middlewares."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from services.telemetry import role_metrics
 
 from . import api, pages, problems
-from .gateway import Desk
+from .gateway import Gateway
 from .viewers import Gate
 
 STATIC = Path(__file__).with_name("static")
@@ -29,16 +29,18 @@ HEADERS = {
     "Cross-Origin-Opener-Policy": "same-origin",
 }
 _METHODS = {"GET", "POST"}
-_MOST_REQUESTS = 900
-"""At the same time; pages that follow by themselves count, each has one open."""
+_MAX_REQUESTS = 900
+"""Requests at the same time. Each page with live updates keeps one open."""
 
 
-def create(gate: Gate, desk: Callable[[], AbstractAsyncContextManager[Desk]], public_url: str | None = None) -> ASGIApp:
-    """The application; `desk` opens what it works with while it runs."""
+def create(
+    gate: Gate, gateway: Callable[[], AbstractAsyncContextManager[Gateway]], public_url: str | None = None
+) -> ASGIApp:
+    """Returns the application. It opens its gateway with `gateway()` when it starts."""
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with gate.open(), desk() as app.state.desk:
+        async with gate.open(), gateway() as app.state.gateway:
             yield
 
     app = FastAPI(
@@ -47,7 +49,7 @@ def create(gate: Gate, desk: Callable[[], AbstractAsyncContextManager[Desk]], pu
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
-        redirect_slashes=False,  # it would redirect to the Host that a proxy names
+        redirect_slashes=False,  # FastAPI would redirect to the Host header that a proxy sends
     )
     public = urlsplit(public_url or "")
     app.state.gate = gate
@@ -56,25 +58,25 @@ def create(gate: Gate, desk: Callable[[], AbstractAsyncContextManager[Desk]], pu
     app.include_router(api.router)
     app.include_router(pages.router)
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
-    app.add_exception_handler(problems.Problem, _told_as(problems.of_problem))
-    app.add_exception_handler(HTTPException, _told_as(problems.of_http))
-    app.add_exception_handler(RequestValidationError, _told_as(problems.of_validation))
-    app.add_exception_handler(Exception, _told_as(problems.of_bug))
-    # Around all of FastAPI, and not as its middlewares, which its answers to unexpected exceptions do not go through.
+    app.add_exception_handler(problems.Problem, _page_or_json(problems.of_problem))
+    app.add_exception_handler(HTTPException, _page_or_json(problems.of_http))
+    app.add_exception_handler(RequestValidationError, _page_or_json(problems.of_validation))
+    app.add_exception_handler(Exception, _page_or_json(problems.of_bug))
+    # These wrap FastAPI from outside, because responses to unexpected exceptions bypass FastAPI's own middlewares.
     return _Headers(_Head(_Measured(_Complete(_Busy(app)))))
 
 
-def _told_as(
+def _page_or_json(
     handler: Callable[[Request, Exception], Awaitable[Response]],
 ) -> Callable[[Request, Exception], Awaitable[Response]]:
-    """To a person in a page, to a program as problem details."""
+    """Answers a browser with an error page, and a program with the handler's problem details."""
 
     async def handle(request: Request, error: Exception) -> Response:
-        told = await handler(request, error)
+        response = await handler(request, error)
         path = request.scope["path"].removeprefix(request.scope["root_path"])
         if path.startswith("/api") or "text/html" not in request.headers.get("accept", ""):
-            return told
-        return await pages.failure(request, told)
+            return response
+        return await pages.failure(request, response)
 
     return handle
 
@@ -93,13 +95,13 @@ class _OfRequests:
 
 
 class _Headers(_OfRequests):
-    """Gives every answer the headers that restrict browsers, and redirects the public path."""
+    """Adds the headers that restrict browsers to every response, and puts the public path before redirects."""
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         public_path = scope["root_path"]
         is_static = scope["path"].startswith(f"{public_path}/static")
 
-        async def told(message: Message) -> None:
+        async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
                 for name, value in HEADERS.items():
@@ -110,42 +112,42 @@ class _Headers(_OfRequests):
                     headers["Location"] = public_path + headers["Location"]
             await send(message)
 
-        await self._app(scope, receive, told)
+        await self._app(scope, receive, send_with_headers)
 
 
 class _Head(_OfRequests):
-    """Answers HEAD like GET, but for the body, which may never end."""
+    """Answers HEAD like GET, without the body. A body may be a stream that never ends."""
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def begun(message: Message) -> None:
+        async def send_start(message: Message) -> None:
             if message["type"] == "http.response.start":
                 await send(message)
                 await send({"type": "http.response.body"})
 
         if scope["method"] == "HEAD":
-            await self._app({**scope, "method": "GET"}, receive, begun)
+            await self._app({**scope, "method": "GET"}, receive, send_start)
         else:
             await self._app(scope, receive, send)
 
 
 class _Measured(_OfRequests):
-    """Counts requests by the pattern of their path, when their answer begins."""
+    """Counts requests by the pattern of their path, when their response begins."""
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = perf_counter()
 
-        async def measured(message: Message) -> None:
+        async def send_measured(message: Message) -> None:
             if message["type"] == "http.response.start":
                 route = getattr(scope.get("route"), "path", "other")
                 method = scope["method"] if scope["method"] in _METHODS else "other"
                 role_metrics.answered(method, route, message["status"], perf_counter() - started)
             await send(message)
 
-        await self._app(scope, receive, measured)
+        await self._app(scope, receive, send_measured)
 
 
 class _Complete(_OfRequests):
-    """Lets a request through once all of it is there, and refuses bodies larger than a command may be."""
+    """Passes a request on once its whole body has arrived. Refuses bodies that are larger than a command may be."""
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         declared = dict(scope["headers"]).get(b"content-length", b"")
@@ -161,12 +163,12 @@ class _Complete(_OfRequests):
         if too_large:
             await problems.answer(413, f"More than {MAX_COMMAND_BYTES} bytes.")(scope, receive, send)
             return
-        whole: list[Message] = [{"type": "http.request", "body": bytes(body)}]
+        messages: list[Message] = [{"type": "http.request", "body": bytes(body)}]
 
-        async def received() -> Message:
-            return whole.pop() if whole else await receive()
+        async def receive_complete() -> Message:
+            return messages.pop() if messages else await receive()
 
-        await self._app(scope, received, send)
+        await self._app(scope, receive_complete, send)
 
 
 class _Busy(_OfRequests):
@@ -175,7 +177,7 @@ class _Busy(_OfRequests):
     _running = 0
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if self._running >= _MOST_REQUESTS:
+        if self._running >= _MAX_REQUESTS:
             answer = problems.answer(503, "Too many requests at the same time; try again soon.", {"Retry-After": "5"})
             await answer(scope, receive, send)
             return

@@ -1,4 +1,4 @@
-"""Connections that do not send or do not read: nobody else has to wait for them."""
+"""Closes connections whose clients do not send or do not read, so that other clients need not wait for them."""
 
 import asyncio
 import sys
@@ -13,22 +13,22 @@ from .app import HEADERS
 
 _MOST_CONNECTIONS = 1000
 _SECONDS_TO_SEND = 30.0
-"""For a complete request, from the connection's beginning or the last answer on."""
+"""The time to send a complete request, from the beginning of the connection or from the last response on."""
 _SECONDS_TO_READ = 30.0
-"""For some of an answer, once the buffers are full."""
+"""The time to read some of a response once the buffers are full."""
 
 
 class Connection(H11Protocol):
-    """Closes a connection that does not send a complete request, or does not read its answer, in time.
+    """Closes a connection that does not send a complete request, or does not read its response, in time.
 
-    When there are too many connections, the one that has waited longest for its request is closed. Whoever sends at
-    once gets an answer, however many others do not.
+    When there are too many connections, the one that has waited longest for its request is closed. So a client that
+    sends its request at once gets a response, however many others send nothing.
     """
 
     _waiting: ClassVar[dict["Connection", asyncio.TimerHandle]] = {}
-    """Those whose request is not complete, the longest-waiting one first, and when they are closed."""
+    """Connections whose request is incomplete, the longest-waiting first, with the timers that close them."""
     _stalled: asyncio.TimerHandle | None = None
-    """Ends a connection whose client does not read."""
+    """The timer that ends this connection if its client does not read."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Closes the connection that has waited longest, if there are too many."""
@@ -38,7 +38,7 @@ class Connection(H11Protocol):
             next(iter(self._waiting))._give_up()
 
     def data_received(self, data: bytes) -> None:
-        """Notes whether the request is complete now."""
+        """Starts or stops the timer, depending on whether the request is complete."""
         super().data_received(data)
         self._note()
 
@@ -48,37 +48,37 @@ class Connection(H11Protocol):
         self._note()
 
     def pause_writing(self) -> None:
-        """Gives the client a time to read on."""
+        """Starts the timer within which the client has to read."""
         super().pause_writing()
         self._abort_later()
 
     def resume_writing(self) -> None:
-        """The client reads again."""
+        """Stops the timer, because the client reads again."""
         super().resume_writing()
-        self._abort_not()
+        self._cancel_abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forgets the connection."""
         super().connection_lost(exc)
         self._forget()
-        self._abort_not()
+        self._cancel_abort()
 
     def shutdown(self) -> None:
-        """Closes a connection whose request is not complete at once."""
+        """Closes the connection, at once if its request is incomplete."""
         if self in self._waiting:
             self._give_up()
         else:
             super().shutdown()
 
     def send_400_response(self, msg: str) -> None:
-        """What is no HTTP is answered like everything else."""
+        """Answers bytes that aren't HTTP with problem details."""
         error = sys.exc_info()[1]
-        what = str(error).partition(": bytearray(")[0].removesuffix(".").removesuffix(":")  # without what was sent
+        what = str(error).partition(": bytearray(")[0].removesuffix(".").removesuffix(":")  # without the client's bytes
         status = error.error_status_hint if isinstance(error, h11.RemoteProtocolError) else 400
         self._refuse(status, f"{msg.removesuffix('.')}: {what}.")
 
     def _unsupported_upgrade_warning(self) -> None:
-        """Nobody has to be told: such a request is answered without upgrading."""
+        """Logs nothing: such a request is answered without upgrading."""
 
     def _note(self) -> None:
         if self.conn.their_state not in (h11.IDLE, h11.SEND_BODY):
@@ -114,9 +114,9 @@ class Connection(H11Protocol):
         self._abort_later()
 
     def _abort_later(self) -> None:
-        self._abort_not()
+        self._cancel_abort()
         self._stalled = self.loop.call_later(_SECONDS_TO_READ, self.transport.abort)
 
-    def _abort_not(self) -> None:
+    def _cancel_abort(self) -> None:
         if self._stalled:
             self._stalled.cancel()

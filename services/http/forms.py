@@ -1,4 +1,4 @@
-"""What the forms of an order page ask for, and what they say to somebody whose entry was refused."""
+"""The forms of an order page: their labels, how they are read, and the sentences about refused entries."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -41,29 +41,29 @@ class Refused:
     """A form that was sent and refused."""
 
     form: str
-    """Which one, by its key."""
+    """The form's key."""
     values: Mapping[str, str]
-    """What was entered."""
+    """The values that were entered, by field."""
     why: str | None = None
     """What is wrong with the form as a whole."""
     fields: Mapping[str, Markup] = field(default_factory=dict)
-    """What is wrong with a field, by its name."""
+    """What is wrong with single fields, by field."""
     id: str | None = None
-    """The command's id, if the command may still arrive: sent again under it, it takes effect once."""
+    """The command's id, if the command may still arrive. Sent again under this id, it takes effect once."""
 
 
 def key_of(command: str, kind: str | None) -> str:
-    """Names a form among those of a page."""
+    """Returns the key that names a form on its page."""
     return f"{command}-{kind or ''}"
 
 
 def labels_of(key: str) -> Mapping[str, str]:
-    """The label of each field of a form."""
+    """Returns the labels of a form's fields, by field."""
     return _LABELS.get(key, _OTHER_LABELS)
 
 
 async def entered(request: Request) -> dict[str, str]:
-    """The fields of the form that was sent. Browsers send two characters for a line break; it counts as one.
+    """Returns the values of a sent form, by field. Turns line breaks into single characters; browsers send two.
 
     Raises what `fields_of` does.
     """
@@ -72,13 +72,13 @@ async def entered(request: Request) -> dict[str, str]:
 
 
 def command_id_of(form: Mapping[str, str]) -> str | None:
-    """The id that the form brought for its command."""
+    """Returns the command id that the form contains, or None if it has no valid one."""
     id_ = form.get("id", "")
     return id_ if _is_command_id(id_) else None
 
 
 def wrong_fields(key: str, form: Mapping[str, str], data: Json) -> dict[str, Markup]:
-    """What the contract refuses in a command's data: a sentence for each field of the form, by its name."""
+    """Checks a command's data against the contract. Returns a sentence for each wrong field of the form, by field."""
     model = PARTY_COMMANDS.get(form.get("command", ""))
     if model is None:
         return {}
@@ -90,16 +90,16 @@ def wrong_fields(key: str, form: Mapping[str, str], data: Json) -> dict[str, Mar
 
 
 def _sentences(key: str, form: Mapping[str, str], error: ValidationError) -> dict[str, Markup]:
-    found: dict[str, Markup] = {}
-    for one in error.errors(include_url=False, include_input=False):
-        name = _field_of(key, one["loc"])
+    sentences: dict[str, Markup] = {}
+    for detail in error.errors(include_url=False, include_input=False):
+        name = _field_of(key, detail["loc"])
         if name is not None:
-            found.setdefault(name, _sentence(key, name, form, one))
-    return found
+            sentences.setdefault(name, _sentence(key, name, form, detail))
+    return sentences
 
 
 def _field_of(key: str, path: Iterable[object]) -> str | None:
-    """The field of the form that a path in the command's data comes from."""
+    """Returns the form's field that a path in the command's data comes from."""
     labels = labels_of(key)
     return next((str(part) for part in path if part in labels), None)
 
@@ -119,7 +119,7 @@ def _sentence(key: str, name: str, form: Mapping[str, str], error: ErrorDetails)
 
 
 def about(key: str, name: str, sentence: str, form: Mapping[str, str]) -> Markup:
-    """What is wrong with a field: its label, the sentence, and what was entered."""
+    """Says what is wrong with a field: its label, the sentence, and the value that was entered."""
     label, value = labels_of(key).get(name, name), form.get(name, "").strip()
     if not value:
         return Markup("“{}” is empty. {}").format(label, "Fill it in." if name in TEXTS else sentence)
@@ -130,15 +130,15 @@ def about(key: str, name: str, sentence: str, form: Mapping[str, str]) -> Markup
 
 
 def whole_number(text: str) -> int:
-    """The number that was entered; 0 if it is none."""
+    """Returns the number that was entered, or 0 if the text isn't a number."""
     return int(text) if re.fullmatch(r"\s*[0-9]{1,9}\s*", text) else 0
 
 
 def refused_fields(key: str, form: Mapping[str, str], rejected: Json) -> dict[str, Markup]:
-    """The same for what the order's rules refused as `invalid`."""
+    """Returns a sentence for each field that the rules rejected as `invalid`, by field."""
     details: Any = rejected["details"]
     errors = details.get("errors", []) if isinstance(details, dict) else []
-    found = {_field_of(key, error["path"].split(".")): f"It {error['reason']}." for error in errors}
-    if "reason" in found:
-        found["reason"] = _CHOOSE
-    return {name: about(key, name, sentence, form) for name, sentence in found.items() if name}
+    sentences = {_field_of(key, error["path"].split(".")): f"It {error['reason']}." for error in errors}
+    if "reason" in sentences:
+        sentences["reason"] = _CHOOSE
+    return {name: about(key, name, sentence, form) for name, sentence in sentences.items() if name}

@@ -1,4 +1,4 @@
-"""What API and pages ask for: read models by viewer, commands to Kafka."""
+"""Serves the API and the pages: reads the read models for a viewer, and sends commands to Kafka."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
@@ -40,7 +40,7 @@ from . import operator_view
 from .databases import Databases
 from .problems import Problem, unknown
 from .viewers import Viewer
-from .wake_ups import Pulse
+from .wake_ups import WakeUps
 
 Json = dict[str, Any]
 _T = TypeVar("_T")
@@ -48,37 +48,40 @@ _T = TypeVar("_T")
 PARTY_COMMANDS: dict[str, type[Command]] = {
     command.__name__: command for command in (OpenDispute, OfferPartialRefund, Accept, Decline, Withdraw, CancelOrder)
 }
-"""What a party may send; facts come from other services, on Kafka."""
+"""The commands that a party may send. Other services send all other commands, on Kafka."""
 
 _LONGEST_WAIT_SECONDS = 10.0
 _LONGEST_DELIVERY_SECONDS = 10.0
 _SHORTEST_DELIVERY_SECONDS = 1.0
 _REST_SECONDS = 0.25
-"""How long a stream waits before it looks again. Under load, read models move on many times a second."""
+"""The shortest time between two reads of a stream. Under load, read models change many times a second."""
 
 
 @dataclass
-class Desk:
-    """One for each process."""
+class Gateway:
+    """Access to databases and Kafka for all requests of a process."""
 
     databases: Databases
     client: Client
+    """Sends commands and receives their outcomes."""
     ends: AIOKafkaConsumer
-    """Asks where topics end; reads nothing."""
+    """Asks for the end offsets of topics. It reads no records."""
     kafka: Cluster
     topics: Sequence[Topics]
-    """Of each shard."""
+    """The topics of each shard, in the order of the shards."""
     clock: Clock
-    pulse: Pulse
+    wake_ups: WakeUps
+    """Wakes streams when a read model has changed."""
     masters: MasterKeys
+    """The master keys that open sealed texts."""
 
     # --- reading ---
 
     async def order(self, viewer: Viewer, order_id: str) -> Json:
-        """The order page. Raises Problem (404) for a stranger as for an order that does not exist."""
+        """Returns the order page. Raises Problem (404) if the order does not exist or the viewer isn't a party."""
         try:
-            shard, who = self.databases.shard_of(order_id), viewer.party
-            page = await self.databases.read(shard, order_page.look, self.masters, order_id, who, self.clock.now())
+            shard, party = self.databases.shard_of(order_id), viewer.party
+            page = await self.databases.read(shard, order_page.look, self.masters, order_id, party, self.clock.now())
         except order_page.NotAParty:
             page = None
         if page is None:
@@ -86,7 +89,7 @@ class Desk:
         return page
 
     async def orders(self, viewer: Viewer, after: Cursor | None = None, limit: int = order_page.MOST_ORDERS) -> Page:
-        """A page of the viewer's orders, which begins after the line `after`."""
+        """Returns a page of the viewer's orders, starting after the line `after`."""
         look = order_page.orders_of
         parts = await self.databases.read_all(look, self.masters, viewer.user, self.clock.now(), after, limit)
         return paging.merged(parts, limit, newest_first=True)
@@ -94,76 +97,79 @@ class Desk:
     async def inbox(
         self, viewer: Viewer, after: Mapping[str, Cursor | None] | None = None, limit: int = inbox.MOST_LINES
     ) -> inbox.View:
-        """The viewer's inbox. `after`: by list, the line after which its page begins."""
+        """Returns the viewer's inbox. `after` has for each list the line after which its page starts."""
         now = self.clock.now()
         parts = await self.databases.read_all(inbox.look, viewer.user, now, after, limit)
         return inbox.merged(parts, viewer.user, now, limit)
 
     async def versions(self, viewer: Viewer, after: Cursor | None, limit: int) -> list[list[tuple[str, int]]]:
-        """Id and version of the orders that each shard may have on a page. They change when the page does."""
+        """Returns for each shard the ids and versions of its orders that may be on a page.
+
+        If the page changes, so does the result.
+        """
         return await self.databases.read_all(order_page.versions_of, viewer.user, after, limit)
 
     async def metrics(self, viewer: Viewer) -> Json:
-        """How the viewer fares, as client and as freelancer."""
+        """Returns the viewer's metrics, as client and as freelancer."""
         return metrics.view(viewer.user, await self.databases.read_all(metrics.counts_of, viewer.user))
 
     async def overview(self) -> Json:
-        """What operators see of all orders."""
+        """Returns the operators' overview of all disputes."""
         return overview.merged(await self.databases.read_all(overview.look, self.clock.now()))
 
     async def operations(self) -> Json:
-        """What operators look after, beside the overview."""
+        """Returns the state of the installation: lag, overdue deadlines, parked orders, dead letters."""
         return operator_view.merged(await self.databases.read_all(operator_view.look, self.clock.now()))
 
     async def history(self, viewer: Viewer, order_id: str, after: int, limit: int) -> list[Json]:
-        """An order's public events, from the one numbered `after` + 1 on."""
+        """Returns an order's public events whose sequence is above `after`, oldest first."""
         await self.order(viewer, order_id)
         return await self.databases.read_order(_events, order_id, after, limit, self.masters)
 
     async def outcome(self, viewer: Viewer, order_id: str, command_id: str) -> Json:
-        """What became of a command, with the position at which that is so."""
+        """Returns the outcome of a command, with its API position. Raises Problem (404) while there is none."""
         await self.order(viewer, order_id)
-        found = await self.databases.read_order(_outcome, order_id, command_id)
-        if found is None:
+        stored = await self.databases.read_order(_outcome, order_id, command_id)
+        if stored is None:
             raise unknown("command on this order")
-        outcome, event_id = found
+        outcome, event_id = stored
         return outcome | {"position": self.databases.position(order_id, event_id)}
 
     async def caught_up(self, read_model: str, position: int) -> None:
-        """Returns when a read model has all that happened up to a position. Raises Problem (409) after 10 s.
+        """Waits until a read model has everything up to an API position. Raises Problem (409) after 10 s.
 
-        Positions come from outcomes; one that the store has not reached is refused at once.
+        Positions come from outcomes. A position that the store itself has not reached is refused at once.
         """
-        late = Problem(409, f"{read_model} has not come to position {position} yet; ask again.", {"Retry-After": "1"})
+        late = Problem(409, f"{read_model} has not reached position {position} yet; ask again.", {"Retry-After": "1"})
         shard, event_id = self.databases.event_at(position)
         if await self.databases.read(shard, newest_event) < event_id:
             raise late
         try:
             async with asyncio.timeout(_LONGEST_WAIT_SECONDS):
                 while await self.databases.read(shard, _position, read_model) < event_id:
-                    await self.pulse.next(0.2)
+                    await self.wake_ups.next(0.2)
         except TimeoutError:
             raise late from None
 
     async def version(self, order_id: str) -> int:
-        """The version that the order page has come to."""
+        """Returns the version of the order in the read model `order_page`."""
         return await self.databases.read_order(_version, order_id)
 
     async def shown(self, order_id: str, version: int) -> None:
-        """Returns when the order page has come to a version, or a little later."""
+        """Waits until the read model `order_page` has this version of the order, at most 4 s."""
         for _ in range(20):
             if await self.version(order_id) >= version:
                 return
-            await self.pulse.next(0.2)
+            await self.wake_ups.next(0.2)
 
-    async def beats(self, viewer: Viewer) -> AsyncIterator[None]:
-        """At once, and then whenever something may have changed, until the viewer's token ends."""
+    async def ticks(self, viewer: Viewer) -> AsyncIterator[None]:
+        """Yields at once, and then whenever a read model may have changed, until the viewer's token expires."""
         while viewer.is_current():
             yield
-            await self.pulse.next(rest_seconds=_REST_SECONDS)
+            await self.wake_ups.next(rest_seconds=_REST_SECONDS)
 
     async def unread_commands(self) -> int:
-        """How many records of the commands topic wait for the commands role."""
+        """Returns the number of records on the commands topic that the commands role has not read."""
         parts = await self.databases.read_all(operator_view.positions)
         read = {number: offset for part in parts for number, offset in part.items()}
         partitions = [TopicPartition(self.topics[0].commands, number) for number in read]
@@ -171,7 +177,7 @@ class Desk:
         return sum(end - read[partition.partition] for partition, end in ends.items())
 
     async def unpublished(self) -> int:
-        """How many outcomes and dead letters wait for the relay."""
+        """Returns the number of outcomes and dead letters that the relay has not published."""
         ends = await self.databases.read_all(last_outcome)
         positions = await _answered(asyncio.gather(*(published(self.kafka, topics) for topics in self.topics)))
         return sum(max(0, end - position.outcome_id) for end, position in zip(ends, positions, strict=True))
@@ -189,41 +195,42 @@ class Desk:
         wait: float | None,
         traceparent: str | None = None,
     ) -> tuple[str, Json | None]:
-        """Publishes a command of the viewer; returns its id, and its outcome where that comes within `wait` seconds.
+        """Publishes a command of the viewer. Returns its id, and its outcome if that comes within `wait` seconds.
 
-        Without `wait` it returns once Kafka has the command. Raises Problem (403, 404, 422, 503); with 503 Kafka may
-        have it or not.
+        Without `wait`, returns once Kafka has the command. Raises Problem (403, 404, 422, 503). After 503, nobody knows
+        whether Kafka has the command.
         """
-        until = asyncio.get_running_loop().time() + _at_most(wait)
+        until = asyncio.get_running_loop().time() + _seconds_for(wait)
         if name not in PARTY_COMMANDS:
             raise Problem(422, f"There is no command {name!r} for a party; there are {', '.join(PARTY_COMMANDS)}.")
         if viewer.operator:
-            raise Problem(403, "Operators act for nobody; a party has to send this.")
+            raise Problem(403, "Operators act for no party; a party has to send this.")
         if data.setdefault("actor", viewer.user) != viewer.user:
             raise Problem(403, "actor has to be you; leave it out.")
         await self.order(viewer, order_id)
         envelope = CommandEnvelope(
             id=id or str(uuid4()), type=command_type(name), source="/resolution-http", subject=order_id, data=data
         )
-        outcome = await self._delivered(envelope, traceparent, until)
+        future = await self._deliver(envelope, traceparent, until)
         if wait is None:
-            outcome.cancel()
+            future.cancel()
             return envelope.id, None
         try:
             async with asyncio.timeout_at(until):
-                found = await outcome
-                if "dead" not in found:
-                    found["position"] = await self._position_of(order_id, envelope.id)
+                outcome = await future
+                if "dead" not in outcome:
+                    outcome["position"] = await self._position_of(order_id, envelope.id)
         except TimeoutError:
             return envelope.id, None
-        if "dead" in found:
-            raise Problem(422, f"It is no command: {found['dead']}.")
-        return envelope.id, found
+        if "dead" in outcome:
+            raise Problem(422, f"This is not a command: {outcome['dead']}.")
+        return envelope.id, outcome
 
-    async def _delivered(
-        self, envelope: CommandEnvelope, traceparent: str | None, until: float
-    ) -> asyncio.Future[Json]:
-        """The outcome to come of a command that Kafka has. Raises Problem (503) where it has not said so in time."""
+    async def _deliver(self, envelope: CommandEnvelope, traceparent: str | None, until: float) -> asyncio.Future[Json]:
+        """Sends a command. Returns its future outcome once Kafka has the command.
+
+        Raises Problem (503) if Kafka has not acknowledged the command in time.
+        """
         left = until - asyncio.get_running_loop().time()
         try:
             return await self.client.deliver(
@@ -242,12 +249,12 @@ class Desk:
             ) from None
 
     async def _position_of(self, order_id: str, command_id: str) -> int:
-        found = await self.databases.read_order(_outcome, order_id, command_id)
-        return self.databases.position(order_id, found[1]) if found else 0
+        stored = await self.databases.read_order(_outcome, order_id, command_id)
+        return self.databases.position(order_id, stored[1]) if stored else 0
 
 
-def _at_most(wait: float | None) -> float:
-    """How long a command may take, in seconds: Kafka gets one at least to acknowledge it."""
+def _seconds_for(wait: float | None) -> float:
+    """Returns how long a command may take in seconds. Kafka gets at least one second to acknowledge it."""
     return _LONGEST_DELIVERY_SECONDS if wait is None else max(wait, _SHORTEST_DELIVERY_SECONDS)
 
 
@@ -266,9 +273,9 @@ def _events(
 
 
 def _outcome(connection: psycopg.Connection[Any], order_id: str, command_id: str) -> tuple[Json, int] | None:
-    """Its envelope, and the last event's number when it was decided."""
-    found = outcome_of_command(connection, order_id, command_id)
-    return None if found is None else (msgspec.json.decode(found.message or b""), found.last_event_id)
+    """Returns the outcome's envelope, and the number of the last event in the store when the command was judged."""
+    row = outcome_of_command(connection, order_id, command_id)
+    return None if row is None else (msgspec.json.decode(row.message or b""), row.last_event_id)
 
 
 def _version(connection: psycopg.Connection[Any], order_id: str) -> int:

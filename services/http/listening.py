@@ -1,4 +1,4 @@
-"""Where a process listens for others to connect."""
+"""Opens the socket that a process listens on."""
 
 import socket
 
@@ -13,5 +13,5 @@ def listen(host: str, port: int, variable: str) -> socket.socket:
         # Python adds "(while attempting to bind on address ...)".
         why = str(error.strerror).partition(" (")[0] if isinstance(error, OSError) else "there is no such port"
         raise SettingsError(
-            f"Nothing can listen on {host}:{port} ({why}); set {variable} to another port, or end what uses this one."
+            f"Cannot listen on {host}:{port} ({why}). Set {variable} to another port, or end the program that uses it."
         ) from None

@@ -1,4 +1,4 @@
-"""What operators look after, beside the overview of disputes."""
+"""The state of the installation, as operators see it on their page."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -11,12 +11,12 @@ from projections import READ_MODELS
 from services.eventstore.dead_letters import UNHANDLED
 from services.eventstore.installation_state import overview
 
-_MOST = 20
+_MAX_LINES = 20
 _COUNTS = ("events", "deadlines", "overdue", "parked_orders", "dead")
 
 
 def look(connection: psycopg.Connection[Any], now: datetime) -> dict[str, Any]:
-    """How far behind the read models are, overdue deadlines, parked orders, and dead letters that nobody handled.
+    """Returns a shard's state: lag of the read models, overdue deadlines, parked orders, dead letters to handle.
 
     Raises psycopg.Error.
     """
@@ -25,11 +25,11 @@ def look(connection: psycopg.Connection[Any], now: datetime) -> dict[str, Any]:
     parked = connection.execute(
         "SELECT order_id, count(*), max(why), min(parked_at) FROM parked_commands "
         "GROUP BY order_id ORDER BY 4 LIMIT %s",
-        (_MOST,),
+        (_MAX_LINES,),
     )
     letters = connection.execute(
         f"SELECT partition, record_offset FROM {UNHANDLED} ORDER BY outcome_id DESC LIMIT %s",  # noqa: S608 (ours)
-        (_MOST,),
+        (_MAX_LINES,),
     )
     return {
         "events": counts.last_event,
@@ -47,15 +47,15 @@ def look(connection: psycopg.Connection[Any], now: datetime) -> dict[str, Any]:
 
 
 def merged(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """How all shards stand, from how each does."""
+    """Merges the states of all shards into one."""
     sums = {name: sum(part[name] for part in parts) for name in _COUNTS}
     parked = sorted(chain.from_iterable(part["parked"] for part in parts), key=lambda order: order["since"])
     letters = list(chain.from_iterable(part["dead_letters"] for part in parts))
     behind = {name: sum(part["read_models"][name] for part in parts) for name in READ_MODELS}
-    return sums | {"read_models": behind, "parked": parked[:_MOST], "dead_letters": letters[:_MOST]}
+    return sums | {"read_models": behind, "parked": parked[:_MAX_LINES], "dead_letters": letters[:_MAX_LINES]}
 
 
 def positions(connection: psycopg.Connection[Any]) -> dict[int, int]:
-    """The next offset of each partition that the commands role reads."""
+    """Returns the commands role's stored position in each partition, as an offset of the topic itself."""
     rows = connection.execute("SELECT partition, next_offset - base FROM positions WHERE consumer = 'commands'")
     return dict(rows.fetchall())

@@ -1,7 +1,7 @@
-"""Order ids in the addresses of pages and API.
+"""Order ids in the URLs of pages and API.
 
-Browsers, HTTP clients and proxies resolve the path segments `.` and `..` before they ask. Both are valid order ids, so
-these two are written with a tilde, which no order id contains: `/orders/~..`.
+Browsers, HTTP clients and proxies resolve the path segments `.` and `..` before they send a request. Both are valid
+order ids, so URLs have them with a tilde before, which no order id contains: `/orders/~..`.
 """
 
 from typing import Annotated
@@ -14,7 +14,7 @@ _RESOLVED = {".", ".."}
 
 
 def in_address(order_id: str) -> str:
-    """The path segment that stands for an order."""
+    """Returns the path segment that stands for an order."""
     return f"~{order_id}" if order_id in _RESOLVED else order_id
 
 

@@ -1,4 +1,4 @@
-"""The pages: what the parties and the operators look at. They work without JavaScript."""
+"""The pages for parties and operators. They work without JavaScript."""
 
 import json
 from collections.abc import Mapping
@@ -18,9 +18,9 @@ from projections.framework.paging import CURSOR
 from services.orders.money import decimal_text, is_of_iso_4217, money_text, not_of_iso_4217, read_money
 
 from . import forms, live_updates
-from .api import ADesk, cursor_of, desk_of
+from .api import AGateway, cursor_of, gateway_of
 from .forms import Refused
-from .gateway import Desk, Json
+from .gateway import Gateway, Json
 from .order_ids import OrderId, in_address
 from .problems import Problem, suppress_status
 from .public_path import UnderPublicPath
@@ -37,7 +37,7 @@ _WAIT_SECONDS = 8.0
 async def _viewer_of(request: Request) -> Viewer:
     gate = request.app.state.gate
     viewer: Viewer | None = None
-    with suppress_status(401):  # of a token that has ended, for instance
+    with suppress_status(401):  # an expired token, for instance
         viewer = await gate.find(request)
     if viewer is None:
         where = {"Location": gate.login_url} if gate.login_url else None
@@ -50,7 +50,7 @@ async def _begins(
     to_answer: Annotated[str | None, Query(pattern=CURSOR)] = None,
     awaiting_answer: Annotated[str | None, Query(pattern=CURSOR)] = None,
 ) -> live_updates.Cursors:
-    """Where the lists on the page of orders begin."""
+    """Reads the page cursors of the lists on the page of orders."""
     cursors = {"orders": orders, "to_answer": to_answer, "awaiting_answer": awaiting_answer}
     return {name: cursor_of(cursor) for name, cursor in cursors.items()}
 
@@ -68,65 +68,68 @@ def _show(request: Request, template: str, viewer: Viewer | None, status: int = 
     return _templates.TemplateResponse(request, template, context, status)
 
 
-async def failure(request: Request, told: Response) -> Response:
-    """A failure as a page; who has to log in is led there. What somebody wrote in a form is on it, to copy."""
-    login = told.headers.get("location") if told.status_code == 401 else None
+async def failure(request: Request, response: Response) -> Response:
+    """Turns problem details into a page, or into a redirect to the login.
+
+    If a form was sent without a valid login, the page has the texts of the form, so that the viewer can copy them.
+    """
+    login = response.headers.get("location") if response.status_code == 401 else None
     if login and request.method == "GET":
         return RedirectResponse(login, 303)
     form: Mapping[str, str] = {}
-    if told.status_code == 401 and request.method == "POST":
-        with suppress(HTTPException, Problem):  # it is no form
+    if response.status_code == 401 and request.method == "POST":
+        with suppress(HTTPException, Problem):  # the body isn't a form
             form = await forms.entered(request)
     return _show(
         request,
         "failure.html",
         None,
-        told.status_code,
-        problem=json.loads(bytes(told.body)),
+        response.status_code,
+        problem=json.loads(bytes(response.body)),
         login=login,
         written=[form[name] for name in forms.TEXTS if form.get(name)],
     )
 
 
 @router.get("/")
-async def orders(request: Request, desk: ADesk, viewer: AViewer, begins: Begins) -> Response:
-    """The viewer's orders, and what waits for an answer."""
+async def orders(request: Request, gateway: AGateway, viewer: AViewer, begins: Begins) -> Response:
+    """Shows the viewer's orders, and the requests that wait for an answer."""
     if viewer.operator:
         return RedirectResponse("/operator", 303)
-    page = await live_updates.OrdersPage.read(desk, viewer, begins)
+    page = await live_updates.OrdersPage.read(gateway, viewer, begins)
     query = urlencode({name: str(cursor) for name, cursor in begins.items() if cursor})
-    return _show(request, "orders.html", viewer, page=page, query=query, scale=float(desk.clock.scale))
+    return _show(request, "orders.html", viewer, page=page, query=query, scale=float(gateway.clock.scale))
 
 
 @router.get("/live/orders")
-async def follow_orders(desk: ADesk, viewer: AViewer, begins: Begins, shown: Shown) -> Response:
-    """Says when the page of orders differs from what is shown."""
-    return live_updates.follow_orders(desk, viewer, begins, shown)
+async def follow_orders(gateway: AGateway, viewer: AViewer, begins: Begins, shown: Shown) -> Response:
+    """Streams changes of the page of orders."""
+    return live_updates.follow_orders(gateway, viewer, begins, shown)
 
 
 @router.get("/orders/{order_id}")
 async def order(
     request: Request,
-    desk: ADesk,
+    gateway: AGateway,
     viewer: AViewer,
     order_id: OrderId,
     after: Annotated[int | None, Query(ge=0, le=2**62)] = None,
     sent: Annotated[UUID | None, Query(description="The command that the viewer has just sent.")] = None,
 ) -> Response:
-    """An order's page with its Resolution Center."""
+    """Shows an order with its Resolution Center."""
     late = after is not None
     if after is not None:
         with suppress_status(409):
-            await desk.caught_up("order_page", after)
+            await gateway.caught_up("order_page", after)
             late = False
-    said = await _said(desk, viewer, order_id, str(sent)) if sent else None
-    return await _order_page(request, viewer, order_id, said=said, late=late)
+    confirmation = await _confirmation(gateway, viewer, order_id, str(sent)) if sent else None
+    return await _order_page(request, viewer, order_id, confirmation=confirmation, late=late)
 
 
 @router.get("/live/orders/{order_id}")
-async def follow_order(desk: ADesk, viewer: AViewer, order_id: OrderId, shown: ShownVersion) -> Response:
-    """Says when an order has a later version than is shown."""
-    return await live_updates.follow_order(desk, viewer, order_id, shown)
+async def follow_order(gateway: AGateway, viewer: AViewer, order_id: OrderId, shown: ShownVersion) -> Response:
+    """Streams changes of an order's page."""
+    return await live_updates.follow_order(gateway, viewer, order_id, shown)
 
 
 _NOT_SENT = "Your command was not sent: the service cannot take any right now. Nothing is lost here; try again soon."
@@ -138,15 +141,15 @@ _DONE = {
     "Withdrawn": "You withdrew your request.",
     "OrderCanceled": "The order is canceled.",
 }
-"""By the event that a command of the viewer brought out."""
+"""The sentence about a command of the viewer, by the event that followed from it."""
 
 
-async def _said(desk: Desk, viewer: Viewer, order_id: str, command_id: str) -> str | None:
-    """What a command of the viewer did on this order; None if it did nothing, or was somebody else's."""
+async def _confirmation(gateway: Gateway, viewer: Viewer, order_id: str, command_id: str) -> str | None:
+    """Says what the viewer's command did on this order. None if it did nothing, or if somebody else sent it."""
     with suppress_status(404):
-        page, outcome = await desk.order(viewer, order_id), await desk.outcome(viewer, order_id, command_id)
+        page, outcome = await gateway.order(viewer, order_id), await gateway.outcome(viewer, order_id, command_id)
         for reference in outcome["data"].get("events", []):
-            [event] = await desk.history(viewer, order_id, reference["sequence"] - 1, 1)
+            [event] = await gateway.history(viewer, order_id, reference["sequence"] - 1, 1)
             by = [event["data"].get(name) for name in ("opened_by", "by", "initiated_by")]
             if page["viewer"] in by:
                 return _DONE.get(event["type"].split(".")[-2])
@@ -157,13 +160,13 @@ async def _order_page(
     request: Request,
     viewer: Viewer,
     order_id: str,
-    said: str | None = None,
+    confirmation: str | None = None,
     late: bool = False,
     refused: Refused | None = None,
     status: int = 200,
 ) -> Response:
-    desk = await desk_of(request)
-    page = await desk.order(viewer, order_id)
+    gateway = await gateway_of(request)
+    page = await gateway.order(viewer, order_id)
     actions = [_with_form(action) for party in page["available_actions"].values() for action in party]
     return _show(
         request,
@@ -172,16 +175,16 @@ async def _order_page(
         status,
         page=page,
         actions=[] if viewer.operator else actions,
-        scale=float(desk.clock.scale),
+        scale=float(gateway.clock.scale),
         new_id=lambda: str(uuid4()),
-        said=said,
+        confirmation=confirmation,
         late=late,
         refused=refused,
     )
 
 
 def _with_form(action: Json) -> Json:
-    """The action; not available if its form could not take any amount in the order's currency."""
+    """Returns the action. It is unavailable if its form cannot take amounts in the order's currency."""
     currency = action["needs"].get("largest_refund", {}).get("currency")
     if not action["available"] or currency is None or is_of_iso_4217(currency):
         return action
@@ -189,8 +192,8 @@ def _with_form(action: Json) -> Json:
 
 
 @router.post("/orders/{order_id}", dependencies=[SameSite])
-async def act(request: Request, desk: ADesk, viewer: AViewer, order_id: OrderId) -> Response:
-    """A form that was sent: publishes the command, waits for its outcome, and shows what came of it."""
+async def act(request: Request, gateway: AGateway, viewer: AViewer, order_id: OrderId) -> Response:
+    """Handles a sent form: publishes the command, waits for its outcome, and shows the result."""
     form = await forms.entered(request)
     key = form.get("form", "")
 
@@ -206,7 +209,7 @@ async def act(request: Request, desk: ADesk, viewer: AViewer, order_id: OrderId)
         return await refuse(fields=wrong)
     try:
         id_ = forms.command_id_of(form)
-        sent, outcome = await desk.send(viewer, order_id, form.get("command", ""), data, id=id_, wait=_WAIT_SECONDS)
+        sent, outcome = await gateway.send(viewer, order_id, form.get("command", ""), data, id=id_, wait=_WAIT_SECONDS)
     except Problem as problem:
         if problem.status == 404:
             raise
@@ -214,7 +217,7 @@ async def act(request: Request, desk: ADesk, viewer: AViewer, order_id: OrderId)
             return await refuse(_NOT_SENT, status=503, id=id_)
         return await refuse(str(problem))
     if outcome is None:
-        return await _order_page(request, viewer, order_id, said=_SENT)
+        return await _order_page(request, viewer, order_id, confirmation=_SENT)
     if "code" in outcome["data"]:
         fields = _refused_fields(key, form, outcome["data"])
         return await refuse(None if fields else _reason(outcome["data"]), fields=fields)
@@ -228,7 +231,7 @@ def _refused_fields(key: str, form: Mapping[str, str], rejected: Json) -> dict[s
 
 
 def _reason(rejected: Json) -> str:
-    """The rejection's own sentence; where that has minor units or an instant as programs write it, one for people."""
+    """Returns the rejection's sentence. Rewrites the two that have an amount in minor units or a machine's instant."""
     if rejected["code"] == "refund_over_limit":
         limit = money_text(rejected["details"]["limit"])
         return f"A partial refund is at most 60% of the original price: offer {limit} or less."
@@ -238,7 +241,7 @@ def _reason(rejected: Json) -> str:
 
 
 def _data_of(form: Mapping[str, str]) -> Json:
-    """The command's data from the fields of its form. Raises ValueError, which says what is wrong with the amount."""
+    """Makes the command's data from the form's fields. Raises ValueError, which says what is wrong with the amount."""
     text = {name: form[name] for name in (*forms.TEXTS, "reason") if form.get(name, "").strip()}
     match form.get("command"):
         case "OpenDispute":
@@ -255,18 +258,18 @@ def _data_of(form: Mapping[str, str]) -> Json:
 
 
 @router.get("/metrics")
-async def metrics(request: Request, desk: ADesk, viewer: AViewer) -> Response:
-    """How the viewer fares."""
-    return _show(request, "metrics.html", viewer, metrics=await desk.metrics(viewer))
+async def metrics(request: Request, gateway: AGateway, viewer: AViewer) -> Response:
+    """Shows the viewer's metrics."""
+    return _show(request, "metrics.html", viewer, metrics=await gateway.metrics(viewer))
 
 
 @router.get("/operator")
-async def operators(request: Request, desk: ADesk, viewer: AViewer) -> Response:
-    """Open disputes, deadlines ahead, lag, parked orders, dead letters."""
+async def operators(request: Request, gateway: AGateway, viewer: AViewer) -> Response:
+    """Shows operators open disputes, coming deadlines, lag, parked orders and dead letters."""
     if not viewer.operator:
         raise Problem(404, "There is no such page.")
-    overview, state = await desk.overview(), await desk.operations()
-    state["waiting"], state["unpublished"] = await desk.unread_commands(), await desk.unpublished()
+    overview, state = await gateway.overview(), await gateway.operations()
+    state["waiting"], state["unpublished"] = await gateway.unread_commands(), await gateway.unpublished()
     return _show(request, "operator.html", viewer, overview=overview, state=state)
 
 
@@ -275,7 +278,7 @@ async def operators(request: Request, desk: ADesk, viewer: AViewer) -> Response:
 
 @router.get("/login")
 async def login(request: Request) -> Response:
-    """Who do you want to be? On loopback only, where no issuer is configured."""
+    """Shows the login for development, where anybody can log in as anybody."""
     if not request.app.state.gate.development:
         raise Problem(404, "There is no such page.")
     return _show(request, "login.html", None)
@@ -299,13 +302,13 @@ async def logged_in(request: Request) -> Response:
 
 @router.post("/logout", dependencies=[SameSite])
 async def logged_out(request: Request) -> Response:
-    """Deletes the cookie, and leads to the login or to the start."""
+    """Deletes the cookie, and redirects to the login or to the start page."""
     response = RedirectResponse("/login" if request.app.state.gate.development else "/", 303)
     response.delete_cookie(COOKIE)
     return response
 
 
-# --- how things are said ---
+# --- wording ---
 
 
 _ASKED = {
@@ -317,23 +320,23 @@ _ASKED = {
 
 
 def _waiting(dispute: Json, viewer: str | None) -> str:
-    """Who asked for what, and who has to answer. `viewer`: a party's role, or None."""
-    asked, request = dispute["opened_by"], dispute["request"]
-    other = "freelancer" if asked == "client" else "client"
+    """Says who asked for what, and who has to answer. `viewer` is a party's role, or None."""
+    requester, request = dispute["opened_by"], dispute["request"]
+    other = "freelancer" if requester == "client" else "client"
     what = _ASKED[dispute["kind"]]
     if days := request.get("days"):
         what += f" by {days} day{'' if days == 1 else 's'}"
     if amount := request.get("amount"):
         what += f" of {money_text(amount)}"
     if viewer == other:
-        return f"The {asked} {what}, and is waiting for your answer."
-    return f"{'You' if viewer == asked else f'The {asked}'} {what}. Waiting for the {other}'s answer."
+        return f"The {requester} {what}, and is waiting for your answer."
+    return f"{'You' if viewer == requester else f'The {requester}'} {what}. Waiting for the {other}'s answer."
 
 
 def _macro(name: str, *values: object) -> Markup:
-    """What a macro of the templates makes of values, which it escapes."""
-    made: Markup = getattr(_templates.get_template("macros.html").module, name)(*values)
-    return made
+    """Calls a macro of the templates with values, which it escapes."""
+    markup: Markup = getattr(_templates.get_template("macros.html").module, name)(*values)
+    return markup
 
 
 def _words(name: object) -> str:
@@ -346,12 +349,12 @@ def _duration(seconds: float) -> str:
 
 
 def _step(money: Json) -> str:
-    """The smallest amount of a currency, for a number field."""
+    """Returns the smallest amount of a currency, for a number field."""
     return decimal_text({"amount": 1, "currency": money["currency"]})
 
 
 def serve_under(path: str) -> None:
-    """From now on links begin with this path, which a proxy takes off again."""
+    """Makes all links begin with this path, which a proxy removes from requests."""
     _templates.env.globals["public_path"] = path
 
 

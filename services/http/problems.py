@@ -1,4 +1,4 @@
-"""Failures as RFC 9457 problem details."""
+"""Errors as RFC 9457 problem details."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -28,7 +28,7 @@ _TITLES = {
 
 
 _UUID = "should be a UUID, such as 123e4567-e89b-12d3-a456-426614174000"
-_CURSOR = "should be what an earlier answer has as next"
+_CURSOR = "should be the value of next in an earlier answer"
 _WHOLE_NUMBER = "should be a whole number"
 _OBJECT = "should be an object"
 _PATTERNS = {
@@ -41,7 +41,7 @@ _PATTERNS = {
     "awaiting_answer": _CURSOR,
     "last-event-id": "should be the id of an event of this stream, which is a number",
 }
-"""By field, what its pattern asks for."""
+"""What a field's pattern asks for, by field."""
 _REASONS = {
     "missing": "is missing: add it",
     "extra_forbidden": "is not a field of this request: leave it out",
@@ -60,7 +60,7 @@ _REASONS = {
     "model_type": _OBJECT,
     "model_attributes_type": _OBJECT,
 }
-"""By pydantic's type of error, what to do."""
+"""What to do about an error, by pydantic's type of error."""
 
 _SCHEMA = {
     "type": "object",
@@ -76,7 +76,7 @@ _SCHEMA = {
 
 
 def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """For the OpenAPI document: these answers are problem details."""
+    """Describes these statuses in the OpenAPI document as problem details."""
     content = {"application/problem+json": {"schema": _SCHEMA}}
     return {status: {"description": _TITLES[status], "content": content} for status in statuses}
 
@@ -100,18 +100,18 @@ def suppress_status(status: int) -> Iterator[None]:
 
 
 def unknown(what: str) -> Problem:
-    """The same for what does not exist and for what is none of the viewer's business."""
+    """Returns one and the same problem for things that do not exist and things that the viewer may not see."""
     return Problem(404, f"There is no such {what}, or it is not yours to see.")
 
 
 def answer(status: int, detail: str, headers: dict[str, str] | None = None, **more: Any) -> JSONResponse:
-    """Problem details (RFC 9457) as a response."""
+    """Returns problem details (RFC 9457) as a response."""
     body = {"type": "about:blank", "title": _TITLES.get(status, "Error"), "status": status, "detail": detail} | more
     return JSONResponse(body, status, headers, media_type="application/problem+json")
 
 
 async def of_bug(request: Request, error: Exception) -> JSONResponse:
-    """The log has the traceback; the answer has nothing of it, which might be confidential (D16)."""
+    """Answers an unexpected exception. Only the log has the traceback, because it may be confidential (D16)."""
     return answer(500, "The service failed on this request. Try again; if that fails too, tell its operators.")
 
 
@@ -122,22 +122,22 @@ async def of_problem(request: Request, problem: Exception) -> JSONResponse:
 
 
 async def of_http(request: Request, error: Exception) -> JSONResponse:
-    """Answers what Starlette refuses, such as an unknown address."""
+    """Answers a request that Starlette refuses, such as one with an unknown path."""
     assert isinstance(error, HTTPException)
     return answer(error.status_code, str(error.detail), dict(error.headers or {}))
 
 
 async def of_validation(request: Request, error: Exception) -> JSONResponse:
-    """Path and reason of each error; no value, which might be confidential (D16)."""
+    """Answers with the path and the reason of each error. Leaves out values, which may be confidential (D16)."""
     assert isinstance(error, RequestValidationError)
     errors = [{"path": ".".join(map(str, e["loc"])), "reason": _reason(e)} for e in error.errors()[:20]]
     return answer(422, "The request does not fit its schema; errors says where.", errors=errors)
 
 
 def _reason(error: Mapping[str, Any]) -> str:
-    """What to do, without patterns and names of types."""
+    """Says what to do, without patterns and type names."""
     if error["type"] == "string_pattern_mismatch":
-        told = _PATTERNS.get(str(error["loc"][-1]))
+        reason = _PATTERNS.get(str(error["loc"][-1]))
     else:
-        told = _REASONS.get(error["type"])
-    return (told or "is not what is needed: see /openapi.json").format_map(error.get("ctx", {}))
+        reason = _REASONS.get(error["type"])
+    return (reason or "is not what is needed: see /openapi.json").format_map(error.get("ctx", {}))

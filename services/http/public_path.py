@@ -1,4 +1,4 @@
-"""Links of pages that a proxy serves under a path of its own."""
+"""Prefixes the links of pages with the path under which a proxy serves them."""
 
 import re
 from typing import Any

@@ -1,4 +1,4 @@
-"""The bodies of requests: JSON from programs, forms from browsers."""
+"""Reads the bodies of requests: JSON from programs, forms from browsers."""
 
 import json
 import math
@@ -11,7 +11,7 @@ from .problems import Problem
 
 
 async def json_of(request: Request) -> Any:
-    """Raises Problem (400, 415)."""
+    """Returns the decoded JSON. Raises Problem (400, 415)."""
     kind, _, subtype = _media_type(request).partition("/")
     if kind != "application" or not (subtype == "json" or subtype.endswith("+json")):
         raise Problem(415, "Send the body as application/json.")
@@ -22,9 +22,9 @@ async def json_of(request: Request) -> Any:
 
 
 async def fields_of(request: Request) -> dict[str, str]:
-    """The fields of a form by name; of several with the same name, the last.
+    """Returns the fields of a form by name. If a name comes several times, the last value counts.
 
-    Raises Problem (415), and Starlette's HTTPException (400) for what is no such form.
+    Raises Problem (415), and Starlette's HTTPException (400) for a malformed form.
     """
     if _media_type(request) != "application/x-www-form-urlencoded":
         raise Problem(415, "Send the form as application/x-www-form-urlencoded.")
@@ -36,21 +36,21 @@ def _media_type(request: Request) -> str:
 
 
 def _strict(text: bytes) -> Any:
-    """Raises ValueError. Python's parser alone would let through what does not reach the commands role unchanged."""
+    """Raises ValueError, also for JSON that Python's parser accepts but would not reach the commands role unchanged."""
     from_json(text, allow_inf_nan=False)  # refuses lone surrogates, NaN, deep nesting
     return json.loads(text, object_pairs_hook=_each_key_once, parse_float=_finite)
 
 
 def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    members: dict[str, Any] = {}
     for name, value in pairs:
-        if name in found:
+        if name in members:
             raise ValueError(f"the key {name!r} comes twice in an object")
-        found[name] = value
-    return found
+        members[name] = value
+    return members
 
 
-def _finite(number: str) -> float:
-    if math.isinf(found := float(number)):
+def _finite(text: str) -> float:
+    if math.isinf(number := float(text)):
         raise ValueError("a number is too large")
-    return found
+    return number

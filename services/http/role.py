@@ -1,4 +1,4 @@
-"""The http role: uvicorn, on loopback unless it is told otherwise."""
+"""The http role: runs the application in uvicorn, by default on loopback."""
 
 import asyncio
 import ipaddress
@@ -21,16 +21,16 @@ from services.settings import Settings, SettingsError
 from .app import create
 from .connection_limits import Connection
 from .databases import Databases
-from .gateway import Desk
+from .gateway import Gateway
 from .listening import listen
 from .viewers import Gate
-from .wake_ups import Pulse
+from .wake_ups import WakeUps
 
 log = logging.getLogger(__name__)
 
 
 async def run(settings: Settings, topics: Topics, clock: Clock, ready: Callable[[str], None]) -> None:
-    """Serves until cancelled; `ready` is told the URL. Raises SettingsError where it may not listen there."""
+    """Serves until cancelled. Calls `ready` with the URL. Raises SettingsError if it may not listen there."""
     gate = Gate(
         jwks_url=settings.jwt_jwks_url,
         key_file=settings.jwt_key_file,
@@ -49,36 +49,38 @@ async def run(settings: Settings, topics: Topics, clock: Clock, ready: Callable[
     url = f"http://{settings.http_host}:{listener.getsockname()[1]}"
 
     @asynccontextmanager
-    async def desk() -> AsyncIterator[Desk]:
-        pulse = Pulse([one.database for one in settings.shards])
+    async def gateway() -> AsyncIterator[Gateway]:
+        wake_ups = WakeUps([shard.database for shard in settings.shards])
         with Databases.open(settings) as databases:
             async with Client(
                 **settings.cluster.options, prefix=topics.prefix, partitions=topics.shard.total
             ) as client:
                 ends = AIOKafkaConsumer(**settings.cluster.options, enable_auto_commit=False)
                 await ends.start()
-                beating = asyncio.create_task(pulse.run())
+                waking = asyncio.create_task(wake_ups.run())
                 try:
                     ready(url)  # the socket listens already
-                    shards = [Topics(settings.topic_prefix, one.shard) for one in settings.shards]
+                    shards = [Topics(settings.topic_prefix, shard.shard) for shard in settings.shards]
                     masters = settings.master_keys
-                    yield Desk(databases, client, ends, settings.cluster, shards, clock, pulse, masters)
+                    yield Gateway(databases, client, ends, settings.cluster, shards, clock, wake_ups, masters)
                 finally:
-                    beating.cancel()
+                    waking.cancel()
                     await ends.stop()
 
-    await serve(create(gate, desk, settings.http_public_url), listener, urlsplit(settings.http_public_url or "").path)
+    await serve(
+        create(gate, gateway, settings.http_public_url), listener, urlsplit(settings.http_public_url or "").path
+    )
 
 
 async def serve(app: ASGIApp, listener: socket.socket, public_path: str = "") -> None:
-    """Serves until cancelled; `public_path` is what a proxy takes off the paths of requests."""
+    """Serves until cancelled. `public_path` is the prefix that a proxy removes from the paths of requests."""
     _allow_many_files()
     config = uvicorn.Config(
         app,
         http=Connection,
         ws="none",
         root_path=public_path,
-        backlog=128,  # asyncio accepts so many at once, before any of them can be closed
+        backlog=128,  # asyncio accepts up to this many connections before it can close any
         proxy_headers=False,
         log_config=None,
         access_log=False,
@@ -100,12 +102,12 @@ async def serve(app: ASGIApp, listener: socket.socket, public_path: str = "") ->
 async def _serve(server: uvicorn.Server, listener: socket.socket) -> None:
     try:
         await server.serve([listener])
-    except SystemExit:  # would end the event loop at once, and leave what is open to a thread that is gone by then
+    except SystemExit:  # it would end the event loop at once, without closing what is open
         raise RuntimeError("the application did not start; the log says why") from None
 
 
 class _Server(uvicorn.Server):
-    """Leaves the signals to the process."""
+    """uvicorn's server without its signal handlers, because the process handles signals."""
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -113,10 +115,10 @@ class _Server(uvicorn.Server):
 
 
 def _allow_many_files() -> None:
-    """As many open files as the system lets this process have: often it begins with 1,024, hardly enough."""
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with suppress(ValueError, OSError):  # macOS says infinite, and means less
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    """Raises the limit of open files to the largest allowed one. The default is often 1,024, which is hardly enough."""
+    _, hard_limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(ValueError, OSError):  # macOS reports an infinite limit but refuses to set it
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard_limit, hard_limit))
 
 
 def _is_loopback(host: str) -> bool:

@@ -1,4 +1,4 @@
-"""Forms of other sites: a browser would send them with the viewer's cookie."""
+"""Refuses forms of other sites, which a browser would send with the viewer's cookie."""
 
 import logging
 
@@ -12,9 +12,9 @@ log = logging.getLogger(__name__)
 async def same_site(request: Request) -> None:
     """Raises Problem (403) for a form of another site.
 
-    Browsers say in `Sec-Fetch-Site` where a form comes from, and no page can change that. They say it to HTTPS and to
-    loopback; elsewhere `Origin` has to be the public URL's, or the Host's if no public URL is configured. A program
-    sends neither header.
+    Browsers say in `Sec-Fetch-Site` where a form comes from, and no page can change that header. They send it only over
+    HTTPS and to loopback. Elsewhere `Origin` has to be the public URL's, or the Host's if no public URL is configured.
+    Programs send neither header.
     """
     site, origin = request.headers.get("sec-fetch-site"), request.headers.get("origin")
     if site in ("same-origin", "none"):

@@ -1,4 +1,4 @@
-"""The public keys that tokens are checked with: from a file, or from the issuer's JWKS."""
+"""The public keys that tokens are verified with: from a file, or from the issuer's JWKS."""
 
 import asyncio
 import json
@@ -21,13 +21,13 @@ log = logging.getLogger(__name__)
 _REFRESH_EVERY_SECONDS = 300.0
 """A key that left the issuer's JWKS is refused after this time."""
 _SHORTEST_PAUSE_SECONDS = 10.0
-"""Between two fetches: tokens that name unknown keys cannot make us flood the issuer."""
+"""The shortest time between two fetches, so that tokens with unknown keys cannot make us flood the issuer."""
 _LONGEST_FETCH_SECONDS = 5.0
 _KEPT_WITHOUT_ISSUER_SECONDS = 3600.0
 
 
 class KeysUnavailable(Exception):
-    """The issuer does not say which keys it has, so nobody knows whether a token is valid."""
+    """The issuer's keys cannot be fetched, so nobody knows whether a token is valid."""
 
 
 class Keys(Protocol):
@@ -37,7 +37,7 @@ class Keys(Protocol):
         """Returns a key. Raises jwt.PyJWTError if there is none with this id, KeysUnavailable if nobody knows."""
 
     def kept(self) -> AbstractAsyncContextManager[None]:
-        """Keeps the keys up to date meanwhile."""
+        """Keeps the keys up to date while it is open."""
 
 
 class KeyFile:
@@ -67,9 +67,9 @@ class KeyFile:
 
 
 class IssuerKeys:
-    """The JWKS at a URL.
+    """The keys of the JWKS at a URL.
 
-    One task fetches it, in a thread of its own. A request waits for a fetch only if its key is not known.
+    One task fetches the JWKS in its own thread. A request waits for a fetch only if its key is unknown.
     """
 
     def __init__(self, url: str) -> None:
@@ -117,7 +117,7 @@ class IssuerKeys:
             document = await asyncio.wait_for(fetching, 2 * _LONGEST_FETCH_SECONDS)
             self._keys = _by_id(jwt.PyJWKSet.from_dict(document)) if document.get("keys") != [] else {}
             self._fetched_at, self._failed = time.monotonic(), False
-        except Exception as error:  # whatever the issuer sends: the keys known so far are used on
+        except Exception as error:  # whatever the issuer sends, the keys known so far stay in use
             self._failed = True
             log.warning("the issuer's JWKS cannot be fetched, trying again: %s", error or type(error).__name__)
         self._tried_at = time.monotonic()

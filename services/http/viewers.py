@@ -1,4 +1,4 @@
-"""Who looks: a JWT bearer, or a login for development that works on loopback only."""
+"""Authenticates viewers: with a JWT bearer token, or with a login for development that works on loopback only."""
 
 import math
 import secrets
@@ -27,20 +27,20 @@ _USER_ID: TypeAdapter[str] = TypeAdapter(Id)
 
 @dataclass(frozen=True)
 class Viewer:
-    """A user, or an operator, who sees all orders and acts for nobody."""
+    """A user, or an operator, who sees all orders and acts for no party."""
 
     user: str
     operator: bool = False
     until: float = math.inf
-    """When the token ends, in seconds of Unix time."""
+    """When the token expires, in seconds of Unix time."""
 
     @property
     def party(self) -> str | None:
-        """The id to look with; None sees as an operator does."""
+        """The user id for queries. None for an operator, who sees everything."""
         return None if self.operator else self.user
 
     def is_current(self) -> bool:
-        """Whether the token has not ended yet."""
+        """Whether the token has not expired yet."""
         return time.time() < self.until
 
 
@@ -64,7 +64,7 @@ class Gate:
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[None]:
-        """Keeps the issuer's keys up to date meanwhile."""
+        """Keeps the issuer's keys up to date while it is open."""
         if self._keys is None:
             yield
         else:
@@ -73,23 +73,26 @@ class Gate:
 
     @property
     def development(self) -> bool:
-        """No issuer is configured: anybody on this machine may say who they are."""
+        """Whether no issuer is configured, so that anybody on this machine can log in as anybody."""
         return self._keys is None
 
     def token_for(self, user: str, *, operator: bool) -> str:
-        """A token of the development login, good until this process ends."""
+        """Returns a token of the login for development, valid until this process ends."""
         assert self.development
         return jwt.encode({"sub": user, "scope": _OPERATOR if operator else ""}, self._secret, "HS256")
 
     async def viewer(self, request: Request) -> Viewer:
-        """Raises Problem (401, 503)."""
+        """Returns the request's viewer. Raises Problem (401, 503)."""
         viewer = await self.find(request)
         if viewer is None:
             raise Problem(401, "Send Authorization: Bearer with a token of your issuer.", _CHALLENGE)
         return viewer
 
     async def find(self, request: Request) -> Viewer | None:
-        """Returns None if there is no token. Raises Problem: 401 for an invalid token, 503 while the issuer is away."""
+        """Returns the request's viewer, or None without a token.
+
+        Raises Problem: 401 for an invalid token, 503 while the issuer does not answer.
+        """
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
         if not token or scheme.lower() != "bearer":
             token = request.cookies.get(COOKIE, "")
@@ -138,6 +141,6 @@ def _user(claims: dict[str, Any]) -> str:
 
 
 def _scopes(claims: dict[str, Any]) -> list[Any]:
-    """The claim `scope`: words with spaces between (RFC 8693), or a list."""
+    """Returns the claim `scope`, which is a list, or words with spaces between (RFC 8693)."""
     scope = claims.get("scope")
     return scope.split() if isinstance(scope, str) else scope if isinstance(scope, list) else []

@@ -1,4 +1,4 @@
-"""Wakes whoever waits for something to happen, once for all connections of the process."""
+"""Wakes requests that wait for a change of a read model, with one listener per database for the whole process."""
 
 import asyncio
 import contextlib
@@ -14,18 +14,18 @@ from services.eventstore.database import ANSWER_WITHIN_SECONDS, AsyncConnection,
 log = logging.getLogger(__name__)
 
 _LOOK_EVERY_SECONDS = 1.0
-_LOOK_OFTEN_SECONDS = 0.05  # behind a pooler, where there are no notifications
+_LOOK_OFTEN_SECONDS = 0.05  # through a pooler, which passes no notifications on
 
 
-class Pulse:
-    """Beats when a read model moved on, and from time to time, since a notification may be lost."""
+class WakeUps:
+    """Wakes waiting requests when a read model has changed, and every second, because notifications may be lost."""
 
     def __init__(self, database_urls: Sequence[str]) -> None:
         self._urls = database_urls
-        self._beat = asyncio.Event()
+        self._changed = asyncio.Event()
 
     async def run(self) -> None:
-        """For ever; connects again when a database was away."""
+        """Listens for ever, and connects again when a connection is lost."""
         await asyncio.gather(*map(self._listen, self._urls))
 
     async def _listen(self, url: str) -> None:
@@ -46,18 +46,18 @@ class Pulse:
         known = None
         while True:
             cursor = await connection.execute("SELECT application_name, notification_id FROM projection_tracking")
-            if (found := dict(await cursor.fetchall())) != known:
+            if (positions := dict(await cursor.fetchall())) != known:
                 self._set()
-                known = found
+                known = positions
             await asyncio.sleep(_LOOK_OFTEN_SECONDS)
 
     def _set(self) -> None:
-        self._beat.set()
-        self._beat = asyncio.Event()
+        self._changed.set()
+        self._changed = asyncio.Event()
 
     async def next(self, seconds: float = _LOOK_EVERY_SECONDS, *, rest_seconds: float = 0.0) -> None:
-        """Returns at the next beat, or after so many seconds; not before it has rested."""
-        beat = self._beat
+        """Waits `rest_seconds`, then for a change since the call, at most `seconds`."""
+        changed = self._changed
         await asyncio.sleep(rest_seconds)
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(beat.wait(), seconds)
+            await asyncio.wait_for(changed.wait(), seconds)

@@ -1,1 +1,1 @@
-"""What the roles share of Kafka: topics, and a consumer whose positions are in PostgreSQL."""
+"""The Kafka code that the roles share: topics, consumers whose positions are in PostgreSQL, and transactions."""

@@ -16,7 +16,11 @@ log = logging.getLogger(__name__)
 
 
 def assignor(shard: Shard) -> type[AbstractPartitionAssignor]:
-    """Kafka's round robin over the shard's partitions. Its name keeps members that count shards differently apart."""
+    """Returns an assignor that shares out the shard's partitions round robin.
+
+    Kafka refuses members of one group whose assignors have different names. The name contains the number of shards, so
+    processes that are set to different numbers never share a group.
+    """
 
     class OfShard(RoundRobinPartitionAssignor):
         name = "roundrobin" if shard.alone else f"roundrobin-{shard.number}-of-{shard.count}"
@@ -25,18 +29,18 @@ def assignor(shard: Shard) -> type[AbstractPartitionAssignor]:
         def assign(
             cls, cluster: ClusterMetadata, members: Mapping[str, ConsumerProtocolMemberMetadata]
         ) -> dict[str, ConsumerProtocolMemberAssignment]:
-            return super().assign(_Part(cluster, shard), members)  # type: ignore[arg-type]
+            return super().assign(_ShardMetadata(cluster, shard), members)  # type: ignore[arg-type]
 
     return OfShard
 
 
 def group_of(name: str, shard: Shard) -> str:
-    """The consumer group of a shard: each has one of its own."""
+    """Returns the name of the shard's consumer group. Each shard has its own group."""
     return name if shard.alone else f"{name}.{shard.number}-of-{shard.count}"
 
 
-class _Part:
-    """As much of a cluster as is a shard's."""
+class _ShardMetadata:
+    """Cluster metadata that shows only the partitions of one shard."""
 
     def __init__(self, cluster: ClusterMetadata, shard: Shard) -> None:
         self._cluster = cluster
@@ -47,5 +51,5 @@ class _Part:
         if partitions is None:
             return None
         if (known := self._shard.total) is not None and len(partitions) > known:
-            log.error("nothing is read from what was added: %s", other_count({topic: len(partitions)}, known))
+            log.error("added partitions are not read: %s", other_count({topic: len(partitions)}, known))
         return {number for number in partitions if self._shard.has(number)}

@@ -1,7 +1,7 @@
-"""The Kafka cluster: where it is, and what every client of ours is made with.
+"""The Kafka cluster's address, timeouts, TLS and credentials.
 
-Producers, consumers and admin clients take their address, timeouts, TLS and credentials from here alone.
-faststream_adapter.py hands them to FastStream.
+Every producer, consumer and admin client takes its options from here. `faststream_adapter.py` passes them to
+FastStream.
 """
 
 from dataclasses import dataclass
@@ -17,26 +17,31 @@ read_whatever_senders_write()
 stop_without_cancelling()
 
 REQUEST_TIMEOUT_MS = 10_000
-"""A fetch waits half a second at most, and an append until all copies in sync have it: 9 s where one of them hangs."""
+"""Must exceed the slowest answer of a working broker. A produce request waits for all in-sync replicas, which takes
+up to 9 s while one of them hangs; a fetch waits at most 0.5 s."""
 
 SHORTEST_REQUEST_TIMEOUT_MS = 7_000
-"""Whoever joins a consumer group is answered when all its members have joined, or after their session's 6 s."""
+"""Must exceed the session timeout of 6 s: a join request is answered when all members have joined or timed out."""
 
 METADATA_MAX_AGE_MS = 10_000
-"""How long a client goes on with what it knows of partitions and their leaders, when no request has failed."""
+"""How long a client trusts its metadata about partitions and leaders while no request fails."""
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """`servers`: bootstrap servers, separated by commas."""
+    """Where the Kafka cluster is and how clients connect to it."""
 
     servers: str
+    """Bootstrap servers, separated by commas."""
     security: KafkaSecurity = PLAINTEXT
     request_timeout_ms: int = REQUEST_TIMEOUT_MS
 
     @property
     def options(self) -> dict[str, Any]:
-        """What each of aiokafka's clients is given, and that of resolution_contracts. Raises SettingsError."""
+        """Returns the keyword arguments for aiokafka's clients and for the client of `resolution_contracts`.
+
+        Raises SettingsError.
+        """
         security = self.security
         options: dict[str, Any] = {
             "bootstrap_servers": self.servers,

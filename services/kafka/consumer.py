@@ -1,20 +1,20 @@
-"""A consumer whose positions live in PostgreSQL, moved in the transaction that records what was read.
+"""A consumer whose positions are stored in PostgreSQL, in the same transaction as what the role did with the records.
 
-A role reads in a loop of its own:
+A role reads in its own loop:
 
     async with consumer.subscribed(ready):
         while True:
             batch = await consumer.next_batch()
             await consumer.handle(batch, judge_and_commit)
 
-When partitions are assigned, the consumer seeks to their stored positions. The role records a batch and moves the
-positions by compare-and-swap, so a process that lost its partition, or slept through a rebalance, cannot write.
-Whatever fails, the consumer goes back to the stored positions and reads on from there. Offsets committed to Kafka only
-let monitoring see the lag.
+When partitions are assigned, the consumer seeks to their stored positions. The role stores a batch and moves the
+positions by compare-and-swap, so a process that lost its partition, or slept through a rebalance, cannot write. After
+any failure the consumer returns to the stored positions and reads from there. It commits offsets to Kafka only so that
+monitoring can see the lag.
 
-A poll that raises may have taken records from the client and dropped them. The next batch would not show it, because
-transactions leave gaps among the offsets. So before each poll the client's own positions are compared with where the
-last poll left them.
+A poll that raises may have dropped records. The next batch would not reveal the loss, because transactions leave gaps
+between offsets anyway. So before each poll, the consumer checks that the client's positions are where the last poll
+left them.
 """
 
 import asyncio
@@ -53,33 +53,34 @@ _FINISH_SECONDS = 15.0
 
 
 class PositionStore(Protocol):
-    """Where the positions are kept."""
+    """Loads the stored positions."""
 
     async def positions(self, topic_id: UUID, beginnings: Positions) -> tuple[Positions, Positions]:
-        """The next offset of each partition, and what was added to the topic's offsets to get it.
+        """Returns two numbers for each partition: the stored position, and the base that it includes.
 
-        Partitions never read before start at their beginning. Raises where they were read of another topic.
+        A stored position is the topic's offset plus the base. A partition that was never read starts at its beginning.
+        Raises if the positions belong to a topic with another id.
         """
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Polled:
-    """What one poll gave."""
+    """The records of one poll."""
 
     records: Sequence[Record]
-    """At least one, in order within each partition."""
+    """At least one record, in order within each partition."""
 
     positions: Positions
-    """The positions that the records continue: the consumer's own, unless it has sought others since."""
+    """The positions before these records. The same object as the consumer's, unless the consumer has seeked since."""
 
 
 class PositionedConsumer:
-    """Reads one topic as a member of a consumer group: of its partitions those of `shard`.
+    """Reads the partitions of `shard` in one topic, as a member of a consumer group.
 
-    Offsets are the topic's, plus what the store adds to them where an earlier topic of this name was lost. `forget()`
-    drops whatever was remembered of partitions. `gather_ms` is how long the broker may wait for more records before it
-    answers; 0 takes what is there at once.
+    If an earlier topic of this name was lost, offsets are the topic's plus the base that the store adds. The consumer
+    calls `forget()` when whatever the role remembers about partitions may be wrong. `gather_ms` is how long the broker
+    may wait for more records before it answers; with 0 it answers at once.
     """
 
     def __init__(
@@ -100,13 +101,13 @@ class PositionedConsumer:
         self._forget = forget
         self._max_records = max_records
         self._positions: Positions = {}
-        """Another dictionary after each seek, which is how a batch is known to be from before it."""
+        """A new dictionary after each seek, so that a batch from before the seek is recognized."""
         self._bases: Positions = {}
         self._ends: dict[TopicPartition, int] = {}
         self._left_at: dict[TopicPartition, int] = {}
-        """Where the client has to stand before the next poll: where the last one, or a seek, left it."""
+        """The offset where the last poll or seek left the client. It must be the same before the next poll."""
         self._stopped: dict[TopicPartition, float] = {}
-        """Partitions that cannot be read, and the loop's time at which to try them again."""
+        """Partitions that cannot be read, and the event loop's time at which to try them again."""
         self._pause = 0.0
         self._busy = asyncio.Lock()
         self._assigned = asyncio.Event()
@@ -116,7 +117,7 @@ class PositionedConsumer:
 
     @asynccontextmanager
     async def subscribed(self, ready: asyncio.Event) -> AsyncIterator[None]:
-        """Joins the group, and leaves it at the end. Sets `ready` once partitions (perhaps none) were assigned."""
+        """Joins the group, and leaves it at the end. Sets `ready` once partitions, or none, are assigned."""
         self._assigned = ready
         async with self._subscription, asyncio.TaskGroup() as group:
             reporting = group.create_task(self._report_positions())
@@ -126,23 +127,23 @@ class PositionedConsumer:
                 reporting.cancel()
 
     async def next_batch(self) -> Polled:
-        """Waits for records and returns them. Whatever a poll fails with, the next one reads them again.
+        """Waits for records and returns them. If a poll fails, the next poll reads its records again.
 
-        Raises RuntimeError when the client has stopped fetching for good: then only a new one helps.
+        Raises RuntimeError if the client has stopped fetching for good and the caller needs a new one.
         """
         while True:
             fetcher = self._consumer._fetcher
             if fetcher is not None and fetcher.error_future.done():
                 raise RuntimeError(f"the Kafka client does not fetch {self._topic} any more")
             if records := await self._poll(self._consumer):
-                # Since the records left the client nothing else has run, so no seek came between.
+                # Nothing else has run since the client returned the records, so no seek happened in between.
                 return Polled(records, self._positions)
 
     async def handle(self, batch: Polled, handle: Callable[[Sequence[Record], Positions], Awaitable[None]]) -> None:
-        """Has `handle` record a batch, and move the positions that it continues in the same transaction.
+        """Calls `handle` to store a batch and move the positions in the same transaction.
 
-        If that fails, the consumer goes back to the stored positions. A caller that is cancelled waits until the batch
-        is recorded. A batch from before a rebalance is dropped, because it is read again.
+        If that fails, the consumer returns to the stored positions. A caller that is cancelled waits until the batch is
+        stored. A batch from before a rebalance is dropped, because its records are read again.
         """
         async with self._busy:
             if not self._positions or batch.positions is not self._positions:
@@ -152,8 +153,8 @@ class PositionedConsumer:
                 records = [replace(record, offset=record.offset + self._bases[record.partition]) for record in records]
             try:
                 if any(record.offset < self._positions[record.partition] for record in records):
-                    raise RuntimeError("the topic went back before the stored positions")
-                await _to_the_end(handle(records, self._positions))
+                    raise RuntimeError("the topic returned records from before the stored positions")
+                await _finish(handle(records, self._positions))
             except Exception:
                 self._pause = _next_pause(self._pause)
                 trouble(self._topic, "a batch failed; see the log")
@@ -168,10 +169,10 @@ class PositionedConsumer:
                 self._pause = 0.0
 
     async def caught_up(self) -> None:
-        """Returns once all was read that was on the topic when its partitions were assigned."""
+        """Returns once everything was read that was on the topic when its partitions were assigned."""
         await self._assigned.wait()
         consumer = self._consumer
-        while any(  # noqa: ASYNC110  nothing says when
+        while any(  # noqa: ASYNC110  aiokafka signals no position
             [await consumer.position(tp) < end for tp, end in self._ends.items() if tp in consumer.assignment()]
         ):
             await asyncio.sleep(_CAUGHT_UP_SECONDS)
@@ -181,7 +182,7 @@ class PositionedConsumer:
         return self._subscription.consumer
 
     async def _report_positions(self) -> None:
-        """Commits the positions to Kafka from time to time, for ever; only monitoring reads them."""
+        """Commits the positions to Kafka every few seconds, for ever. Only monitoring reads them."""
         while True:
             await asyncio.sleep(_LAG_SECONDS)
             offsets = {
@@ -193,32 +194,32 @@ class PositionedConsumer:
                     await self._consumer.commit(offsets)
                     point("commands.reported")
                 except (KafkaError, ValueError) as error:
-                    log.info("lag not reported: %s", error)
+                    log.info("positions not reported to Kafka: %s", error)
 
     async def _poll(self, consumer: AIOKafkaConsumer) -> tuple[Record, ...]:
-        """What came within half a second; nothing after a failure."""
+        """Returns the records that came within half a second, or none after a failure."""
         try:
             await self._try_stopped_again(consumer)
             self._check_continuity(consumer)
             batches = await poll(consumer, timeout_ms=500, max_records=self._max_records)
         except NoOffsetForPartitionError:
-            return ()  # from before the partitions' positions were sought; nothing was taken
+            return ()  # polled before the seek to the stored positions; no records were taken
         except Exception as error:
             await self._poll_failed(consumer, error)
             return ()
-        # What it gave is all that it took. Where a transaction was aborted it moved on and gave nothing.
-        self._left_at |= {tp: position for tp in self._left_at if (position := _standing(consumer, tp)) is not None}
+        # The poll returned every record that it passed. It may have moved past aborted records and returned none.
+        self._left_at |= {tp: offset for tp in self._left_at if (offset := _client_position(consumer, tp)) is not None}
         progress(self._topic)
         return tuple(chain.from_iterable(batches.values()))
 
     def _check_continuity(self, consumer: AIOKafkaConsumer) -> None:
-        """Raises RuntimeError where the client has moved on without giving what it passed."""
+        """Raises RuntimeError if the client has moved past records without returning them."""
         for tp in consumer.assignment() & self._left_at.keys():
-            if _standing(consumer, tp) != self._left_at[tp]:
-                raise RuntimeError(f"{tp.topic}/{tp.partition} was left at {self._left_at[tp]} and is elsewhere now")
+            if (offset := _client_position(consumer, tp)) != self._left_at[tp]:
+                raise RuntimeError(f"{tp.topic}/{tp.partition} was left at {self._left_at[tp]} and is at {offset} now")
 
     async def _try_stopped_again(self, consumer: AIOKafkaConsumer) -> None:
-        """From where they are stored by now: an operator may have skipped what is damaged."""
+        """Resumes stopped partitions at their stored positions. An operator may have skipped the damaged records."""
         now = asyncio.get_running_loop().time()
         again = [tp for tp, at in self._stopped.items() if at <= now]
         for tp in again:
@@ -231,7 +232,7 @@ class PositionedConsumer:
                 consumer.resume(*(consumer.assignment() & set(again)))
 
     async def _poll_failed(self, consumer: AIOKafkaConsumer, error: Exception) -> None:
-        """Says so, and goes back to the stored positions. A partition that cannot be read is left out for a while."""
+        """Reports the error and returns to the stored positions. Pauses a partition that cannot be read."""
         role_metrics.poll_failed(self._topic)
         log.error("polling %s failed; reading again from the stored positions: %s", self._topic, error, exc_info=error)
         trouble(self._topic, f"polling fails: {error}", waits=isinstance(error, KafkaError))
@@ -246,7 +247,7 @@ class PositionedConsumer:
                 await self._rewind()
 
     async def _rewind(self) -> None:
-        """Back to what is stored, with nothing remembered. Does not give up while the database is away."""
+        """Returns to the stored positions and forgets everything else. Retries until the database answers."""
         self._forget()
         consumer = self._consumer
         while True:
@@ -258,7 +259,7 @@ class PositionedConsumer:
             except Exception as error:
                 self._pause = _next_pause(self._pause)
                 trouble(self._topic, f"the stored positions cannot be read: {error}", waits=True)
-                log.warning("positions cannot be read, trying again in %.1f s: %s", self._pause, error)
+                log.warning("stored positions cannot be read, trying again in %.1f s: %s", self._pause, error)
 
     async def _seek(self, consumer: AIOKafkaConsumer, partitions: Sequence[TopicPartition]) -> Positions:
         id_ = await topic_id(consumer._client, self._topic)
@@ -282,14 +283,14 @@ class PositionedConsumer:
         return positions
 
     async def lost(self) -> None:
-        """The partitions may be another process's from now on. Waits for the batch in hand."""
+        """Gives up the partitions, which another process may read from now on. Waits for the current batch."""
         async with self._busy:
             self._positions = {}
             self._left_at = {}
             self._forget()
 
     async def gained(self, partitions: Sequence[TopicPartition]) -> None:
-        """Takes over partitions: goes to their stored positions before the next poll."""
+        """Takes over partitions, and seeks to their stored positions before the next poll."""
         async with self._busy:
             self._positions = {tp.partition: 0 for tp in partitions}
             self._pause = 0.0
@@ -298,8 +299,8 @@ class PositionedConsumer:
             self._assigned.set()
 
 
-def _standing(consumer: AIOKafkaConsumer, tp: TopicPartition) -> int | None:
-    """The client's position, without waiting for one."""
+def _client_position(consumer: AIOKafkaConsumer, tp: TopicPartition) -> int | None:
+    """Returns the client's position, or None if it has none yet. `AIOKafkaConsumer.position` would wait for one."""
     subscription = consumer._subscription.subscription
     assignment = None if subscription is None else subscription.assignment
     if assignment is None or tp not in assignment.tps:
@@ -308,9 +309,9 @@ def _standing(consumer: AIOKafkaConsumer, tp: TopicPartition) -> int | None:
     return state.position if state.has_valid_position else None
 
 
-async def _to_the_end(recording: Awaitable[None]) -> None:
-    """Awaits it. A caller that is cancelled meanwhile waits for the end, but not for ever."""
-    task = asyncio.ensure_future(recording)
+async def _finish(handling: Awaitable[None]) -> None:
+    """Awaits `handling`. A caller that is cancelled meanwhile still waits for it, at most `_FINISH_SECONDS`."""
+    task = asyncio.ensure_future(handling)
     try:
         await asyncio.shield(task)
     except asyncio.CancelledError:

@@ -1,7 +1,7 @@
-"""FastStream's part: its broker connects to the cluster, and its subscription joins a consumer group and leaves it.
+"""Connects to the cluster and joins consumer groups through FastStream. No other module imports FastStream.
 
-No other module knows FastStream. The subscription has no handler, which is how FastStream lets its user read by hand:
-a role polls the subscription's consumer in a loop of its own.
+The subscription has no handler, so FastStream does not read by itself. A role polls the subscription's consumer in its
+own loop.
 """
 
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener
@@ -15,15 +15,15 @@ from .assignment import assignor, group_of
 from .cluster import METADATA_MAX_AGE_MS, Cluster
 from .security import KafkaSecurity
 
-_MOST_BYTES = 4 * 1024 * 1024
+_FETCH_BYTES = 4 * 1024 * 1024
 _SASL = {"SCRAM-SHA-512": SASLScram512, "SCRAM-SHA-256": SASLScram256, "PLAIN": SASLPlaintext}
 
 
 class Subscription:
-    """Membership in a consumer group that reads one topic, while this is open.
+    """Membership in a consumer group that reads one topic. Entering joins the group, leaving leaves it.
 
-    `listener` is told which partitions of `shard` are assigned. `gather_ms` is how long the broker may wait for more
-    records before it answers; 0 takes what is there at once.
+    `listener` is called with the partitions of `shard` that are assigned. `gather_ms` is how long the broker may wait
+    for more records before it answers; with 0 it answers at once.
     """
 
     def __init__(
@@ -43,12 +43,12 @@ class Subscription:
             partition_assignment_strategy=(assignor(shard),),
             listener=listener,
             ack_policy=AckPolicy.MANUAL,
-            auto_offset_reset="none",  # it never goes anywhere else by itself
+            auto_offset_reset="none",  # the consumer alone decides where to read
             isolation_level="read_committed",
             session_timeout_ms=6_000,
             heartbeat_interval_ms=1_000,
-            max_partition_fetch_bytes=_MOST_BYTES,
-            fetch_min_bytes=_MOST_BYTES if gather_ms else 1,
+            max_partition_fetch_bytes=_FETCH_BYTES,
+            fetch_min_bytes=_FETCH_BYTES if gather_ms else 1,
             fetch_max_wait_ms=gather_ms or 500,
         )
 
@@ -65,14 +65,14 @@ class Subscription:
 
     @property
     def consumer(self) -> AIOKafkaConsumer:
-        """The client, which is there when the listener is called first."""
+        """The client. It exists from the listener's first call on."""
         consumer = self._subscriber.consumer
         assert consumer is not None
         return consumer
 
 
 def broker_of(cluster: Cluster) -> KafkaBroker:
-    """For consumers only. FastStream takes TLS and credentials in a form of its own. Raises SettingsError."""
+    """Returns FastStream's broker object for the cluster, which serves consumers only. Raises SettingsError."""
     return KafkaBroker(
         cluster.servers.split(","),
         security=_security(cluster.security),

@@ -1,13 +1,13 @@
-"""A broker that hangs is given up on once, by all clients of the process.
+"""Makes all clients of the process give up on a hung broker together.
 
-Its kernel still takes connections and data, so that aiokafka finds out only when a request times out, on each
-connection by itself: a producer to its partitions' leader, then to its coordinator, then the next client. New
-connections are made one at a time, and the first request on each times out as well. Together that was several times the
-request's timeout.
+The kernel of a hung broker still accepts connections and data, so aiokafka notices only when a request times out. It
+notices on each connection separately: on a producer's connection to the partition leader, then on its connection to
+the coordinator, then in the next client. New connections are made one at a time, and the first request on each times
+out as well. That added up to several request timeouts.
 
-Here the first request that times out ends all connections to that broker. Connecting to one has a shorter bound of its
-own, and where it runs out nobody tries again for a moment: whoever asks another broker learns meanwhile who leads the
-partitions now. A broker that was only slow, or waited for a copy on one that hangs, is connected to again at once.
+This module changes two things. The first request that times out closes all connections to that broker. And connecting
+has a shorter timeout of its own; after it, no client connects to that broker for a few seconds. Meanwhile the clients
+ask another broker who leads the partitions now. A broker that was only slow is connected to again at once.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ from aiokafka.errors import KafkaConnectionError
 from .refusals import Address, note_refusal
 
 _CONNECT_SECONDS = 3.0
-"""Enough for TLS and SASL: a broker that works answers each of their steps at once."""
+"""Long enough for TLS and SASL, because a working broker answers each of their steps at once."""
 
 _AVOID_SECONDS = 3.0
 
@@ -34,13 +34,13 @@ _close: Callable[..., Any] = AIOKafkaConnection.close
 
 
 def give_up_on_hung_brokers() -> None:
-    """Changes aiokafka's connections, for all clients of this process."""
-    AIOKafkaConnection.connect = _connect_soon  # type: ignore[method-assign]
+    """Patches aiokafka's connections, for all clients of this process."""
+    AIOKafkaConnection.connect = _connect_within_bound  # type: ignore[method-assign]
     AIOKafkaConnection.close = _close_with_others  # type: ignore[method-assign]
 
 
-async def _connect_soon(connection: AIOKafkaConnection) -> Any:
-    """Raises KafkaConnectionError, TimeoutError and OSError: aiokafka goes on with another broker after each."""
+async def _connect_within_bound(connection: AIOKafkaConnection) -> Any:
+    """Raises KafkaConnectionError, TimeoutError or OSError. After each of them aiokafka tries another broker."""
     address = _address(connection)
     if monotonic() < _avoided_until.get(address, 0.0):
         raise KafkaConnectionError(f"{connection.host}:{connection.port} did not answer a moment ago")
@@ -65,7 +65,8 @@ def _close_with_others(
     if reason is CloseReason.CONNECTION_TIMEOUT:
         for other in list(_connections.pop(_address(connection), ())):
             if other._loop is connection._loop:
-                _close(other, CloseReason.CONNECTION_BROKEN)  # its requests fail, and its client asks who leads now
+                # The connection's requests fail, and its client asks for the new leaders.
+                _close(other, CloseReason.CONNECTION_BROKEN)
     return closed
 
 

@@ -1,8 +1,8 @@
-"""Reads topics up to an end that was measured before: whole ones, parts of them, and their last records.
+"""Reads topics up to an end offset that is known beforehand: whole topics, parts of them, and their last records.
 
-Everything that reads a topic other than by following it does it here. Readers see committed records only, and wait for
-transactions that are under way before the end. A record that cannot be decoded says so (`Record.undecodable`), and so
-does each offset that is damaged on the broker's disk.
+All code that reads a topic without following it uses this module. Readers see committed records only, and wait for
+open transactions before the end. A record that cannot be decoded is returned with the reason in `Record.undecodable`,
+and so is each offset that is damaged on the broker's disk.
 """
 
 import asyncio
@@ -21,20 +21,17 @@ from .cluster import Cluster
 from .record_batches import UnreadablePartition, poll
 from .topics import partition_counts
 
-_AT_ONCE = 2000
-_LOOK_AHEAD = 200
-_LARGEST_FETCH = 8 * 1024 * 1024
+_RECORDS_PER_POLL = 2000
+_LOOK_AHEAD_RECORDS = 200
+_FETCH_BYTES = 8 * 1024 * 1024
 _LAST_RECORDS = 200
 
 Ends = dict[str, dict[int, int]]
-"""By topic and partition, an offset."""
+"""Offsets, by topic and partition."""
 
 
 class Stream:
-    """One partition's committed records up to an end that was measured before.
-
-    All offsets are the topic's plus `base`.
-    """
+    """The committed records of one partition up to a given end. All offsets are the topic's plus `base`."""
 
     def __init__(self, consumer: AIOKafkaConsumer, where: TopicPartition, start: int, end: int, base: int = 0) -> None:
         self._consumer = consumer
@@ -47,41 +44,41 @@ class Stream:
         consumer.seek(where, start - base)
 
     async def peek(self) -> Record | None:
-        """The next record; None behind the last. Waits for transactions under way before the end."""
+        """Returns the next record, or None after the last one. Waits for open transactions before the end."""
         if not self._read:
             await self._fetch()
         return self._read[0] if self._read else None
 
     def take(self) -> Record:
-        """The one that `peek` gave."""
+        """Takes the record that `peek` returned."""
         record = self._read.popleft()
         self.position = record.offset + 1
         return record
 
     def take_at(self, offset: int) -> Record | None:
-        """The next record, if it was read already and is at this offset; else None, and nothing is taken."""
+        """Takes the next record if it was fetched already and has this offset. Otherwise returns None."""
         return self.take() if self._read and self._read[0].offset == offset else None
 
     def take_if(self, key: bytes | None, value: bytes | None) -> int | None:
-        """The next record's offset, if it was read already and has this content; else None, and nothing is taken."""
+        """Takes the next record if it was fetched already and has this content. Returns its offset, otherwise None."""
         if not self._read:
             return None
         record = self._read[0]
         return self.take().offset if record.value == value and record.key == key else None
 
     async def passed_over(self, wanted: Callable[[Record], bool]) -> list[Record] | None:
-        """Takes the records before the next one that is wanted; None, and nothing is taken, if none is near."""
-        while len(self._read) < _LOOK_AHEAD and await self._fetch():
+        """Takes the records before the next wanted one. Returns None, and takes none, if no wanted one is near."""
+        while len(self._read) < _LOOK_AHEAD_RECORDS and await self._fetch():
             pass
         for number, record in enumerate(self._read):
             if wanted(record):
                 return [self.take() for _ in range(number)]
-            if number >= _LOOK_AHEAD:
+            if number >= _LOOK_AHEAD_RECORDS:
                 break
         return None
 
     async def batches(self) -> AsyncIterator[list[Record]]:
-        """Takes all that is left, as it is fetched."""
+        """Takes all remaining records, one list for each fetch."""
         while self._read or await self._fetch():
             batch = list(self._read)
             self._read.clear()
@@ -89,7 +86,7 @@ class Stream:
             yield batch
 
     async def values(self) -> AsyncIterator[bytes]:
-        """Takes the values of all that is left. Raises UnreadablePartition for a record without one."""
+        """Takes the values of all remaining records. Raises UnreadablePartition for a record without a value."""
         async for batch in self.batches():
             for record in batch:
                 if record.value is None:
@@ -97,42 +94,42 @@ class Stream:
                 yield record.value
 
     async def again(self, offsets: Collection[int]) -> list[Record]:
-        """Records that were taken before; the stream stays where it is."""
-        found: list[Record] = []
+        """Reads again the records at these offsets, which were taken before. The stream keeps its position."""
+        records: list[Record] = []
         if offsets:
-            before = Stream(self._consumer, self._where, min(offsets), self.position, self._base)
-            while await before.peek() is not None:
-                if (record := before.take()).offset in offsets:
-                    found.append(record)
+            earlier = Stream(self._consumer, self._where, min(offsets), self.position, self._base)
+            while await earlier.peek() is not None:
+                if (record := earlier.take()).offset in offsets:
+                    records.append(record)
             self._consumer.seek(self._where, self.position - self._base)
-        return found
+        return records
 
     async def _fetch(self) -> bool:
         end = self._end - self._base
-        while await self._consumer.position(self._where) < end:  # perhaps a transaction is under way
-            wanted: Sequence[Record] = await read_some(self._consumer, self._where, timeout_ms=100)
-            if wanted and wanted[-1].offset >= end:
-                wanted = [record for record in wanted if record.offset < end]
-            if wanted:
+        while await self._consumer.position(self._where) < end:  # an open transaction may hold records back
+            records: Sequence[Record] = await read_some(self._consumer, self._where, timeout_ms=100)
+            if records and records[-1].offset >= end:
+                records = [record for record in records if record.offset < end]
+            if records:
                 if self._base:
-                    wanted = [replace(record, offset=record.offset + self._base) for record in wanted]
-                self._read.extend(wanted)
+                    records = [replace(record, offset=record.offset + self._base) for record in records]
+                self._read.extend(records)
                 return True
         return False
 
 
 async def read_some(consumer: AIOKafkaConsumer, where: TopicPartition, timeout_ms: int) -> list[Record]:
-    """A partition's next records; none where none has come after a while. Raises KafkaError.
+    """Returns a partition's next records, or an empty list if none came in time. Raises KafkaError.
 
-    Of what is damaged on the broker's disk each offset comes as an undecodable record without content, one at a time.
+    Each offset that is damaged on the broker's disk is returned alone, as an undecodable record without content.
     """
     position = await consumer.position(where)
     try:
-        found = (await poll(consumer, where, timeout_ms=timeout_ms, max_records=_AT_ONCE)).get(where, [])
-    except UnreadablePartition as damaged:  # where it ends is not known
+        polled = await poll(consumer, where, timeout_ms=timeout_ms, max_records=_RECORDS_PER_POLL)
+    except UnreadablePartition as damaged:  # nobody knows where the damage ends
         consumer.seek(where, damaged.offset + 1)
         return [_unreadable(where, damaged.offset, str(damaged))] if damaged.offset >= position else []
-    return found
+    return polled.get(where, [])
 
 
 def _unreadable(where: TopicPartition, offset: int, why: str) -> Record:
@@ -147,7 +144,7 @@ async def open_streams(
     ends: Mapping[int, int],
     bases: Mapping[int, int] | None = None,
 ) -> AsyncIterator[dict[int, Stream]]:
-    """The streams of some partitions of a topic. Raises KafkaError."""
+    """Opens streams of some partitions of a topic, by partition. Raises KafkaError."""
     bases = bases or {}
     async with open_consumer(cluster) as consumer:
         consumer.assign([TopicPartition(topic, partition) for partition in starts])
@@ -159,18 +156,18 @@ async def open_streams(
 
 @asynccontextmanager
 async def open_consumer(cluster: Cluster) -> AsyncIterator[AIOKafkaConsumer]:
-    """A consumer for streams. Raises KafkaError."""
+    """Opens a consumer for streams. Raises KafkaError."""
     consumer = AIOKafkaConsumer(
         **cluster.options,
         isolation_level="read_committed",
         enable_auto_commit=False,
-        auto_offset_reset="earliest",  # where what was to be read has expired meanwhile
-        max_partition_fetch_bytes=_LARGEST_FETCH,
-        fetch_max_bytes=4 * _LARGEST_FETCH,
+        auto_offset_reset="earliest",  # if the records to read have expired meanwhile
+        max_partition_fetch_bytes=_FETCH_BYTES,
+        fetch_max_bytes=4 * _FETCH_BYTES,
     )
     await consumer.start()
     try:
-        await asyncio.sleep(0)  # its tasks begin: `stop` raises CancelledError for one that never has
+        await asyncio.sleep(0)  # lets its tasks start: `stop` raises CancelledError for a task that never started
         yield consumer
     finally:
         await consumer.stop()
@@ -179,48 +176,49 @@ async def open_consumer(cluster: Cluster) -> AsyncIterator[AIOKafkaConsumer]:
 async def extents(
     cluster: Cluster, topics: Collection[str], partitions: int, *, only_visible: bool = False
 ) -> tuple[Ends, Ends]:
-    """Where these topics begin, and where what was written to them ends, committed or not. Raises KafkaError.
+    """Returns the first offset and the end offset of each partition. Raises KafkaError.
 
-    `only_visible`: where what readers can see now ends, before the first transaction that is under way.
+    The end is after the last record, committed or not. With `only_visible` it is where readers have to stop now: before
+    the first open transaction.
     """
     isolation = "read_committed" if only_visible else "read_uncommitted"
     consumer = AIOKafkaConsumer(**cluster.options, isolation_level=isolation)
     await consumer.start()
     try:
-        everywhere = [TopicPartition(topic, n) for topic in topics for n in range(partitions)]
-        begins, ends = await consumer.beginning_offsets(everywhere), await consumer.end_offsets(everywhere)
+        every = [TopicPartition(topic, n) for topic in topics for n in range(partitions)]
+        begins, ends = await consumer.beginning_offsets(every), await consumer.end_offsets(every)
         return _by_topic(begins), _by_topic(ends)
     finally:
         await consumer.stop()
 
 
 def _by_topic(offsets: dict[Any, int]) -> Ends:
-    found: Ends = {}
+    by_topic: Ends = {}
     for where, offset in offsets.items():
-        found.setdefault(where.topic, {})[where.partition] = offset
-    return found
+        by_topic.setdefault(where.topic, {})[where.partition] = offset
+    return by_topic
 
 
 # --- whole topics ---
 
 
 async def read_all(cluster: Cluster, *topics: str) -> dict[str, list[Record]]:
-    """By topic, all records that readers can see now, partition by partition. Raises KafkaError."""
+    """Returns all records that readers can see now, by topic, one partition after another. Raises KafkaError."""
     async with open_consumer(cluster) as consumer:
         counts = await partition_counts(consumer, topics)
-        everywhere = [TopicPartition(topic, number) for topic, count in counts.items() for number in range(count)]
-        begins, ends = await consumer.beginning_offsets(everywhere), await consumer.end_offsets(everywhere)
-        consumer.assign(everywhere)
-        streams = [Stream(consumer, where, begins[where], ends[where]) for where in everywhere]
-        found: dict[str, list[Record]] = {topic: [] for topic in topics}
+        every = [TopicPartition(topic, number) for topic, count in counts.items() for number in range(count)]
+        begins, ends = await consumer.beginning_offsets(every), await consumer.end_offsets(every)
+        consumer.assign(every)
+        streams = [Stream(consumer, where, begins[where], ends[where]) for where in every]
+        records: dict[str, list[Record]] = {topic: [] for topic in topics}
         for stream in streams:
             async for batch in stream.batches():
-                found[stream.topic] += batch
-        return found
+                records[stream.topic] += batch
+        return records
 
 
 async def all_values(cluster: Cluster, topic: str) -> AsyncIterator[bytes]:
-    """The values of a topic of one partition that were committed when this began, in their order. Raises KafkaError."""
+    """Reads the values of a topic with one partition, up to its end at the start. Raises KafkaError."""
     async with open_consumer(cluster) as consumer:
         begin, end = await _only_partition(consumer, topic)
         async for value in Stream(consumer, TopicPartition(topic, 0), begin, end).values():
@@ -228,9 +226,10 @@ async def all_values(cluster: Cluster, topic: str) -> AsyncIterator[bytes]:
 
 
 async def last_value(cluster: Cluster, topic: str) -> bytes | None:
-    """The last value of a topic of one partition; None where there is none. Raises KafkaError.
+    """Returns the last value of a topic with one partition, or None if the topic is empty. Raises KafkaError.
 
-    Transactions leave offsets without a record at the end, so this reads back further until it finds one.
+    The last offsets may be transaction markers, which aren't records. So this reads from further and further back until
+    it finds a record.
     """
     async with open_consumer(cluster) as consumer:
         begin, end = await _only_partition(consumer, topic)
@@ -246,7 +245,7 @@ async def last_value(cluster: Cluster, topic: str) -> bytes | None:
 
 
 async def _only_partition(consumer: AIOKafkaConsumer, topic: str) -> tuple[int, int]:
-    """Where the topic's one partition, which the consumer then reads, begins and ends."""
+    """Assigns the topic's only partition to the consumer. Returns its first offset and its end offset."""
     where = TopicPartition(topic, 0)
     begin = (await consumer.beginning_offsets([where]))[where]
     end = (await consumer.end_offsets([where]))[where]
@@ -260,9 +259,9 @@ async def _only_partition(consumer: AIOKafkaConsumer, topic: str) -> tuple[int, 
 async def oldest_unread(
     consumer: AIOKafkaConsumer, topic: str, positions: Mapping[int, int]
 ) -> dict[int, tuple[int, int]]:
-    """By partition with records after these positions: how many offsets, and the oldest's timestamp in milliseconds.
+    """Returns, for each partition with unread records, the number of unread offsets and the oldest record's timestamp.
 
-    Raises KafkaError.
+    Timestamps are in milliseconds. A partition without unread records is left out. Raises KafkaError.
     """
     if not positions:
         return {}
@@ -276,18 +275,18 @@ async def oldest_unread(
     for tp in behind:
         consumer.seek(tp, positions[tp.partition])
     oldest: dict[TopicPartition, int] = {}
-    # A partition whose last records are the marks of transactions ends behind its last record.
+    # If a partition ends with transaction markers, its end offset is higher than its last record's offset plus one.
     while waiting := [tp for tp in behind if tp not in oldest and await consumer.position(tp) < behind[tp]]:
         try:
             for tp, records in (await poll(consumer, *waiting, timeout_ms=500)).items():
                 oldest.setdefault(tp, records[0].timestamp)
-        except UnreadablePartition as damaged:  # its age is not known; that it is not read shows all the same
+        except UnreadablePartition as damaged:  # its age is unknown, but the metrics still show that it is unread
             oldest[damaged.where] = int(time.time() * 1000)
     return {tp.partition: (behind[tp] - positions[tp.partition], timestamp) for tp, timestamp in oldest.items()}
 
 
 async def next_readable(cluster: Cluster, topic: str, partition: int, start: int) -> int:
-    """The first offset at or after `start` that is not damaged on the broker's disk, or the partition's end.
+    """Returns the first offset from `start` on that is not damaged on the broker's disk, or else the partition's end.
 
     Raises KafkaError.
     """
@@ -305,7 +304,7 @@ async def _is_readable(consumer: AIOKafkaConsumer, where: TopicPartition, offset
     consumer.seek(where, offset)
     try:
         while not await poll(consumer, where, timeout_ms=1000, max_records=1):
-            if await consumer.position(where) > offset:  # it is the mark of a transaction
+            if await consumer.position(where) > offset:  # the offset is a transaction marker
                 return True
     except UnreadablePartition:
         return False

@@ -1,11 +1,11 @@
-"""Reads what a sender wrote to a topic, whatever it is, so that one record never stops a partition.
+"""Reads whatever senders wrote to a topic, so that one record never stops a partition.
 
-The broker stores batches that aiokafka cannot read: header names that are not UTF-8, codecs that nobody has, twenty
-megabytes of spaces in twenty kilobytes. aiokafka raises on the first such record, forgets the records of the other
-partitions that it was about to return, and raises again at the next poll. Here such a record comes out in its
-place among the others, with its raw bytes, and says why it cannot be decoded.
+The broker stores record batches that aiokafka cannot read: header names that aren't UTF-8, unknown codecs, twenty
+megabytes of spaces compressed to twenty kilobytes. aiokafka raises on the first such record, drops the records of the
+other partitions that it was about to return, and raises again at the next poll. With this module, such a record is
+returned in its place among the others, with its raw bytes and the reason why it cannot be decoded.
 
-`services.kafka.cluster`, from which every client takes its address, makes all consumers of the process read like that.
+`services.kafka.cluster` installs this for all consumers of the process. In this module a batch is Kafka's record batch.
 """
 
 import struct
@@ -24,13 +24,14 @@ from aiokafka.record.legacy_records import LegacyRecordBatch
 from services.judging.record import Record
 
 LARGEST_BATCH_BYTES: Final = 24 * 1024 * 1024
-"""What one batch may decompress to. A larger one is undecodable, and takes no more memory than its compressed form."""
+"""The decompressed size that a batch may have. A larger batch is undecodable, and keeps its compressed bytes only."""
 
 _FETCH_BYTES: Final = 8 * 1024 * 1024
-"""After how many decompressed bytes of one partition the rest of a fetched response is left for the next fetch."""
+"""Decompressed bytes of one partition after which the rest of a response is left for the next fetch."""
 
-_MOST_AT_ONCE: Final = 50_000
-"""Of a batch with more records these are made one at a time: three million fit into one."""
+_LIST_RECORDS: Final = 50_000
+"""The largest batch whose records are decoded into a list. Larger ones are decoded one record at a time, because a
+batch can hold three million records."""
 
 _HEADER = struct.Struct(">qiibIhiqqqhii")
 _LENGTH = struct.Struct(">i")
@@ -43,7 +44,7 @@ _XERIAL_HEADER_BYTES = 16
 
 
 class UnreadablePartition(Exception):
-    """What the broker gave of a partition is damaged: not even the extent of its batches is known."""
+    """The broker's data for a partition is damaged so that not even the borders of its batches are known."""
 
     def __init__(self, where: TopicPartition, offset: int, error: Exception) -> None:
         super().__init__(f"{where.topic}/{where.partition} cannot be read at offset {offset}: {error}")
@@ -51,7 +52,7 @@ class UnreadablePartition(Exception):
 
 
 class _Records:
-    """The batches of one fetched partition, each cut out by its length. Takes the place of aiokafka's MemoryRecords."""
+    """Splits one partition's fetched bytes into batches by their lengths. Replaces aiokafka's MemoryRecords."""
 
     def __init__(self, data: bytes) -> None:
         self._data = memoryview(data)
@@ -62,14 +63,14 @@ class _Records:
         return len(self._data)
 
     def has_next(self) -> bool:
-        """Whether a whole batch follows. False also once enough was read of this response; the rest comes again."""
-        # At the beginning there always is one: what cannot be cut there is damaged, and would be left out in silence.
+        """Whether a complete batch follows. Also False after `_FETCH_BYTES`, because the rest is fetched again."""
+        # True at the beginning even if no batch can be split off: `next_batch` has to raise, or nobody notices damage.
         return self._left > 0 and (self._end() is not None or (self._position == 0 and len(self._data) > 0))
 
     def next_batch(self) -> Any:
         end = self._end()
         if end is None:
-            raise CorruptRecordException("the first batch is not whole")
+            raise CorruptRecordException("the first batch is incomplete")
         raw = self._data[self._position : end]
         self._position = end
         if len(raw) <= _MAGIC_OFFSET:
@@ -92,7 +93,7 @@ class _Records:
 
 
 class _Batch:
-    """One batch: what aiokafka's fetcher asks of it, and its records."""
+    """One batch, with the interface that aiokafka's fetcher needs."""
 
     def __init__(self, raw: bytes, spend: Callable[[int], None]) -> None:
         self._raw = raw
@@ -108,13 +109,13 @@ class _Batch:
         return self._batch.validate_crc()
 
     def __next__(self) -> Any:
-        """The first record of a control batch."""
+        """Returns the first record of a control batch."""
         return next(self._batch)
 
     def __iter__(self) -> Iterator[Any]:
         try:
             raw = _uncompressed(self._raw)
-        except Exception as error:  # the library's own, on bytes of anybody's choice
+        except Exception as error:  # the codec libraries raise all kinds of errors on malformed bytes
             self._spend(len(self._raw))
             reason = f"its batch cannot be decompressed to at most {LARGEST_BATCH_BYTES} bytes ({error})"
             return iter(_raw_records(self._raw, self._raw, 0, reason))
@@ -124,19 +125,22 @@ class _Batch:
 
 @dataclass(slots=True)
 class _Record:
-    """What aiokafka's own decoder makes of a record; `why` says why it is undecodable, and is empty where it is not."""
+    """A record with the attributes of aiokafka's own."""
 
     offset: int
     timestamp: int
+    """Milliseconds since 1970."""
     timestamp_type: int
+    """0 if the sender set the timestamp, 1 if the broker did."""
     key: bytes | None
     value: bytes | None
     headers: list[tuple[str, bytes | None]]
     why: str = ""
+    """Why the record is undecodable. Empty if it was decoded."""
 
 
 def _uncompressed(raw: bytes) -> bytes:
-    """The batch with its records in plain. Raises where they cannot be decompressed, or take too much memory."""
+    """Returns the batch uncompressed. Raises if it cannot be decompressed or is too large."""
     codec = raw[_ATTRIBUTES_OFFSET + 1] & _CODEC_MASK
     if codec == 0:
         return raw
@@ -158,7 +162,7 @@ def _uncompressed(raw: bytes) -> bytes:
 
 
 def _decompressed(codec: Any, body: bytes) -> bytes:
-    """In a buffer of a fixed size, the next larger one where that is full: so a bound costs no memory beforehand."""
+    """Decompresses into buffers of growing size, so that small batches need no buffer of the largest size."""
     for size in _OUTPUT_BYTES:
         output = bytearray(size)
         try:
@@ -172,52 +176,53 @@ def _decompressed(codec: Any, body: bytes) -> bytes:
 
 
 def _from_gzip(body: bytes) -> bytes:
-    """All members, one after another. What follows the last one is left out, as Java does."""
+    """Decompresses all gzip members. Ignores what follows the last member, as Java does."""
     plain = bytearray()
     while body.startswith(_GZIP_MAGIC):
         member = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
         plain += member.decompress(body, LARGEST_BATCH_BYTES - len(plain) + 1)
         if len(plain) > LARGEST_BATCH_BYTES:
-            raise ValueError("it is larger")
+            raise ValueError("the content is too large")
         if not member.eof:
-            raise ValueError("it ends too early")
+            raise ValueError("the content ends too early")
         body = member.unused_data
     return bytes(plain)
 
 
 def _from_snappy(body: bytes) -> bytes:
-    """Snappy comes in blocks (xerial, as Java writes it) or as one. Each says how long it is before it is read."""
+    """Decompresses snappy: either xerial blocks, as Java writes them, or one raw block."""
     if not body.startswith(_XERIAL_MAGIC):
         return _snappy_block(body, LARGEST_BATCH_BYTES)
-    plain, at = bytearray(), _XERIAL_HEADER_BYTES
-    while at < len(body):
-        (length,) = _LENGTH.unpack_from(body, at)
-        if not 0 < length <= len(body) - at - _LENGTH.size:
+    plain, position = bytearray(), _XERIAL_HEADER_BYTES
+    while position < len(body):
+        (length,) = _LENGTH.unpack_from(body, position)
+        if not 0 < length <= len(body) - position - _LENGTH.size:
             raise ValueError(f"a snappy block of {length} bytes")
-        at += _LENGTH.size
-        plain += _snappy_block(body[at : at + length], LARGEST_BATCH_BYTES - len(plain))
-        at += length
+        position += _LENGTH.size
+        plain += _snappy_block(body[position : position + length], LARGEST_BATCH_BYTES - len(plain))
+        position += length
     return bytes(plain)
 
 
-def _snappy_block(block: bytes, most: int) -> bytes:
-    if (length := cramjam.snappy.decompress_raw_len(block)) > most:
+def _snappy_block(block: bytes, most_bytes: int) -> bytes:
+    """Reads the announced size first, so that a block that is too large is never decompressed."""
+    if (length := cramjam.snappy.decompress_raw_len(block)) > most_bytes:
         raise ValueError(f"snappy announces {length} bytes")
     return bytes(cramjam.snappy.decompress_raw(block))
 
 
 def _plain_records(raw: bytes) -> Iterator[Any]:
-    """The records of an uncompressed batch, by aiokafka's decoder where that can be relied on.
+    """Decodes the records of an uncompressed batch, with aiokafka's fast decoder if that is right for this batch.
 
-    The broker does not look at the offsets that a sender writes into the records of an uncompressed batch, and aiokafka
-    believes them. As long as nothing was compacted away, a record's place in its batch is its offset. Attributes are a
-    byte, and aiokafka reads a number of variable length.
+    aiokafka's decoder is wrong in two cases. It trusts the offsets that the sender wrote into the records, which the
+    broker does not check; unless the topic was compacted, a record's offset follows from its number in the batch. And
+    it reads a record's attributes as a number of variable length, although they are one byte.
     """
     base, _, _, _, _, _, last_delta, *_, count = _HEADER.unpack_from(raw)
-    if count <= _MOST_AT_ONCE and _attributes_are_small(raw, count):
+    if count <= _LIST_RECORDS and _attributes_are_small(raw, count):
         try:
             records = list(DefaultRecordBatch(raw))
-        except Exception:  # of some record; which one is found by reading them one by one
+        except Exception:  # some record is malformed; decoding one by one finds out which
             return _one_by_one(raw)
         offsets = [record.offset for record in records]
         if count <= last_delta or offsets == list(range(base, base + count)):
@@ -226,14 +231,14 @@ def _plain_records(raw: bytes) -> Iterator[Any]:
 
 
 def _attributes_are_small(raw: bytes, count: int) -> bool:
-    """Whether the attributes of each record are less than 0x80. They have no meaning yet."""
+    """Whether the attributes of each record are less than 0x80, so that aiokafka reads them as one byte."""
     position = _HEADER.size
     try:
         for _ in range(count):
             length = raw[position]
             if length < 0x80:
                 length, position = length >> 1, position + 1
-            elif (high := raw[position + 1]) < 0x80:  # all but the largest: a call for each would be felt
+            elif (high := raw[position + 1]) < 0x80:  # most records; a function call for each would be slow
                 length, position = (length & 0x7F | high << 7) >> 1, position + 2
             else:
                 length, position = _varint(raw, position)
@@ -246,7 +251,7 @@ def _attributes_are_small(raw: bytes, count: int) -> bool:
 
 
 def _one_by_one(raw: bytes) -> Iterator[_Record]:
-    """The records of an uncompressed batch, one at a time and without trusting any of them."""
+    """Decodes the records of an uncompressed batch one at a time, and trusts none of them."""
     base, _, _, _, _, attributes, last_delta, first_time, max_time, *_, count = _HEADER.unpack_from(raw)
     position = _HEADER.size
     for number in range(count):
@@ -255,7 +260,7 @@ def _one_by_one(raw: bytes) -> Iterator[_Record]:
             end = start + length
             if not start < end <= len(raw):
                 raise ValueError(f"a record of {length} bytes")
-        except Exception as error:  # where the next one begins is not known either
+        except Exception as error:  # the beginning of the next record is unknown, too
             yield from _raw_records(raw, raw[position:], number, f"its batch is malformed ({error})")
             return
         position = end
@@ -274,8 +279,11 @@ def _one_by_one(raw: bytes) -> Iterator[_Record]:
 
 
 def _decode(body: bytes, base: int) -> _Record:
-    """A record's content after its length; its timestamp is the difference to its batch's. Raises what goes wrong."""
-    time_delta, position = _varint(body, 1, bits=64)  # after one byte of attributes, which have no meaning yet
+    """Decodes a record from the bytes after its length. Its timestamp is relative to its batch's.
+
+    Raises IndexError or ValueError if the record is malformed.
+    """
+    time_delta, position = _varint(body, 1, bits=64)  # byte 0 holds attributes, which Kafka does not use yet
     offset_delta, position = _varint(body, position)
     key, position = _bytes(body, position)
     value, position = _bytes(body, position)
@@ -298,7 +306,7 @@ def _decode(body: bytes, base: int) -> _Record:
 
 
 def _varint(data: bytes, position: int, bits: int = 32) -> tuple[int, int]:
-    """A number and the position after it, as Kafka reads it: what does not fit into `bits` is cut off."""
+    """Returns a number and the position after it. Cuts off what does not fit into `bits`, as Kafka does."""
     value = shift = 0
     while True:
         byte = data[position]
@@ -308,7 +316,7 @@ def _varint(data: bytes, position: int, bits: int = 32) -> tuple[int, int]:
         if byte < 0x80:
             break
         if shift > bits:
-            raise ValueError("a number without an end")
+            raise ValueError("a number of variable length does not end")
     value &= (1 << bits) - 1
     return (value >> 1) ^ -(value & 1), position
 
@@ -323,18 +331,20 @@ def _bytes(body: bytes, position: int) -> tuple[bytes | None, int]:
 
 
 def _raw_records(batch: bytes, value: bytes, first: int, why: str) -> Iterator[_Record]:
-    """A record for each offset from the batch's record number `first` on. The first one has the raw bytes of all."""
+    """Makes an undecodable record for each offset from record number `first` on. The first one has the raw bytes."""
     base, _, _, _, _, attributes, last_delta, first_time, max_time, *_ = _HEADER.unpack_from(batch)
     stamped = bool(attributes & _LOG_APPEND_TIME)
     time = max_time if stamped else first_time
     for number in range(first, last_delta + 1):
-        own = value if number == first else None
-        told = why if number == first else f"{why}; the record at offset {base + first} has its bytes"
-        yield _Record(base + number, time, int(stamped), None, own, [], why=told)
+        if number == first:
+            yield _Record(base + number, time, int(stamped), None, value, [], why=why)
+        else:
+            has_bytes = f"{why}; the record at offset {base + first} has its bytes"
+            yield _Record(base + number, time, int(stamped), None, None, [], why=has_bytes)
 
 
 class _PartitionRecords(fetcher.PartitionRecords):
-    """The same for the records of one fetched partition. Those before what is damaged come out first."""
+    """The records of one fetched partition, as our own `Record`. Records before a damaged place are returned first."""
 
     def __init__(self, tp: TopicPartition, records: Any, aborted: Any, fetch_offset: int, *options: Any) -> None:
         super().__init__(tp, records, aborted, fetch_offset, *options)  # type: ignore[no-untyped-call]
@@ -347,7 +357,7 @@ class _PartitionRecords(fetcher.PartitionRecords):
             self._records_iterator = None
             raise
         except Exception as error:
-            if self.next_fetch_offset > self._began_at:  # the next fetch begins with it
+            if self.next_fetch_offset > self._began_at:  # the next fetch starts at the damaged place and raises
                 raise StopIteration from error
             raise UnreadablePartition(self._tp, self.next_fetch_offset, error) from error
 
@@ -366,7 +376,7 @@ class _PartitionRecords(fetcher.PartitionRecords):
 
 
 def read_whatever_senders_write() -> None:
-    """Makes every consumer of this process read like that."""
+    """Patches aiokafka, so that every consumer of this process reads its records with this module."""
     fetcher.MemoryRecords = _Records  # type: ignore[attr-defined]
     fetcher.PartitionRecords = _PartitionRecords  # type: ignore[misc]
 
@@ -374,6 +384,6 @@ def read_whatever_senders_write() -> None:
 async def poll(
     consumer: AIOKafkaConsumer, *partitions: TopicPartition, timeout_ms: int, max_records: int | None = None
 ) -> dict[TopicPartition, list[Record]]:
-    """The consumer's `getmany`: all consumers of this process make such records."""
-    found: Any = await consumer.getmany(*partitions, timeout_ms=timeout_ms, max_records=max_records)
-    return cast("dict[TopicPartition, list[Record]]", found)
+    """Calls the consumer's `getmany`. Its records are our own `Record`, because this module has patched aiokafka."""
+    records: Any = await consumer.getmany(*partitions, timeout_ms=timeout_ms, max_records=max_records)
+    return cast("dict[TopicPartition, list[Record]]", records)

@@ -1,6 +1,6 @@
-"""Remembers why brokers refused connections: aiokafka's clients only say that they found no broker.
+"""Remembers why brokers refused connections, because aiokafka's clients only say that they found no broker.
 
-What is remembered here will not mend itself: somebody has to change credentials, certificates or settings.
+Only reasons that waiting cannot cure are remembered: somebody has to change credentials, certificates or settings.
 """
 
 from ssl import SSLCertVerificationError
@@ -18,7 +18,7 @@ _reasons: dict[Address, str] = {}
 
 
 def note_refusal(address: Address, error: Exception | None) -> None:
-    """Takes note of how an attempt to connect to a broker ended; `error` is None if it connected."""
+    """Remembers how an attempt to connect to a broker ended. `error` is None if the client connected."""
     if isinstance(error, SaslAuthenticationFailed | UnsupportedSaslMechanismError | IllegalSaslStateError):
         _reasons[address] = str(error).partition(": ")[2].removesuffix(".")
     elif isinstance(error, SSLCertVerificationError):
@@ -28,7 +28,7 @@ def note_refusal(address: Address, error: Exception | None) -> None:
 
 
 def refusal_of_broker(error: Exception) -> str | None:
-    """A sentence on why no broker takes a connection, if that will not change until somebody changes something."""
+    """Returns a sentence that says why brokers refuse connections, or None if waiting may help."""
     if not isinstance(error, KafkaConnectionError) or not _reasons:
         return None
     return (

@@ -1,4 +1,4 @@
-"""How far the relay has published: its own topic, written in the transactions that publish."""
+"""The relay's position: how far it has published. The relay writes it to its own topic, in its transactions."""
 
 import msgspec
 
@@ -8,20 +8,21 @@ from .topics import Topics
 
 
 class Position(msgspec.Struct, frozen=True):
-    """The last outcome published, the last event before it, and the last notification, by the store's numbers.
-
-    `timeline` names the history in which those numbers hold: a database that was restored numbers anew. `shards`: among
-    how many databases the installation's orders were then.
-    """
+    """The numbers of what the relay published last. All numbers are the store's."""
 
     outcome_id: int = 0
+    """The last published outcome."""
     event_id: int = 0
+    """The last published event."""
     notification_id: int = 0
+    """The last published notification."""
     timeline: str = ""
+    """The history of the store that the numbers belong to. A restored database gives the same numbers again."""
     shards: int = 1
+    """How many databases the installation had then."""
 
 
 async def published(cluster: Cluster, topics: Topics) -> Position:
-    """The position of the last committed transaction. Raises KafkaError."""
+    """Returns the position of the relay's last committed transaction. Raises KafkaError."""
     value = await last_value(cluster, topics.relay)
     return Position(shards=topics.shard.count) if value is None else msgspec.json.decode(value, type=Position)

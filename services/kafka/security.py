@@ -1,4 +1,4 @@
-"""How clients speak to Kafka, and as whom: TLS and SASL, from the environment."""
+"""TLS and SASL for Kafka clients, read from the environment."""
 
 import ssl
 from collections.abc import Mapping
@@ -25,23 +25,25 @@ _OF_TLS = (_CA, _CERTIFICATE, _KEY)
 
 @dataclass(frozen=True)
 class KafkaSecurity:
-    """How clients speak to the brokers, and as whom. Files are PEM. Without a CA file the system's are trusted.
-
-    A password file is read for each client, so that a new password needs no new start.
-    """
+    """How clients connect to the brokers and log in. All files are PEM."""
 
     protocol: Protocol = "PLAINTEXT"
     mechanism: Mechanism = "SCRAM-SHA-512"
+    """The SASL mechanism. Used only if the protocol uses SASL."""
     username: str = ""
     password: str = field(default="", repr=False)
     password_file: Path | None = None
+    """Read for each new client, so that a changed password needs no restart."""
     ca_file: Path | None = None
+    """The CA that signed the brokers' certificates. Without it, the system's CAs are trusted."""
     certificate_file: Path | None = None
+    """The client's own certificate."""
     key_file: Path | None = None
+    """The unencrypted key of the client's certificate."""
 
     @classmethod
     def from_environment(cls, env: Mapping[str, str]) -> "KafkaSecurity":
-        """Raises SettingsError, also for files that are there and of no use."""
+        """Reads the settings, and tries the files. Raises SettingsError."""
         protocol = _one_of(Protocol, env, _PROTOCOL, "PLAINTEXT")
         security = cls(
             protocol,
@@ -53,32 +55,32 @@ class KafkaSecurity:
             readable_file(env, _CERTIFICATE),
             readable_file(env, _KEY),
         )
-        security._check_what_is_given(env)
+        security._check_combination(env)
         if security.uses_sasl:
             security._check_credentials()
         security.ssl_context()
         return security
 
     def as_environment(self) -> dict[str, str]:
-        """The variables that give this again, for a child process."""
+        """Returns the environment variables that give a child process the same settings."""
         if self.protocol == "PLAINTEXT":
             return {}
-        given = {_PROTOCOL: self.protocol, _USERNAME: self.username, _PASSWORD: self.password}
+        variables = {_PROTOCOL: self.protocol, _USERNAME: self.username, _PASSWORD: self.password}
         if self.uses_sasl:
-            given[_MECHANISM] = self.mechanism
+            variables[_MECHANISM] = self.mechanism
         files = {
             _PASSWORD_FILE: self.password_file,
             _CA: self.ca_file,
             _CERTIFICATE: self.certificate_file,
             _KEY: self.key_file,
         }
-        return {name: value for name, value in given.items() if value} | {
+        return {name: value for name, value in variables.items() if value} | {
             name: str(path) for name, path in files.items() if path
         }
 
     @property
     def uses_sasl(self) -> bool:
-        """Whether clients give a name and a password."""
+        """Whether clients log in with a name and a password."""
         return self.protocol.startswith("SASL_")
 
     @property
@@ -87,7 +89,10 @@ class KafkaSecurity:
         return self.protocol.endswith("SSL")
 
     def ssl_context(self) -> ssl.SSLContext | None:
-        """None without TLS. The brokers' certificates and names are always checked. Raises SettingsError."""
+        """Returns a context that checks the brokers' certificates and names, or None without TLS.
+
+        Raises SettingsError if a file cannot be used.
+        """
         if not self.uses_tls:
             return None
         try:
@@ -100,13 +105,13 @@ class KafkaSecurity:
                 context.load_cert_chain(self.certificate_file, self.key_file, password="")
             except (ssl.SSLError, OSError) as error:
                 raise SettingsError(
-                    f"{_CERTIFICATE} and {_KEY} are {self.certificate_file} and {self.key_file}, which are no "
-                    f"certificate and its key, unencrypted, in PEM ({error})."
+                    f"{_CERTIFICATE} and {_KEY} are {self.certificate_file} and {self.key_file}, which aren't a "
+                    f"certificate and its unencrypted key in PEM ({error})."
                 ) from None
         return context
 
     def secret(self) -> str:
-        """The password. Raises SettingsError where its file cannot be read any more."""
+        """Returns the password. Raises SettingsError if its file cannot be read any more."""
         if self.password_file is None:
             return self.password
         try:
@@ -114,8 +119,8 @@ class KafkaSecurity:
         except (OSError, UnicodeDecodeError) as error:
             raise SettingsError(f"{_PASSWORD_FILE} is {self.password_file}, which cannot be read: {error}.") from None
 
-    def _check_what_is_given(self, env: Mapping[str, str]) -> None:
-        """What the protocol does not use would be thought to protect, and would not."""
+    def _check_combination(self, env: Mapping[str, str]) -> None:
+        """Refuses settings that the protocol does not use, because whoever set them would feel protected by them."""
         if self.protocol != "PLAINTEXT" and not env.get("RESOLUTION_KAFKA_SERVERS"):
             raise SettingsError(
                 f"{_PROTOCOL} is {self.protocol}, but RESOLUTION_KAFKA_SERVERS names no cluster, and the embedded one "
@@ -132,7 +137,7 @@ class KafkaSecurity:
                     "or leave it out."
                 )
         if (self.certificate_file is None) != (self.key_file is None):
-            raise SettingsError(f"{_CERTIFICATE} and {_KEY} go together: set both, or none.")
+            raise SettingsError(f"{_CERTIFICATE} and {_KEY} go together: set both or neither.")
 
     def _check_credentials(self) -> None:
         if not self.username:
@@ -141,19 +146,19 @@ class KafkaSecurity:
             )
         if bool(self.password) == (self.password_file is not None):
             raise SettingsError(
-                f"{_PROTOCOL} is {self.protocol}: set {_PASSWORD}, or {_PASSWORD_FILE} to a file that has it; one of "
-                "the two."
+                f"{_PROTOCOL} is {self.protocol}: set one of the two, either {_PASSWORD}, or {_PASSWORD_FILE} to a "
+                "file that contains the password."
             )
         if not self.secret():
             raise SettingsError(f"{_PASSWORD_FILE} is {self.password_file}, which is empty.")
 
 
 PLAINTEXT = KafkaSecurity()
-"""None: for the embedded broker, and for a network that nobody else is on."""
+"""No TLS and no login: for the embedded broker, and for a network that nobody else uses."""
 
 
 def _one_of(known: Any, env: Mapping[str, str], name: str, default: str) -> Any:
-    given = env.get(name) or default
-    if given not in get_args(known):
-        raise SettingsError(f"{name} is {given!r}; say one of {', '.join(get_args(known))}.")
-    return given
+    value = env.get(name) or default
+    if value not in get_args(known):
+        raise SettingsError(f"{name} is {value!r}; say one of {', '.join(get_args(known))}.")
+    return value

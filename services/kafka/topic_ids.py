@@ -1,6 +1,7 @@
-"""A topic's id, which tells it from another of the same name: one that was deleted and created anew, or is elsewhere.
+"""Asks the broker for a topic's id. A topic that was deleted and created again has the same name and another id.
 
-Brokers tell it since Kafka 2.8, in the tenth version of their answer about metadata; aiokafka asks for the fifth.
+Brokers send the id since Kafka 2.8, in version 10 of the metadata response. aiokafka asks for version 5, so this module
+defines the newer request.
 """
 
 from uuid import UUID
@@ -97,10 +98,10 @@ class _Request(Request[_RequestStruct]):
 
 
 async def topic_id(client: AIOKafkaClient, topic: str) -> UUID:
-    """Raises KafkaError; UnknownTopicOrPartitionError where there is no such topic."""
-    answer = (await client.send(client.get_random_node(), _Request(topic))).to_object()
-    [found] = answer["topics"]
-    if found["error_code"]:
+    """Returns the topic's id. Raises KafkaError, which is UnknownTopicOrPartitionError if the topic does not exist."""
+    response = (await client.send(client.get_random_node(), _Request(topic))).to_object()
+    [description] = response["topics"]
+    if description["error_code"]:
         raise UnknownTopicOrPartitionError(topic)
-    id_: UUID = found["topic_id"]
+    id_: UUID = description["topic_id"]
     return id_

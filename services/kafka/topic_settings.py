@@ -1,29 +1,30 @@
-"""What the topics have to be set to. Pure: what the cluster says goes in, what is wrong with it comes out.
+"""Judges the settings of topics. Pure: takes what the cluster says, and returns what is wrong with it.
 
-A topic that would take away what the service writes, or not take it at all, is refused at start. One that keeps it for
-a short time, or on one broker, is named in the log: it may be meant so.
+At start the service refuses a topic that would reject its records or delete them. It only warns about a topic that
+keeps records for a short time or on one broker, because that may be intended.
 """
 
 from collections.abc import Iterator, Mapping
 
 SMALLEST_LIMIT = 1024 * 1024
-"""In bytes. Kafka's own default for `max.message.bytes` is 12 more; the relay's batches are half as large."""
+"""The smallest `max.message.bytes` that is accepted. Kafka's default is 12 bytes more; the relay's batches are half as
+large."""
 
 COPIES = 3
 IN_SYNC = 2
 _ENOUGH_BROKERS = 3
 _DAY_MS = 24 * 60 * 60 * 1000
 _SHORT_DAYS = 7
-"""A role may be down for a long weekend; what it has not read then is lost if it has expired."""
+"""Records should be kept for at least this many days: a role that is down over a long weekend must not lose them."""
 
 Settings = Mapping[str, str]
 
 
 def copies_to_ask_for(brokers: int, defaults: Settings) -> tuple[int, dict[str, str]]:
-    """The replication factor of a new topic, -1 for the cluster's own, and what is set on it beside.
+    """Returns a new topic's replication factor (-1: the cluster's default) and the settings to add for it.
 
-    `defaults`: the brokers' configuration, empty where this user may not see it. On a cluster of three or more brokers
-    one copy would be lost with its broker, so its own default counts only if it is higher.
+    `defaults` is the brokers' configuration, empty if this user may not see it. On a cluster of three or more brokers a
+    topic gets three copies, two of them in sync. The cluster's defaults apply only if they are higher.
     """
     if brokers < _ENOUGH_BROKERS:
         return -1, {}
@@ -33,16 +34,19 @@ def copies_to_ask_for(brokers: int, defaults: Settings) -> tuple[int, dict[str, 
 
 
 def missing_copies(brokers: int, copies: Mapping[str, int], settings: Mapping[str, Settings]) -> Iterator[str]:
-    """Sentences about topics that one broker more or less takes away. `copies`: of each topic, the fewest."""
+    """Warns of topics whose records can be lost with one broker.
+
+    `copies` has for each topic the number of copies of its partition with the fewest.
+    """
     if brokers < _ENOUGH_BROKERS:
         return
     if few := sorted(f"{topic} ({count})" for topic, count in copies.items() if count < COPIES):
         yield (
-            f"The cluster has {brokers} brokers, but fewer than {COPIES} copies of {', '.join(few)}: what is there can "
-            "be lost with a broker. Make more with kafka-reassign-partitions.sh (docs/deployment.md)."
+            f"The cluster has {brokers} brokers, but fewer than {COPIES} copies of {', '.join(few)}. Their records can "
+            "be lost with a broker. Make more copies with kafka-reassign-partitions.sh (docs/deployment.md)."
         )
-    told = {topic: int(values.get("min.insync.replicas", IN_SYNC)) for topic, values in settings.items()}
-    if alone := sorted(topic for topic, count in told.items() if count < IN_SYNC):
+    in_sync = {topic: int(values.get("min.insync.replicas", IN_SYNC)) for topic, values in settings.items()}
+    if alone := sorted(topic for topic, count in in_sync.items() if count < IN_SYNC):
         yield (
             f"Kafka acknowledges a record of {', '.join(alone)} when one broker has it, and can lose it with that "
             f"broker. Set two in sync on each ({_alter('TOPIC', f'min.insync.replicas={IN_SYNC}')})."
@@ -50,7 +54,10 @@ def missing_copies(brokers: int, copies: Mapping[str, int], settings: Mapping[st
 
 
 def refusal(topic: str, settings: Settings, wanted: Settings) -> str:
-    """Why the service cannot work with the topic; empty where it can. `wanted`: what it sets on one that it creates."""
+    """Returns why the service cannot use the topic, or an empty text if it can.
+
+    `wanted` has the settings with which the service creates this topic.
+    """
     stamped, policy = settings.get("message.timestamp.type"), settings.get("cleanup.policy", "")
     limit = int(settings.get("max.message.bytes", SMALLEST_LIMIT))
     if wanted.get("message.timestamp.type") == "LogAppendTime" != stamped:
@@ -72,7 +79,7 @@ def refusal(topic: str, settings: Settings, wanted: Settings) -> str:
 
 
 def doubts(topic: str, settings: Settings, wanted: Settings) -> Iterator[str]:
-    """Sentences about what would take records away before their time, each with the command that mends it."""
+    """Warns of settings that may lose records. Each sentence has the command that corrects the setting."""
     if _is_compacted(wanted):
         if (policy := settings.get("cleanup.policy", "compact")) != "compact":
             yield (
@@ -97,8 +104,8 @@ def _expires_early(topic: str, settings: Settings) -> Iterator[str]:
         )
     if size >= 0:
         yield (
-            f"Topic {topic} has retention.bytes={size}: many records at once take away others, however young they are. "
-            f"Keep them by their age alone ({_alter(topic, 'retention.bytes=-1')})."
+            f"Topic {topic} has retention.bytes={size}: when many records come, young ones are deleted, too. Limit "
+            f"their age only ({_alter(topic, 'retention.bytes=-1')})."
         )
 
 

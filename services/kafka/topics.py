@@ -1,4 +1,4 @@
-"""The topics: their names under a prefix, and the check that they are what the service needs."""
+"""The topics: their names, their creation, and the check that they are set as the service needs them."""
 
 import asyncio
 import logging
@@ -25,39 +25,41 @@ from .topic_settings import copies_to_ask_for, doubts, missing_copies, refusal
 log = logging.getLogger(__name__)
 
 DEFAULT_PARTITIONS = 8
-_PATIENCE = 300  # tenths of a second
+_ATTEMPTS = 300
+_ATTEMPT_SECONDS = 0.1
 _UNAUTHORIZED = 29
 _KAFKAS_OWN = ("__consumer_offsets", "__transaction_state")
 _DAY_MS = 24 * 60 * 60 * 1000
 LARGEST_RECORD = 4 * 1024 * 1024
-"""In bytes: what the broker takes on the commands topic, so that what is too large for a command can be buried."""
+"""The largest record in bytes that the broker accepts on the commands topic. It is more than a command may have, so
+that a command that is too large becomes a dead letter."""
 _LARGE_RECORDS = {"max.message.bytes": str(LARGEST_RECORD)}
 
 
 class TopicError(Exception):
-    """A topic that the service cannot work with: a sentence that says which, why, and what to do."""
+    """The service cannot use a topic. The message names the topic, the reason and what to do."""
 
 
 @dataclass(frozen=True)
 class Topics:
-    """The topics of one installation. Of `relay` and `checkpoints` each shard has its own; the others they share."""
+    """The topics of one installation. Each shard has its own `relay` and `checkpoints`; the shards share the others."""
 
     prefix: str
     shard: Shard = ALONE
 
     @property
     def partitions(self) -> int:
-        """How many each has but those of one partition, as the database knows it."""
+        """The number of partitions that the database knows, of each topic but `relay` and `checkpoints`."""
         assert self.shard.total is not None
         return self.shard.total
 
     def partition_of(self, key: bytes) -> int:
-        """Where an order's records are, also where partitions were added."""
+        """Returns the partition of an order's records. Partitions that were added later do not change it."""
         return partition_of(key, self.partitions)
 
     @property
     def commands(self) -> str:
-        """What services ask for."""
+        """Commands from other services and from the http and timer roles."""
         return self.prefix + "commands"
 
     @property
@@ -77,12 +79,12 @@ class Topics:
 
     @property
     def notifications(self) -> str:
-        """What people are to be told: reminders."""
+        """Reminders for parties."""
         return self.prefix + "notifications"
 
     @property
     def relay(self) -> str:
-        """The relay's own: how far it has published. One partition, compacted; nobody else needs it."""
+        """The relay's position. One partition, compacted. Only the service itself reads it."""
         return self.prefix + "relay" + self.shard.suffix
 
     @property
@@ -91,11 +93,11 @@ class Topics:
         return self.prefix + "checkpoints" + self.shard.suffix
 
     def names(self) -> list[str]:
-        """Returns the names of all topics, also of those that only the roles read."""
+        """Returns the names of all topics, including those that only the roles read."""
         return [name for name, _ in chain(self.settings(), self.own_settings())]
 
     def settings(self) -> Iterator[tuple[str, dict[str, str]]]:
-        """Each topic that others use with what is set on it."""
+        """Yields the name and the settings of each topic that other services use."""
         yield (
             self.commands,
             {"message.timestamp.type": "LogAppendTime", "retention.ms": str(365 * _DAY_MS)} | _LARGE_RECORDS,
@@ -106,21 +108,20 @@ class Topics:
         yield self.dead_letters, {"retention.ms": str(365 * _DAY_MS)} | _LARGE_RECORDS
 
     def own_settings(self) -> Iterator[tuple[str, dict[str, str]]]:
-        """The same for the topics of one partition, which the roles themselves read."""
+        """Yields the name and the settings of each topic with one partition."""
         yield self.relay, {"cleanup.policy": "compact", "segment.bytes": str(1024 * 1024)}
         yield self.checkpoints, {"retention.ms": "-1", "retention.bytes": "-1"}
 
 
 async def ensure_topics(cluster: Cluster, topics: Topics, shards: int = 1) -> int:
-    """Creates the topics that are missing and checks all; returns the number of partitions.
+    """Creates missing topics and checks all of them. Returns the number of partitions.
 
-    `shards`: how many databases there are. Raises TopicError where a topic is set otherwise or has another partition
-    count than the service needs, and aiokafka's KafkaError where the cluster does not answer. What may lose records,
-    and may be meant so, is named in the log.
+    `shards` is the number of databases. Raises TopicError if a topic's settings or partition count do not suit the
+    service, and KafkaError if the cluster does not answer. Logs a warning for settings that may lose records.
     """
     settings = dict(topics.settings())
-    each = (replace(topics, shard=Shard(number, shards)).own_settings() for number in range(shards))
-    own = dict(chain.from_iterable(each))
+    of_shards = (replace(topics, shard=Shard(number, shards)).own_settings() for number in range(shards))
+    own = dict(chain.from_iterable(of_shards))
     async with _admin(cluster) as admin:
         existing = await _partition_counts(admin, set(settings))
         _check_partitions(existing, topics.shard.total)
@@ -137,9 +138,9 @@ async def ensure_topics(cluster: Cluster, topics: Topics, shards: int = 1) -> in
 
 
 async def count_partitions(cluster: Cluster, topics: Topics) -> int:
-    """The number of partitions of topics that exist: those that the database knows, where some were added.
+    """Returns the number of partitions of existing topics. If partitions were added, the number in the database counts.
 
-    Raises TopicError where one is missing, and KafkaError.
+    Raises TopicError if a topic is missing, and KafkaError.
     """
     async with _admin(cluster) as admin:
         names = {name for name, _ in topics.settings()}
@@ -153,15 +154,18 @@ async def count_partitions(cluster: Cluster, topics: Topics) -> int:
 
 
 async def partition_counts(consumer: AIOKafkaConsumer, names: Collection[str]) -> dict[str, int]:
-    """Of those of the topics that there are and that this user may see. Raises KafkaError."""
+    """Returns the number of partitions by topic. Leaves out topics that are missing or that this user may not see.
+
+    Raises KafkaError.
+    """
     metadata = ClusterMetadata()
     if not await consumer._client._metadata_update(metadata, names):
-        raise KafkaError("no broker tells the topics")
-    return {name: len(found) for name in names if (found := metadata.partitions_for_topic(name))}
+        raise KafkaError("no broker sends metadata of the topics")
+    return {name: len(numbers) for name in names if (numbers := metadata.partitions_for_topic(name))}
 
 
 async def require_topic(cluster: Cluster, name: str) -> None:
-    """Raises TopicError where it is missing, and KafkaError."""
+    """Raises TopicError if the topic is missing, and KafkaError."""
     async with _admin(cluster) as admin:
         if not await _partition_counts(admin, {name}):
             raise TopicError(
@@ -170,7 +174,7 @@ async def require_topic(cluster: Cluster, name: str) -> None:
 
 
 async def id_of_topic(cluster: Cluster, name: str) -> UUID:
-    """What tells the topic from another of its name. Raises KafkaError."""
+    """Returns the topic's id, which is another one after the topic was created again. Raises KafkaError."""
     async with _admin(cluster) as admin:
         return await topic_id(admin._client, name)
 
@@ -186,7 +190,7 @@ async def _admin(cluster: Cluster) -> Any:
 
 
 async def _partition_counts(admin: AIOKafkaAdminClient, names: set[str]) -> dict[str, int]:
-    """Of the topics that there are."""
+    """Returns the number of partitions by topic. Leaves out topics that do not exist."""
     return {topic["topic"]: len(topic["partitions"]) for topic in await _descriptions(admin, names)}
 
 
@@ -197,28 +201,28 @@ async def _descriptions(admin: AIOKafkaAdminClient, names: set[str]) -> list[dic
 
 
 async def _ensure_own(admin: AIOKafkaAdminClient, settings: dict[str, dict[str, str]]) -> None:
-    # Only what is missing is asked for: a role need not have the right to create topics.
+    # Ask for missing topics only, because a role need not have the right to create topics.
     existing = await _partition_counts(admin, set(settings))
     await _create(admin, {name: settings[name] for name in settings if name not in existing}, 1)
     await _visible(admin, set(settings))
 
 
 def other_count(counts: dict[str, int], known: int) -> str:
-    """The sentence about topics that have another number of partitions than the database knows."""
+    """Returns the sentence about topics that have another number of partitions than the database knows."""
     listed = ", ".join(f"{name} has {count} partitions" for name, count in sorted(counts.items()))
     return (
         f"{listed}, but the database knows {known}, and with another number an order changes "
-        f"its partition. Check RESOLUTION_TOPIC_PREFIX. Kafka cannot take added partitions away: go on with new topics "
-        f"of {known} under another prefix (resolution renew-topics; docs/backup.md has the steps)."
+        f"its partition. Check RESOLUTION_TOPIC_PREFIX. Kafka cannot remove partitions. If some were added, continue "
+        f"with new topics of {known} under another prefix (resolution renew-topics; docs/backup.md has the steps)."
     )
 
 
 async def _visible(admin: AIOKafkaAdminClient, names: set[str]) -> dict[str, int]:
-    """Their partition counts, once the broker knows them: creating one returns a little earlier."""
-    for _ in range(_PATIENCE):
+    """Waits until the broker shows new topics, and returns their partition counts. Raises TopicError after 30 s."""
+    for _ in range(_ATTEMPTS):
         if names <= (counts := await _partition_counts(admin, names)).keys():
             return counts
-        await asyncio.sleep(0.1)
+        await asyncio.sleep(_ATTEMPT_SECONDS)
     raise TopicError(f"The cluster does not show {', '.join(sorted(names))} after creating them. Look at its log.")
 
 
@@ -226,16 +230,18 @@ async def _create(admin: AIOKafkaAdminClient, wanted: dict[str, dict[str, str]],
     if not wanted:
         return
     copies, more = copies_to_ask_for(len(await _brokers(admin)), await _defaults(admin))
-    assigned: dict[int, list[int]] | None = {} if copies == -1 else None  # -1 is taken with an assignment only
+    assigned: dict[int, list[int]] | None = {} if copies == -1 else None  # aiokafka takes -1 only with an assignment
     new = [NewTopic(name, partitions, copies, assigned, settings | more) for name, settings in wanted.items()]
     answer: Any = await admin.create_topics(new)
     for name, code, *rest in answer.topic_errors:
-        if code not in (0, 36):  # 36: it exists, because another process was faster
-            raise TopicError(f"Topic {name} cannot be created: {rest or code}. Create it, or grant the right to.")
+        if code not in (0, 36):  # 36: the topic exists, because another process was faster
+            raise TopicError(
+                f"Topic {name} cannot be created: {rest or code}. Create it, or grant this user the right to create it."
+            )
 
 
 async def _brokers(admin: AIOKafkaAdminClient) -> list[int]:
-    """Their numbers."""
+    """Returns the brokers' ids."""
     return [broker["node_id"] for broker in (await admin.describe_cluster())["brokers"]]
 
 
@@ -245,13 +251,13 @@ def _check_partitions(counts: dict[str, int], known: int | None) -> None:
     if len(set(counts.values())) > 1:
         listed = ", ".join(f"{name} has {count}" for name, count in sorted(counts.items()))
         raise TopicError(
-            f"All topics need the same number of partitions, but {listed}. An order would change partitions: create "
-            "the topics anew, or choose another RESOLUTION_TOPIC_PREFIX."
+            f"All topics need the same number of partitions, but {listed}. An order would change partitions. Create "
+            "the topics again, or choose another RESOLUTION_TOPIC_PREFIX."
         )
 
 
 async def _check_settings(admin: AIOKafkaAdminClient, wanted: dict[str, dict[str, str]]) -> None:
-    """Raises TopicError where the service cannot work with what is set, and warns of what may lose records."""
+    """Raises TopicError for settings that the service cannot work with. Warns of settings that may lose records."""
     settings = {topic: await _settings_of(admin, topic) for topic in wanted}
     for topic, values in settings.items():
         if why := refusal(topic, values, wanted[topic]):
@@ -264,18 +270,21 @@ async def _check_settings(admin: AIOKafkaAdminClient, wanted: dict[str, dict[str
 
 
 async def _settings_of(admin: AIOKafkaAdminClient, topic: str) -> dict[str, str]:
-    for _ in range(_PATIENCE):
+    for _ in range(_ATTEMPTS):
         code, values = await _configuration(admin, ConfigResourceType.TOPIC, topic)
         if code == _UNAUTHORIZED:
-            raise TopicError(f"How {topic} is set may not be seen: grant DescribeConfigs on it (deploy/kafka/acls).")
+            raise TopicError(
+                f"This user may not read the settings of topic {topic}. Grant DescribeConfigs on it "
+                "(deploy/kafka/acls)."
+            )
         if values:
             return values
-        await asyncio.sleep(0.1)
-    raise TopicError(f"The cluster does not say how {topic} is set. Look at its log.")
+        await asyncio.sleep(_ATTEMPT_SECONDS)
+    raise TopicError(f"The cluster does not return the settings of topic {topic}. Look at its log.")
 
 
 async def _defaults(admin: AIOKafkaAdminClient) -> dict[str, str]:
-    """A broker's configuration; nothing where this user may not see it."""
+    """Returns a broker's configuration, empty if this user may not see it."""
     _, values = await _configuration(admin, ConfigResourceType.BROKER, (await _brokers(admin))[0])
     return values
 
@@ -283,13 +292,13 @@ async def _defaults(admin: AIOKafkaAdminClient) -> dict[str, str]:
 async def _configuration(
     admin: AIOKafkaAdminClient, kind: ConfigResourceType, name: object
 ) -> tuple[int, dict[str, str]]:
-    """Kafka's error code, and what is set on a topic or a broker; nothing where it is not known to this broker yet."""
+    """Returns Kafka's error code, and the settings of a topic or a broker. A new topic may not have any yet."""
     responses: list[Any] = await admin.describe_configs([ConfigResource(kind, str(name))])
     [(code, _, _, _, entries)] = responses[0].resources
     return code, {entry[0]: entry[1] for entry in entries}
 
 
 async def _copies(admin: AIOKafkaAdminClient, names: set[str]) -> dict[str, int]:
-    """Of each topic that there is, the number of copies of the partition with the fewest."""
+    """Returns for each existing topic the number of copies of its partition with the fewest."""
     topics = await _descriptions(admin, names)
-    return {topic["topic"]: min(len(each["replicas"]) for each in topic["partitions"]) for topic in topics}
+    return {topic["topic"]: min(len(part["replicas"]) for part in topic["partitions"]) for topic in topics}

@@ -1,9 +1,9 @@
-"""The one way in which this service writes Kafka transactions.
+"""Writes Kafka transactions. All transactions of this service are made here.
 
-aiokafka speaks version 1 of Kafka's transaction protocol, in which a request names no transaction, only the producer's
-epoch. A request that gets no answer and is repeated may still reach the broker later, inside the producer's next
-transaction, and end that one half-way (KIP-890). So none follows: a producer that is in doubt is of no use any more.
-Whoever starts the next one gets a new epoch, and the broker refuses what comes late of the old one.
+aiokafka speaks version 1 of Kafka's transaction protocol, in which a request names the producer's epoch and no
+transaction. A request that got no answer may reach the broker late, inside the producer's next transaction, and end
+that one half-way (KIP-890). So after such a request the producer makes no further transaction. The role starts a new
+producer, which gets a new epoch, and the broker refuses late requests of the old epoch.
 """
 
 # mypy: allow-untyped-calls
@@ -23,22 +23,22 @@ from aiokafka.producer.sender import AddPartitionsToTxnHandler, BaseHandler, End
 
 from .cluster import Cluster
 
-# While the broker still writes the markers of the last transaction, it refuses the next one's first partition, and
-# aiokafka tries again after 20 ms. The relay's transactions follow one another, and markers take a millisecond or two.
+# While the broker writes the markers of the last transaction, it refuses the first partition of the next one, and
+# aiokafka tries again after 20 ms. Writing markers takes only a millisecond or two, so the relay would mostly wait.
 aiokafka_sender.BACKOFF_OVERRIDE = 0.001
 
 
 class TransactionInDoubt(ProducerFenced):
-    """The broker has not said whether it added partitions to a transaction, or ended it.
+    """The broker did not answer whether it added partitions to a transaction, or whether it ended one.
 
-    A kind of ProducerFenced, because that is what makes aiokafka end a producer for good.
+    Derived from ProducerFenced, because that makes aiokafka end a producer for good.
     """
 
 
 class TransactionalProducer:
-    """Produces transactions, one after another. Starting it fences those before it with the same id.
+    """Produces transactions, one after another. Starting it fences earlier producers with the same id.
 
-    The first transaction that fails is its last.
+    After a transaction that fails, the producer makes no further one.
     """
 
     def __init__(self, cluster: Cluster, transactional_id: str, **options: Any) -> None:
@@ -58,7 +58,7 @@ class TransactionalProducer:
         self._failed = False
 
     async def __aenter__(self) -> "TransactionalProducer":
-        """Ends what another left open. Raises KafkaError."""
+        """Ends the transaction that an earlier producer left open. Raises KafkaError."""
         try:
             await self._producer.start()
         except BaseException:
@@ -71,12 +71,12 @@ class TransactionalProducer:
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[None]:
-        """Commits what is sent within the block, all or nothing; an exception aborts it.
+        """Commits everything that is sent within the block. If the block raises, aborts all of it.
 
-        Raises RuntimeError after a transaction that failed, TransactionInDoubt, and KafkaError.
+        Raises RuntimeError if an earlier transaction failed, TransactionInDoubt, and KafkaError.
         """
         if self._failed:
-            # What was sent of the failed one may reach the broker late, and would be taken for a part of this one.
+            # Requests of the failed transaction may reach the broker late and would become part of this one.
             raise RuntimeError("the last transaction failed: start a new producer")
         self._failed = True
         async with self._producer.transaction():
@@ -88,21 +88,21 @@ class TransactionalProducer:
         await self._producer.send_and_wait(topic, value, key, partition=partition)
 
     def create_batch(self) -> BatchBuilder:
-        """An empty batch, to be filled and sent."""
+        """Returns an empty record batch, to be filled and sent."""
         batch: BatchBuilder = self._producer.create_batch()
         return batch
 
     async def send_batch(self, batch: BatchBuilder, topic: str, *, partition: int) -> "asyncio.Future[object]":
-        """Done when the broker has the batch. Raises KafkaError, as the future does."""
+        """Sends a record batch. The future is done when the broker has it. Both raise KafkaError."""
         sent: asyncio.Future[object] = await self._producer.send_batch(batch, topic, partition=partition)
         return sent
 
 
 class _Sender(Sender):
-    """Sends as aiokafka's own, whose two methods these are, with handlers that do not repeat what is in doubt."""
+    """aiokafka's sender, with request handlers that do not repeat a request that is in doubt."""
 
     async def close(self) -> None:
-        with suppress(TransactionInDoubt):  # nobody waits for this end any more
+        with suppress(TransactionInDoubt):  # nobody waits for the transaction's end any more
             await super().close()
 
     async def _do_add_partitions_to_txn(self, tps: Set[TopicPartition]) -> bool:
@@ -121,10 +121,10 @@ class _Sender(Sender):
 
 
 class _Answered(BaseHandler):
-    """A request that is sent again only if it was not sent, or its answer says so."""
+    """A request that is repeated only if it was never sent, or if its answer asks for a repetition."""
 
     async def do(self, node_id: int) -> bool:
-        """Whether it is done. Raises TransactionInDoubt, and KafkaError for an answer that is final."""
+        """Returns whether the request is done. Raises TransactionInDoubt, and KafkaError for a final refusal."""
         request = self.create_request()
         try:
             answer = await self._sender.client.send(node_id, request, group=self.group)
@@ -134,7 +134,7 @@ class _Answered(BaseHandler):
             raise
         except (KafkaError, OSError) as error:
             raise TransactionInDoubt(
-                f"no answer to {type(request).__name__} ({error!r}): only its topics can say what became of the "
+                f"no answer to {type(request).__name__} ({error!r}): only the topics show what became of the "
                 "transaction, and no other may follow under this producer's epoch. Start a new producer."
             ) from error
         else:

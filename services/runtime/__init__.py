@@ -1,1 +1,1 @@
-"""The processes of an installation: a process for each role, and the supervisor that starts them."""
+"""The processes of an installation: one for each role, and the supervisor that starts them."""

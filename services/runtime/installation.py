@@ -1,4 +1,4 @@
-"""The servers behind a command: those the environment names, the embedded ones for the rest."""
+"""Provides the servers that a command needs, and prepares them: schema, topics, shards and clock."""
 
 import asyncio
 import logging
@@ -36,9 +36,9 @@ _LONGEST_PAUSE_SECONDS = 5.0
 def installation(
     settings: Settings, *, database: bool = True, kafka: bool = True, say: Callable[[str], None] | None = None
 ) -> Iterator[Settings]:
-    """The settings with the URLs of servers that run, for as long as they are needed.
+    """Yields the settings with the URLs of running servers. Starts embedded servers for those that are not configured.
 
-    Raises services.embedded.ServerError where the embedded ones cannot be started.
+    Raises services.embedded.ServerError if embedded servers cannot be started.
     """
     needs_database = database and settings.database_url is None
     needs_kafka = kafka and settings.kafka_servers is None
@@ -46,7 +46,7 @@ def installation(
         yield settings
         return
     data_dir = settings.data_dir or default_data_dir()
-    all_own = needs_database and needs_kafka  # for development: signing with a key that lies around is right there only
+    all_own = needs_database and needs_kafka  # a generated key file is good enough for development only
     options = {"say": say} if say else {}
     with embedded(data_dir, database=needs_database, kafka=needs_kafka, **options) as servers:
         yield replace(
@@ -60,32 +60,32 @@ def installation(
 
 
 def prepare(settings: Settings) -> list[str]:
-    """Brings schema and topics up to date; returns the migrations that ran. Waits for servers that are not up yet.
+    """Brings schema and topics up to date. Returns the migrations that ran. Waits for servers that are not up yet.
 
-    Raises TopicError for topics that the service cannot work with, SettingsError where the database server refuses the
-    URL's user or database, or Kafka the credentials, WrongShard for such databases, and SchemaOutdated
-    where a schema lacks migrations and this user may not run them.
+    Raises TopicError for topics that the service cannot use, SettingsError if a server refuses the database or the
+    credentials, WrongShard if a database belongs to another shard, and SchemaOutdated if a schema lacks migrations that
+    this user may not run.
     """
     shards = settings.shards
     ran = [
-        f"{one.shard.prefix}{name}"
-        for one in shards
-        for name in _patiently("PostgreSQL", partial(migrate, one.database))
+        f"{shard.shard.prefix}{name}"
+        for shard in shards
+        for name in _retry("PostgreSQL", partial(migrate, shard.database))
     ]
-    counts = (_patiently("PostgreSQL", partial(known_partitions, one.database)) for one in shards)
+    counts = (_retry("PostgreSQL", partial(known_partitions, shard.database)) for shard in shards)
     topics = Topics(settings.topic_prefix, Shard(total=next((count for count in counts if count is not None), None)))
-    partitions = _patiently("Kafka", lambda: asyncio.run(ensure_topics(settings.cluster, topics, len(shards))))
+    partitions = _retry("Kafka", lambda: asyncio.run(ensure_topics(settings.cluster, topics, len(shards))))
     claim_shards(settings, partitions)
-    for one in shards:
-        clock_of(one)  # the first start; a role need not have the right to note it
+    for shard in shards:
+        clock_of(shard)  # stores the clock's origin at the first start, which a role need not have the right to do
     return ran
 
 
 def require_known_topics(settings: Settings) -> None:
-    """Raises TopicError where a database has read other topics than these."""
+    """Raises TopicError if a database's positions belong to other topics than these."""
     topics = Topics(settings.topic_prefix)
-    for one in settings.shards:
-        with connect(one.database) as connection:
+    for shard in settings.shards:
+        with connect(shard.database) as connection:
             known = known_topics(connection)
         for consumer, topic in (("commands", topics.commands), ("timer", topics.events)):
             if known.get(consumer, set()) - {asyncio.run(id_of_topic(settings.cluster, topic))}:
@@ -93,38 +93,38 @@ def require_known_topics(settings: Settings) -> None:
 
 
 def clock_of(settings: Settings) -> Clock:
-    """The clock of an installation, by the settings with one database. See `read_clock`. Raises psycopg.Error."""
+    """Returns the installation's clock. `settings` have one database. See `read_clock`. Raises psycopg.Error."""
     return read_clock(settings.database, settings.time_origin, settings.time_scale)
 
 
 def claim_shards(settings: Settings, partitions: int) -> None:
-    """Makes empty databases the shards that the settings say, with one clock.
+    """Stores in each empty database which shard it is, and gives all of them one clock.
 
-    Raises WrongShard where one has something of another, and psycopg.Error.
+    Raises WrongShard if a database belongs to another shard, and psycopg.Error.
     """
-    for one in settings.shards:
-        claim_shard(one.database, one.shard, partitions)
-        if not one.shard.alone:
-            clock_of(replace(one, time_origin=clock_of(settings.shards[0]).origin))
+    for shard in settings.shards:
+        claim_shard(shard.database, shard.shard, partitions)
+        if not shard.shard.alone:
+            clock_of(replace(shard, time_origin=clock_of(settings.shards[0]).origin))
 
 
 def up_to_date(settings: Settings) -> list[Settings]:
-    """The settings of each shard, its schema up to date, with the number of partitions that its database knows.
+    """Migrates the schemas. Returns the settings of each shard, with the partition count that its database knows.
 
-    Raises WrongShard where a database is not what the settings say, and psycopg.Error.
+    Raises WrongShard if a database isn't the shard that the settings say, and psycopg.Error.
     """
-    for one in settings.shards:
-        migrate(one.database)
-    return [replace(one, shard=require_shard(one.database, one.shard).shard) for one in settings.shards]
+    for shard in settings.shards:
+        migrate(shard.database)
+    return [replace(shard, shard=require_shard(shard.database, shard.shard).shard) for shard in settings.shards]
 
 
 def with_partitions(settings: Settings) -> Settings:
-    """The settings with the number of partitions that the databases know. One that does not know it yet learns it.
+    """Returns the settings with the partition count that the databases know. Stores it in databases that lack it.
 
-    Raises WrongShard where a database is not what the settings say, TopicError, KafkaError and psycopg.Error.
+    Raises WrongShard if a database isn't the shard that the settings say, TopicError, KafkaError and psycopg.Error.
     """
-    places = [require_shard(one.database, one.shard) for one in settings.shards]
-    total = places[0].shard.total
+    identities = [require_shard(shard.database, shard.shard) for shard in settings.shards]
+    total = identities[0].shard.total
     if total is None:
         total = asyncio.run(count_partitions(settings.cluster, Topics(settings.topic_prefix)))
         claim_shards(settings, total)
@@ -132,18 +132,19 @@ def with_partitions(settings: Settings) -> Settings:
 
 
 def shard_of(settings: Settings, order_id: str) -> Settings:
-    """The settings of the shard that has an order. Only reads.
+    """Returns the settings of the shard that has an order. Changes nothing.
 
-    Raises WrongShard where a database is not what the settings say, and psycopg.Error.
+    Raises WrongShard if a database isn't the shard that the settings say, and psycopg.Error.
     """
     shards = settings.shards
-    places = [require_shard(one.database, one.shard) for one in shards]
+    identities = [require_shard(shard.database, shard.shard) for shard in shards]
     if len(shards) == 1:
         return shards[0]
-    return shards[Topics(settings.topic_prefix, places[0].shard).partition_of(order_id.encode()) % len(shards)]
+    return shards[Topics(settings.topic_prefix, identities[0].shard).partition_of(order_id.encode()) % len(shards)]
 
 
-def _patiently(server: str, attempt: Callable[[], _T]) -> _T:
+def _retry(server: str, attempt: Callable[[], _T]) -> _T:
+    """Repeats an attempt until the server answers. Raises SettingsError if waiting would not help."""
     pause = 0.2
     while True:
         try:

@@ -1,7 +1,6 @@
-"""The metrics of the installation as a whole, read from PostgreSQL and Kafka every few seconds.
+"""The metrics of the whole installation, read from PostgreSQL and Kafka every few seconds.
 
-Every role shows them, so that they are there also when the role is down that they are about: of several roles that say
-the same, take `max`.
+Every role exports them, so that they exist even when the role in question is down. Take the `max` over the roles.
 """
 
 import asyncio
@@ -36,40 +35,47 @@ _lag = Gauge("resolution_consumer_lag_records", "Offsets of a topic that a role 
 _lag_seconds = Gauge(
     "resolution_consumer_lag_seconds", "Age of the oldest record that a role has not read.", ["consumer"]
 )
-_relay = Gauge("resolution_relay_lag_outcomes", "Outcomes and dead letters stored, but not on Kafka.")
-_relay_seconds = Gauge("resolution_relay_lag_seconds", "For how long at least the oldest of them is stored.")
+_relay = Gauge("resolution_relay_lag_outcomes", "Stored outcomes and dead letters that are not published yet.")
+_relay_seconds = Gauge("resolution_relay_lag_seconds", "Minimum age in seconds of the oldest unpublished outcome.")
 _ahead = Gauge(
-    "resolution_published_ahead_outcomes", "Outcomes on Kafka that the store does not know to be: it was restored."
+    "resolution_published_ahead_outcomes",
+    "Outcomes on Kafka that the store does not have. Above 0 if the store was restored.",
 )
 _added = Gauge(
     "resolution_added_partitions",
-    "Partitions of a topic that the database does not know: nobody reads them.",
+    "Partitions of a topic that the database does not know. Nobody reads them.",
     ["topic"],
 )
-_model = Gauge("resolution_projection_lag_events", "Events stored that a read model lacks.", ["read_model"])
+_model = Gauge("resolution_projection_lag_events", "Stored events that a read model lacks.", ["read_model"])
 _model_seconds = Gauge(
-    "resolution_projection_lag_seconds", "For how long at least the oldest of them is stored.", ["read_model"]
+    "resolution_projection_lag_seconds",
+    "Minimum age in seconds of the oldest event that a read model lacks.",
+    ["read_model"],
 )
-_checkpoint = Gauge("resolution_checkpoint_lag_events", "Events stored that no checkpoint covers.")
-_checkpoint_seconds = Gauge("resolution_checkpoint_lag_seconds", "For how long at least the oldest of them is stored.")
+_checkpoint = Gauge("resolution_checkpoint_lag_events", "Stored events that no checkpoint covers.")
+_checkpoint_seconds = Gauge(
+    "resolution_checkpoint_lag_seconds", "Minimum age in seconds of the oldest event that no checkpoint covers."
+)
 _open = Gauge("resolution_deadlines_open", "Open disputes that the timer knows.")
 _overdue = Gauge("resolution_deadlines_overdue", "Open disputes whose deadline is over.")
-_overdue_seconds = Gauge("resolution_deadlines_overdue_seconds", "Real seconds since the deadline most overdue.")
+_overdue_seconds = Gauge("resolution_deadlines_overdue_seconds", "Real seconds since the most overdue deadline.")
 _parked = Gauge("resolution_parked_orders", "Orders on which our own code failed.")
-_parked_commands = Gauge("resolution_parked_commands", "Commands that wait with them.")
-_dead = Gauge("resolution_dead_letters_unhandled", "Dead letters that no operator has dealt with.")
-_differences = Gauge("resolution_verify_differences", "What the last `resolution verify` found to differ.", ["check"])
-_verified = Gauge("resolution_verify_finished_timestamp_seconds", "When it ended.", ["check"])
+_parked_commands = Gauge("resolution_parked_commands", "Commands of parked orders that wait.")
+_dead = Gauge("resolution_dead_letters_unhandled", "Dead letters that no operator has handled.")
+_differences = Gauge("resolution_verify_differences", "Differences that the last `resolution verify` found.", ["check"])
+_verified = Gauge(
+    "resolution_verify_finished_timestamp_seconds", "Unix time at which the last `resolution verify` ended.", ["check"]
+)
 
 
 class Watch:
-    """Looks from time to time, for ever, and tells `health` which servers answered. `read_models`: their names.
+    """Reads the servers every few seconds, sets the metrics of one shard, and reports to `health`.
 
-    What `role`, the one of this process, leaves undone is told to `health`, too.
-    `reads_topics`: whether the role is not ready while partitions have been added that nobody reads.
+    It reports which servers answered, and which work of `role`, this process's role, does not move. With `reads_topics`
+    the role is not ready while a topic has added partitions that nobody reads. `read_models` are their names.
 
-    It shows one shard. Of several in one process none is shown, for their own processes show them; only what `health`
-    asks for is told of each.
+    With `one_of_several` it only reports to `health`: this process serves several shards, and the processes of each
+    shard export the metrics.
     """
 
     def __init__(
@@ -98,56 +104,56 @@ class Watch:
         self._consumer: AIOKafkaConsumer | None = None
 
     async def run(self) -> None:
-        """Does not give up, whatever is away."""
+        """Reads for ever, also while servers do not answer."""
         try:
             while True:
                 try:
                     await self._kafka_answers(await self._stored())
-                except Exception:  # a bug of ours must not leave the last values standing for ever, silently
-                    log.exception("the servers cannot be watched; trying again")
+                except Exception:  # without this log line, a bug would silently leave old values for ever
+                    log.exception("reading the servers' state failed; trying again")
                 await asyncio.sleep(_LOOK_EVERY_SECONDS)
         finally:
-            await self._hang_up()
+            await self._disconnect()
 
-    async def _kafka_answers(self, found: Overview | None) -> None:
+    async def _kafka_answers(self, stored: Overview | None) -> None:
         try:
             async with asyncio.timeout(_ANSWER_WITHIN_SECONDS):
                 consumer = await self._connected()
-                if found is None or not self._shows:
+                if stored is None or not self._shows:
                     await consumer.topics()
                 else:
-                    await self._compare(consumer, found)
+                    await self._compare(consumer, stored)
                 self._show_added(await partition_counts(consumer, [name for name, _ in self._topics.settings()]))
             self._answered("kafka")
         except (KafkaError, TimeoutError, OSError) as error:
             self._answered("kafka", type(error).__name__)
-            await self._hang_up()
+            await self._disconnect()
 
     def _show_added(self, counts: Mapping[str, int]) -> None:
-        """Says which topics have partitions that were added: their orders wait, and nothing else fails."""
+        """Logs and reports topics with added partitions. Nothing else would show that orders in them wait."""
         known = self._topics.partitions
         for topic, count in counts.items():
             _added.labels(topic).set(max(0, count - known))
         other = {topic: count for topic, count in counts.items() if count > known}
         if other and other != self._other:
             self._other = other
-            log.error("nothing is read from partitions that were added: %s", other_count(other, known))
+            log.error("added partitions are not read: %s", other_count(other, known))
         if self._reads_topics:
             self._health.server("topics", other_count(other, known) if other else "")
 
     async def _connected(self) -> AIOKafkaConsumer:
-        """Raises KafkaError."""
+        """Returns the consumer, connected. Raises KafkaError."""
         if self._consumer is None:
             self._consumer = AIOKafkaConsumer(
                 **self._kafka.options,
                 isolation_level="read_committed",
                 enable_auto_commit=False,
-                max_partition_fetch_bytes=1,  # one batch comes all the same
+                max_partition_fetch_bytes=1,  # the broker sends at least one record batch anyway
             )
             await self._consumer.start()
         return self._consumer
 
-    async def _hang_up(self) -> None:
+    async def _disconnect(self) -> None:
         consumer, self._consumer = self._consumer, None
         if consumer is not None:
             with suppress(KafkaError, TimeoutError):
@@ -160,30 +166,31 @@ class Watch:
 
     async def _stored(self) -> Overview | None:
         try:
-            found = await asyncio.to_thread(self._look)
+            stored = await asyncio.to_thread(self._look)
         except psycopg.Error as error:
             self._answered(self._postgresql, type(error).__name__)
             return None
         self._answered(self._postgresql)
         if self._shows:
-            self._show(found)
-        return found
+            self._show(stored)
+        return stored
 
-    def _show(self, found: Overview) -> None:
-        _open.set(found.deadlines)
-        _overdue.set(found.overdue)
-        _overdue_seconds.set(self._late(found.most_overdue))
-        _parked.set(found.parked_orders)
-        _parked_commands.set(found.parked_commands)
-        _dead.set(found.dead_letters)
-        # What was published when this looked last: the relay notes first and publishes then.
-        _ahead.set(0 if found.intended is None else max(0, self._relayed - found.intended))
+    def _show(self, stored: Overview) -> None:
+        _open.set(stored.deadlines)
+        _overdue.set(stored.overdue)
+        _overdue_seconds.set(self._late(stored.most_overdue))
+        _parked.set(stored.parked_orders)
+        _parked_commands.set(stored.parked_commands)
+        _dead.set(stored.dead_letters)
+        # `_relayed` is from the previous look. The relay first notes what it will publish, so a note that was read
+        # later can only be smaller if the store was restored.
+        _ahead.set(0 if stored.intended is None else max(0, self._relayed - stored.intended))
         for model in self._models:
-            read = found.read_models.get(model, 0)
-            self._show_lag(_model.labels(model), _model_seconds.labels(model), model, found.last_event, read)
-        if found.checkpointed is not None:
-            self._show_lag(_checkpoint, _checkpoint_seconds, "checkpoints", found.last_event, found.checkpointed)
-        for check, differences, finished_at in found.verifications:
+            read = stored.read_models.get(model, 0)
+            self._show_lag(_model.labels(model), _model_seconds.labels(model), model, stored.last_event, read)
+        if stored.checkpointed is not None:
+            self._show_lag(_checkpoint, _checkpoint_seconds, "checkpoints", stored.last_event, stored.checkpointed)
+        for check, differences, finished_at in stored.verifications:
             _differences.labels(check).set(differences)
             _verified.labels(check).set(finished_at.timestamp())
 
@@ -198,12 +205,12 @@ class Watch:
         if what == self._role == "relay":
             self._moves(what, end, read)
         elif what in self._models and self._role == "projections":
-            self._moves(what, end, read, restart=False)  # it fails on an event, and the others go on
+            self._moves(what, end, read, restart=False)  # it fails on an event; the other read models continue
         lag.set(max(0, end - read))
         seconds.set(self._ages.setdefault(what, _Ages()).of(end, read))
 
     def _moves(self, what: str, end: int, read: int, *, restart: bool = True) -> None:
-        """Tells `health` for how long `read` has stood before `end`."""
+        """Reports to `health` for how long `read` has stayed the same below `end`."""
         now = monotonic()
         last, since = self._moved.get(what, (-1, now))
         if read != last or read >= end:
@@ -211,16 +218,16 @@ class Watch:
         self._moved[what] = (read, since)
         self._health.unmoved(what, now - since, restart=restart)
 
-    async def _compare(self, consumer: AIOKafkaConsumer, found: Overview) -> None:
-        """What is stored with what is on Kafka. Raises KafkaError."""
+    async def _compare(self, consumer: AIOKafkaConsumer, stored: Overview) -> None:
+        """Compares the store with Kafka, and sets the lag of relay, commands role and timer. Raises KafkaError."""
         relayed = self._relayed = (await published(self._kafka, self._topics)).outcome_id
-        self._show_lag(_relay, _relay_seconds, "relay", found.last_outcome, relayed)
+        self._show_lag(_relay, _relay_seconds, "relay", stored.last_outcome, relayed)
         for role, topic in (("commands", self._topics.commands), ("timer", self._topics.events)):
-            positions = found.positions.get(role, {})
+            positions = stored.positions.get(role, {})
             try:
                 oldest = await oldest_unread(consumer, topic, positions)
             except TopicAuthorizationFailedError:
-                continue  # the role http need not read these topics; others show it
+                continue  # the http role need not have the right to read these topics; other roles export their lag
             if self._role == role:
                 for number, read in positions.items():
                     if is_assigned(topic, number):
@@ -232,13 +239,13 @@ class Watch:
 
 
 class _Ages:
-    """Since when something is there that is not read: numbers grow, and were first seen at some time."""
+    """Finds out for how long there has been something unread, by remembering when each end was first seen."""
 
     def __init__(self) -> None:
         self._seen: deque[tuple[int, float]] = deque()
 
     def of(self, end: int, read: int) -> float:
-        """Seconds since the first look at which there was more than what is read by now."""
+        """Returns the seconds since `end` was first seen above `read`, or 0.0 if everything is read."""
         now = monotonic()
         if not self._seen or self._seen[-1][0] < end:
             self._seen.append((end, now))

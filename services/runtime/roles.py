@@ -1,7 +1,7 @@
-"""One role in a process of its own, which `serve` starts.
+"""Runs one role in its own process, which `serve` starts.
 
-It tells the process that started it when it works. It stops on SIGTERM, on SIGINT, and when that process is gone. It
-ends with an error when it cannot continue; `serve` then starts it again.
+The process reports to `serve` when the role works. It stops on SIGTERM or SIGINT, and when `serve` is gone. If the role
+cannot continue, the process exits, and the supervisor starts it again.
 """
 
 import asyncio
@@ -48,14 +48,16 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Start:
-    """What a role is started with. It sets `ready` once it works, and notes in `about` what others should know."""
+    """What a role is started with, and what it reports when it works."""
 
     settings: Settings
-    """With the database of one shard; the role `http` has all of them."""
+    """Settings with the database of one shard. The http role has the databases of all shards."""
     topics: Topics
     clock: Clock
     ready: asyncio.Event
+    """The role sets this once it works."""
     about: dict[str, str] = field(default_factory=dict)
+    """What the role reports to the supervisor, such as its URL."""
 
 
 async def _commands(start: Start) -> None:
@@ -92,7 +94,7 @@ async def _projections(start: Start) -> None:
 
 
 async def _http(start: Start) -> None:
-    # Here, so that the other roles do not load the web framework.
+    # Imported here, so that the other roles do not load the web framework.
     from services.http.role import run as serve_http
 
     def ready(url: str) -> None:
@@ -105,8 +107,8 @@ async def _http(start: Start) -> None:
 async def _checkpoints(start: Start) -> None:
     if start.settings.checkpoint_key_file is None:
         log.warning(
-            "no checkpoints are written, for there is no key to sign them with: `resolution checkpoints key DIR` makes "
-            "one, and RESOLUTION_CHECKPOINT_KEY_FILE names it"
+            "no checkpoints are written, because there is no key to sign them with. Make one with "
+            "`resolution checkpoints key DIR`, and set RESOLUTION_CHECKPOINT_KEY_FILE to it"
         )
         start.ready.set()
         await asyncio.Event().wait()
@@ -124,28 +126,26 @@ ROLES: dict[str, Callable[[Start], Awaitable[None]]] = {
 
 
 async def run(name: str, settings: Settings, parent: Connection) -> None:
-    """Runs a role until it is told to stop. Raises what the role cannot go on with.
+    """Runs a role until the process has to stop. Raises the error that ends the role.
 
-    `settings` have one database, or all of them for a role of all shards.
+    `settings` have the database of one shard, or all databases for a role that serves all shards.
     """
     ready, stop = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     settings = await asyncio.to_thread(with_partitions, settings)
-    for one in settings.shards:
-        await asyncio.to_thread(_check_master_keys, one)
+    for shard in settings.shards:
+        await asyncio.to_thread(_check_master_keys, shard)
     clock = await asyncio.to_thread(clock_of, settings.shards[0])
     start = Start(settings, Topics(settings.topic_prefix, settings.shard), clock, ready)
-    async with _seen(start, name):
+    async with _observed(start, name):
         role = asyncio.ensure_future(ROLES[name](start))
-        watchers = [
-            asyncio.ensure_future(w)
-            for w in (_say_ready(start, name, parent), _watch_parent(parent, stop), stop.wait())
-        ]
+        watching = (_report_ready(start, name, parent), _watch_parent(parent, stop), stop.wait())
+        watchers = [asyncio.ensure_future(watch) for watch in watching]
         await asyncio.wait([role, watchers[-1]], return_when=asyncio.FIRST_COMPLETED)
         if role.cancelled():
-            raise RuntimeError("the role was cancelled, and nobody here did that")
+            raise RuntimeError("the role was cancelled, but this process did not cancel it")
         for task in (*watchers, role):
             task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
@@ -153,8 +153,8 @@ async def run(name: str, settings: Settings, parent: Connection) -> None:
 
 
 @asynccontextmanager
-async def _seen(start: Start, name: str) -> AsyncIterator[None]:
-    """What notices that the process gets nowhere; and metrics and health, where a port is given for them."""
+async def _observed(start: Start, name: str) -> AsyncIterator[None]:
+    """Guards the process while the context is open. Serves metrics and health if the settings have a port for them."""
     settings = start.settings
     health = Health()
     Guard(health, _end).start()
@@ -163,7 +163,7 @@ async def _seen(start: Start, name: str) -> AsyncIterator[None]:
         if settings.metrics_port is not None:
             stack.enter_context(endpoint(settings.metrics_host, settings.metrics_port, health, settings.shard))
             several = len(settings.shards) > 1
-            watches = [_watch(start, name, one, health, one_of_several=several) for one in settings.shards]
+            watches = [_watch(start, name, shard, health, one_of_several=several) for shard in settings.shards]
             watching += [_started(start, health), *(watch.run() for watch in watches)]
         tasks = [asyncio.ensure_future(task) for task in watching]
         try:
@@ -175,24 +175,24 @@ async def _seen(start: Start, name: str) -> AsyncIterator[None]:
 
 
 def _end(why: str) -> None:
-    """Ends this process, whose event loop may not turn any more. It may end at any moment without harm."""
+    """Ends this process at once, because its event loop may hang. A role may end at any moment without harm."""
     log.critical("ending, to be started again: %s", why)
     logging.shutdown()
     os._exit(os.EX_TEMPFAIL)
 
 
-def _watch(start: Start, name: str, one: Settings, health: Health, *, one_of_several: bool) -> Watch:
-    topics, models = Topics(one.topic_prefix, one.shard), list(READ_MODELS)
+def _watch(start: Start, name: str, settings: Settings, health: Health, *, one_of_several: bool) -> Watch:
+    topics, models = Topics(settings.topic_prefix, settings.shard), list(READ_MODELS)
     return Watch(
-        one.database,
-        one.cluster,
+        settings.database,
+        settings.cluster,
         topics,
         start.clock,
         health,
         models,
         role=name,
         one_of_several=one_of_several,
-        # Added partitions make no difference to the role http: it stays ready, for its orders are in the others.
+        # The http role stays ready when partitions were added, because the orders that it knows are in the others.
         reads_topics=name not in OF_ALL_SHARDS,
     )
 
@@ -207,13 +207,13 @@ def _check_master_keys(settings: Settings) -> None:
         settings.master_keys.check(connection)
 
 
-async def _say_ready(start: Start, name: str, parent: Connection) -> None:
+async def _report_ready(start: Start, name: str, parent: Connection) -> None:
     await start.ready.wait()
     parent.send({"ready": name} | start.about)
 
 
 async def _watch_parent(parent: Connection, stop: asyncio.Event) -> None:
-    """The other end says nothing: what there is to read is its end."""
+    """Sets `stop` when the parent process is gone. It sends nothing, so the connection is readable only at its end."""
     loop = asyncio.get_running_loop()
     loop.add_reader(parent.fileno(), stop.set)
     try:
@@ -223,28 +223,28 @@ async def _watch_parent(parent: Connection, stop: asyncio.Event) -> None:
 
 
 def tune_interpreter() -> None:
-    """For a process that handles many small objects, beside threads that wait for the database."""
-    # A thread that comes back from the database waits this long for one that computes, many times a batch.
+    """Tunes a process that handles many small objects while other threads wait for the database."""
+    # A thread that returns from the database waits up to this long for a thread that computes, many times per batch.
     sys.setswitchinterval(0.0005)
-    # Orders, events and rows hold no cycles; looking for some in a large cache over and over takes a tenth of the time.
+    # Orders, events and rows have no reference cycles. Searching a large cache for cycles took a tenth of the time.
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)
 
 
 def main(name: str, parent: Connection) -> None:
-    """Runs the role until it is told to stop. `parent` learns when it is ready, or why it cannot start."""
+    """Runs a role, and reports to `parent` when it is ready, or why it cannot start."""
     settings = Settings.from_environment()
     if name not in OF_ALL_SHARDS:
         [settings] = settings.own_shards
     logs.configure(settings.log_format, name)
     fault_points.arm(os.environ.get("RESOLUTION_FAULT"))
     if name == "http":
-        import_module("services.http.role")  # takes seconds, in which the event loop would not turn
+        import_module("services.http.role")  # takes seconds, for which the event loop would hang
     tune_interpreter()
     try:
         with traces.exported(name):
             uvloop.run(run(name, settings, parent))
     except (MasterKeyError, SettingsError) as error:
-        log.critical("it cannot start: %s", error)
+        log.critical("role %s cannot start: %s", name, error)
         parent.send({"refused": str(error)})
         sys.exit(2)

@@ -1,4 +1,4 @@
-"""`resolution serve`: runs roles until it is told to stop."""
+"""`resolution serve`: runs roles until SIGTERM or SIGINT."""
 
 import asyncio
 import json
@@ -15,8 +15,8 @@ from .supervisor import Supervisor, processes_of
 async def serve(settings: Settings, roles: Sequence[str], all_roles: Sequence[str]) -> None:
     """Starts the roles, prints `ready {json}` once all work, and keeps them running until SIGTERM or SIGINT.
 
-    `all_roles` gives each role its place among the ports of the metrics. Raises SettingsError where a role cannot
-    start with these settings.
+    The order of `all_roles` determines each role's port for metrics. Raises SettingsError if a role cannot start with
+    these settings.
     """
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -41,7 +41,7 @@ async def serve(settings: Settings, roles: Sequence[str], all_roles: Sequence[st
 
 
 def require_free_ports(settings: Settings, roles: Sequence[str], all_roles: Sequence[str]) -> None:
-    """Raises SettingsError where a role could not listen. Ports that these processes take from each other count too."""
+    """Raises SettingsError if a port is in use, or if two of these processes would use the same port."""
     with ExitStack() as listeners:
         if "http" in roles and settings.http_port:
             listeners.enter_context(listen(settings.http_host, settings.http_port, "RESOLUTION_HTTP_PORT"))
@@ -50,9 +50,10 @@ def require_free_ports(settings: Settings, roles: Sequence[str], all_roles: Sequ
 
 
 def metrics_ports(settings: Settings, roles: Sequence[str], all_roles: Sequence[str]) -> dict[str, int]:
-    """By process: a role alone has the port that the settings name, of several each has its own, counted from there.
+    """Returns the port for metrics of each process, by the process's name.
 
-    The second shard's processes have those behind the last one of the first, and so on.
+    A single role has the port in the settings. Several roles have consecutive ports from there on, in the order of
+    `all_roles`. The ports of each further shard follow those of the shard before.
     """
     if settings.metrics_port is None:
         return {}

@@ -1,4 +1,4 @@
-"""Runs roles as processes of their own and starts again the ones that die."""
+"""Runs each role in its own process, and restarts processes that end."""
 
 import asyncio
 import logging
@@ -19,9 +19,9 @@ _STOP_SECONDS = 20.0
 
 
 class Supervisor:
-    """Keeps roles running. Each is a child process that ends when this process does, even when that is killed.
+    """Keeps roles running. Each role is a child process, which ends with this process, even if this one is killed.
 
-    A role's process is known by its name or, where there are several shards, by its name and theirs: `commands.1`.
+    A process is named after its role. If there are several shards, the shard's number follows: `commands.1`.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class Supervisor:
         self._log_file = log_file
         self._work = work
         self.environment = os.environ | settings.as_environment()
-        """What the next processes are started with."""
+        """The environment of processes that are started from now on."""
         self._keepers: dict[str, asyncio.Task[None]] = {}
         self._processes: dict[str, RoleProcess] = {}
         self._ready: dict[str, asyncio.Event] = {}
@@ -45,9 +45,9 @@ class Supervisor:
         self.refused = asyncio.Event()
         """Set when a role cannot start with these settings."""
         self.refusal = ""
-        """Why it cannot: a sentence."""
+        """A sentence that says why it cannot."""
         self.said: dict[str, str] = {}
-        """What the roles said of themselves when they were ready: `http` is its URL."""
+        """What the roles reported when they were ready. `http` is the URL of the http role."""
 
     def start(self, *roles: str) -> None:
         """Starts roles that are not running yet."""
@@ -57,15 +57,15 @@ class Supervisor:
                 self._keepers[name] = asyncio.create_task(self._keep(name))
 
     async def ready(self) -> None:
-        """Returns when all started roles work."""
+        """Waits until all started roles work."""
         await asyncio.gather(*(event.wait() for event in self._ready.values()))
 
     async def stop(self, *roles: str) -> None:
-        """Ends roles (all by default) and waits for them to finish what they have in hand."""
+        """Ends roles (all by default), and waits until they have finished their current batches."""
         await asyncio.gather(*(self._stop(name) for name in self._processes_of(roles) or tuple(self._keepers)))
 
     def pid(self, name: str) -> int | None:
-        """The process of a role, if it runs at this moment."""
+        """Returns the pid of a role's process, or None if it does not run at the moment."""
         process = self._processes.get(name)
         return process.pid if process else None
 
@@ -93,16 +93,16 @@ class Supervisor:
             await asyncio.sleep(pause)
             pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)
 
-    def _note(self, name: str, message: dict[str, str]) -> bool:
-        """Notes what a role says; returns whether it says that it is ready."""
-        # One that has worked may do so again: what it needs is taken for a moment.
-        if "refused" in message and name not in self._worked:
-            self.refusal = message["refused"]
+    def _note(self, name: str, report: dict[str, str]) -> bool:
+        """Notes a role's report. Returns whether the role is ready."""
+        # If the role has worked before, it may work again: its port may be in use for a moment only.
+        if "refused" in report and name not in self._worked:
+            self.refusal = report["refused"]
             self.refused.set()
-        if message.pop("ready", None) is None:
+        if report.pop("ready", None) is None:
             return False
-        self.said |= message
-        if url := message.get("http"):  # a free port stays the same when the role starts again
+        self.said |= report
+        if url := report.get("http"):  # the role keeps its port when it is restarted
             self.environment["RESOLUTION_HTTP_PORT"] = url.rpartition(":")[2]
         self._ready[name].set()
         self._worked.add(name)
@@ -127,14 +127,14 @@ class Supervisor:
 
 
 def processes_of(settings: Settings, role: str) -> list[str]:
-    """The names of a role's processes."""
+    """Returns the names of a role's processes."""
     if role in OF_ALL_SHARDS or len(settings.shards) == 1:
         return [role]
-    return [f"{role}.{one.shard.number}" for one in settings.own_shards]
+    return [f"{role}.{shard.shard.number}" for shard in settings.own_shards]
 
 
 def known_roles(asked: Sequence[str], existing: Sequence[str]) -> list[str]:
-    """The roles to run: those asked for, or all. Raises ValueError for one that does not exist."""
+    """Returns the roles to run: those asked for, or all. Raises ValueError for a role that does not exist."""
     for role in asked:
         if role not in existing:
             raise ValueError(f"There is no role {role!r}; the roles are {', '.join(existing)}.")

@@ -1,5 +1,5 @@
-"""What operators see of a role: metrics, health, logs, traces. It decides nothing, and nothing waits for it.
+"""Metrics, health, logs and traces of a role.
 
-`measures` names every metric that roles report, `watch` those that are read from the servers, `endpoint` serves both
-and the health, `logs` and `traces` speak for themselves.
+`role_metrics` has the metrics that roles observe, `health` says whether the process works, and `endpoint` serves both
+over HTTP. `services/runtime/installation_metrics.py` has the metrics that are read from the servers.
 """

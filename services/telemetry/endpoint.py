@@ -1,6 +1,6 @@
-"""`/metrics`, `/health/live` and `/health/ready` of one role, from a thread of their own.
+"""Serves `/metrics`, `/health/live` and `/health/ready` of one role from its own thread.
 
-The thread answers also while the event loop stands still: that is what the health is asked for.
+The thread answers even while the event loop hangs, because that is what a health check has to find out.
 """
 
 import json
@@ -24,16 +24,16 @@ from .health import Health
 
 @contextmanager
 def endpoint(host: str, port: int, health: Health, shard: Shard = ALONE) -> Iterator[None]:
-    """Serves for as long as the context is open; of one of several shards, with its number as a label.
+    """Serves while the context is open. If there are several shards, metrics have the shard's number as a label.
 
-    Raises SettingsError where nothing can listen there.
+    Raises SettingsError if the process cannot listen on this port.
     """
     try:
-        server = make_server(host, port, _App(health, shard), _Server, _Quiet)
+        server = make_server(host, port, _App(health, shard), _Server, _QuietHandler)
     except OSError as error:
         raise SettingsError(
-            f"Nothing can listen on {host}:{port} ({error.strerror}); set RESOLUTION_METRICS_PORT to another port. "
-            "Several roles of one `serve` take that port and the ones behind it."
+            f"Cannot listen on {host}:{port} ({error.strerror}). Set RESOLUTION_METRICS_PORT to another port. "
+            "Several roles of one `serve` take that port and the ones after it."
         ) from None
     thread = Thread(target=server.serve_forever, name="metrics", daemon=True)
     thread.start()
@@ -53,12 +53,12 @@ class _App:
     def __call__(self, environ: WSGIEnvironment, start: StartResponse) -> Iterable[bytes]:
         match environ["PATH_INFO"]:
             case "/metrics":
-                answer: Iterable[bytes] = self._metrics(environ, start)
-                return answer
+                metrics: Iterable[bytes] = self._metrics(environ, start)
+                return metrics
             case "/health/live":
-                return _say(start, self._health.not_alive())
+                return _answer(start, self._health.not_alive())
             case "/health/ready":
-                return _say(start, self._health.not_ready())
+                return _answer(start, self._health.not_ready())
             case _:
                 start("404 Not Found", [("Content-Type", "text/plain")])
                 return [b"/metrics, /health/live, /health/ready\n"]
@@ -83,7 +83,7 @@ class _Labelled(Collector):
             yield labelled
 
 
-def _say(start: StartResponse, trouble: str) -> list[bytes]:
+def _answer(start: StartResponse, trouble: str) -> list[bytes]:
     status = "503 Service Unavailable" if trouble else "200 OK"
     start(status, [("Content-Type", "application/json"), ("Cache-Control", "no-store")])
     return [json.dumps({"status": "trouble" if trouble else "ok"} | ({"why": trouble} if trouble else {})).encode()]
@@ -93,8 +93,8 @@ class _Server(ThreadingMixIn, WSGIServer):
     daemon_threads = True
 
 
-class _Quiet(WSGIRequestHandler):
+class _QuietHandler(WSGIRequestHandler):
     timeout = 10
 
     def log_message(self, format: str, *args: object) -> None:
-        """Probes come every few seconds; nobody reads of each."""
+        """Logs nothing, because probes come every few seconds."""

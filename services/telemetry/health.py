@@ -1,8 +1,8 @@
-"""Whether a process is alive, and whether it works.
+"""Says whether a process is alive, and whether it is ready.
 
-Alive: its event loop turns, and its main loops get through or wait for a server that is away. A role that waits for a
-server is alive, since starting it again would help nobody. Ready: it has started, its servers answered a moment ago,
-its main loops get through, and what there is to do gets done.
+A process is alive if its event loop runs, and if its main loops make progress or wait for a server that does not
+answer. A role that waits for a server counts as alive, because a restart would not help. A process is ready if it has
+started, its servers answered a moment ago, its main loops make progress, and its work gets done.
 """
 
 import asyncio
@@ -17,40 +17,48 @@ log = logging.getLogger(__name__)
 
 _BEAT_SECONDS = 1.0
 _LOOP_STUCK_SECONDS = 30.0
+"""The event loop has not run for this long: not alive."""
 _SILENT_SECONDS = 30.0
+"""A main loop has made no progress for this long: not ready, and logged."""
 _STUCK_SECONDS = 90.0
+"""A main loop has made no progress for this long and waits for no server: not alive."""
 _WAITS_SECONDS = 30.0
+"""How long a report that a loop waits for a server counts."""
 _FRESH_SECONDS = 20.0
+"""How long a server's answer, or a report about unfinished work, counts."""
 _GUARD_SECONDS = 1.0
 _GUARD_GRACE_SECONDS = 10.0
 
-_silent = Gauge("resolution_no_progress_seconds", "Seconds since a main loop of this process got through.", ["loop"])
+_silent = Gauge("resolution_no_progress_seconds", "Seconds since a main loop made progress.", ["loop"])
 _stopped_partitions = Gauge("resolution_partitions_stopped", "Partitions that cannot be read.", ["topic"])
 
-_passages: dict[str, float] = {}
+_progress_at: dict[str, float] = {}
 _troubles: dict[str, tuple[float, str, bool]] = {}
 _assigned: dict[str, set[int]] = {}
 _stopped: dict[tuple[str, int], str] = {}
 
 
 def progress(loop: str) -> None:
-    """A main loop got through: it did its work, or found none. Each that has done so once has to do so again."""
-    _passages[loop] = monotonic()
+    """Reports that a main loop did its work, or found none. From then on it has to report again and again."""
+    _progress_at[loop] = monotonic()
     _troubles.pop(loop, None)
 
 
 def trouble(loop: str, why: str, *, waits: bool = False) -> None:
-    """A main loop did not get through, and tries again. `waits`: a server is away, so starting again would not help."""
+    """Reports that a main loop failed and tries again.
+
+    `waits` means that a server does not answer, so a restart would not help.
+    """
     now = monotonic()
-    _passages.setdefault(loop, now)
+    _progress_at.setdefault(loop, now)
     _troubles[loop] = (now, why, waits)
 
 
 def assigned(topic: str, partitions: Iterable[int]) -> None:
-    """These partitions of a topic are this process's to read."""
+    """Reports which partitions of a topic this process reads from now on."""
     _assigned[topic] = set(partitions)
-    for place in [place for place in _stopped if place[0] == topic and place[1] not in _assigned[topic]]:
-        stopped(*place, "")
+    for name, partition in [key for key in _stopped if key[0] == topic and key[1] not in _assigned[topic]]:
+        stopped(name, partition, "")
 
 
 def is_assigned(topic: str, partition: int) -> bool:
@@ -59,7 +67,7 @@ def is_assigned(topic: str, partition: int) -> bool:
 
 
 def stopped(topic: str, partition: int, why: str) -> None:
-    """A partition cannot be read, and the others are read on. Without a reason: it is tried again."""
+    """Reports that a partition cannot be read. With an empty reason, reports that the consumer tries it again."""
     if why:
         _stopped[topic, partition] = why
     else:
@@ -68,51 +76,51 @@ def stopped(topic: str, partition: int, why: str) -> None:
 
 
 class Health:
-    """Of one role. Read by other threads than the event loop's."""
+    """The health of one role. Threads other than the event loop's read it."""
 
     def __init__(self) -> None:
         self._beat = monotonic()
         self._servers: dict[str, tuple[float, str]] = {}
         self._unmoved: dict[str, tuple[float, float, bool]] = {}
         self.started = False
-        """Whether the role works, or did when it started."""
+        """Whether the role has started working."""
 
     async def beat(self) -> None:
-        """For ever, on the event loop."""
+        """Shows, for ever, that the event loop runs."""
         while True:
             self._beat = monotonic()
             await asyncio.sleep(_BEAT_SECONDS)
 
     def server(self, name: str, trouble: str = "") -> None:
-        """A server answered just now, or did not and what was the trouble."""
+        """Reports that a server answered just now, or how it failed."""
         self._servers[name] = (monotonic(), trouble)
 
     def unmoved(self, what: str, seconds: float, *, restart: bool) -> None:
-        """For how long there has been work in `what` of which nothing was done; 0 where something was, or is none.
+        """Reports for how many seconds the work in `what` has not moved. 0 if it has, or if there is none.
 
-        `restart`: whether a new process might do it.
+        `restart` says whether a new process might do the work.
         """
         self._unmoved[what] = (monotonic(), seconds, restart)
 
     def not_alive(self) -> str:
-        """Why the process should be started again; empty where it should not."""
+        """Returns why the process should be restarted, or an empty text if it need not be."""
         now = monotonic()
         if now - self._beat > _LOOP_STUCK_SECONDS:
-            return f"the event loop has not turned for {now - self._beat:.0f} s"
-        found = [
-            f"{loop} has not got through for {now - at:.0f} s{_because(loop)}"
-            for loop, at in list(_passages.items())
+            return f"the event loop has not run for {now - self._beat:.0f} s"
+        reasons = [
+            f"{loop} has made no progress for {now - at:.0f} s{_because(loop)}"
+            for loop, at in list(_progress_at.items())
             if now - at > _STUCK_SECONDS and not _waits(loop, now)
         ]
-        found += [
-            f"nothing was done of {what} for {seconds:.0f} s"
+        reasons += [
+            f"no work was done on {what} for {seconds:.0f} s"
             for what, seconds, restart in self._standing_still(now)
             if seconds > _STUCK_SECONDS and restart and not _is_stopped(what)
         ]
-        return "; ".join(found)
+        return "; ".join(reasons)
 
     def not_ready(self) -> str:
-        """Why it does not work now; empty where it does."""
+        """Returns why the process does not work now, or an empty text if it does."""
         if not self.started:
             return "starting"
         now, servers = monotonic(), dict(self._servers)
@@ -123,15 +131,15 @@ class Health:
         return "; ".join([*troubles, *self.silence()])
 
     def silence(self) -> list[str]:
-        """What this process gets nowhere with, though its servers may answer."""
+        """Returns a sentence for each thing that this process makes no progress with. Sets the gauge of its loops."""
         now = monotonic()
-        found = list(_stopped.values())
-        for loop, at in list(_passages.items()):
+        reasons = list(_stopped.values())
+        for loop, at in list(_progress_at.items()):
             _silent.labels(loop).set(now - at)
             if now - at > _SILENT_SECONDS:
-                found.append(f"{loop} has not got through for {now - at:.0f} s{_because(loop)}")
-        return found + [
-            f"nothing was done of {what} for {seconds:.0f} s"
+                reasons.append(f"{loop} has made no progress for {now - at:.0f} s{_because(loop)}")
+        return reasons + [
+            f"no work was done on {what} for {seconds:.0f} s"
             for what, seconds, _ in self._standing_still(now)
             if seconds > _SILENT_SECONDS and not _is_stopped(what)
         ]
@@ -145,15 +153,16 @@ class Health:
 
 
 class Guard:
-    """Watches a process from a thread of its own: says every half minute what gets nowhere, and ends it when it hangs.
+    """Watches the process from its own thread. Logs every half minute what makes no progress.
 
-    `end` is called with the reason once the process has not been alive for a while: whoever started it starts it again.
+    Calls `end` with the reason once the process has not been alive for a while. Whoever started the process then
+    starts it again.
     """
 
     def __init__(self, health: Health, end: Callable[[str], None]) -> None:
         self._health = health
         self._end = end
-        self._said_at: float | None = None
+        self._logged_at: float | None = None
         self._dead_since: float | None = None
 
     def start(self) -> None:
@@ -166,14 +175,14 @@ class Guard:
             self.look()
 
     def look(self) -> None:
-        """Once."""
+        """Checks the process once."""
         now = monotonic()
         if silence := self._health.silence():
-            if self._said_at is None or now - self._said_at >= _SILENT_SECONDS:
+            if self._logged_at is None or now - self._logged_at >= _SILENT_SECONDS:
                 log.error("no progress: %s", "; ".join(silence))
-                self._said_at = now
+                self._logged_at = now
         else:
-            self._said_at = None
+            self._logged_at = None
         why = self._health.not_alive()
         self._dead_since = (self._dead_since or now) if why else None
         if self._dead_since is not None and now - self._dead_since > _GUARD_GRACE_SECONDS:

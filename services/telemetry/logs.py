@@ -1,7 +1,7 @@
-"""Logs on stderr: a JSON object on each line, or text for a person at a terminal.
+"""Logs to stderr: a JSON object on each line, or text for a person at a terminal.
 
-`RESOLUTION_LOG_FORMAT` is `json` or `text`; without it a terminal gets text, and everything else JSON. What a line is
-about stands in fields of its own: pass them as `extra` (`order_id`, `command_id`, `partition`, `offset`, ...).
+`RESOLUTION_LOG_FORMAT` is `json` or `text`. Without it, a terminal gets text, and everything else JSON. Pass what a
+line is about as `extra` (`order_id`, `command_id`, `partition`, `offset`, ...): each becomes a field of the line.
 """
 
 import logging
@@ -20,12 +20,12 @@ LogFormat = Literal["json", "text"]
 _FIELDS = {"levelname": "level", "name": "logger"}
 _ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]
 
-# PostgreSQL quotes rows and parameters there, which may hold what is confidential (D16).
+# In these lines PostgreSQL quotes rows and parameters, which may be confidential (D16).
 _quoted = re.compile(r"^(DETAIL|CONTEXT|LINE \d+): .*(\n(?!\S+Error|\S+Exception|Traceback|\s+File ).*)*", re.MULTILINE)
 
 
 def configure(format_: LogFormat | None, role: str) -> None:
-    """For the whole process; `role` is in each line."""
+    """Configures logging for the whole process. Each line has the `role`."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_formatter(format_ or ("text" if sys.stderr.isatty() else "json"), role))
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
@@ -39,14 +39,14 @@ def _formatter(format_: LogFormat, role: str) -> logging.Formatter:
 
 
 class _Text(logging.Formatter):
-    """A record's lines after the first are indented, so that none looks like a record of its own."""
+    """Indents a record's lines after the first, so that none of them looks like another record."""
 
     def format(self, record: logging.LogRecord) -> str:
         return "\n    ".join(map(printable, without_rows(super().format(record)).split("\n")))
 
 
 class _Json(JsonFormatter):
-    """`time` (RFC 3339, UTC), `level`, `role`, `logger`, `message`, what was given as `extra`, and `exc_info`."""
+    """Writes `time` (RFC 3339, UTC), `level`, `role`, `logger`, `message`, the fields of `extra`, and `exc_info`."""
 
     def format(self, record: logging.LogRecord) -> str:
         record.time = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")[:-6] + "Z"
@@ -62,5 +62,5 @@ class _Json(JsonFormatter):
 
 
 def without_rows(text: str) -> str:
-    """The text of PostgreSQL's errors without the rows that it quotes."""
+    """Returns the text of PostgreSQL's errors without the rows that they quote."""
     return _quoted.sub(r"\1: (left out)", text)

@@ -1,8 +1,8 @@
-"""Other people's text, made fit for a terminal and for a log."""
+"""Makes other people's text safe for a terminal and for a log."""
 
 
 def printable(text: object) -> str:
-    """The text in one line. What a terminal would obey, hide or reorder is written as an escape, such as `\\x1b`."""
+    """Returns the text in one line. Escapes characters that a terminal would obey, hide or reorder, as in `\\x1b`."""
     line = str(text)
     if line.isprintable():
         return line

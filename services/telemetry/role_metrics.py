@@ -1,8 +1,8 @@
-"""The metrics of one role. Everything is observed once per batch or piece, never once per record.
+"""The metrics of one role. A role observes them once per batch, never once per record.
 
-`services/runtime/installation_metrics.py` has the metrics of the installation as a whole: lag, parked orders and such.
+`services/runtime/installation_metrics.py` has the metrics of the whole installation: lag, parked orders and so on.
 
-No label has a value that a user chose, and none tells one order from another.
+No label has a value that a user chose, and none identifies an order.
 """
 
 from collections.abc import Iterator, Mapping
@@ -20,17 +20,17 @@ STAGES = ("decode", "load", "judge", "commit", "relay_read", "relay_publish", "p
 
 _commands = Counter(
     "resolution_commands",
-    "Records of the commands topic by command and by what became of them: accepted, a rejection's code, duplicate, "
-    "dead_letter, parked.",
+    "Records of the commands topic, by command and outcome. Outcomes are accepted, a rejection's code, duplicate, "
+    "dead_letter and parked.",
     ["command", "outcome"],
 )
 _polls_failed = Counter("resolution_poll_failures", "Polls of a topic that raised an error.", ["topic"])
-_expired = Counter("resolution_expired_records", "Records that left their topic before they were read.", ["topic"])
+_expired = Counter("resolution_expired_records", "Records that expired before they were read.", ["topic"])
 _batch = Histogram("resolution_batch_records", "Records in one transaction of the commands role.", buckets=_RECORDS)
 _stage = Histogram("resolution_stage_seconds", "Seconds of a batch in a stage.", ["stage"], buckets=_SECONDS)
 _published = Counter("resolution_published_records", "Records the relay has published, by kind.", ["kind"])
 _applied = Counter("resolution_projection_applied_events", "Events applied to a read model.", ["read_model"])
-_failed = Counter("resolution_projection_failures", "Batches on which a read model stood still.", ["read_model"])
+_failed = Counter("resolution_projection_failures", "Batches on which a read model failed.", ["read_model"])
 _asked = Counter("resolution_deadlines_asked", "ExpireDispute commands sent by the timer.")
 _lateness = Histogram(
     "resolution_deadline_lateness_seconds",
@@ -46,7 +46,7 @@ _STAGES = {stage: _stage.labels(stage) for stage in STAGES}
 
 @contextmanager
 def stage(name: str) -> Iterator[None]:
-    """Times a stage of a batch; one that fails counts too."""
+    """Times a stage of a batch, also if it fails."""
     started = perf_counter()
     try:
         yield
@@ -55,62 +55,62 @@ def stage(name: str) -> Iterator[None]:
 
 
 def judged(records: int, tally: Mapping[tuple[str, str], int]) -> None:
-    """A piece was committed: how many records it had, and how many of them by command and outcome."""
+    """Counts a committed batch of the commands role. `tally` has the number of records by command and outcome."""
     _batch.observe(records)
     for (command, outcome), count in tally.items():
         _commands.labels(command, outcome).inc(count)
 
 
 def polls(topic: str) -> None:
-    """A topic is polled from here on: so that its first failure shows as an increase."""
+    """Creates a topic's counter of failed polls at 0, so that the first failure shows as an increase."""
     _polls_failed.labels(topic)
 
 
 def poll_failed(topic: str) -> None:
-    """Polling a topic raised an error; the consumer goes back to its stored positions."""
+    """Counts a poll of a topic that raised an error."""
     _polls_failed.labels(topic).inc()
 
 
 def expired(topic: str, records: int) -> None:
-    """Offsets that were not read, and are not on the topic any more."""
+    """Counts records that expired before they were read."""
     _expired.labels(topic).inc(records)
 
 
 def published(**records: int) -> None:
-    """A Kafka transaction was committed; how many records of each kind it had."""
+    """Counts the records of a committed Kafka transaction, by kind."""
     for kind, count in records.items():
         if count:
             _published.labels(kind).inc(count)
 
 
 def applied(events: Mapping[str, int], seconds: float) -> None:
-    """A batch was committed: how many events it had, by read model."""
+    """Counts the events of a committed batch by read model, and times the batch."""
     for read_model, count in events.items():
         _applied.labels(read_model).inc(count)
     _STAGES["projection_apply"].observe(seconds)
 
 
 def stands_still(read_model: str) -> None:
-    """A read model failed on a batch, and will try again."""
+    """Counts a batch on which a read model failed. It will try again."""
     _failed.labels(read_model).inc()
 
 
 def asked(deadlines: int) -> None:
-    """The timer asked about so many."""
+    """Counts the ExpireDispute commands that the timer sent."""
     _asked.inc(deadlines)
 
 
 def auto_accepted(late_seconds: float) -> None:
-    """An AutoAccepted was published so long after its deadline."""
+    """Observes how long after its deadline an AutoAccepted was published, in real seconds."""
     _lateness.observe(max(0.0, late_seconds))
 
 
 def reminded(reminders: int) -> None:
-    """So many reminders were handed to the relay."""
+    """Counts reminders that were stored for the relay to publish."""
     _reminders.inc(reminders)
 
 
 def answered(method: str, route: str, status: int, seconds: float) -> None:
-    """An HTTP request; `route` is the pattern of its path, or "other"."""
+    """Counts and times an HTTP request. `route` is the pattern of its path, or "other"."""
     _requests.labels(method, route, str(status)).inc()
     _request_seconds.observe(seconds)

@@ -1,7 +1,7 @@
-"""Traces, from a command's `traceparent` to what is published of it. Off unless OTEL_* names an exporter.
+"""Traces a command from its `traceparent` to the records that the relay publishes. Off unless OTEL_* names an exporter.
 
-The sender decides which commands are traced: one without `traceparent` costs nothing, and starts no trace of its own.
-Between the roles the context lies in PostgreSQL, beside the outcome.
+The sender decides which commands are traced. A command without `traceparent` starts no trace and costs nothing. From
+role to role, PostgreSQL carries the trace context in the outcome's row.
 """
 
 import os
@@ -30,11 +30,11 @@ _decode = msgspec.json.Decoder(_Attribute).decode
 
 @contextmanager
 def exported(role: str, env: Mapping[str, str] = os.environ) -> Iterator[None]:
-    """Sends this process's spans to the exporter that OTEL_* names, and the last ones when the context ends."""
+    """Sends this process's spans to the exporter that OTEL_* names. The context's end waits for the last spans."""
     if env.get("OTEL_SDK_DISABLED", "").lower() == "true" or not any(env.get(name) for name in _ENDPOINTS):
         yield
         return
-    # Here, so that a process that traces nothing does not load it.
+    # Imported here, so that a process that traces nothing does not load OpenTelemetry.
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
     from opentelemetry.sdk.resources import SERVICE_NAME, Resource
     from opentelemetry.sdk.trace import TracerProvider
@@ -58,34 +58,37 @@ def on() -> bool:
 
 
 def valid(text: str | None) -> str | None:
-    """A `traceparent` as it is, or None where it is none."""
+    """Returns the text if it is a valid `traceparent`, otherwise None."""
     return text if text is not None and _is_traceparent(text) else None
 
 
 def given(headers: Sequence[tuple[str, bytes | None]], value: bytes | None) -> str | None:
-    """The `traceparent` that a record came with, in its headers or else in its envelope (CloudEvents' extension)."""
+    """Returns a record's `traceparent` from its headers, or else from its envelope, or None.
+
+    In the envelope it is an extension attribute of CloudEvents.
+    """
     for name, text in headers:
         if name == TRACEPARENT and text is not None:
             return valid(text.decode(errors="replace"))
     if value is None or b'"traceparent"' not in value:
         return None
     try:
-        found = msgspec.json.decode(_decode(value).traceparent)
+        attribute = msgspec.json.decode(_decode(value).traceparent)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
-    return valid(found) if isinstance(found, str) else None
+    return valid(attribute) if isinstance(attribute, str) else None
 
 
 class Spans:
-    """The spans of one piece of work, which end together."""
+    """The spans of one batch, which end together."""
 
     def __init__(self) -> None:
         self._spans: list[Span] = []
 
     def begin(self, name: str, traceparent: str, kind: str, **attributes: Any) -> str:
-        """Begins one below `traceparent`; returns the `traceparent` of what follows from it.
+        """Begins a span below `traceparent`. Returns the `traceparent` for what follows from it.
 
-        `kind` is "consumer" or "producer". Where this process does not trace, what follows is what was given.
+        `kind` is "consumer" or "producer". If this process does not trace, returns `traceparent` unchanged.
         """
         if _tracer is None:
             return traceparent
@@ -104,7 +107,7 @@ class Spans:
         return f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"
 
     def end(self) -> None:
-        """All of them, now."""
+        """Ends all spans now."""
         for span in self._spans:
             span.end()
         self._spans = []

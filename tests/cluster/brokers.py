@@ -105,7 +105,7 @@ class Brokers:
 
     @property
     def servers(self) -> str:
-        """Bootstrap servers: all of them."""
+        """The bootstrap servers: all brokers."""
         return ",".join(f"127.0.0.1:{each.link.port}" for each in self.all)
 
     def start(self, *which: Broker) -> None:

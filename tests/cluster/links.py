@@ -40,7 +40,7 @@ class Link:
 
 
 class Links:
-    """Makes links, and closes all of them in the end."""
+    """Makes links, and closes all of them at the end."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, stack: AsyncExitStack) -> None:
         self._loop = loop

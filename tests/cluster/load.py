@@ -1,4 +1,4 @@
-"""Commands that keep coming whatever fails, and the longest time for which no outcome came."""
+"""Publishes commands whatever fails, and measures the longest time without an outcome."""
 
 import asyncio
 import random

@@ -104,7 +104,7 @@ class Node:
             return connection.execute(sql.encode()).fetchall()
 
     def _processes(self) -> list[psutil.Process]:
-        """The server's own first, so that it starts no other one."""
+        """Returns the server's processes. The postmaster is first, so that it is stopped before it starts others."""
         try:
             pid = int((self._data / "postmaster.pid").read_text().splitlines()[0])
             postmaster = psutil.Process(pid)

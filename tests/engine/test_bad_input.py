@@ -1,4 +1,4 @@
-"""Whatever lies on the commands topic gets its outcome or its dead letter, and the next command goes on."""
+"""Every record of the commands topic gets its outcome or dead letter, and the next command is judged."""
 
 import hashlib
 import json

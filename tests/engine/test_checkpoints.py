@@ -1,4 +1,4 @@
-"""Checkpoints: whatever is done to stored events, to the file, or to signatures, is found and named."""
+"""Checkpoints reveal every change of stored events, of the file, and of signatures."""
 
 import asyncio
 import base64
@@ -297,7 +297,7 @@ async def test_whatever_is_done_to_the_file_is_named(covered: tuple[Installation
 async def test_another_history_signed_by_the_right_key_does_not_follow(
     covered: tuple[Installation, Path, Path], tmp_path: Path
 ):
-    """Somebody with the key writes a second checkpoint of a number; the one that was published after it tells."""
+    """Somebody with the key writes a second checkpoint with the same number. The next published checkpoint reveals it."""
     installation, file, public = covered
     lines = file.read_bytes().splitlines()
     other = structs.replace(_checkpoint(lines[2]), at="2020-01-01T00:00:00.000000Z")

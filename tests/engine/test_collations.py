@@ -38,7 +38,7 @@ async def test_no_index_depends_on_the_databases_collation(installation: Install
 
 
 async def test_what_earlier_versions_made_is_changed_where_it_is(installation: Installation):
-    """With the first release's rows, and no table is written anew."""
+    """Migrates the first release's rows without rewriting a table."""
     put_database(installation)
     before = dict(installation.query("SELECT relname, relfilenode FROM pg_class WHERE relkind = 'r'"))
     rows = installation.query("SELECT originator_id, originator_version FROM order_events ORDER BY notification_id")

@@ -146,7 +146,7 @@ async def test_what_has_no_outcome_is_told_with_the_ids_to_send_again(installati
     [record] = await installation.read(installation.topics.commands)
     assert json.loads(line)["id"] == json.loads(record.value or b"")["id"]
     assert json.loads(line)["data"] == {"note": "\xa0"}
-    assert "1 lines have no outcome yet: for 3 s no outcome came" in summary
+    assert "1 lines have no outcome yet: no outcome came for 3 s" in summary
     assert advice.startswith("Send the lines above, not the file")
     ids = str(tmp_path / "ids")
     code, _, err = await resolution(installation, "send", "-", "--ids", ids, "--timeout", "0.2", stdin=text)
@@ -301,7 +301,7 @@ async def test_ctrl_c_is_never_a_traceback(installation: Installation):
     ):
         found, said = await interrupted(installation, arguments, when, stdin, **environment)
         assert (found, "Traceback" in said) == (code, False), said
-    assert "1 lines have no outcome yet: it was stopped" in said
+    assert "1 lines have no outcome yet: the command was interrupted" in said
 
 
 async def in_a_terminal(installation: Installation, *arguments: str, stdout: int | None = None) -> tuple[int, str]:

@@ -1,4 +1,4 @@
-"""`resolution demo` comes out as told, and its verification notices when something does not."""
+"""`resolution demo` plays its story, and its checks notice differences."""
 
 import asyncio
 import io

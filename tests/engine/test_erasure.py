@@ -71,7 +71,7 @@ def as_stored_before_there_were_keys(installation: Installation, order_id: str) 
 
 
 def places(installation: Installation, *wanted: str) -> set[str]:
-    """The tables of the database in whose rows one of these strings stands, as it is or in bytes."""
+    """Returns the tables with rows that contain one of these strings, as text or as bytes."""
     found = set()
     with psycopg.connect(installation.settings.database) as connection:
         for schema, table in connection.execute(
@@ -98,7 +98,7 @@ async def test_an_erasure_leaves_no_text_in_any_table_export_or_replay(installat
     assert len(files_with(tmp_path / "export", SECRET)) == 2
     for number, event in ((1, 4), (2, 3), (3, 3)):
         said = await done(installation, "erase", f"order-{number}")
-        assert said.startswith(f"order-{number}: the texts are erased, as of event {event}.")
+        assert said.startswith(f"order-{number}: the texts were erased by event {event}.")
     await installation.until_projected()
     assert places(installation, SECRET, REASON) == set()
 
@@ -172,8 +172,8 @@ async def test_a_new_master_key_takes_over(installation: Installation, tmp_path:
     file = tmp_path / "keys"
     file.write_text(f"{OLDER}\n{MASTER}\n")
     installation.settings = replace(installation.settings, master_key=None, master_key_file=file)
-    assert "3 keys are wrapped anew" in await done(installation, "rewrap-keys")
-    assert "0 keys are wrapped anew" in await done(installation, "rewrap-keys")
+    assert "3 keys were wrapped again" in await done(installation, "rewrap-keys")
+    assert "0 keys were wrapped again" in await done(installation, "rewrap-keys")
     file.write_text(OLDER)
     installation.settings = replace(installation.settings, master_key_file=file)
     assert SECRET in await done(installation, "replay", "order-1")

@@ -1,4 +1,4 @@
-"""What each read model's tables are and hold: the same for one version, whatever else changes in the code."""
+"""A version of a read model always has the same tables and rows, whatever else changes in the code."""
 
 import json
 from pathlib import Path

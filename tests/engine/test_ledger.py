@@ -75,7 +75,7 @@ async def test_every_record_leads_to_one_thing_also_beside_a_live_service(instal
     counts = dict(installation.query("SELECT kind, count(*) FROM outcomes GROUP BY kind"))
     assert {kind: done[kind] for kind in counts} == counts
     assert (
-        "Every record led to one thing, and Kafka has it once."
+        "Every record led to one outcome, and Kafka has it once."
         in (await asyncio.to_thread(_invoke, installation)).output
     )
 

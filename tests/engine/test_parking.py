@@ -88,7 +88,7 @@ async def test_a_bug_parks_one_order_and_a_retry_gives_what_would_have_come_out(
         assert len(parked(installation)) == 3
 
         bug.undo()
-        assert f"{HIT}: goes on" in resolution(installation, "retry", "--all")
+        assert f"{HIT}: is free again" in resolution(installation, "retry", "--all")
         assert parked(installation) == []
         assert (await installation.send(HIT, ask_update()))["data"]["code"] == "dispute_open"  # and it is judged again
     await installation.run("commands")
@@ -103,7 +103,7 @@ async def test_what_is_discarded_becomes_a_dead_letter_and_the_rest_is_judged(
         offer = await publish_a_few(installation)
         await until(lambda: len(parked(installation)) == 3)
         bug.undo()
-        assert f"{HIT}: goes on" in resolution(installation, "discard", HIT, "--reason", "sent by mistake")
+        assert f"{HIT}: is free again" in resolution(installation, "discard", HIT, "--reason", "sent by mistake")
         await installation.until_published()
     [letter] = await installation.read(installation.topics.dead_letters)
     assert json.loads(letter.value or b"")["id"] == offer

@@ -78,7 +78,7 @@ async def test_roles_go_on_with_the_partitions_they_know(installation: Installat
         await installation.send(STAYS, register())
         await add_partitions(installation)
         with caplog.at_level(logging.ERROR, "services"):
-            await until(lambda: "nothing is read from what was added" in caplog.text, 30)
+            await until(lambda: "added partitions are not read" in caplog.text, 30)
         await installation.publish_raw(MOVES.encode(), b"{}", partition=MORE - 1)
         await installation.send(STAYS, ask_update())
         await asyncio.sleep(5)  # the consumers fetch, and the relay notes how far it is

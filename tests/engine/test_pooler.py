@@ -1,4 +1,4 @@
-"""The service behind PgBouncer, and what other clients of it find after that."""
+"""The service behind PgBouncer, and the state in which it leaves connections for other clients."""
 
 import asyncio
 from collections.abc import Iterator
@@ -36,7 +36,7 @@ _SETTINGS = (
 
 @pytest.fixture(params=["session", "transaction"])
 def pooled(installation: Installation, request: pytest.FixtureRequest) -> Iterator[Installation]:
-    """An installation with an empty database, which is behind PgBouncer."""
+    """An installation with an empty database behind PgBouncer."""
     empty(installation)
     with behind_pgbouncer(installation, request.param):
         yield installation

@@ -1,4 +1,4 @@
-"""Read models: every event once, whatever dies; an event that fails stops one loudly and loses nothing."""
+"""Read models apply every event once, whatever dies. A failing event stops one of them visibly and loses nothing."""
 
 import asyncio
 from datetime import timedelta

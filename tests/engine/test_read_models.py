@@ -1,4 +1,4 @@
-"""Inbox, metrics, overview, reminders, and rebuilding any of them beside the live one."""
+"""Inbox, metrics, overview and reminders, and the rebuild of each beside the live one."""
 
 import asyncio
 import json
@@ -190,7 +190,7 @@ async def test_two_rebuilds_of_one_read_model_do_not_get_in_each_others_way(inst
         assert Rebuild(one, "inbox").run(meanwhile).differences == []
         assert Rebuild(two, "inbox").drop_old()
         assert Rebuild(two, "inbox").run(lambda done, of: None).differences == []
-    assert set(refused) == {"Another rebuild of inbox is at work; wait until it has ended."}
+    assert set(refused) == {"Another rebuild of inbox is running; wait until it has ended."}
 
 
 async def test_there_is_no_such_read_model(installation: Installation):

@@ -180,16 +180,16 @@ async def test_an_event_without_its_outcome_is_shown_all_the_same(installation: 
     [step] = steps(installation, "order-1")
     assert step["cause"]["command_id"] == step["command_id"] == command_id(0)
     assert step["cause"]["command"] is None
-    assert "of which no outcome is stored" in resolution(installation, "replay", "order-1")
+    assert "whose outcome is not stored" in resolution(installation, "replay", "order-1")
 
 
 async def test_parked_commands_are_told(installation: Installation):
     remember(installation, {"order-1": [(0 * HOURS, registered())]})
     park(installation, "order-1", T + HOURS)
     out = resolution(installation, "replay", "order-1")
-    assert "1 commands of this order are parked and not judged yet: resolution parked show order-1" in out
+    assert "1 commands of this order are parked, not judged yet: see `resolution parked show order-1" in out
     out = resolution(installation, "replay", "--all", "--as-of", "2026-03-03", "--into", "later")
-    assert "1 commands came by then that are parked" in out
+    assert "1 commands that came by then are parked" in out
     assert "parked" not in resolution(installation, "replay", "--all", "--as-of", "2026-03-02T09:00Z", "--into", "then")
 
 
@@ -234,7 +234,7 @@ async def test_an_instant_is_utc_unless_it_says_otherwise(installation: Installa
         (["--all"], "--as-of INSTANT"),
         (["--all", "--as-of", "2026-03-02", "--commands"], "--at and --commands"),
         (["--all", "--as-of", "2026-03-02", "--into", "a", "--to", "b"], "exclude each other"),
-        (["--all", "--as-of", "2999-03-02"], "lies ahead"),
+        (["--all", "--as-of", "2999-03-02"], "in the future"),
         (["--all", "--as-of", "2026-03-02", "--into", "Pg; DROP"], "prefix"),
         (["order-1", "--into", "x"], "go with --all"),
         (["--drop", "pg_catalog"], "prefix"),
@@ -394,7 +394,7 @@ async def test_as_of_now_they_are_the_live_ones(installation: Installation):
 async def test_a_deadline_that_nobody_noticed_yet_is_told(installation: Installation):
     remember(installation, STORIES)
     out = resolution(installation, "replay", "--all", "--as-of", "2026-04-01T09:00:00Z")
-    assert "1 disputes are open in them though their deadlines had passed" in out
+    assert "1 disputes are open in them although their deadlines had passed" in out
     assert "the schemas asof_20260401_090000_…" in out
     assert installation.query("SELECT count(*) FROM asof_20260401_090000_order_page.orders") == [(len(STORIES),)]
 

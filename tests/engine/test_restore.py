@@ -103,7 +103,7 @@ async def test_a_relay_that_is_killed_while_it_compares_begins_again(
 
 
 async def test_commands_that_were_lost_meanwhile_are_noticed(installation: Installation, tmp_path: Path):
-    """What was published of them can come out no more; what comes out instead of it contradicts it."""
+    """What was published about them cannot happen again, and what happens instead contradicts it."""
     async with installation.here("commands", "relay"):
         await a_few(installation)
         await back_up(installation, tmp_path / "backup")
@@ -154,7 +154,7 @@ async def test_what_is_to_come_out_of_a_parked_order_is_waited_for(
             assert len(await installation.outcomes()) == 5  # nothing is out that was not before
             installation.query("UPDATE order_events SET topic = 'OrderRegistered' WHERE originator_id = 'order-2'")
             result = await asyncio.to_thread(invoke, installation, "parked", "retry", "order-2")
-            assert "goes on" in result.output
+            assert "is free again" in result.output
             await installation.until_published()
         finally:
             comparing.cancel()
@@ -163,7 +163,7 @@ async def test_what_is_to_come_out_of_a_parked_order_is_waited_for(
 
 
 async def test_a_reminder_that_went_out_does_not_go_out_again(installation: Installation, tmp_path: Path):
-    """Two went out, one of them since the backup; a third is decided anew after it was restored."""
+    """Two reminders were published, one of them since the backup. After the restore a third takes its number."""
     async with installation.here("commands", "relay"):
         await a_few(installation)
         decide_reminder(installation, 1, "one")

@@ -109,7 +109,7 @@ async def a_year_ago(installation: Installation) -> Old:
 
 
 async def test_an_old_month_is_retired_and_everything_holds(installation: Installation):
-    """What changed an order is known for ever, what changed nothing is judged anew; auditors find nothing wrong."""
+    """Commands that changed an order are known for ever; others are judged again. Auditors find nothing wrong."""
     old = await a_year_ago(installation)
     await installation.run()
     late = await installation.send(ORDER, WRONG, id=old.accepted)

@@ -103,7 +103,7 @@ async def test_an_order_is_loaded_from_its_snapshot_and_the_events_behind(
 
 
 async def test_loading_gives_what_all_events_give_at_each_version(installation: Installation, store: OrderStore):
-    """Orders to which anything happens, appended and loaded anew one command at a time."""
+    """Random histories of orders. Each command is appended, and the order loaded again."""
     chance, now, versions = random.Random(1), NOW, set()
     for number in range(4):
         order = Order(id=f"o-{number}")

@@ -1,4 +1,4 @@
-"""A consumer that is stopped while Kafka does not answer ends, and whoever stopped it goes on."""
+"""A consumer that is stopped while Kafka does not answer ends, and its caller continues."""
 
 import asyncio
 from typing import Any

@@ -72,7 +72,7 @@ async def test_a_process_that_lost_its_partition_writes_nothing(installation: In
 
 
 async def test_positions_are_those_of_one_topic(installation: Installation):
-    """One of the same name that was created anew has other records."""
+    """A topic that was created again under the same name has other records."""
     positions = StoredPositions(installation.settings.database, "commands")
     await positions.positions(uuid4(), {0: 0, 1: 0})
     with pytest.raises(OtherTopic, match="renew-topics"):

@@ -62,7 +62,7 @@ async def test_a_restarted_timer_has_lost_no_deadline(installation: Installation
 
 
 async def test_it_reads_all_events_that_are_there_before_it_asks(installation: Installation):
-    """A stream that was published anew: disputes of long ago, settled further on than a batch reaches."""
+    """Events that were published again: old disputes, whose settlements are further on than one batch reaches."""
     events, long_ago = installation.topics.events, datetime.now(UTC) - timedelta(days=3)
     opened = event("DisputeOpened", 1, kind="order_update", opened_by="client", message="?", respond_by=long_ago)
     await installation.publish_raw(ORDER.encode(), opened, events)

@@ -100,7 +100,7 @@ async def test_a_topic_that_keeps_one_record_of_each_key_is_refused(servers: Ser
     ("name", "setting", "said"),
     [
         ("commands", {"retention.ms": "3600000"}, "lost. Keep it for 7 days"),
-        ("outcomes", {"retention.bytes": "1000000"}, "however young"),
+        ("outcomes", {"retention.bytes": "1000000"}, "young ones are deleted, too"),
         ("relay", {"cleanup.policy": "delete"}, "Set it to compact"),
         ("events", {"unclean.leader.election.enable": "true"}, "may lose what it has acknowledged"),
     ],

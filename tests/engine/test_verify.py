@@ -1,4 +1,4 @@
-"""`resolution verify` finds nothing beside a live service, and whatever is changed on purpose."""
+"""`resolution verify` finds no differences while the service runs, and finds every change made on purpose."""
 
 import asyncio
 import json
@@ -204,4 +204,4 @@ async def test_a_database_that_fell_back_since_is_not_gone_on_with(installation:
 def test_what_cannot_go_on_is_not_asked_to():
     result = CliRunner().invoke(cli.app, ["verify", "--from-commands", "--resume", "x"])
     assert result.exit_code == 2
-    assert "leave --resume" in result.output
+    assert "leave out --resume" in result.output

@@ -35,13 +35,13 @@ VARIABLE = "RESOLUTION_CLIENT_FAULTS"
 _CONNECTION = [
     errors.KafkaConnectionError, errors.NodeNotReadyError, errors.RequestTimedOutError, errors.CorrelationIdError,
 ]  # fmt: skip
-"""Of any request: no connection, none in time, or the answer to another one."""
+"""Errors of any request: no connection, no answer in time, or the answer to another request."""
 
 _METADATA = [
     errors.KafkaTimeoutError, errors.UnknownTopicOrPartitionError, errors.LeaderNotAvailableError,
     errors.NotLeaderForPartitionError, errors.TopicAuthorizationFailedError, errors.StaleMetadata,
 ]  # fmt: skip
-"""Of what asks where a partition is."""
+"""Errors of requests for metadata of partitions."""
 
 _GROUP = [
     errors.GroupAuthorizationFailedError, errors.GroupCoordinatorNotAvailableError, errors.NotCoordinatorForGroupError,
@@ -58,7 +58,7 @@ _APPEND = [
     errors.NotEnoughReplicasError, errors.NotEnoughReplicasAfterAppendError, errors.MessageSizeTooLargeError,
     errors.ClusterAuthorizationFailedError, errors.DuplicateSequenceNumber, errors.UnknownError,
 ]  # fmt: skip
-"""Of what writes records."""
+"""Errors of requests that write records."""
 
 KAFKA: dict[tuple[type, str], list[type[Exception]]] = {
     (AIOKafkaClient, "send"): _CONNECTION,
@@ -82,7 +82,7 @@ KAFKA: dict[tuple[type, str], list[type[Exception]]] = {
     (AIOKafkaProducer, "abort_transaction"): [*_TRANSACTION, *_CONNECTION, errors.KafkaError],
     (AIOKafkaProducer, "stop"): _CONNECTION,
 }  # fmt: skip
-"""By method, what it can raise: from reading aiokafka, and from what brokers answer."""
+"""The errors that each method can raise, from aiokafka's code and from the answers of brokers."""
 
 _STATES = [
     "40001", "40P01", "57014", "53100", "53200", "55P03", "58030", "XX000", "XX001", "25006", "42501", "08006",
@@ -102,20 +102,20 @@ def _kafka_error(kind: type[Exception]) -> Exception:
 # --- when ---
 
 _BEGIN_SECONDS = (1, 2, 4, 6)
-"""How long a process is left alone: then it fails while it starts, or later in its work."""
+"""How long a process is left alone. A short time makes it fail at start, a long one during its work."""
 
 _BEGIN_CALLS = (1, 5, 5, 5)
-"""And until it has made so many different calls: most processes get as far as their work."""
+"""A process is also left alone until it has made this many different calls, so that most begin their work."""
 
 _PAUSE_SECONDS = 1
-"""At most, before the next call fails in the same process: a role that ends at once does nothing else."""
+"""The longest time until the next call fails in the same process."""
 
 _PATIENCE_SECONDS = 0.3
-"""For a call that was chosen to fail; one that does not come by then comes at the start only."""
+"""How long to wait for a call that was chosen to fail. A call that does not come by then comes only at start."""
 
 
 class Faults:
-    """Decides which calls fail, and notes them. Each call that a role makes comes to its turn."""
+    """Decides which calls fail, and records them. Every call that a role makes fails at some time."""
 
     def __init__(self, role: str, plan: str) -> None:
         by, _, folder = plan.partition(" ")
@@ -128,7 +128,7 @@ class Faults:
         self._chosen, self._left = "", 0
 
     def due(self, call: str) -> bool:
-        """Whether this call is to fail."""
+        """Whether this call has to fail."""
         self._seen[call] = None
         if (now := time.monotonic()) >= self._choose_at and len(self._seen) >= self._begin_calls:
             self._chosen, self._left = self._rarest(), self._dice.randint(1, 4)
@@ -142,7 +142,7 @@ class Faults:
         return not (self._folder / "over").exists()
 
     def _rarest(self) -> str:
-        """Of the calls seen, one that the role's processes have failed at least often."""
+        """Returns the call, among those seen, that has failed least often in the role's processes."""
         file = self._folder / "raised"
         lines = [line.split() for line in file.read_text().splitlines()] if file.exists() else []
         raised = Counter(line[1] for line in lines if line[0] == self._role)
@@ -189,7 +189,7 @@ def _wrap_kafka(faults: Faults, owner: type, name: str, kinds: Sequence[type[Exc
 
 
 def _wrap_delivery(faults: Faults) -> None:
-    """What is sent can fail later, too: its future does, whether or not the broker has it."""
+    """Makes the future of a sent record fail, whether or not the broker has the record."""
     method = AIOKafkaProducer.send_batch
 
     @wraps(method)
@@ -222,13 +222,13 @@ def _end_own_session() -> sql.SQL:
 
 
 def _cut(connection: Any) -> None:
-    """The connection is gone, and libpq finds out with the next call."""
+    """Closes the connection so that libpq notices at the next call."""
     with suppress(OSError, psycopg.Error), socket.socket(fileno=os.dup(connection.pgconn.socket)) as wire:
         wire.shutdown(socket.SHUT_RDWR)
 
 
 def _lose(connection: Any) -> psycopg.OperationalError:
-    """The connection is gone, and libpq has found out."""
+    """Closes the connection so that libpq has noticed already."""
     connection.pgconn.finish()
     return psycopg.OperationalError(_LOST)
 
@@ -237,7 +237,7 @@ _ways = [*_STATES, "57P01", "cut before", "cut after"]
 
 
 class _Failing:
-    """How a call on a connection fails: by the server's word in its place, or with its connection."""
+    """How a call on a connection fails: with an error from the server, or with a lost connection."""
 
     def __init__(self, faults: Faults, call: str) -> None:
         self.way: str = faults.choose(_ways)
@@ -245,7 +245,7 @@ class _Failing:
 
     @property
     def instead(self) -> sql.SQL | None:
-        """What the server is told in the call's place, if it is the one that raises."""
+        """Returns the SQL to run instead of the call, if the server has to raise the error."""
         if self.way == "57P01":
             return _end_own_session()
         return _raising(self.way) if self.way in _STATES else None
@@ -257,7 +257,7 @@ def _refused(faults: Faults, call: str) -> str:
 
 
 class _Sync:
-    """The calls of psycopg's own classes for threads."""
+    """Wraps the calls of psycopg's synchronous classes."""
 
     execute = staticmethod(psycopg.Cursor.execute)
     executemany = staticmethod(psycopg.Cursor.executemany)
@@ -327,7 +327,7 @@ class _Sync:
 
 
 class _Async:
-    """The same for those of an event loop."""
+    """Wraps the calls of psycopg's asynchronous classes."""
 
     execute = staticmethod(psycopg.AsyncCursor.execute)
     executemany = staticmethod(psycopg.AsyncCursor.executemany)

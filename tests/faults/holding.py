@@ -1,4 +1,4 @@
-"""A proxy that delays one request of a Kafka transaction until it can do most harm: inside the next transaction."""
+"""A proxy that delays one request of a Kafka transaction until the next transaction, where it does most harm."""
 
 import asyncio
 import struct
@@ -20,7 +20,7 @@ class Kind(IntEnum):
 
 @dataclass(frozen=True)
 class Request:
-    """What was asked, with the whole frame. `epoch`: the producer's, of requests about a transaction as a whole."""
+    """A request and its whole frame. `epoch` is the producer's, for requests about a whole transaction."""
 
     kind: Kind
     frame: bytes
@@ -32,10 +32,10 @@ class Request:
 
 
 class Holding(Proxy):
-    """Takes a request away from its client, whose connection breaks, and lets the broker have it later.
+    """Holds one request back and breaks its client's connection. Sends the request to the broker later.
 
-    The request that is taken is the next one of `kind` with `transactional_id`; none where `kind` is None. It reaches
-    the broker in the next transaction, once some records of that are there and before the rest or its end follows.
+    It holds back the next request of `kind` with `transactional_id`, or none while `kind` is None. The request reaches
+    the broker in the middle of the next transaction: after some of its records, and before the rest or its end.
     """
 
     def __init__(self) -> None:
@@ -44,7 +44,7 @@ class Holding(Proxy):
         self.kind: Kind | None = None
         self.released = asyncio.Event()
         self.seen: list[Request] = []
-        """All requests with the transactional id, in their order, but for the one that is held back."""
+        """All requests with the transactional id in their order, without the one that is held back."""
         self.held: Request | None = None
         self._connection: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
@@ -75,7 +75,7 @@ class Holding(Proxy):
         await answers
 
     def _of_transaction(self, frame: bytes) -> Request | None:
-        """The request in a frame, if it is one with the transactional id."""
+        """Returns the request in a frame if it has the transactional id, otherwise None."""
         key, _, _, length = struct.unpack_from(">hhih", frame, 4)
         at = 14 + max(length, 0)
         name = self.transactional_id.encode()

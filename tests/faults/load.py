@@ -1,4 +1,4 @@
-"""Commands of many orders, as long as they are wanted: requests, answers, repeats, garbage, by a seed."""
+"""Publishes commands of many orders until it is stopped: requests, answers, repeats and garbage, from a seed."""
 
 import asyncio
 import random
@@ -50,7 +50,7 @@ async def some_day(
 
 @asynccontextmanager
 async def under_load(installation: Installation, dice: random.Random, per_second: int = 60) -> AsyncIterator[None]:
-    """Publishes all the while. A command that the broker does not take is the sender's trouble, not the service's."""
+    """Publishes until it is stopped. Ignores commands that the broker refuses, because the service never sees them."""
 
     async def publish() -> None:
         while True:
@@ -68,7 +68,7 @@ async def under_load(installation: Installation, dice: random.Random, per_second
 
 
 async def assert_nothing_lost_and_nothing_twice(installation: Installation) -> None:
-    """Waits until all is judged and settled, and holds everything against the oracle."""
+    """Waits until everything is judged and settled, and compares it with the oracle."""
     await installation.until_published(120)
     await installation.until_quiet(180)
     assert await assert_as_the_oracle_says(installation) > 0
@@ -76,7 +76,7 @@ async def assert_nothing_lost_and_nothing_twice(installation: Installation) -> N
 
 
 async def assert_read_models_up_to_date(installation: Installation) -> None:
-    """Each page is what a replay of its order's events gives (case 14); no read model counts an event twice."""
+    """Checks that each page matches a replay of its order's events, and no read model counts an event twice (case 14)."""
     versions = dict(
         installation.query_all("SELECT originator_id, max(originator_version) FROM order_events GROUP BY 1")
     )

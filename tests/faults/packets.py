@@ -15,12 +15,12 @@ _FILTER = struct.pack("HP", 1, ctypes.addressof(_TAKE_NOTHING))
 
 
 def drop(each: Any) -> None:
-    """From now on. `each`: a socket, connected or listening, or asyncio's for one."""
+    """Drops packets from now on. A socket is connected or listening, or asyncio's wrapper of one."""
     with suppress(OSError):  # closed meanwhile
         each.setsockopt(socket.SOL_SOCKET, _ATTACH_FILTER, _FILTER)
 
 
 def take(each: Any) -> None:
-    """Takes packets again, if they were dropped."""
+    """Accepts packets again, if they were dropped."""
     with suppress(OSError):
         each.setsockopt(socket.SOL_SOCKET, _DETACH_FILTER, 0)

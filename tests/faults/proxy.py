@@ -1,4 +1,4 @@
-"""A server behind a TCP proxy, so that a test can cut, delay, refuse or silence its connections."""
+"""A TCP proxy before a server, so that a test can cut, delay, refuse or silence connections."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -12,13 +12,13 @@ from . import packets
 
 
 class Proxy:
-    """Passes bytes on between a port of its own and the server's."""
+    """Passes bytes between its own port and the server's."""
 
     def __init__(self) -> None:
         self.port = 0
         self.target = 0
         self.delay = 0.0
-        """Seconds by which each piece of data is held up."""
+        """Seconds by which each chunk of data is delayed."""
         self.reachable = True
         self._vanished = False
         self._connections: set[asyncio.StreamWriter] = set()
@@ -27,7 +27,7 @@ class Proxy:
     @classmethod
     @asynccontextmanager
     async def listening(cls, port: int = 0) -> AsyncIterator["Proxy"]:
-        """On a port of the proxy's own choice by default."""
+        """Starts listening, by default on a free port."""
         proxy = cls()
         server = await asyncio.start_server(proxy._accept, "127.0.0.1", port)
         proxy._listening = list(server.sockets)
@@ -50,7 +50,7 @@ class Proxy:
             packets.drop(each)
 
     def appear(self) -> None:
-        """Takes packets again. Connections that neither side has given up go on."""
+        """Accepts packets again. Connections that neither side has closed continue."""
         self._vanished = False
         for each in self._sockets():
             packets.take(each)

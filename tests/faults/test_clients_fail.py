@@ -1,4 +1,4 @@
-"""Whatever a call of the Kafka or the PostgreSQL client raises, before or after it took effect: what comes out had to."""
+"""Whatever a call of the Kafka or the PostgreSQL client raises, before or after its effect, the results are right."""
 
 import random
 from collections import Counter
@@ -40,7 +40,7 @@ async def test_whatever_a_client_raises_changes_nothing(
 
 
 def raised(folder: Path) -> list[str]:
-    """A line for each: role, call, before or after it took effect, what."""
+    """Returns a line for each failure: role, call, before or after its effect, and the error."""
     file = folder / "raised"
     return file.read_text().splitlines() if file.exists() else []
 

@@ -1,4 +1,4 @@
-"""The broker's clock jumps, back and forth: business time never runs backwards in an order (D1)."""
+"""The broker's clock jumps back and forth, but business time never runs backwards within an order (D1)."""
 
 import random
 import time
@@ -39,9 +39,9 @@ async def test_D1_a_clock_that_jumps_gives_each_order_one_history(installation: 
 
 
 async def _let_the_test_set_the_time(installation: Installation) -> None:
-    """From now on records bear the time that they are sent with: the broker's clock, as far as the service can tell.
+    """Lets senders set the timestamps of records from now on, which the service takes for the broker's clock.
 
-    None of them is too old to be kept: the broker would look every five minutes, and the oracle miss them.
+    Also switches retention off. Otherwise the broker would delete old records, and the oracle would miss them.
     """
     admin = AIOKafkaAdminClient(bootstrap_servers=installation.settings.kafka)
     await admin.start()

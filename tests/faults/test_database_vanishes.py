@@ -1,4 +1,4 @@
-"""A PostgreSQL server that vanishes or hangs, without a word, is given up, and the roles go on when one answers."""
+"""Roles give up a PostgreSQL server that vanishes or hangs silently, and continue when a server answers."""
 
 import asyncio
 import sys
@@ -29,7 +29,7 @@ _BUSY_SECONDS = 40  # a machine that does nothing else needs half of it
 
 @pytest.fixture
 async def two(installation: Installation) -> AsyncIterator[list[Address]]:
-    """Two addresses of one server; the URL names both. As a primary and the standby that takes its place."""
+    """Two addresses of one server, both in the URL, like a primary and the standby that replaces it."""
     direct = installation.settings
     parameters = conninfo_to_dict(direct.database)
     if not str(parameters["host"]).startswith("/"):

@@ -47,7 +47,7 @@ async def held_up(folder: Path) -> AsyncIterator[tuple[Holding, Servers]]:
 async def kept_running(
     role: "Callable[[], RelayRole] | Callable[[], CheckpointsRole]",
 ) -> AsyncIterator[list[Exception]]:
-    """A role in this process, started again whenever it ends. Yields what it ended with, as it happens."""
+    """Runs a role in this process, and restarts it whenever it ends. Yields the list of errors it ended with."""
     ended: list[Exception] = []
 
     async def keep() -> None:
@@ -118,16 +118,16 @@ def is_judged(installation: Installation, commands: int) -> bool:
 
 
 def orders_of_one_partition(dice: random.Random, count: int) -> list[str]:
-    """Ids."""
-    found: list[str] = []
-    while len(found) < count:
+    """Returns order ids that are all in partition 0."""
+    order_ids: list[str] = []
+    while len(order_ids) < count:
         if partition_of((order_id := f"order-{dice.randrange(10**9)}").encode(), 8) == 0:
-            found.append(order_id)
-    return found
+            order_ids.append(order_id)
+    return order_ids
 
 
 def long_request() -> OpenDispute:
-    """More than sixty of them do not fit into one batch of the relay's producer."""
+    """Returns a request so long that one record batch of the relay's producer holds at most sixty of its events."""
     return OpenDispute(
         actor=CLIENT, request=OrderUpdateRequest(kind="order_update", message="\N{DOVE OF PEACE}" * 2_500)
     )

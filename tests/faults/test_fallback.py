@@ -27,7 +27,7 @@ pytestmark = needed
 
 @dataclass
 class Pooled:
-    """An installation behind PgBouncer, and the settings with which its server is reached past that."""
+    """An installation behind PgBouncer, and settings that connect to its server directly."""
 
     installation: Installation
     direct: Settings
@@ -41,13 +41,13 @@ class Pooled:
         await back_up(Installation(self.direct), file)
 
     async def restore(self, file: Path) -> Installation:
-        """Beside the database that there is."""
+        """Restores the backup to a second database."""
         await restore_as(Installation(self.direct), file, f"{self.name}_earlier")
         url = urlsplit(self.direct.database)._replace(path=f"/{self.name}_earlier").geturl()
         return Installation(replace(self.direct, database_url=url))
 
     async def fall_back(self) -> None:
-        """Puts what was restored in the place of the database."""
+        """Replaces the database with the restored one."""
         await asyncio.to_thread(self.pooler.switch, self.name, f"{self.name}_earlier")
 
 
@@ -80,7 +80,7 @@ async def test_a_database_that_falls_back_under_living_connections_loses_and_rep
 async def test_checkpoints_of_a_database_that_fell_back_and_grew_again_are_not_continued(
     pooled: Pooled, tmp_path: Path
 ):
-    """Between two looks of the role: the events that it has signed last are others by now."""
+    """The database falls back between two looks of the role, so the events that it signed last have changed."""
     installation = pooled.installation
     with_key(installation, tmp_path / "key")
     store_events(installation, 10)

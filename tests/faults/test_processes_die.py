@@ -1,4 +1,4 @@
-"""Whatever role is killed or stopped, at whatever step: what comes out is what had to."""
+"""Whichever role is killed or stopped, at whatever step, the results are right."""
 
 import asyncio
 import contextlib
@@ -27,15 +27,15 @@ _LONGER_THAN_THE_SESSION_SECONDS = 8
 
 
 Fail = Callable[[Installation, str, str, int], Awaitable[None]]
-"""Makes a role, which that installation supervises, fail at a step, at its n-th passage."""
+"""Makes a role that the installation supervises fail when it reaches a step for the n-th time."""
 
 
 async def fail_at_each(
     installation: Installation, dice: random.Random, steps: Sequence[tuple[str, str]], fail: Fail, folder: Path
 ) -> None:
-    """Under load, all roles at the same time, each at its steps one after the other; nothing may come of it.
+    """Makes all roles fail at the same time under load, each at one step after another. The results must be right.
 
-    Each runs under a supervisor of its own, so that several can be told at once where to fail.
+    Each role has its own supervisor, so that several roles can get their steps at once.
     """
     public = with_key(installation, folder / "key")
     installation.settings = replace(installation.settings, time_scale=Fraction(FAST))
@@ -58,7 +58,7 @@ async def fail_at_each(
 
 
 async def fail_at(own: Installation, role: str, step: str, passage: int, action: str, folder: Path) -> None:
-    """Starts the role anew so that it fails once at this step; returns when it has."""
+    """Restarts the role so that it fails once at this step. Returns when it has failed."""
     mark = folder / f"{role}.{step}.{action}"
     await own.stop(role)
     own.supervisor.environment["RESOLUTION_FAULT"] = f"{role}.{step} {passage} {action} {mark}"
@@ -95,7 +95,7 @@ async def test_roles_killed_at_random_change_nothing(installation: Installation,
 async def test_a_process_that_wakes_up_after_another_took_its_place_writes_nothing(
     installation: Installation, seed: int, every_step: bool, tmp_path: Path
 ):
-    """Stopped for longer than the consumer group waits, in the middle of its work, also of its transaction."""
+    """A role sleeps longer than its consumer group waits, in the middle of its work, also during a transaction."""
     dice = random.Random(seed)
     steps = STOPS if every_step else dice.sample(STOPS, 1)
 

@@ -80,7 +80,7 @@ async def test_members_that_share_a_backlog_judge_all_of_it(installation: Instal
 
 
 async def test_offsets_that_another_database_left_in_kafka_mean_nothing(installation: Installation):
-    """The group's offsets point behind the last command, as a run on another database left them."""
+    """The group's committed offsets are at the end of the topic, as if a run on another database had left them."""
     commands = await publish(installation.settings.kafka, installation.topics.commands, 100)
     await _commit_ends(installation)
     with psycopg.connect(installation.settings.database) as connection:

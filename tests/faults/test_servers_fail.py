@@ -1,4 +1,4 @@
-"""PostgreSQL and Kafka die, hang, cut connections, refuse to write: nothing is lost, nothing twice."""
+"""PostgreSQL and Kafka die, hang, cut connections or refuse to write, but nothing is lost or doubled."""
 
 import asyncio
 import os
@@ -27,7 +27,7 @@ from tests.installation import Installation, until
 
 @dataclass
 class Own:
-    """Servers that nobody else uses, whatever the other tests run on."""
+    """Servers that no other test uses."""
 
     kafka: Kafka
     postgres: Postgres
@@ -103,7 +103,7 @@ async def test_a_server_that_fails_and_comes_back_has_lost_nothing_for_anybody(
 
 @pytest.fixture
 def small_disk(folder: Path) -> Iterator[Path]:
-    """A file system of its own for the database, 400 MB large."""
+    """A separate file system of 400 MB for the database."""
     disk = folder / "postgres"
     options = ["-t", "tmpfs", "-o", "size=400m,mode=0755", "tmpfs", str(disk)]
     if shutil.which("mount") is None or subprocess.run(["mount", *options], capture_output=True).returncode != 0:
@@ -115,7 +115,7 @@ def small_disk(folder: Path) -> Iterator[Path]:
 
 
 def refuses(installation: Installation) -> bool:
-    """Whether the database has no room for a few rows, or for its log, which ends it."""
+    """Whether the disk is too full for a few rows, or for the database's log, in which case the database ends."""
     try:
         installation.query("CREATE TABLE x AS SELECT repeat('x', 1000) FROM generate_series(1, 1000)")
         installation.query("DROP TABLE x")
@@ -169,7 +169,7 @@ async def proxied(folder: Path) -> AsyncIterator[tuple[Proxy, Servers]]:
 
 
 async def test_a_broker_that_is_cut_off_slow_or_unreachable_changes_nothing(proxied: tuple[Proxy, Servers], seed: int):
-    """Cut under load, so in the middle of fetches, of produced batches, of transactions and of their markers."""
+    """Connections are cut under load: during fetches, produce requests, transactions and their markers."""
     proxy, servers = proxied
     dice = random.Random(seed)
     async with Installation.fresh(servers) as installation:

@@ -1,4 +1,4 @@
-"""A PostgreSQL server behind addresses that can vanish: packets are dropped, and nobody hears of an end."""
+"""A PostgreSQL server behind addresses that can vanish: packets are dropped, and no connection is closed."""
 
 import asyncio
 import socket

@@ -1,4 +1,4 @@
-"""A sender that writes whatever the broker takes, beside steady good commands: each record gets its one fate.
+"""A sender writes whatever the broker accepts, beside steady good commands: each record has exactly one result.
 
 What the broker refuses is no record. Where something fails, the batch is shown in hex, and the seed is the test's own.
 """
@@ -206,7 +206,7 @@ async def all_ready(ports: dict[str, int]) -> bool:
 
 
 class Patience:
-    """Ends where there has been no more of something for a while."""
+    """The patience of a test. It ends when a count has not grown for a while."""
 
     def __init__(self) -> None:
         self._most = -1
@@ -219,7 +219,7 @@ class Patience:
 
 
 async def until_all_have_a_fate(installation: Installation, records: Sequence[Found]) -> dict[Place, str]:
-    """By place, what became of it. Shows the first record of each partition that has none."""
+    """Waits until all records have a fate. Returns the fates by place. Shows the first record that lacks one."""
     wanted = {record.place for record in records}
     patience = Patience()
     while True:
@@ -256,7 +256,7 @@ async def published(installation: Installation, number: int) -> tuple[list[Json]
 
 
 def judged(installation: Installation, record: Found, fate: str, oracle: Oracle) -> Judged:
-    """What has to come of a record. One that aiokafka reads otherwise than Kafka's own client may be dead, or judged."""
+    """Returns the expected result of a record. If aiokafka reads it differently from Kafka's client, `fate` decides."""
     said, dead = record.said, Judged(dead=True)
     if said is None or said.key is None or partition_of(said.key, PARTITIONS) != record.partition:
         return dead

@@ -1,4 +1,4 @@
-"""The reader of record batches: every offset comes out once, in its place, whatever the bytes are. No server."""
+"""The reader of record batches returns every offset once, in its place, whatever the bytes are. Uses no server."""
 
 import random
 from typing import Any

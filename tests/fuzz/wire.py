@@ -54,7 +54,7 @@ class RawRecord:
     offset_delta: int | None = None
     """None: its place in the batch."""
     null: int = -1
-    """The negative length that stands for null."""
+    """The negative length that means null."""
     width: int = 0
     """At least as many bytes for each varint."""
     key_length: int | None = None
@@ -197,7 +197,7 @@ CODECS: dict[str, Codec] = {
     "zstd, trailing garbage": Codec(4, lambda data: _zstd(data) + b"garbage"),
     "zstd, cut": Codec(4, lambda data: _zstd(data)[:-3]),
 }
-"""By name. Which of them the broker takes, only it can say."""
+"""By name. Only the broker knows which of them it accepts."""
 
 
 @dataclass(frozen=True)

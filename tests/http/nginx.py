@@ -42,7 +42,7 @@ def _site(name: str, port: int, service: str) -> str:
 
 @asynccontextmanager
 async def nginx(name: str, service: str, port: int | None = None) -> AsyncIterator[str]:
-    """The URL at which it answers. Skips the test where there is no nginx."""
+    """Yields the URL of a running nginx. Skips the test if nginx is not installed."""
     program = shutil.which("nginx", path="/usr/sbin:/usr/local/sbin:/usr/bin")
     if program is None:
         pytest.skip("nginx is missing: apt-get install nginx-light")

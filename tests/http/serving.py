@@ -1,4 +1,4 @@
-"""The application served from this process, on a desk of the test's own: no Kafka, no database."""
+"""The application served from this process, on a gateway of the test's own: no Kafka, no database."""
 
 import asyncio
 import socket
@@ -8,20 +8,20 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from services.http.app import create
-from services.http.gateway import Desk
+from services.http.gateway import Gateway
 from services.http.role import serve
 from services.http.viewers import Gate
-from services.http.wake_ups import Pulse
+from services.http.wake_ups import WakeUps
 
 
 class FakeDesk:
     """Knows one order, `order-1`, and fails on everything else. Remembers what was sent."""
 
-    beats = Desk.beats
+    ticks = Gateway.ticks
 
     def __init__(self) -> None:
         self.sent: list[dict[str, Any]] = []
-        self.pulse = Pulse([])
+        self.wake_ups = WakeUps([])
 
     async def order(self, viewer: Any, order_id: str) -> dict[str, Any]:
         return {"order_id": order_id, "version": 1, "available_actions": {}}
@@ -39,12 +39,12 @@ def development_gate() -> Gate:
 
 
 @asynccontextmanager
-async def served(desk: Any = None, gate: Gate | None = None, public_url: str | None = None) -> AsyncIterator[str]:
+async def served(gateway: Any = None, gate: Gate | None = None, public_url: str | None = None) -> AsyncIterator[str]:
     """The URL at which it answers."""
 
     @asynccontextmanager
     async def opened() -> AsyncIterator[Any]:
-        yield desk or FakeDesk()
+        yield gateway or FakeDesk()
 
     listener = socket.create_server(("127.0.0.1", 0), backlog=2048)
     app = create(gate or development_gate(), opened, public_url)

@@ -24,15 +24,15 @@ COMMAND = {"order_id": "order-1", "command": "CancelOrder", "data": {"comment": 
 
 
 @pytest.fixture
-def desk() -> FakeDesk:
+def gateway() -> FakeDesk:
     return FakeDesk()
 
 
 @pytest.fixture
-async def client(desk: FakeDesk) -> AsyncIterator[httpx.AsyncClient]:
+async def client(gateway: FakeDesk) -> AsyncIterator[httpx.AsyncClient]:
     gate = development_gate()
     async with (
-        served(desk, gate) as url,
+        served(gateway, gate) as url,
         httpx.AsyncClient(base_url=url, cookies={COOKIE: gate.token_for("ann", operator=False)}) as client,
     ):
         yield client
@@ -81,7 +81,7 @@ BODIES = {
 }
 
 
-async def test_what_is_no_command_is_refused(client: httpx.AsyncClient, desk: FakeDesk):
+async def test_what_is_no_command_is_refused(client: httpx.AsyncClient, gateway: FakeDesk):
     headers = {"Content-Type": "application/json"}
     for body, status in BODIES.items():
         assert is_problem(await client.post("/api/commands", content=body, headers=headers), status), body[:80]
@@ -96,21 +96,21 @@ async def test_what_is_no_command_is_refused(client: httpx.AsyncClient, desk: Fa
     for media_type in ("", "text/plain", "application/x-www-form-urlencoded", "json", "\u00b2"):
         encoded = {"Content-Type": media_type.encode("latin-1")}
         assert is_problem(await client.post("/api/commands", content=b"{}", headers=encoded), 415)  # type: ignore[arg-type]
-    assert desk.sent == []
+    assert gateway.sent == []
 
     as_cloud_event = {"Content-Type": "application/cloudevents+json; charset=utf-8"}
     content = json.dumps(COMMAND | {"data": {"comment": "\0 \U0001f600", "n": 1e3}}).encode()
     assert (await client.post("/api/commands", content=content, headers=as_cloud_event)).status_code == 202
-    assert desk.sent[0]["data"] == {"comment": "\0 \U0001f600", "n": 1000.0}
+    assert gateway.sent[0]["data"] == {"comment": "\0 \U0001f600", "n": 1000.0}
 
 
-async def test_preferences_are_read_or_left_alone(client: httpx.AsyncClient, desk: FakeDesk):
+async def test_preferences_are_read_or_left_alone(client: httpx.AsyncClient, gateway: FakeDesk):
     preferences = {"wait=5": 5.0, "respond-async, wait=2": 2.0, "wait=99": 30.0}
     preferences |= dict.fromkeys(("wait=\u00b2", "wait=", "wait=-1", "wait=1e3", "=", ",,"))
     for prefer, wait in preferences.items():
         sent = await client.post("/api/commands", json=COMMAND, headers={"Prefer": prefer.encode("latin-1")})  # type: ignore[dict-item]
         assert sent.status_code == 202
-        assert desk.sent[-1]["wait"] == wait
+        assert gateway.sent[-1]["wait"] == wait
 
 
 async def test_HEAD_is_GET_without_the_body_and_ends(client: httpx.AsyncClient):
@@ -135,7 +135,7 @@ async def test_HEAD_is_GET_without_the_body_and_ends(client: httpx.AsyncClient):
 async def test_a_bug_of_ours_is_a_problem_without_a_traceback(
     client: httpx.AsyncClient, caplog: pytest.LogCaptureFixture
 ):
-    """The fake desk has no metrics."""
+    """The fake gateway has no metrics."""
     assert is_problem(await client.get("/api/metrics"), 500)
     page = await client.get("/metrics", headers={"Accept": "text/html"})
     assert (page.status_code, page.headers["content-type"]) == (500, "text/html; charset=utf-8")
@@ -182,7 +182,7 @@ async def test_requests_that_no_library_would_send(client: httpx.AsyncClient, ca
     assert caplog.text == ""
 
 
-async def test_a_form_is_a_form(client: httpx.AsyncClient, desk: FakeDesk):
+async def test_a_form_is_a_form(client: httpx.AsyncClient, gateway: FakeDesk):
     form = b'--x\r\nContent-Disposition: form-data; name="user"\r\n\r\nann\r\n--x--\r\n'
     for media_type in (
         "multipart/form-data; boundary=x",
@@ -197,7 +197,7 @@ async def test_a_form_is_a_form(client: httpx.AsyncClient, desk: FakeDesk):
     for user in ("", " ", "a\0", "x" * 201):
         assert (await client.post("/login", data={"user": user})).status_code == 422
     assert (await client.post("/login", data={"user": "ann"})).status_code == 303
-    assert desk.sent == []
+    assert gateway.sent == []
 
 
 FORMS: list[tuple[str | None, dict[str, str], bool]] = [
@@ -251,7 +251,7 @@ async def test_whoever_sends_is_answered_however_many_do_not(monkeypatch: pytest
 async def test_too_many_complete_requests_are_told_to_come_back(
     client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(app, "_MOST_REQUESTS", 1)
+    monkeypatch.setattr(app, "_MAX_REQUESTS", 1)
     async with client.stream("GET", "/api/orders/order-1/live") as live:
         assert live.status_code == 200
         refused = await client.get("/login")
@@ -316,7 +316,7 @@ async def test_reasons_say_what_to_send_instead_of_a_pattern_or_a_type(client: h
     key = {"Idempotency-Key": "mine"}
     assert await reasons("POST", "/api/commands", json=COMMAND, headers=key) == {"header.idempotency-key": uuid}
     assert await reasons("GET", "/api/orders/order-1/commands/x") == {"path.command_id": uuid}
-    cursor = "should be what an earlier answer has as next"
+    cursor = "should be the value of next in an earlier answer"
     assert await reasons("GET", "/api/orders?cursor=x") == {"query.cursor": cursor}
     assert await reasons("GET", "/api/inbox?to_answer=x") == {"query.to_answer": cursor}
     order = "should have 1 to 64 letters, digits, dots, underscores and hyphens"
@@ -340,7 +340,7 @@ async def test_what_is_no_http_is_not_quoted_as_python_writes_it(client: httpx.A
 
 
 @pytest.mark.parametrize("prefer", ["wait=5", "WAIT=5", 'respond-async, wait="5"', "wait = 5; x=y"])
-async def test_preferences_are_read_as_rfc_7240_writes_them(client: httpx.AsyncClient, desk: FakeDesk, prefer: str):
+async def test_preferences_are_read_as_rfc_7240_writes_them(client: httpx.AsyncClient, gateway: FakeDesk, prefer: str):
     await client.post("/api/commands", json=COMMAND, headers={"Prefer": prefer})
-    [sent] = desk.sent
+    [sent] = gateway.sent
     assert sent["wait"] == 5

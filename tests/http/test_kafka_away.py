@@ -32,7 +32,7 @@ async def proxy() -> AsyncIterator[Proxy]:
 
 @pytest.fixture
 async def away(proxy: Proxy, servers: Servers) -> AsyncIterator[Installation]:
-    """An installation whose broker is behind the proxy, with an order, its roles at work."""
+    """An installation with running roles and an order, whose broker is behind the proxy."""
     with tempfile.TemporaryDirectory(prefix="rc-", ignore_cleanup_errors=True) as name:
         broker = BehindProxy(Path(name), proxy)
         try:

@@ -31,8 +31,8 @@ def test_a_port_in_use_is_said_in_one_sentence():
         with pytest.raises(SettingsError) as refused:
             listen("127.0.0.1", port, "RESOLUTION_HTTP_PORT")
     assert str(refused.value) == (
-        f"Nothing can listen on 127.0.0.1:{port} (Address already in use); set RESOLUTION_HTTP_PORT to another port, "
-        "or end what uses this one."
+        f"Cannot listen on 127.0.0.1:{port} (Address already in use). Set RESOLUTION_HTTP_PORT to another port, "
+        "or end the program that uses it."
     )
 
 

@@ -116,10 +116,10 @@ async def test_lists_go_on_in_pages_that_fit_a_phone(installation: Installation,
 
 
 async def test_a_long_order_id_breaks_no_words_beside_it(chromium: Browser):
-    desk = OneOrder()
-    desk.order_id = LONG_ORDER
-    desk.judge(registered(client_id=CLIENT))
-    async with served(desk) as url:
+    gateway = OneOrder()
+    gateway.order_id = LONG_ORDER
+    gateway.judge(registered(client_id=CLIENT))
+    async with served(gateway) as url:
         for width in (1280, 760):
             page = await log_in(chromium, url, CLIENT, viewport={"width": width, "height": 700})
             assert await page.evaluate(BROKEN_WORDS) == [], width

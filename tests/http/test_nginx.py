@@ -25,9 +25,9 @@ _LINK = re.compile(r'(?:href|src|action|data-[a-z-]+)="(/[^"]*)"')
 
 @pytest.mark.parametrize(("site", "path"), SITES)
 async def test_forms_redirects_and_links_lead_to_the_public_address(site: str, path: str):
-    desk = FakeDesk()
+    gateway = FakeDesk()
     async with (
-        served(desk, public_url=MARKET + path) as service,
+        served(gateway, public_url=MARKET + path) as service,
         nginx(site, service) as url,
         httpx.AsyncClient(base_url=url + path) as client,
     ):

@@ -83,38 +83,38 @@ async def test_a_refused_field_says_its_label_its_limit_and_what_was_entered(use
 
 
 async def test_a_line_break_counts_once_though_browsers_send_two_characters():
-    desk = OneOrder()
-    async with pages_of(desk, CLIENT) as browser:
+    gateway = OneOrder()
+    async with pages_of(gateway, CLIENT) as browser:
         message = "\n".join(["x" * 49] * 50)  # 2,499 characters
         page = await browser.post("/orders/order-1", data=UPDATE | {"message": message.replace("\n", "\r\n")})
         assert page.status_code == 200
-        assert desk.events[-1].message == message
+        assert gateway.events[-1].message == message
 
 
 async def test_what_is_said_to_be_done_was_done_by_the_viewer():
-    desk = OneOrder()
-    async with pages_of(desk, CLIENT) as browser:
+    gateway = OneOrder()
+    async with pages_of(gateway, CLIENT) as browser:
         for done in ("?done=CancelOrder", "?after=1&sent=00000000-0000-0000-0000-000000000000"):
             assert "canceled" not in (await browser.get(f"/orders/order-1{done}")).text
         page = await browser.post("/orders/order-1", data=UPDATE | {"message": "How is it going?"})
         assert "Your request was sent." in page.text
         asked = page.url.raw_path.decode()
-    declined = desk.judge(decline(dispute=desk.events[-1].dispute_id))
-    async with pages_of(desk, CLIENT) as browser:
+    declined = gateway.judge(decline(dispute=gateway.events[-1].dispute_id))
+    async with pages_of(gateway, CLIENT) as browser:
         assert "You declined" not in (await browser.get(f"/orders/order-1?sent={declined}")).text
-    async with pages_of(desk, FREELANCER) as browser:
+    async with pages_of(gateway, FREELANCER) as browser:
         assert "You declined the request." in (await browser.get(f"/orders/order-1?sent={declined}")).text
         assert "Your request was sent" not in (await browser.get(asked)).text
-    refused = desk.judge(cancel())
-    async with pages_of(desk, CLIENT) as browser:
+    refused = gateway.judge(cancel())
+    async with pages_of(gateway, CLIENT) as browser:
         assert "The order is canceled." not in (await browser.get(f"/orders/order-1?sent={refused}")).text
 
 
 async def test_what_was_accepted_is_said_while_the_read_model_lags():
-    desk = OneOrder()
-    desk.judge(registered_awaiting())
-    async with pages_of(desk, CLIENT) as browser:
-        desk.lags = True
+    gateway = OneOrder()
+    gateway.judge(registered_awaiting())
+    async with pages_of(gateway, CLIENT) as browser:
+        gateway.lags = True
         page = await browser.post("/orders/order-1", data=CANCEL | {"comment": "Plans changed."})
         assert page.status_code == 200
         assert "The order is canceled." in page.text
@@ -122,9 +122,9 @@ async def test_what_was_accepted_is_said_while_the_read_model_lags():
 
 
 async def test_a_form_of_an_action_that_is_over_keeps_what_was_written():
-    desk = OneOrder()
-    async with pages_of(desk, CLIENT) as browser:
-        desk.judge(opened(order_update()))
+    gateway = OneOrder()
+    async with pages_of(gateway, CLIENT) as browser:
+        gateway.judge(opened(order_update()))
         page = await browser.post("/orders/order-1", data=UPDATE | {"message": "Once more?"})
         assert page.status_code == 422
         assert "must end before another request" in alerts(page)[0]
@@ -132,8 +132,8 @@ async def test_a_form_of_an_action_that_is_over_keeps_what_was_written():
 
 
 async def test_after_a_restart_the_pages_lead_to_the_login_and_a_form_is_kept():
-    desk = OneOrder()
-    async with pages_of(desk, CLIENT) as browser:
+    gateway = OneOrder()
+    async with pages_of(gateway, CLIENT) as browser:
         browser.cookies.clear()
         browser.headers["Cookie"] = "resolution_token=of.another.process"
         page = await browser.get("/orders/order-1")
@@ -146,8 +146,8 @@ async def test_after_a_restart_the_pages_lead_to_the_login_and_a_form_is_kept():
 
 @pytest.mark.parametrize("order_id", [".", "..", "..."])
 async def test_every_order_id_has_an_address(order_id):
-    desk = OneOrder(order_id)
-    async with pages_of(desk, CLIENT) as browser:
+    gateway = OneOrder(order_id)
+    async with pages_of(gateway, CLIENT) as browser:
         page = await browser.get("/")
         [address] = re.findall(r'href="(/orders/[^"]*)"', page.text)
         page = await browser.get(address)
@@ -161,11 +161,11 @@ async def test_every_order_id_has_an_address(order_id):
 
 
 async def test_ids_of_people_do_not_turn_the_words_around_them():
-    desk = OneOrder()
-    desk.judge(registered(client_id=HOSTILE))
-    desk.judge(opened(order_update(), by=HOSTILE))
+    gateway = OneOrder()
+    gateway.judge(registered(client_id=HOSTILE))
+    gateway.judge(opened(order_update(), by=HOSTILE))
     for user in (HOSTILE, FREELANCER):
-        async with pages_of(desk, user) as browser:
+        async with pages_of(gateway, user) as browser:
             for path in ("/", "/orders/order-1"):
                 page = await browser.get(path)
                 assert HOSTILE in page.text
@@ -202,8 +202,8 @@ def test_the_open_dispute_says_who_asked_for_what_and_who_has_to_answer():
 
 
 async def test_the_page_shows_these_sentences():
-    desk = OneOrder()
-    async with pages_of(desk, CLIENT) as browser:
+    gateway = OneOrder()
+    async with pages_of(gateway, CLIENT) as browser:
         page = await browser.post("/orders/order-1", data=UPDATE | {"message": "How is it going?"})
     assert "You asked for an order update. Waiting for the freelancer&#39;s answer." in page.text
 
@@ -218,9 +218,9 @@ async def test_instants_in_refusals_are_written_for_people():
 
 
 async def test_no_form_asks_for_an_amount_that_it_could_not_take():
-    desk = OneOrder()
-    desk.judge(registered(price={"amount": 10000, "currency": "ZZZ"}))
-    async with pages_of(desk, FREELANCER) as browser:
+    gateway = OneOrder()
+    gateway.judge(registered(price={"amount": 10000, "currency": "ZZZ"}))
+    async with pages_of(gateway, FREELANCER) as browser:
         page = await browser.get("/orders/order-1")
     assert 'name="amount"' not in page.text
     assert "The order&#39;s currency, ZZZ, is not one of ISO 4217" in page.text

@@ -27,11 +27,11 @@ def token(user: str) -> str:
 
 
 async def test_a_stream_says_what_changed_since_the_page_and_ends_with_its_token(tmp_path: Path):
-    desk = OneOrder()
-    async with pages_of(desk, CLIENT, gate=gate(tmp_path)) as browser:
+    gateway = OneOrder()
+    async with pages_of(gateway, CLIENT, gate=gate(tmp_path)) as browser:
         browser.headers["Authorization"] = f"Bearer {token(CLIENT)}"
         list_as_shown = (await browser.get("/")).text.partition('data-shown="')[2].partition('"')[0]
-        desk.judge(opened(order_update()))
+        gateway.judge(opened(order_update()))
         shown = ["orders?shown=" + list_as_shown, *(f"orders/order-1?shown={version}" for version in (1, 2, 3))]
         streams = await asyncio.gather(*(browser.get(f"/live/{stream}") for stream in shown))
         assert {stream.headers["content-type"].partition(";")[0] for stream in streams} == {"text/event-stream"}

@@ -14,10 +14,10 @@ from resolution_contracts.values import format_instant
 from projections import inbox, order_page
 from projections.framework.paging import Page
 from services.clock import Clock
-from services.http.gateway import PARTY_COMMANDS, Desk
+from services.http.gateway import PARTY_COMMANDS, Gateway
 from services.http.problems import Problem, unknown
 from services.http.viewers import Gate, Viewer
-from services.http.wake_ups import Pulse
+from services.http.wake_ups import WakeUps
 from services.orders import Order
 from services.orders.evolve import evolve, evolve_all
 from services.orders.guards import must_be_known
@@ -31,7 +31,7 @@ Json = dict[str, Any]
 
 @dataclass
 class OneOrder:
-    """What the pages ask of a desk, about one order."""
+    """A gateway with one order, without servers."""
 
     order_id: str = ORDER
     events: list[Any] = field(default_factory=list)
@@ -42,7 +42,7 @@ class OneOrder:
     clock: ClassVar[Clock] = Clock(T)
 
     def judge(self, command: Command, id_: str | None = None) -> str:
-        """Judges a command; what comes of it is in `outcomes`, by the id that is returned."""
+        """Judges a command and stores its outcome in `outcomes`. Returns the command id."""
         id_ = id_ or str(uuid4())
         order = evolve_all(Order(id=self.order_id), self.events)
         decision = carry_out(order, command, id_, T + timedelta(minutes=len(self.events)))
@@ -81,8 +81,8 @@ class OneOrder:
     async def version(self, order_id: str) -> int:
         return len(self.events)
 
-    beats = Desk.beats
-    pulse: ClassVar[Pulse] = Pulse([])
+    ticks = Gateway.ticks
+    wake_ups: ClassVar[WakeUps] = WakeUps([])
 
     async def versions(self, *_: object) -> list[Any]:
         return [[(self.order_id, len(self.events))]]
@@ -97,7 +97,7 @@ class OneOrder:
 
     async def caught_up(self, read_model: str, position: int) -> None:
         if self.lags:
-            raise Problem(409, f"{read_model} has not come to position {position} yet; ask again.")
+            raise Problem(409, f"{read_model} has not reached position {position} yet; ask again.")
 
     async def send(
         self, viewer: Viewer, order_id: str, name: str, data: Json, *, id: str | None, **_: object
@@ -108,12 +108,12 @@ class OneOrder:
 
 
 @asynccontextmanager
-async def pages_of(desk: OneOrder, user: str, gate: Gate | None = None) -> AsyncIterator[httpx.AsyncClient]:
+async def pages_of(gateway: OneOrder, user: str, gate: Gate | None = None) -> AsyncIterator[httpx.AsyncClient]:
     """A browser without JavaScript, in which `user` has logged in. The order is registered first."""
-    if not desk.events:
-        desk.judge(registered())
+    if not gateway.events:
+        gateway.judge(registered())
     async with (
-        served(desk, gate) as url,
+        served(gateway, gate) as url,
         httpx.AsyncClient(base_url=url, headers={"Accept": "text/html"}, follow_redirects=True) as client,
     ):
         await client.post("/login", data={"user": user})

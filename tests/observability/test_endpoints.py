@@ -1,4 +1,4 @@
-"""Each role shows its metrics and its health, at the port it is told."""
+"""Each role serves its metrics and its health at the configured port."""
 
 import asyncio
 
@@ -92,7 +92,7 @@ async def test_no_label_has_a_value_that_a_user_chose(installation: Installation
 
 
 async def test_a_role_that_hangs_is_not_alive_any_more_and_says_since_when(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("services.telemetry.health._passages", {})  # other tests' loops are not this one's
+    monkeypatch.setattr("services.telemetry.health._progress_at", {})  # other tests' loops are not this one's
     health, port = Health(), free_port()
     with endpoint("127.0.0.1", port, health):
         beating = asyncio.create_task(health.beat())
@@ -102,7 +102,7 @@ async def test_a_role_that_hangs_is_not_alive_any_more_and_says_since_when(monke
         health._beat -= 60
         answer = await ask(port, "/health/live")
         assert answer.status_code == 503
-        assert "the event loop has not turned" in answer.json()["why"]
+        assert "the event loop has not run" in answer.json()["why"]
 
 
 async def test_a_role_whose_server_is_away_is_alive_but_not_ready(installation: Installation, ports: dict[str, int]):
@@ -123,7 +123,7 @@ async def test_a_port_that_is_taken_is_said_so():
     port = free_port()
     with (
         endpoint("127.0.0.1", port, Health()),
-        pytest.raises(SettingsError, match="set RESOLUTION_METRICS_PORT"),
+        pytest.raises(SettingsError, match="Set RESOLUTION_METRICS_PORT"),
         endpoint("127.0.0.1", port, Health()),
     ):
         pass

@@ -14,7 +14,7 @@ from tests.installation import Installation, until
 @pytest.fixture
 def fresh(monkeypatch: pytest.MonkeyPatch) -> Health:
     """Of a process in which nothing has run yet."""
-    for name in ("_passages", "_troubles", "_assigned", "_stopped"):
+    for name in ("_progress_at", "_troubles", "_assigned", "_stopped"):
         monkeypatch.setattr(health, name, {})
     found = Health()
     found.started = True
@@ -24,39 +24,39 @@ def fresh(monkeypatch: pytest.MonkeyPatch) -> Health:
 
 def passed(loop: str, seconds_ago: float) -> None:
     progress(loop)
-    health._passages[loop] = monotonic() - seconds_ago
+    health._progress_at[loop] = monotonic() - seconds_ago
 
 
 def test_a_loop_that_has_not_got_through_is_not_ready_after_half_a_minute_and_not_alive_after_90_seconds(fresh: Health):
     passed("relay", 29)
     assert (fresh.not_ready(), fresh.not_alive()) == ("", "")
     passed("relay", 31)
-    assert fresh.not_ready() == "relay has not got through for 31 s"
+    assert fresh.not_ready() == "relay has made no progress for 31 s"
     assert fresh.not_alive() == ""
     passed("relay", 91)
-    assert fresh.not_alive() == "relay has not got through for 91 s"
+    assert fresh.not_alive() == "relay has made no progress for 91 s"
 
 
 def test_a_loop_that_waits_for_a_server_is_not_ready_but_alive(fresh: Health):
     passed("commands", 91)
     trouble("commands", "the stored positions cannot be read", waits=True)
-    assert fresh.not_ready() == "commands has not got through for 91 s (the stored positions cannot be read)"
+    assert fresh.not_ready() == "commands has made no progress for 91 s (the stored positions cannot be read)"
     assert fresh.not_alive() == ""
     trouble("commands", "a batch failed")
-    assert fresh.not_alive() == "commands has not got through for 91 s (a batch failed)"
+    assert fresh.not_alive() == "commands has made no progress for 91 s (a batch failed)"
 
 
 def test_a_loop_that_never_got_through_counts_from_its_first_trouble(fresh: Health):
     trouble("commands", "polling fails")
-    health._passages["commands"] -= 91
+    health._progress_at["commands"] -= 91
     assert "polling fails" in fresh.not_alive()
 
 
 def test_work_that_nobody_does_is_not_ready_and_then_not_alive(fresh: Health):
     fresh.unmoved("commands/3", 31, restart=True)
-    assert fresh.not_ready() == "nothing was done of commands/3 for 31 s"
+    assert fresh.not_ready() == "no work was done on commands/3 for 31 s"
     fresh.unmoved("commands/3", 91, restart=True)
-    assert fresh.not_alive() == "nothing was done of commands/3 for 91 s"
+    assert fresh.not_alive() == "no work was done on commands/3 for 91 s"
     fresh.unmoved("commands/3", 91, restart=False)
     assert fresh.not_alive() == ""
 
@@ -77,16 +77,16 @@ def test_a_guard_says_it_every_half_minute_and_ends_the_process_at_last(
     ended: list[str] = []
     guard = Guard(fresh, ended.append)
     now = monotonic()
-    health._passages["relay"] = now
+    health._progress_at["relay"] = now
     with caplog.at_level(logging.ERROR):
         for second in range(0, 115, 5):
             monkeypatch.setattr(health, "monotonic", lambda second=second: now + second)
             fresh._beat = now + second
             guard.look()
     assert [record.message for record in caplog.records] == [
-        f"no progress: relay has not got through for {second} s" for second in (35, 65, 95)
+        f"no progress: relay has made no progress for {second} s" for second in (35, 65, 95)
     ]
-    assert ended == ["relay has not got through for 110 s"]
+    assert ended == ["relay has made no progress for 110 s"]
 
 
 @pytest.mark.long

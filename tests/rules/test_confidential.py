@@ -14,7 +14,7 @@ from msgspec import UnsetType
 from resolution_contracts import EVENTS as PUBLIC_EVENTS
 from resolution_contracts import RefundReason
 
-from projections.order_page import NotAParty, show, tell, view
+from projections.order_page import NotAParty, add_texts, show, view
 from services.judging.decode import Unreadable, decode
 from services.orders import Order
 from services.orders.events import EVENTS, Confidential, DisputeOpened, Event
@@ -141,7 +141,7 @@ def test_D16_the_order_page_shows_no_confidential_field_of_any_event(event_type,
     event = marked_event(event_type, page.order.version + 1)
     evolve(page.order, event)
     show(page, event)
-    tell(page, event)
+    add_texts(page, event)
     facts = must_be_known(page.order)
     assert_not_marked(view(page, [], viewer and facts.client_id, T))
 

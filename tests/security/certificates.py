@@ -15,7 +15,7 @@ _DAY = timedelta(days=1)
 
 @dataclass(frozen=True)
 class Identity:
-    """The files of a certificate and its key, and one with both of them."""
+    """The files of a certificate and its key, and a file with both."""
 
     certificate: Path
     key: Path

@@ -86,7 +86,7 @@ class Guarded:
 
 @dataclass(frozen=True)
 class Told:
-    """What came of a story that the service told with the least rights."""
+    """The result of a story that the service played with the least rights."""
 
     page: dict[str, Any]
 

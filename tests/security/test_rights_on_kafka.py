@@ -96,7 +96,7 @@ async def test_an_analyst_follows_the_events_in_groups_of_its_own_only(told: Tol
 
 async def test_only_the_owner_creates_topics(guarded: Guarded):
     for principal in ("resolution", "resolution-http", "sender"):
-        with pytest.raises(TopicError, match="grant the right"):
+        with pytest.raises(TopicError, match="grant this user the right"):
             await ensure_topics(guarded.cluster(principal), Topics("resolution.elsewhere."))
 
 

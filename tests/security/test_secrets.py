@@ -1,4 +1,4 @@
-"""No password shows in what a process prints, logs or serves, whatever fails, nor among its arguments."""
+"""No process shows a password in its output, logs, responses or arguments, whatever fails."""
 
 import asyncio
 import os

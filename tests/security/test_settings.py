@@ -1,4 +1,4 @@
-"""What the environment says of Kafka: each mistake is told before anything is connected, and nothing is sent in clear."""
+"""Kafka settings in the environment: each mistake is reported before a client connects, and no secret is sent in clear."""
 
 import os
 import subprocess
@@ -44,14 +44,17 @@ def plus(env: dict[str, str], **more: object) -> dict[str, str]:
         (without(SASL_SSL, "SASL_USERNAME"), "SASL_USERNAME is not set"),
         (
             without(SASL_SSL, "SASL_PASSWORD"),
-            "set RESOLUTION_KAFKA_SASL_PASSWORD, or RESOLUTION_KAFKA_SASL_PASSWORD_FILE",
+            "either RESOLUTION_KAFKA_SASL_PASSWORD, or RESOLUTION_KAFKA_SASL_PASSWORD_FILE",
         ),
         (plus(SASL_SSL, SASL_PASSWORD_FILE="{file}"), "one of the two"),
         (plus(without(SASL_SSL, "SASL_PASSWORD"), SASL_PASSWORD_FILE="{empty}"), "which is empty"),
         (plus(SASL_SSL, TLS_CA_FILE="/nowhere/ca.crt"), "no file that can be read (No such file or directory)"),
         (plus(SASL_SSL, TLS_CA_FILE="{file}"), "holds no certificate in PEM"),
         (plus(SSL, TLS_CERTIFICATE_FILE="{certificate}"), "go together"),
-        (plus(SSL, TLS_CERTIFICATE_FILE="{certificate}", TLS_KEY_FILE="{other_key}"), "are no certificate and its key"),
+        (
+            plus(SSL, TLS_CERTIFICATE_FILE="{certificate}", TLS_KEY_FILE="{other_key}"),
+            "aren't a certificate and its unencrypted key",
+        ),
         (plus(SSL, TLS_CERTIFICATE_FILE="{certificate}", TLS_KEY_FILE="{encrypted}"), "unencrypted"),
         (without(SASL_SSL, "SECURITY_PROTOCOL"), "says nothing while RESOLUTION_KAFKA_SECURITY_PROTOCOL is PLAINTEXT"),
         (plus({}, TLS_CA_FILE="{ca}"), "says nothing while"),

@@ -47,7 +47,7 @@ async def installation(servers: Servers, tmp_path: Path) -> AsyncIterator[Instal
 
 @asynccontextmanager
 async def copied(installation: Installation) -> AsyncIterator[Installation]:
-    """The installation with a copy of each of its databases behind them."""
+    """Returns the installation with copies of its databases added after them."""
     urls = [one.database for one in installation.settings.shards]
     names = {urlsplit(url).path[1:]: f"{urlsplit(urls[0]).path[1:]}_{len(urls) + n}" for n, url in enumerate(urls)}
     for name, copy in names.items():

@@ -71,7 +71,7 @@ async def test_texts_are_erased_and_keys_wrapped_anew_in_each_shard(installation
     await installation.until_published()
     await installation.stop()
     installation.settings = replace(installation.settings, master_key="\n".join(reversed(masters)))
-    assert "2 keys are wrapped anew" in (await asyncio.to_thread(invoke, installation, "rewrap-keys")).output
+    assert "2 keys were wrapped again" in (await asyncio.to_thread(invoke, installation, "rewrap-keys")).output
     installation.settings = replace(installation.settings, master_key=masters[1])
     for order in BOTH:
         assert "Plans changed." in (await asyncio.to_thread(invoke, installation, "replay", order)).output

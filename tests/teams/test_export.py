@@ -266,7 +266,7 @@ async def test_a_directory_of_others_another_format_and_another_database_are_ref
 ):
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "mine.txt").touch()
-    with pytest.raises(incremental.ExportError, match="files of others"):
+    with pytest.raises(incremental.ExportError, match="files that are not an export's"):
         export(installation, tmp_path / "notes")
     play(installation, DAY_ONE)
     export(installation, tmp_path / "x")
