@@ -3,8 +3,10 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+from services.failures import Misuse
 
-class SettingsError(Exception):
+
+class SettingsError(Misuse):
     """An environment variable cannot be used. The text names it, and says what it should be."""
 
 

@@ -22,6 +22,7 @@ from projections import READ_MODELS
 from services.eventstore.database import connect, fetch_value, lock_held, set_search_path
 from services.eventstore.event_codec import decode_event
 from services.eventstore.read_events import all_histories
+from services.failures import Failure
 from services.orders.events import Event
 from services.sealing.order_keys import WITHOUT_TEXTS
 
@@ -31,7 +32,7 @@ _MARK = "resolution replay: "
 _ROWS_AT_ONCE = 1000
 
 
-class AsOfError(Exception):
+class AsOfError(Failure):
     """A replay is not possible. The message says why and what to do instead."""
 
 

@@ -18,6 +18,7 @@ from psycopg.sql import SQL, Identifier
 from projections import READ_MODELS
 from services.eventstore.application import OrderStore
 from services.eventstore.database import fetch_value, hold_lock
+from services.failures import Failure
 
 from .projector import Projector, built_by
 
@@ -28,7 +29,7 @@ _SHOWN = 20
 _WAIT_SECONDS = 0.01
 
 
-class RebuildError(Exception):
+class RebuildError(Failure):
     """A rebuild is not possible. The message says why and what to do instead."""
 
 

@@ -12,6 +12,7 @@ from resolution_contracts.values import SettledAs, format_instant
 
 from services.eventstore.application import OrderStore
 from services.eventstore.outcomes import StoredOutcome
+from services.failures import Failure
 from services.judging.outcomes import OutcomeKind
 from services.orders import Order
 from services.orders import events as e
@@ -20,7 +21,7 @@ from services.orders.evolve import evolve
 Json = dict[str, Any]
 
 
-class NoHistory(Exception):
+class NoHistory(Failure):
     """The order has no event up to there, or its stored events cannot be replayed. The text says which."""
 
 

@@ -23,6 +23,7 @@ from services.clock import Clock
 from services.eventstore.database import connect
 from services.eventstore.positions import commands_bases
 from services.eventstore.read_events import digest_of_last_events
+from services.failures import Failure
 from services.kafka.read_topics import extents
 from services.kafka.relay_position import published
 from services.kafka.topics import Topics, count_partitions
@@ -46,7 +47,7 @@ _READ_MODELS = [["order_page"], ["inbox", "metrics", "overview", "reminders"]]
 """For the workers; the order page costs as much as the others together."""
 
 
-class VerificationFailed(Exception):
+class VerificationFailed(Failure):
     """The verification cannot go on. The text says why."""
 
 

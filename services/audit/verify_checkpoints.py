@@ -20,6 +20,7 @@ from services.eventstore.checkpoint_chain import Checkpoint, Hashes, notificatio
 from services.eventstore.checkpoint_notes import CheckpointNotes, checkpoint_notes
 from services.eventstore.database import CopiedRow, connect
 from services.eventstore.read_events import copy_events, newest_event
+from services.failures import Failure
 from services.shards.identity import shard_identity
 
 from .checkpoint_file import Chain
@@ -33,7 +34,7 @@ _TOLD_APART = 100
 """For how many checkpoints at most lost and strange events are kept in memory."""
 
 
-class CannotVerify(Exception):
+class CannotVerify(Failure):
     """The file or the database cannot be used for a verification. The text says why."""
 
 

@@ -17,6 +17,7 @@ from itertools import chain
 import msgspec
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
+from services.failures import Failure
 from services.judging.dead_letters import DeadLetter, at_first_time, first_offset, published_letter
 from services.judging.decode import Received
 from services.judging.first_uses import FirstUses
@@ -43,7 +44,7 @@ Answers = dict[tuple[str, str], str]
 """By order id and command id, the code of the first outcome that was published; empty where it is an acceptance."""
 
 
-class HistoryExpired(Exception):
+class HistoryExpired(Failure):
     """The commands topic does not have its first records any more."""
 
 

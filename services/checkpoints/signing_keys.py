@@ -8,10 +8,12 @@ from uuid import uuid4
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
+from services.failures import Failure
+
 PRIVATE, PUBLIC = "checkpoint.key", "checkpoint.pub"
 
 
-class KeyFileError(Exception):
+class KeyFileError(Failure):
     """A key file cannot be used. The text says why, and what to do."""
 
 

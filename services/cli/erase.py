@@ -11,6 +11,7 @@ from resolution_contracts.client import Client, OutcomePending
 
 from services.eventstore.database import connect
 from services.eventstore.parking import parked_commands
+from services.failures import Failure
 from services.runtime.installation import installation, up_to_date
 from services.sealing.order_keys import rewrap
 from services.settings import Settings
@@ -18,7 +19,7 @@ from services.settings import Settings
 from .terminal import say
 
 
-class NotErased(Exception):
+class NotErased(Failure):
     """An order's texts were not erased. The message says why and what to do."""
 
 

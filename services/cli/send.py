@@ -21,6 +21,7 @@ from resolution_contracts import COMMANDS
 from resolution_contracts.client import Client
 from resolution_contracts.topics import command_type
 
+from services.failures import Misuse
 from services.kafka.topics import LARGEST_RECORD
 from services.runtime.installation import installation
 from services.settings import Settings
@@ -33,7 +34,7 @@ _LARGEST_VALUE = LARGEST_RECORD - 64 * 1024
 _NOT_ASCII = re.compile("[^ -~]")
 
 
-class CommandsFileError(Exception):
+class CommandsFileError(Misuse):
     """A file or a line cannot be sent. The message names it and says what to do. Nothing was sent."""
 
 

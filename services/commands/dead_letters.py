@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from aiokafka import AIOKafkaProducer
 from resolution_contracts.topics import MAX_COMMAND_BYTES
 
+from services.failures import Failure
 from services.judging.dead_letters import RETRY_OF, SOURCE_TIMESTAMP, DeadLetter
 from services.judging.partitioner import partition_of
 from services.kafka.cluster import Cluster
@@ -13,7 +14,7 @@ from services.kafka.topics import LARGEST_RECORD, Topics, count_partitions
 _ADDED_HEADERS = {"error", "source-topic", "source-partition", "source-offset", SOURCE_TIMESTAMP, RETRY_OF}
 
 
-class NotRetried(Exception):
+class NotRetried(Failure):
     """A dead letter cannot be sent again as the operator asked. The text says why, and what to do."""
 
 

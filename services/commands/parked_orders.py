@@ -12,6 +12,7 @@ import msgspec
 from services.eventstore.append import Batch
 from services.eventstore.application import OrderStore
 from services.eventstore.parking import ParkingChanged
+from services.failures import Failure
 from services.judging import outcomes
 from services.judging.decode import Received
 from services.judging.judge import judge, read
@@ -19,7 +20,7 @@ from services.judging.outcomes import ParkedCommand
 from services.judging.record import Record
 
 
-class NotParked(Exception):
+class NotParked(Failure):
     """The order has no parked command."""
 
 

@@ -5,13 +5,14 @@ from dataclasses import dataclass
 
 from services.eventstore.append import Batch
 from services.eventstore.application import OrderStore
+from services.failures import Failure
 from services.judging import outcomes
 from services.judging.record import Record
 from services.kafka.cluster import Cluster
 from services.kafka.read_topics import next_readable
 
 
-class NotSkipped(Exception):
+class NotSkipped(Failure):
     """The records are not skipped. The text says why."""
 
 

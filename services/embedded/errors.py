@@ -1,5 +1,7 @@
 """The error that embedded servers raise."""
 
+from services.failures import Failure
 
-class ServerError(Exception):
+
+class ServerError(Failure):
     """An embedded server cannot be provided. The message tells the user what happened and what to do."""

@@ -12,6 +12,8 @@ from typing import Any
 
 import psycopg
 
+from services.failures import Failure
+
 from .database import UnfitDatabase, connect, fetch_row, fetch_value
 
 log = logging.getLogger(__name__)
@@ -20,7 +22,7 @@ _LOCK = 7_283_640_114  # an arbitrary number for the advisory lock
 _LOCK_TIMEOUT = "5s"
 
 
-class SchemaOutdated(Exception):
+class SchemaOutdated(Failure):
     """The schema lacks migrations, and this user may not run them. The text says who may."""
 
 

@@ -17,6 +17,7 @@ from eventsourcing.postgres import PostgresFactory
 from services.eventstore.application import OrderStore
 from services.eventstore.event_codec import decode_event
 from services.eventstore.read_events import digest_of_last_events, histories_of
+from services.failures import Failure
 from services.orders.events import Event, OrderTextsErased
 from services.sealing.order_keys import WITHOUT_TEXTS
 
@@ -31,7 +32,7 @@ _STATE = "state.json"
 _HISTORY = "history.json"
 
 
-class ExportError(Exception):
+class ExportError(Failure):
     """A directory cannot be exported to. The message says why and what to do."""
 
 

@@ -21,6 +21,7 @@ from aiokafka.errors import CorruptRecordException
 from aiokafka.record.default_records import DefaultRecordBatch
 from aiokafka.record.legacy_records import LegacyRecordBatch
 
+from services.failures import Failure
 from services.judging.record import Record
 
 LARGEST_BATCH_BYTES: Final = 24 * 1024 * 1024
@@ -43,7 +44,7 @@ _XERIAL_MAGIC = b"\x82SNAPPY\x00"
 _XERIAL_HEADER_BYTES = 16
 
 
-class UnreadablePartition(Exception):
+class UnreadablePartition(Failure):
     """The broker's data for a partition is damaged so that not even the borders of its batches are known."""
 
     def __init__(self, where: TopicPartition, offset: int, error: Exception) -> None:

@@ -15,6 +15,7 @@ from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.cluster import ClusterMetadata
 from aiokafka.errors import KafkaError
 
+from services.failures import Failure
 from services.judging.partitioner import partition_of
 from services.shards.arithmetic import ALONE, Shard
 
@@ -36,7 +37,7 @@ that a command that is too large becomes a dead letter."""
 _LARGE_RECORDS = {"max.message.bytes": str(LARGEST_RECORD)}
 
 
-class TopicError(Exception):
+class TopicError(Failure):
     """The service cannot use a topic. The message names the topic, the reason and what to do."""
 
 

@@ -13,6 +13,7 @@ import psycopg
 
 from services.eventstore.database import connect, fetch_value
 from services.eventstore.outcomes import last_outcome
+from services.failures import Failure
 from services.kafka.cluster import Cluster
 from services.kafka.read_topics import extents, last_value
 from services.kafka.relay_position import Position, published
@@ -20,7 +21,7 @@ from services.kafka.topics import Topics, count_partitions, id_of_topic
 from services.kafka.transactions import TransactionalProducer
 
 
-class NotRenewed(Exception):
+class NotRenewed(Failure):
     """The database cannot continue with these topics. The text says why, and what to do."""
 
 

@@ -16,6 +16,7 @@ import psycopg
 
 from services.eventstore.database import connect
 from services.eventstore.positions import commands_bases
+from services.failures import Failure
 from services.judging.partitioner import partition_of
 from services.judging.record import Record
 from services.kafka.read_topics import extents, open_streams
@@ -28,7 +29,7 @@ from . import months
 _PATIENCE_SECONDS = 60
 
 
-class NotRetired(Exception):
+class NotRetired(Failure):
     """A month could not be dropped. The text says why."""
 
 

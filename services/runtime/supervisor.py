@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from services.failures import Misuse
 from services.settings import Settings
 
 from .role_names import OF_ALL_SHARDS
@@ -134,8 +135,8 @@ def processes_of(settings: Settings, role: str) -> list[str]:
 
 
 def known_roles(asked: Sequence[str], existing: Sequence[str]) -> list[str]:
-    """Returns the roles to run: those asked for, or all. Raises ValueError for a role that does not exist."""
+    """Returns the roles to run: those asked for, or all. Raises Misuse for a role that does not exist."""
     for role in asked:
         if role not in existing:
-            raise ValueError(f"There is no role {role!r}; the roles are {', '.join(existing)}.")
+            raise Misuse(f"There is no role {role!r}; the roles are {', '.join(existing)}.")
     return list(dict.fromkeys(asked)) or list(existing)

@@ -11,6 +11,8 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from psycopg.rows import tuple_row
 
+from services.failures import Failure
+
 _BYTES = 32
 _NONCE = 12
 _is_key = re.compile(f"[0-9A-Fa-f]{{{2 * _BYTES}}}").fullmatch
@@ -18,7 +20,7 @@ NO_MASTER = ""
 """The id that stands for no master key: the order key is stored unwrapped."""
 
 
-class MasterKeyError(Exception):
+class MasterKeyError(Failure):
     """A master key is malformed or missing. The text says what to do."""
 
 

@@ -11,11 +11,12 @@ from psycopg.rows import class_row
 from psycopg.sql import SQL, Literal
 
 from services.eventstore.database import ANSWER_WITHIN_SECONDS, connect, fetch_row, fetch_value, lock_appends
+from services.failures import Misuse
 
 from .arithmetic import Shard
 
 
-class WrongShard(Exception):
+class WrongShard(Misuse):
     """The database is not the shard that RESOLUTION_DATABASE_URL says. The text says what to do."""
 
 

@@ -9,6 +9,7 @@ from psycopg.sql import SQL, Identifier, Literal
 
 from services.eventstore.checkpoint_notes import CheckpointNotes, checkpoint_notes
 from services.eventstore.database import connect, fetch_row, lock_appends
+from services.failures import Failure
 
 from .arithmetic import Shard
 from .identity import ShardIdentity, Split, become, shard_identity
@@ -21,7 +22,7 @@ _OWNERS = ("partition", "originator_id", "order_id")
 """Columns that say which order or partition a row belongs to. The first one that a table has decides."""
 
 
-class CannotSplit(Exception):
+class CannotSplit(Failure):
     """The databases cannot be split as they are. The text says what to do first."""
 
 
