@@ -12,6 +12,7 @@ from fastapi.staticfiles import StaticFiles
 from resolution_contracts.topics import MAX_COMMAND_BYTES
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
+from starlette.routing import Match, Mount
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from services.telemetry import role_metrics
@@ -59,11 +60,23 @@ def create(
     app.include_router(pages.router)
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
     app.add_exception_handler(problems.Problem, _page_or_json(problems.of_problem))
-    app.add_exception_handler(HTTPException, _page_or_json(problems.of_http))
+    app.add_exception_handler(HTTPException, _page_or_json(_of_http))
     app.add_exception_handler(RequestValidationError, _page_or_json(problems.of_validation))
     app.add_exception_handler(Exception, _page_or_json(problems.of_bug))
     # These wrap FastAPI from outside, because responses to unexpected exceptions bypass FastAPI's own middlewares.
-    return _Headers(_Head(_Measured(_Complete(_Busy(app)))))
+    return _Headers(_Head(_Measured(_Complete(_Busy(app, app), app))))
+
+
+async def _of_http(request: Request, error: Exception) -> Response:
+    """Answers a request that Starlette refuses. Names all methods of the address; Starlette names one route's."""
+    assert isinstance(error, HTTPException)
+    if error.status_code == 405:
+        routes = [route for route in request.app.routes if not isinstance(route, Mount)]  # files name their own methods
+        scopes = [{**request.scope, "method": method} for method in sorted(_METHODS)]
+        found = [s["method"] for s in scopes if any(route.matches(s)[0] is Match.FULL for route in routes)]
+        allowed = sorted([*found, "HEAD"]) if "GET" in found else found
+        error.headers = {"Allow": ", ".join(allowed)} if allowed else error.headers
+    return await problems.of_http(request, error)
 
 
 def _page_or_json(
@@ -146,7 +159,21 @@ class _Measured(_OfRequests):
         await self._app(scope, receive, send_measured)
 
 
-class _Complete(_OfRequests):
+class _Refusing(_OfRequests):
+    """Base class: may refuse a request before the application gets it."""
+
+    def __init__(self, app: ASGIApp, root: FastAPI) -> None:
+        super().__init__(app)
+        self._root = root
+
+    async def refuse(self, problem: problems.Problem, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers like the application would."""
+        request = Request({**scope, "app": self._root}, receive)
+        response = await _page_or_json(problems.of_problem)(request, problem)
+        await response(scope, receive, send)
+
+
+class _Complete(_Refusing):
     """Passes a request on once its whole body has arrived. Refuses bodies that are larger than a command may be."""
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -161,7 +188,8 @@ class _Complete(_OfRequests):
             too_large = len(body) > MAX_COMMAND_BYTES
             more = message.get("more_body", False) and not too_large
         if too_large:
-            await problems.answer(413, f"More than {MAX_COMMAND_BYTES} bytes.")(scope, receive, send)
+            detail = f"The body has more than {MAX_COMMAND_BYTES} bytes: send less, such as shorter texts."
+            await self.refuse(problems.Problem(413, detail), scope, receive, send)
             return
         messages: list[Message] = [{"type": "http.request", "body": bytes(body)}]
 
@@ -171,15 +199,15 @@ class _Complete(_OfRequests):
         await self._app(scope, receive_complete, send)
 
 
-class _Busy(_OfRequests):
+class _Busy(_Refusing):
     """Refuses requests while too many others are being answered."""
 
     _running = 0
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         if self._running >= _MAX_REQUESTS:
-            answer = problems.answer(503, "Too many requests at the same time; try again soon.", {"Retry-After": "5"})
-            await answer(scope, receive, send)
+            detail = "Too many requests at the same time; try again soon."
+            await self.refuse(problems.Problem(503, detail, {"Retry-After": "5"}), scope, receive, send)
             return
         self._running += 1
         try:

@@ -1,9 +1,10 @@
 """Closes connections whose clients do not send or do not read, so that other clients need not wait for them."""
 
 import asyncio
+import re
 import sys
 from contextlib import suppress
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -16,6 +17,43 @@ _SECONDS_TO_SEND = 30.0
 """The time to send a complete request, from the beginning of the connection or from the last response on."""
 _SECONDS_TO_READ = 30.0
 """The time to read some of a response once the buffers are full."""
+_MOST_HEADER_BYTES = 32_768
+"""The size of a request's first line and headers, or of a body's trailers. deploy/nginx/ has buffers of this size."""
+_absolute = re.compile(rb"https?://([^/?]+)(.*)", re.IGNORECASE).fullmatch
+
+
+class _Requests(h11.Connection):
+    """Refuses large headers however they arrive, and reads targets in absolute form (RFC 9112, 3.2.2).
+
+    h11 itself limits only headers that are incomplete when it looks at them.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(h11.SERVER, _MOST_HEADER_BYTES)
+
+    def next_event(self) -> Any:
+        """Returns what h11 does. Raises h11.RemoteProtocolError for what is not HTTP or too large."""
+        size = len(self._receive_buffer)
+        event = super().next_event()
+        if not isinstance(event, h11.Request | h11.EndOfMessage):
+            return event
+        if size - len(self._receive_buffer) > _MOST_HEADER_BYTES:
+            raise h11.RemoteProtocolError("Headers too long", error_status_hint=431)
+        return _in_origin_form(event) if isinstance(event, h11.Request) else event
+
+
+def _in_origin_form(request: h11.Request) -> h11.Request:
+    """Turns a target such as `http://host/path` into `/path`. Its host replaces the header Host."""
+    if not (found := _absolute(request.target)):
+        return request
+    host, target = found.groups()
+    headers = [(name, value) for name, value in request.headers if name != b"host"]
+    return h11.Request(
+        method=request.method,
+        target=target if target.startswith(b"/") else b"/" + target,
+        headers=[(b"host", host), *headers],
+        http_version=request.http_version,
+    )
 
 
 class Connection(H11Protocol):
@@ -29,6 +67,10 @@ class Connection(H11Protocol):
     """Connections whose request is incomplete, the longest-waiting first, with the timers that close them."""
     _stalled: asyncio.TimerHandle | None = None
     """The timer that ends this connection if its client does not read."""
+
+    def __init__(self, *given: Any, **named: Any) -> None:
+        super().__init__(*given, **named)
+        self.conn = _Requests()
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Closes the connection that has waited longest, if there are too many."""
@@ -75,7 +117,12 @@ class Connection(H11Protocol):
         error = sys.exc_info()[1]
         what = str(error).partition(": bytearray(")[0].removesuffix(".").removesuffix(":")  # without the client's bytes
         status = error.error_status_hint if isinstance(error, h11.RemoteProtocolError) else 400
-        self._refuse(status, f"{msg.removesuffix('.')}: {what}.")
+        detail = f"{msg.removesuffix('.')}: {what}."
+        if status == 431:
+            detail = (
+                f"The headers have more than {_MOST_HEADER_BYTES} bytes: send less, such as fewer or smaller cookies."
+            )
+        self._refuse(status, detail)
 
     def _unsupported_upgrade_warning(self) -> None:
         """Logs nothing: such a request is answered without upgrading."""

@@ -15,7 +15,7 @@ from markupsafe import Markup
 from starlette.exceptions import HTTPException
 
 from projections.framework.paging import CURSOR
-from services.orders.money import decimal_text, is_of_iso_4217, money_text, not_of_iso_4217, read_money
+from services.orders.money import is_of_iso_4217, money_text, not_of_iso_4217, read_money
 
 from . import forms, live_updates
 from .api import AGateway, cursor_of, gateway_of
@@ -80,15 +80,21 @@ async def failure(request: Request, response: Response) -> Response:
     if response.status_code == 401 and request.method == "POST":
         with suppress(HTTPException, Problem):  # the body isn't a form
             form = await forms.entered(request)
-    return _show(
-        request,
-        "failure.html",
-        None,
-        response.status_code,
-        problem=json.loads(bytes(response.body)),
-        login=login,
-        written=[form[name] for name in forms.TEXTS if form.get(name)],
-    )
+    problem = json.loads(bytes(response.body))
+    page = _failure(request, None, response.status_code, form, problem=problem, login=login)
+    page.headers.update({name: response.headers[name] for name in _KEPT_HEADERS if name in response.headers})
+    return page
+
+
+_KEPT_HEADERS = ("allow", "retry-after", "www-authenticate")
+
+
+def _failure(
+    request: Request, viewer: Viewer | None, status: int, form: Mapping[str, str], **context: Any
+) -> HTMLResponse:
+    """Returns a page that says what failed. It has the texts of the form, to be copied."""
+    written = [form[name] for name in forms.TEXTS if form.get(name)]
+    return _show(request, "failure.html", viewer, status, written=written, **context)
 
 
 @router.get("/")
@@ -196,6 +202,9 @@ async def act(request: Request, gateway: AGateway, viewer: AViewer, order_id: Or
     """Handles a sent form: publishes the command, waits for its outcome, and shows the result."""
     form = await forms.entered(request)
     key = form.get("form", "")
+    if (opened_as := form.get("viewer", viewer.user)) != viewer.user:
+        problem = {"title": "Somebody else is logged in", "status": 403, "detail": _made_for(opened_as, viewer)}
+        return _failure(request, viewer, 403, form, problem=problem)
 
     async def refuse(why: str | None = None, *, status: int = 422, **about: Any) -> Response:
         refused = Refused(key, form, why, **about)
@@ -224,14 +233,38 @@ async def act(request: Request, gateway: AGateway, viewer: AViewer, order_id: Or
     return RedirectResponse(f"/orders/{in_address(order_id)}?after={outcome['position']}&sent={sent}", 303)
 
 
+def _made_for(opened_as: str, viewer: Viewer) -> Markup:
+    """Says that a form was made for somebody else than the viewer. Browsers share a login among their tabs."""
+    return Markup(
+        "This page was opened as <bdi>{0}</bdi>; you are now logged in as <bdi>{1}</bdi>. Nothing was sent. "
+        "Log in as <bdi>{0}</bdi> to send it, or open the order again to act as <bdi>{1}</bdi>."
+    ).format(opened_as, viewer.user)
+
+
 def _refused_fields(key: str, form: Mapping[str, str], rejected: Json) -> dict[str, Markup]:
     if rejected["code"] == "refund_over_limit":
         return {"amount": forms.about(key, "amount", _reason(rejected), form)}
     return forms.refused_fields(key, form, rejected)
 
 
+_ON_THE_ORDER_PAGE = {
+    "dispute_settled": "This dispute is already settled ({settled_as}), so nothing was changed. "
+    "This page shows what is possible now.",
+    "dispute_unknown": "This order has no such dispute. This page shows its disputes, and what is possible now.",
+    "command_id_reused": "This form was sent before with other entries, so nothing was changed. "
+    "This page shows what came of it; to send these entries too, send the form again.",
+}
+"""Sentences about a rejection, by its code."""
+
+
 def _reason(rejected: Json) -> str:
-    """Returns the rejection's sentence. Rewrites the two that have an amount in minor units or a machine's instant."""
+    """Returns the rejection's sentence, for somebody who reads it on the order page.
+
+    Rewrites sentences that point to that page, and those that have an amount in minor units or a machine's instant.
+    """
+    if rejected["code"] in _ON_THE_ORDER_PAGE:
+        settled_as = str(rejected["details"].get("settled_as", "")).replace("_", "-")
+        return _ON_THE_ORDER_PAGE[rejected["code"]].format(settled_as=settled_as)
     if rejected["code"] == "refund_over_limit":
         limit = money_text(rejected["details"]["limit"])
         return f"A partial refund is at most 60% of the original price: offer {limit} or less."
@@ -267,7 +300,7 @@ async def metrics(request: Request, gateway: AGateway, viewer: AViewer) -> Respo
 async def operators(request: Request, gateway: AGateway, viewer: AViewer) -> Response:
     """Shows operators open disputes, coming deadlines, lag, parked orders and dead letters."""
     if not viewer.operator:
-        raise Problem(404, "There is no such page.")
+        raise HTTPException(404)
     overview, state = await gateway.overview(), await gateway.operations()
     state["waiting"], state["unpublished"] = await gateway.unread_commands(), await gateway.unpublished()
     return _show(request, "operator.html", viewer, overview=overview, state=state)
@@ -280,7 +313,7 @@ async def operators(request: Request, gateway: AGateway, viewer: AViewer) -> Res
 async def login(request: Request) -> Response:
     """Shows the login for development, where anybody can log in as anybody."""
     if not request.app.state.gate.development:
-        raise Problem(404, "There is no such page.")
+        raise HTTPException(404)
     return _show(request, "login.html", None)
 
 
@@ -289,7 +322,7 @@ async def logged_in(request: Request) -> Response:
     """Takes the form of the login for development, and sets the cookie."""
     gate = request.app.state.gate
     if not gate.development:
-        raise Problem(404, "There is no such page.")
+        raise HTTPException(404)
     form = await fields_of(request)
     user, is_operator = form.get("user", "").strip(), form.get("operator") == "yes"
     if not is_user_id(user or "operator") or not (user or is_operator):
@@ -348,11 +381,6 @@ def _duration(seconds: float) -> str:
     return f"{hours} h {minutes:02} min"
 
 
-def _step(money: Json) -> str:
-    """Returns the smallest amount of a currency, for a number field."""
-    return decimal_text({"amount": 1, "currency": money["currency"]})
-
-
 def serve_under(path: str) -> None:
     """Makes all links begin with this path, which a proxy removes from requests."""
     _templates.env.globals["public_path"] = path
@@ -360,8 +388,6 @@ def serve_under(path: str) -> None:
 
 _templates.env.filters |= {
     "money": money_text,
-    "decimal": decimal_text,
-    "step": _step,
     "words": _words,
     "waiting": _waiting,
     "duration": _duration,

@@ -101,7 +101,7 @@ def suppress_status(status: int) -> Iterator[None]:
 
 def unknown(what: str) -> Problem:
     """Returns one and the same problem for things that do not exist and things that the viewer may not see."""
-    return Problem(404, f"There is no such {what}, or it is not yours to see.")
+    return Problem(404, f"There is no such {what}, or it is not yours to see: check its id and your login.")
 
 
 def answer(status: int, detail: str, headers: dict[str, str] | None = None, **more: Any) -> JSONResponse:
@@ -124,7 +124,19 @@ async def of_problem(request: Request, problem: Exception) -> JSONResponse:
 async def of_http(request: Request, error: Exception) -> JSONResponse:
     """Answers a request that Starlette refuses, such as one with an unknown path."""
     assert isinstance(error, HTTPException)
-    return answer(error.status_code, str(error.detail), dict(error.headers or {}))
+    headers = dict(error.headers or {})
+    match error.status_code:
+        case 404:
+            root = request.scope.get("app_root_path", request.scope["root_path"])
+            detail = (
+                f"There is nothing at this address: {root}/openapi.json lists the API's, the pages start at {root}/."
+            )
+        case 405:
+            allowed = " or ".join(headers["Allow"].rsplit(", ", 1))
+            detail = f"This address does not take {request.method}: use {allowed}."
+        case _:
+            detail = str(error.detail)
+    return answer(error.status_code, detail, headers)
 
 
 async def of_validation(request: Request, error: Exception) -> JSONResponse:

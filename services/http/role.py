@@ -87,7 +87,6 @@ async def serve(app: ASGIApp, listener: socket.socket, public_path: str = "") ->
         server_header=False,
         timeout_keep_alive=15,
         timeout_graceful_shutdown=3,
-        h11_max_incomplete_event_size=32_768,
     )
     server = _Server(config)
     serving = asyncio.create_task(_serve(server, listener))

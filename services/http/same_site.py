@@ -22,7 +22,7 @@ async def same_site(request: Request) -> None:
     if site is None and (origin is None or origin == _own_origin(request, origin)):
         return
     log.info("refused a form: its Sec-Fetch-Site is %r, its Origin %r", site, origin)
-    raise Problem(403, "This form was sent from another site.")
+    raise Problem(403, "This form was sent from another site: open the page here, and send it from there.")
 
 
 def _own_origin(request: Request, origin: str) -> str:

@@ -57,13 +57,12 @@ def read_money(entered: str, currency: str) -> dict[str, Any]:
     if digits is None:
         raise ValueError(not_of_iso_4217(currency))
     number = _read_number(entered.strip())
-    if number is None or not any(number.groups()):
-        example = decimal_text({"amount": 25 * 10**digits, "currency": currency})
-        raise ValueError(f"Enter the amount as a number, such as {example}.")
-    units, decimals = number[1], (number[2] or "").rstrip("0")
-    if len(decimals) > digits:
-        raise ValueError(f"Enter an amount with at most {digits} decimals." if digits else "Enter a whole number.")
-    amount = int(units + decimals.ljust(digits, "0") or "0")
+    units, decimals = (number[1], number[2] or "") if number else ("", "")
+    if not units + decimals or len(decimals) > digits:  # zeros count: "1.000" is a thousand for many people
+        example = decimal_text({"amount": 1250 * 10**digits, "currency": currency})
+        what = f"an amount with at most {digits} decimals after a point" if digits else "a whole amount"
+        raise ValueError(f"Enter {what} and without other separators, such as {example}.")
+    amount = int(units + decimals.ljust(digits, "0"))
     if amount > LARGEST_AMOUNT:
         raise ValueError("The amount is too large; enter a smaller one.")
     return {"amount": amount, "currency": currency}

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 from urllib.parse import urlsplit
 
+import h11
 import httpx
 import pytest
 
@@ -155,6 +156,7 @@ async def test_requests_that_no_library_would_send(client: httpx.AsyncClient, ca
         b"POST /login HTTP/1.1\r\nHost: x\r\nContent-Length: " + b"9" * 5000 + b"\r\n\r\n": 400,
         b"POST /login HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip\r\n\r\n": 501,
         b"GET / HTTP/1.1\r\nHost: x\r\nCookie: " + b"x" * 40_000: 431,
+        b"GET / HTTP/1.1\r\nHost: x\r\nCookie: " + b"x" * 40_000 + b"\r\n\r\n": 431,
         b"GET /api/orders HTTP/1.1\r\nHost: [\r\n\r\n": 401,
         b"GET /%ff%00/.. HTTP/1.1\r\nHost: \xff\r\n\r\n": 404,
         b"GET /static/%00 HTTP/1.1\r\nHost: x\r\n\r\n": 404,
@@ -344,3 +346,94 @@ async def test_preferences_are_read_as_rfc_7240_writes_them(client: httpx.AsyncC
     await client.post("/api/commands", json=COMMAND, headers={"Prefer": prefer})
     [sent] = gateway.sent
     assert sent["wait"] == 5
+
+
+async def test_refusals_of_an_address_a_method_or_a_size_say_what_to_do(client: httpx.AsyncClient):
+    for method, path, allow in (
+        ("DELETE", "/", "GET, HEAD"),
+        ("DELETE", "/orders/order-1", "GET, HEAD, POST"),
+        ("POST", "/api/orders", "GET, HEAD"),
+        ("GET", "/api/commands", "POST"),
+        ("GET", "/logout", "POST"),
+        ("POST", "/static/page.js", "GET, HEAD"),
+    ):
+        answer = await client.request(method, path)
+        assert is_problem(answer, 405)
+        assert answer.headers["allow"] == allow
+        detail = f"This address does not take {method}: use {' or '.join(allow.rsplit(', ', 1))}."
+        assert answer.json()["detail"] == detail
+        page = await client.request(method, path, headers={"Accept": "text/html"})
+        assert (page.status_code, page.headers["allow"]) == (405, allow)
+    for path in ("/nothing", "/static/nothing", "/operator"):
+        missing = await client.get(path)
+        assert is_problem(missing, 404)
+        assert "address: /openapi.json lists the API's, the pages start at /." in missing.json()["detail"]
+    large = await client.post("/login", content=b"x" * 2_000_000)
+    assert is_problem(large, 413)
+    assert "send less" in large.json()["detail"]
+
+
+async def test_a_browser_gets_a_page_whatever_refuses_its_request(
+    client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+):
+    html = {"Accept": "text/html"}
+    large = await client.post("/login", content=b"x" * 2_000_000, headers=html)
+    assert (large.status_code, large.headers["content-type"]) == (413, "text/html; charset=utf-8")
+    assert "send less" in large.text
+    monkeypatch.setattr(app, "_MAX_REQUESTS", 0)
+    busy = await client.get("/login", headers=html)
+    assert (busy.status_code, busy.headers["content-type"]) == (503, "text/html; charset=utf-8")
+    assert busy.headers["retry-after"] == "5"
+
+
+@pytest.mark.parametrize("pieces", [1, 2, 7])
+@pytest.mark.parametrize(("size", "status"), [(32_768, 401), (32_769, 431), (40_000, 431), (200_000, 431)])
+async def test_headers_are_too_large_however_they_arrive(
+    client: httpx.AsyncClient, pieces: int, size: int, status: int
+):
+    head, end = b"GET /api/orders HTTP/1.1\r\nHost: x\r\nCookie: ", b"\r\n\r\n"
+    request = head + b"x" * (size - len(head) - len(end)) + end
+    connection = connection_limits._Requests()
+    length = -(-len(request) // pieces)
+    statuses = set()
+    for begin in range(0, len(request), length):
+        connection.receive_data(request[begin : begin + length])
+        try:
+            connection.next_event()
+        except h11.RemoteProtocolError as error:
+            statuses.add(error.error_status_hint)
+            break
+    assert statuses == ({431} if status == 431 else set())
+    answer = await raw(client, request)
+    assert is_problem(answer, status)
+    if status == 431:
+        assert answer.json()["detail"] == (
+            "The headers have more than 32768 bytes: send less, such as fewer or smaller cookies."
+        )
+
+
+async def test_trailers_are_headers(client: httpx.AsyncClient):
+    chunks = b"Transfer-Encoding: chunked\r\n\r\n0\r\nA: " + b"x" * 40_000 + b"\r\n\r\n"
+    assert is_problem(await raw(client, FORM + chunks), 431)
+
+
+@pytest.mark.parametrize("port", ["", ":8080"])
+async def test_targets_in_absolute_form_are_read(client: httpx.AsyncClient, port: str):
+    """RFC 9112, 3.2.2: a server must accept them, and take the host from them in place of Host."""
+
+    async def get(target: str, more: str = "") -> httpx.Response:
+        lines = f"GET {target} HTTP/1.1\r\nHost: other\r\n{more}\r\n"
+        return await raw(client, lines.encode())
+
+    assert (await get(f"http://market.example{port}/login")).status_code == 200
+    assert is_problem(await get(f"HTTPS://market.example{port}/api/orders?cursor=1"), 401)
+    for path in ("", "?orders=1"):
+        assert is_problem(await get(f"http://market.example{port}{path}"), 401)
+    for target in ("http:///login", "http:login", "ftp://market.example/login"):
+        assert is_problem(await get(target), 404)
+    form = b"user=ann"
+    head = f"POST http://market.example{port}/login HTTP/1.1\r\nHost: other\r\n".encode()
+    head += b"Content-Type: application/x-www-form-urlencoded\r\nContent-Length: %d\r\nOrigin: http://" % len(form)
+    sent = await raw(client, head + f"market.example{port}\r\n\r\n".encode() + form)
+    assert sent.status_code == 303
+    assert is_problem(await raw(client, head + b"other\r\n\r\n" + form), 403)

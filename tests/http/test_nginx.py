@@ -38,6 +38,8 @@ async def test_forms_redirects_and_links_lead_to_the_public_address(site: str, p
         for headers in ({"Origin": "https://evil.example"}, {"Origin": url}, {"Sec-Fetch-Site": "cross-site"}):
             assert (await client.post("/login", data=ann, headers=headers)).status_code == 403
 
+        for nowhere in ("/nothing", "/static/nothing"):
+            assert f": {path}/openapi.json" in (await client.get(nowhere)).json()["detail"]
         missing = await client.get("/nothing", headers={"Accept": "text/html"})
         for page in (await client.get("/login"), missing):
             links = _LINK.findall(page.text)
@@ -157,3 +159,14 @@ async def test_a_thousand_half_sent_requests_of_one_address_keep_nobody_waiting(
             task.cancel()
         for _, writer in stuck:
             writer.close()
+
+
+@pytest.mark.parametrize(("site", "path"), SITES)
+async def test_the_service_gets_all_headers_that_it_takes(site: str, path: str):
+    async with served() as service, nginx(site, service) as url, httpx.AsyncClient(base_url=url + path) as client:
+        for size, status in ((20_000, 401), (32_000, 401), (33_000, 400)):
+            answer = await client.get("/api/orders", headers={"Cookie": "x" * size})
+            assert answer.status_code == status
+        many = await client.get("/api/orders", headers={f"X-{n}": "x" * 20_000 for n in range(3)})
+        assert many.status_code == 431
+        assert many.headers["content-type"] == "application/problem+json"

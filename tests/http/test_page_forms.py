@@ -2,6 +2,7 @@
 
 import re
 from html import unescape
+from uuid import uuid4
 
 import httpx
 import pytest
@@ -69,7 +70,10 @@ def alerts(page: httpx.Response) -> list[str]:
         (
             FREELANCER,
             REFUND | {"amount": "ten"},
-            ["“Amount”: Enter the amount as a number, such as 25.00. You entered “ten”."],
+            [
+                "“Amount”: Enter an amount with at most 2 decimals after a point and without other separators, "
+                "such as 1250.00. You entered “ten”."
+            ],
         ),
     ],
 )
@@ -169,7 +173,8 @@ async def test_ids_of_people_do_not_turn_the_words_around_them():
             for path in ("/", "/orders/order-1"):
                 page = await browser.get(path)
                 assert HOSTILE in page.text
-                assert page.text.count(HOSTILE) == page.text.count(f"<bdi>{HOSTILE}</bdi>")
+                shown = page.text.replace(f'name="viewer" value="{HOSTILE}"', "")
+                assert shown.count(HOSTILE) == shown.count(f"<bdi>{HOSTILE}</bdi>")
 
 
 async def test_what_is_no_form_is_refused_like_one():
@@ -224,3 +229,42 @@ async def test_no_form_asks_for_an_amount_that_it_could_not_take():
         page = await browser.get("/orders/order-1")
     assert 'name="amount"' not in page.text
     assert "The order&#39;s currency, ZZZ, is not one of ISO 4217" in page.text
+
+
+@pytest.mark.parametrize("user", [FREELANCER, "eve"])
+async def test_a_form_acts_as_nobody_else_than_the_person_for_whom_it_was_made(user):
+    """Tabs share a login: who logs in in one of them is logged in in all."""
+    gateway = OneOrder()
+    async with pages_of(gateway, CLIENT) as browser:
+        page = await browser.get("/orders/order-1")
+        forms = page.text.count('action="/orders/order-1"')
+        assert forms > 0
+        assert page.text.count(f'name="viewer" value="{CLIENT}"') == forms
+        before = len(gateway.events)
+        await browser.post("/login", data={"user": user})
+        page = await browser.post("/orders/order-1", data=UPDATE | {"viewer": CLIENT, "message": "How is it going?"})
+        assert page.status_code == 403
+        assert f"This page was opened as <bdi>{CLIENT}</bdi>; you are now logged in as <bdi>{user}</bdi>." in page.text
+        assert "How is it going?</textarea>" in page.text
+        assert len(gateway.events) == before
+        await browser.post("/login", data={"user": CLIENT})
+        page = await browser.post("/orders/order-1", data=UPDATE | {"viewer": CLIENT, "message": "How is it going?"})
+        assert "Your request was sent." in page.text
+
+
+async def test_refusals_on_the_order_page_do_not_send_to_the_order_page():
+    gateway = OneOrder()
+    gateway.judge(registered())
+    gateway.judge(opened(order_update()))
+    dispute = gateway.events[-1].dispute_id
+    gateway.judge(decline(dispute=dispute))
+    answer = {"command": "Accept", "form": "Accept-order_update", "message": "Done."}
+    async with pages_of(gateway, FREELANCER) as browser:
+        page = await browser.post("/orders/order-1", data=answer | {"dispute_id": dispute})
+        assert alerts(page) == [
+            "This dispute is already settled (declined), so nothing was changed. This page shows what is possible now."
+        ]
+        page = await browser.post("/orders/order-1", data=answer | {"dispute_id": str(uuid4())})
+        assert alerts(page) == [
+            "This order has no such dispute. This page shows its disputes, and what is possible now."
+        ]

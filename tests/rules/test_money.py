@@ -43,10 +43,29 @@ def test_a_currency_without_minor_units_is_shown_in_what_was_stored_and_not_ente
 
 
 @pytest.mark.parametrize(
-    "entered", ["", ".", "-1", "1,000", "1e3", "9e999999", "NaN", "sNaN", "²", "٣", "1" * 5000, "1 0"]
+    "entered",
+    [
+        "",
+        ".",
+        "-1",
+        "1,000",
+        "1e3",
+        "9e999999",
+        "NaN",
+        "sNaN",
+        "²",
+        "٣",
+        "1" * 5000,
+        "1 0",
+        "1,5",
+        "1.234,50",
+        "1\u00a0000",
+        "1.2345",
+        "1.0000",
+    ],
 )
 def test_what_is_no_number_is_refused_with_an_example(entered):
-    with pytest.raises(ValueError, match=r"as a number, such as 25\.000\."):
+    with pytest.raises(ValueError, match=r"at most 3 decimals after a point .*, such as 1250\.000\."):
         read_money(entered, "BHD")
 
 
@@ -54,7 +73,9 @@ def test_what_is_no_number_is_refused_with_an_example(entered):
     ("entered", "currency", "why"),
     [
         ("1.001", "USD", "at most 2 decimals"),
-        ("1.5", "JPY", "whole number"),
+        ("1.000", "USD", "at most 2 decimals after a point and without other separators, such as 1250.00."),
+        ("1.5", "JPY", "a whole amount and without other separators, such as 1250."),
+        ("1.000", "JPY", "a whole amount"),
         ("92233720368547758.08", "USD", "too large"),
     ],
 )
@@ -63,6 +84,6 @@ def test_what_the_currency_has_no_room_for_is_refused(entered, currency, why):
         read_money(entered, currency)
 
 
-@pytest.mark.parametrize(("entered", "amount"), [(" 25 ", 2500), ("25.", 2500), (".5", 50), ("25.500", 2550), ("0", 0)])
+@pytest.mark.parametrize(("entered", "amount"), [(" 25 ", 2500), ("25.", 2500), (".5", 50), ("25.5", 2550), ("0", 0)])
 def test_a_number_may_be_written_in_several_ways(entered, amount):
     assert read_money(entered, "USD") == {"amount": amount, "currency": "USD"}

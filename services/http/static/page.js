@@ -38,6 +38,7 @@ const SHORTEST_PAUSE_MS = 1000, LONGEST_PAUSE_MS = 30_000;
 const live = document.getElementById("live");
 let stream, timer, loading, again, pause = SHORTEST_PAUSE_MS;
 
+const viewerOf = (page) => page.querySelector(".who bdi")?.textContent;
 const content = () => document.getElementById("content");
 
 // Shows one of the notes above the content, or none.
@@ -95,8 +96,14 @@ async function load() {
     say("ended");
     return false;
   }
-  if (!answer.ok) throw new Error(answer.statusText);
-  show(new DOMParser().parseFromString(await answer.text(), "text/html").getElementById("content"));
+  if (!answer.ok && answer.status !== 404) throw new Error(answer.statusText);
+  const page = new DOMParser().parseFromString(await answer.text(), "text/html");
+  if (viewerOf(page) !== viewerOf(document)) { // tabs share a login, and 404 is for somebody who is no party
+    stop();
+    say("other");
+    return false;
+  }
+  show(page.getElementById("content"));
   return true;
 }
 
