@@ -33,7 +33,6 @@ from services.eventstore.database import connect
 from services.eventstore.migrate import SchemaOutdated
 from services.export import ExportError
 from services.kafka.record_batches import UnreadablePartition
-from services.kafka.refusals import refusal_of_broker
 from services.kafka.topics import TopicError
 from services.relay.renew_topics import NotRenewed
 from services.retention.retire import NotRetired
@@ -52,6 +51,7 @@ from services.telemetry import logs
 from . import checkpoints, dead, parked, show
 from .erase import NotErased, erase, rewrap_keys
 from .export import export
+from .failures import explain
 from .ledger import ledger
 from .rebuild import rebuild
 from .renew_topics import renew_topics
@@ -130,18 +130,25 @@ def main() -> NoReturn:
     except UnicodeEncodeError as error:
         _fail(f"{error.object} is not text in UTF-8.", _USAGE)
     except _FAILURES as error:
-        _fail(refusal_of_broker(error) or error, 1)
+        _fail(explain(error), 1)
     except OSError as error:
         _drop_output()
-        _fail(f"{error.filename or 'Standard output'}: {error.strerror or error}.", 1, quiet=error.errno == errno.EPIPE)
+        _fail(_sentence(error), 1, quiet=error.errno == errno.EPIPE)
     raise SystemExit(code)
+
+
+def _sentence(error: OSError) -> str:
+    """Names the file, which another program may have made where a directory is needed."""
+    if isinstance(error, NotADirectoryError | FileExistsError) and error.filename:
+        return f"{error.filename}: this, or what it is in, is a file and not a directory. Name another directory."
+    return f"{error.filename or 'Standard output'}: {error.strerror or error}."
 
 
 def _misused(error: typer.TyperException) -> NoReturn:
     context = getattr(error, "ctx", None)
     hint = f" Try `{context.command_path} --help`." if context else ""
     if message := error.format_message():  # empty if the help was printed instead
-        complain(f"resolution: {message.removesuffix('.')}.{hint}")
+        complain(f"resolution: {message}{'' if message.endswith(('.', '?')) else '.'}{hint}")
     raise SystemExit(error.exit_code)
 
 
