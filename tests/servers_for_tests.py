@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
+import psycopg
 
 from services.embedded import Servers, embedded
 
@@ -32,12 +33,20 @@ def servers() -> Iterator[Servers]:
                 tempfile.TemporaryDirectory(prefix="rc-", ignore_cleanup_errors=True) as folder,
                 embedded(Path(folder)) as found,
             ):
+                _skip_fsync(found)
                 yield found
                 _kill_kafka(Path(folder))
         case "external":
             yield Servers(database=os.environ["RESOLUTION_DATABASE_URL"], kafka=os.environ["RESOLUTION_KAFKA_SERVERS"])
         case _:
             raise ValueError(f"RESOLUTION_TEST_SERVERS is {kind!r}; say docker, embedded or external.")
+
+
+def _skip_fsync(servers: Servers) -> None:
+    """Tests kill PostgreSQL, and no test stops the machine. Each drops its database, which would flush all others."""
+    with psycopg.connect(str(servers.database), autocommit=True) as connection:
+        connection.execute("ALTER SYSTEM SET fsync = off")
+        connection.execute("SELECT pg_reload_conf()")
 
 
 def _kill_kafka(folder: Path) -> None:

@@ -29,6 +29,8 @@ class RefundDue(PublicEvent):
 
 
 class OrderRegistered(PublicEvent):
+    """The service knows the order from now on."""
+
     client_id: str
     freelancer_id: str
     price: Money
@@ -37,23 +39,25 @@ class OrderRegistered(PublicEvent):
 
 
 class RequirementsSubmitted(PublicEvent):
+    """The client submitted the requirements, and the order is in progress."""
+
     expected_delivery_at: Instant
 
 
 class OrderDelivered(PublicEvent):
-    pass
+    """The freelancer delivered the order."""
 
 
 class RevisionRequested(PublicEvent):
-    pass
+    """The client asked for a revision, and the order is in progress again."""
 
 
 class OrderCompleted(PublicEvent):
-    pass
+    """The order is complete."""
 
 
 class DisputeOpened(PublicEvent):
-    """A dispute, with the fields of its own kind; those of the other kinds are absent from the wire and None here."""
+    """A party sent a request. Fields of other kinds of requests are absent; in Python they are None."""
 
     dispute_id: str
     kind: DisputeKind
@@ -69,6 +73,8 @@ class DisputeOpened(PublicEvent):
 
 
 class Accepted(PublicEvent):
+    """The other party accepted the request in time."""
+
     dispute_id: str
     kind: DisputeKind
     by: Role
@@ -76,6 +82,8 @@ class Accepted(PublicEvent):
 
 
 class Declined(PublicEvent):
+    """The other party declined the request in time."""
+
     dispute_id: str
     kind: DisputeKind
     by: Role
@@ -83,6 +91,8 @@ class Declined(PublicEvent):
 
 
 class Withdrawn(PublicEvent):
+    """The requester withdrew the request."""
+
     dispute_id: str
     kind: DisputeKind
     by: Role
@@ -97,7 +107,7 @@ class AutoAccepted(PublicEvent):
 
 
 class DisputeClosed(PublicEvent):
-    """Settled by what happened to the order, without an acceptance (D11)."""
+    """A delivery, a completion or a cancellation of the order ended the dispute without an answer (D11)."""
 
     dispute_id: str
     kind: DisputeKind
@@ -105,12 +115,16 @@ class DisputeClosed(PublicEvent):
 
 
 class DeliveryDateExtended(PublicEvent):
+    """An accepted request moved the delivery date."""
+
     dispute_id: str
     days: int
     expected_delivery_at: Instant
 
 
 class OrderCanceled(PublicEvent):
+    """The order was canceled. `refund_due` is null if the order service canceled it."""
+
     initiated_by: Initiator
     dispute_id: str | None
     grounds: CancellationGrounds
@@ -120,13 +134,15 @@ class OrderCanceled(PublicEvent):
 
 
 class PartialRefundGranted(PublicEvent):
-    """The payment service's cue."""
+    """The client was granted a refund, which the payment service has to pay."""
 
     refund_id: str
     amount: Money
 
 
 class RefundProcessed(PublicEvent):
+    """The payment service paid the granted refund."""
+
     refund_id: str
 
 

@@ -1,4 +1,4 @@
-"""What became of a command: exactly one outcome for each."""
+"""The outcomes: what became of a command. Each command has exactly one."""
 
 from enum import StrEnum
 from typing import Any
@@ -39,7 +39,7 @@ class Outcome(BaseModel):
 
 
 class EventReference(BaseModel):
-    """An event that a command brought out: its CloudEvents type and its number in the order."""
+    """An event that a command caused: its CloudEvents type and its sequence in the order."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -48,6 +48,8 @@ class EventReference(BaseModel):
 
 
 class CommandAccepted(Outcome):
+    """The rules accepted the command. `events` are those that it caused, oldest first."""
+
     events: tuple[EventReference, ...]
 
 

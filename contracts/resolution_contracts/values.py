@@ -30,12 +30,12 @@ LARGEST_AMOUNT = 2**63 - 1
 
 
 def format_instant(instant: datetime) -> str:
-    """An aware UTC instant as the contract writes it: RFC 3339, always six decimals, `Z`."""
+    """Returns an aware UTC instant as RFC 3339 text, always with six decimals and `Z`."""
     return instant.isoformat(timespec="microseconds")[:-6] + "Z"
 
 
 def rfc3339_only(value: Any) -> Any:
-    """What reads an instant's text."""
+    """Reads an instant from RFC 3339 text. Raises ValueError for other text. Returns any other datetime unchanged."""
     if isinstance(value, datetime):
         return value
     try:
@@ -57,7 +57,7 @@ def _to_utc(value: datetime) -> datetime:
 
 
 def readable(value: str) -> str:
-    """A text or an id in which there is something to read."""
+    """Returns a text or an id. Raises ValueError if it has a NUL character, or no visible character."""
     if "\0" in value:
         raise ValueError("should not contain the NUL character")
     if value[0] not in _PLAIN and not _VISIBLE.search(value):
@@ -117,16 +117,20 @@ Amount = Annotated[Money, AfterValidator(at_most_64_bits)]
 
 
 class Role(StrEnum):
+    """The two parties of an order."""
+
     CLIENT = "client"
     FREELANCER = "freelancer"
 
     @property
     def other(self) -> "Role":
-        """The party across the table."""
+        """The other party of the order."""
         return Role.FREELANCER if self is Role.CLIENT else Role.CLIENT
 
 
 class DisputeKind(StrEnum):
+    """What a request asks for."""
+
     ORDER_UPDATE = "order_update"
     CANCELLATION = "cancellation"
     DELIVERY_EXTENSION = "delivery_extension"
@@ -134,7 +138,7 @@ class DisputeKind(StrEnum):
 
 
 class CancellationReason(StrEnum):
-    """Both parties' lists; `OTHER` is on each."""
+    """The reasons of both parties for a cancellation. `OTHER` is on both parties' lists."""
 
     ORDERED_BY_MISTAKE = "ordered_by_mistake"
     REQUIREMENTS_CHANGED = "requirements_changed"
@@ -174,6 +178,8 @@ class RefundReason(StrEnum):
 
 
 class CancellationGrounds(StrEnum):
+    """Why an order could be canceled."""
+
     AGREEMENT = "agreement"
     AUTO_ACCEPTED = "auto_accepted"
     AWAITING_REQUIREMENTS = "awaiting_requirements"
@@ -190,12 +196,16 @@ class Initiator(StrEnum):
 
 
 class ClosedBecause(StrEnum):
+    """What ended a dispute without an answer (D11)."""
+
     ORDER_DELIVERED = "order_delivered"
     ORDER_COMPLETED = "order_completed"
     ORDER_CANCELED = "order_canceled"
 
 
 class SettledAs(StrEnum):
+    """How a dispute ended."""
+
     ACCEPTED = "accepted"
     DECLINED = "declined"
     WITHDRAWN = "withdrawn"

@@ -448,7 +448,7 @@ async def test_a_replay_that_was_stopped_leaves_nothing_to_read_and_the_next_one
     seen: list[tuple[int, int]] = []
     with ReadModelsAsOf.hold(installation.settings.database, "then") as read_models:
         with (
-            pytest.raises(AsOfError, match="at work"),
+            pytest.raises(AsOfError, match="is running"),
             ReadModelsAsOf.hold(installation.settings.database, "then"),
         ):
             pass

@@ -231,6 +231,6 @@ async def test_an_operator_erases_with_the_rights_of_the_service(told: Told, gua
     finally:
         await supervisor.stop()
     assert code == 0, err
-    assert "order-2: the texts are erased" in out
+    assert "order-2: the texts were erased" in out
     code, out, err = await guarded.run(guarded.as_user("auditor", "auditor"), "verify", "--json")
     assert code == 0, out + err
