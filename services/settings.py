@@ -23,6 +23,8 @@ from .telemetry.logs import LogFormat
 __all__ = ["Settings", "SettingsError"]
 
 _PUBLIC_URL = re.compile(r"(https?)://([a-z0-9.-]+|\[[0-9a-f:]+\])(:[0-9]{1,5})?((?:/[a-z0-9._~-]+)*)/?", re.IGNORECASE)
+_TOPIC_PREFIX = re.compile(r"[A-Za-z0-9._-]{0,200}")
+_BOOTSTRAP_SERVER = re.compile(r"(?:[^\s:/@\[\]]+|\[[0-9A-Fa-f:.]+\]):([0-9]{1,5})")
 _DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 
 
@@ -98,10 +100,10 @@ class Settings:
         settings = cls(
             database_url=database_url,
             only_shard=_only_shard(env.get("RESOLUTION_SHARD"), database_url),
-            kafka_servers=env.get("RESOLUTION_KAFKA_SERVERS") or None,
+            kafka_servers=_kafka_servers(env.get("RESOLUTION_KAFKA_SERVERS")),
             kafka_security=KafkaSecurity.from_environment(env),
             kafka_request_timeout_ms=_request_timeout_ms(env.get("RESOLUTION_KAFKA_REQUEST_TIMEOUT_MS")),
-            topic_prefix=env.get("RESOLUTION_TOPIC_PREFIX", topics.PREFIX),
+            topic_prefix=_topic_prefix(env.get("RESOLUTION_TOPIC_PREFIX", topics.PREFIX)),
             time_scale=_time_scale(env.get("RESOLUTION_TIME_SCALE") or "1"),
             time_origin=_time_origin(env.get("RESOLUTION_TIME_ORIGIN")),
             http_port=_port(env.get("RESOLUTION_HTTP_PORT") or "8080"),
@@ -223,10 +225,10 @@ def _check_database_url(url: str) -> None:
         found = None
     hosts, ports = (str((found or {}).get(name) or "").split(",") for name in ("host", "port"))
     misread = any("@" in host and not host.startswith("/") for host in hosts)  # the rest of a password
-    if found is None or misread or not all(port.isdecimal() for port in ports if port):
+    if found is None or misread or not all(_is_port(port) for port in ports if port):
         raise SettingsError(
-            "RESOLUTION_DATABASE_URL is no URL of a database, such as postgresql://user@host:5432/resolution. In a "
-            "password, write %40 for @, %2F for /, %3A for : and %25 for %."
+            "RESOLUTION_DATABASE_URL is no URL of a database, such as postgresql://user@host:5432/resolution. A port "
+            "is from 1 to 65535. In a password, write %40 for @, %2F for /, %3A for : and %25 for %."
         )
 
 
@@ -237,6 +239,33 @@ def _database_url(text: str | None) -> str | None:
     for url in urls:
         _check_database_url(url)
     return " ".join(urls) or None
+
+
+def _is_port(text: str) -> bool:
+    return text.isdecimal() and 0 < int(text) <= 65535
+
+
+def _kafka_servers(text: str | None) -> str | None:
+    """Returns the bootstrap servers without spaces, or None if there are none."""
+    if not text or not text.strip():
+        return None
+    servers = [server.strip() for server in text.split(",")]
+    for server in servers:
+        if not (found := _BOOTSTRAP_SERVER.fullmatch(server)) or not _is_port(found[1]):
+            raise SettingsError(
+                f"RESOLUTION_KAFKA_SERVERS is {text!r}; give HOST:PORT of one or more brokers, separated by commas, "
+                "such as one:9092,two:9092. A port is from 1 to 65535."
+            )
+    return ",".join(servers)
+
+
+def _topic_prefix(text: str) -> str:
+    if not _TOPIC_PREFIX.fullmatch(text):
+        raise SettingsError(
+            f"RESOLUTION_TOPIC_PREFIX is {text!r}; give what the names of all topics begin with, such as resolution.: "
+            "at most 200 of A-Z, a-z, 0-9, '.', '_' and '-'."
+        )
+    return text
 
 
 def _only_shard(text: str | None, database_url: str | None) -> int | None:

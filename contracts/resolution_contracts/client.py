@@ -297,8 +297,8 @@ class Client:
         the event handles each event exactly once.
         """
         consumer = self._consumer()
-        await consumer.start()
         try:
+            await consumer.start()
             partitions = await self._partitions(self._events)
             consumer.assign(partitions)
             position = await _seek(consumer, partitions, start)

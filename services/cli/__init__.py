@@ -99,7 +99,7 @@ def main() -> NoReturn:
         _fail(f"{error.object} is not text in UTF-8.", _USAGE)
     except OSError as error:
         _drop_output()
-        _fail(f"{error.filename or 'Standard output'}: {error.strerror or error}.", 1, quiet=error.errno == errno.EPIPE)
+        _fail(_sentence(error), 1, quiet=error.errno == errno.EPIPE)
     except Exception as error:
         from .server_errors import explain, is_of_server  # here, because the servers' clients take long to import
 
@@ -109,11 +109,18 @@ def main() -> NoReturn:
     raise SystemExit(code)
 
 
+def _sentence(error: OSError) -> str:
+    """Names the file, which another program may have made where a directory is needed."""
+    if isinstance(error, NotADirectoryError | FileExistsError) and error.filename:
+        return f"{error.filename}: this, or what it is in, is a file and not a directory. Name another directory."
+    return f"{error.filename or 'Standard output'}: {error.strerror or error}."
+
+
 def _misused(error: typer.TyperException) -> NoReturn:
     context = getattr(error, "ctx", None)
     hint = f" Try `{context.command_path} --help`." if context else ""
     if message := error.format_message():  # empty if the help was printed instead
-        complain(f"resolution: {message.removesuffix('.')}.{hint}")
+        complain(f"resolution: {message}{'' if message.endswith(('.', '?')) else '.'}{hint}")
     raise SystemExit(error.exit_code)
 
 

@@ -14,7 +14,7 @@ from services.audit.verify_checkpoints import verify_checkpoints
 from services.checkpoints.signing_keys import read_public_key, write_key_pair
 from services.eventstore.checkpoint_chain import key_id
 from services.kafka.read_topics import all_values
-from services.kafka.topics import Topics, require_topic
+from services.kafka.topics import Topics, require_topics
 from services.runtime.installation import installation
 from services.settings import Settings
 from services.shards.identity import require_shard
@@ -63,7 +63,7 @@ def export(file: Annotated[Path, typer.Argument(help="Replaced if it exists.")],
 
 async def _export(settings: Settings, file: Path) -> int:
     topic = Topics(settings.topic_prefix, settings.shard).checkpoints
-    await require_topic(settings.cluster, topic)
+    await require_topics(settings.cluster, topic)
     count = 0
     new = file.with_name(f".{file.name}-{os.getpid()}")
     try:

@@ -23,11 +23,12 @@ from services.eventstore.database import connect
 from services.eventstore.dead_letters import dead_letters, handle_dead_letter
 from services.eventstore.positions import commands_bases
 from services.judging.dead_letters import SOURCE_TIMESTAMP, DeadLetter
-from services.kafka.topics import Topics
+from services.kafka.topics import Topics, count_partitions
 from services.runtime.installation import installation, up_to_date
 from services.settings import Settings
 from services.shards.arithmetic import Shard
 
+from .reasons import require_reason
 from .terminal import facts, say, short, table, write
 
 app = typer.Typer(help="Dead letters: records of the commands topic that are not commands.", no_args_is_help=True)
@@ -78,6 +79,8 @@ def show(
     if as_json:
         say(json.dumps(description | {"headers": headers, "value": value}))
     else:
+        if not letter.how:
+            description["handled"] = "no"
         facts([*description.items(), *((f"header {name}", text) for name, text in headers.items()), ("value", value)])
 
 
@@ -105,7 +108,7 @@ def retry(
 
 @app.command()
 def discard(
-    reason: Annotated[str, typer.Option(help="Why. Stored with the dead letters.")],
+    reason: Annotated[str, typer.Option(help="Why. Stored with the dead letters.", callback=require_reason)],
     places: Places = None,
     key: Key = None,
     error: Error = None,
@@ -122,7 +125,7 @@ def discard(
 @app.command()
 def skip(
     place: Annotated[str, typer.Argument(help="PARTITION/OFFSET at which the commands role stopped, as its log says.")],
-    reason: Annotated[str, typer.Option(help="Why. Published with the dead letters.")],
+    reason: Annotated[str, typer.Option(help="Why. Published with the dead letters.", callback=require_reason)],
 ) -> None:
     """Skip records that are damaged on the broker's disk, so that the commands role continues with their partition.
 
@@ -133,13 +136,20 @@ def skip(
     with installation(Settings.from_environment()) as settings:
         shards = up_to_date(settings)
         shard = shards[Shard.of(partition, len(shards)).number]
-        topic = Topics(shard.topic_prefix).commands
+        topics = Topics(shard.topic_prefix, shard.shard)
+        if partition >= (count := asyncio.run(count_partitions(shard.cluster, topics))):
+            raise NotSkipped(f"There is no partition {partition}: {topics.commands} has {count}, counted from 0.")
         with connect(shard.database) as connection:
             base = commands_bases(connection).get(partition, 0)
-        damage = asyncio.run(find_damage(shard.cluster, topic, partition, offset - base))
+        if offset < base:
+            raise NotSkipped(
+                f"{place} was in an earlier topic. {topics.commands} was renewed, and its partition {partition} begins "
+                f"at {partition}/{base}. Nothing was skipped."
+            )
+        damage = asyncio.run(find_damage(shard.cluster, topics.commands, partition, offset - base))
         with OrderStore(shard.database, shard.master_keys) as store:
             try:
-                skip_damage(store, topic, damage, base, reason)
+                skip_damage(store, topics.commands, damage, base, reason)
             except PersistenceError:
                 raise NotSkipped(
                     f"The commands role did not stop at {place}. Its log says where it stopped. Nothing was skipped."

@@ -12,6 +12,7 @@ from resolution_contracts.client import Client, OutcomePending
 from services.eventstore.database import connect
 from services.eventstore.parking import parked_commands
 from services.failures import Failure
+from services.kafka.topics import Topics, require_topics
 from services.runtime.installation import installation, up_to_date
 from services.sealing.order_keys import rewrap
 from services.settings import Settings
@@ -58,7 +59,9 @@ def _is_parked(settings: Settings, order_id: str) -> bool:
 
 
 async def _send(settings: Settings, order_id: str, timeout: float) -> list[int]:
-    """Sends the command. Returns the sequences of the events that follow. Raises NotErased and KafkaError."""
+    """Sends the command. Returns the sequences of its events. Raises NotErased, TopicError and KafkaError."""
+    topics = Topics(settings.topic_prefix)
+    await require_topics(settings.cluster, topics.commands, topics.outcomes)
     async with Client(**settings.cluster.options, source="/resolution-cli", prefix=settings.topic_prefix) as client:
         try:
             outcome = await client.send(order_id, EraseOrderTexts(), timeout=timeout)

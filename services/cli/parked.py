@@ -19,6 +19,7 @@ from services.kafka.topics import Topics
 from services.runtime.installation import clock_of, installation, up_to_date
 from services.settings import Settings
 
+from .reasons import require_reason
 from .terminal import facts, say, short, table
 
 app = typer.Typer(
@@ -60,7 +61,7 @@ def show(order_id: OrderId, as_json: AsJson = False) -> None:
             say(json.dumps(command))
         else:
             say(*[""] if number else [])
-            facts((_LABELS.get(name, name), value) for name, value in command.items())
+            facts((_LABELS.get(name, name), value) for name, value in command.items() if value or name != "why")
 
 
 @app.command()
@@ -74,13 +75,15 @@ def retry(
     with _shards() as shards:
         ids = [order_id] if order_id else [order["order_id"] for shard in shards for order in _parked(shard)]
         results = {name: _act(shards, name, ParkedOrders.retry) for name in ids}
+    if not results:
+        say("No order is parked.")
     _print_results(results)
 
 
 @app.command()
 def discard(
     order_id: OrderId,
-    reason: Annotated[str, typer.Option(help="Why. Published with the dead letter.")],
+    reason: Annotated[str, typer.Option(help="Why. Published with the dead letter.", callback=require_reason)],
 ) -> None:
     """Turn the command that failed into a dead letter, and judge the commands after it."""
     with _shards() as shards:

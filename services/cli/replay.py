@@ -95,7 +95,8 @@ def _show_order(
             steps: list[dict[str, Any]] = list(replay_order(store, order_id, as_of=as_of, at=at, commands=commands))
         except ValueError as error:
             raise NoHistory(
-                f"The stored events do not follow from each other: {error}. `resolution verify` checks all orders."
+                f"The stored events do not follow from each other: {str(error).removesuffix('.')}. "
+                "`resolution verify` checks all orders."
             ) from error
         parked = len(store.parked(order_id))
     if not steps:

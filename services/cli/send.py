@@ -22,7 +22,7 @@ from resolution_contracts.client import Client
 from resolution_contracts.topics import command_type
 
 from services.failures import Misuse
-from services.kafka.topics import LARGEST_RECORD
+from services.kafka.topics import LARGEST_RECORD, Topics, require_topics
 from services.runtime.installation import installation
 from services.settings import Settings
 
@@ -46,6 +46,10 @@ class Line(NamedTuple):
     """The envelope. Attributes that the line had are unchanged."""
     has_new_id: bool
     """Whether this program made the command's id."""
+    number: int
+    """The number of the line in the file, from 1."""
+    type: str
+    """The command's type, as the line has it."""
 
 
 def send(
@@ -71,6 +75,9 @@ def send(
     kept = KeptIds(ids)
     lines = read_commands(_content(file), kept)
     kept.save()
+    if not lines:
+        complain(f"resolution: There is no command in {'standard input' if str(file) == '-' else file}.")
+        return
     sending = Sending()
     with installation(Settings.from_environment(), database=False) as settings:
         try:
@@ -150,6 +157,10 @@ def read_commands(content: bytes, ids: KeptIds) -> list[Line]:
 def _complete(line: bytes, number: int, ids: KeptIds) -> Line:
     try:
         members = _members(line)
+        if repeated := _repeated(line):
+            raise CommandsFileError(f"Line {number} has {repeated!r} twice; leave one out. Nothing was sent.")
+    except msgspec.ValidationError:
+        raise CommandsFileError(f"Line {number} is not a JSON object, which a command is; nothing was sent.") from None
     except UnicodeError:
         raise CommandsFileError(f"Line {number} is not UTF-8; nothing was sent.") from None
     except (ValueError, RecursionError) as error:
@@ -169,13 +180,13 @@ def _complete(line: bytes, number: int, ids: KeptIds) -> Line:
         raise CommandsFileError(
             f"Line {number} has {len(value):,} bytes; Kafka takes at most {_LARGEST_VALUE:,}. Nothing was sent."
         )
-    return Line(subject, value, has_new_id)
+    return Line(subject, value, has_new_id, number, name)
 
 
 def _members(line: bytes) -> dict[str, msgspec.Raw]:
     """Returns the members of a JSON object as they are written, so that the service judges exactly what the line has.
 
-    Raises ValueError and RecursionError.
+    Raises msgspec.ValidationError if it is no object, ValueError and RecursionError.
     """
     text = line.decode()
     try:
@@ -184,8 +195,15 @@ def _members(line: bytes) -> dict[str, msgspec.Raw]:
         # msgspec refuses a lone surrogate anywhere. The service has to judge it, because it says which field has it.
         members = json.loads(text)
         if not isinstance(members, dict):
-            raise ValueError("a command is an object") from None
+            raise msgspec.ValidationError("a command is an object") from None
         return {name.encode().decode(): msgspec.Raw(json.dumps(value)) for name, value in members.items()}
+
+
+def _repeated(line: bytes) -> str | None:
+    """Returns a name that the line's object has twice. The service judges what is repeated within `data`."""
+    pairs = json.loads(line, object_pairs_hook=tuple, parse_int=str, parse_float=str)  # of any number of digits
+    names = [name for name, _ in pairs]
+    return next((name for name in names if names.count(name) > 1), None)
 
 
 def _text(member: msgspec.Raw | None) -> str | None:
@@ -219,9 +237,11 @@ class Sending:
 async def send_all(settings: Settings, lines: Sequence[Line], timeout: float, sending: Sending) -> None:
     """Publishes the commands and prints their outcomes in the order sent.
 
-    Raises KafkaError, and TimeoutError after `timeout` seconds without progress.
+    Raises TopicError, KafkaError, and TimeoutError after `timeout` seconds without progress.
     """
     loop = asyncio.get_running_loop()
+    topics = Topics(settings.topic_prefix)
+    await require_topics(settings.cluster, topics.commands, topics.outcomes)
     async with (
         Client(**settings.cluster.options, prefix=settings.topic_prefix) as client,
         asyncio.timeout(timeout) as limit,
@@ -235,8 +255,10 @@ async def send_all(settings: Settings, lines: Sequence[Line], timeout: float, se
                 progress(sending.published, len(lines))
         # On a terminal, the printed outcomes show the progress.
         with events_progress(False, "outcomes", hidden=sys.stdout.isatty()) as progress:
-            for future in outcomes:
+            for line, future in zip(lines, outcomes, strict=True):
                 outcome = await future
+                if "dead" in outcome:
+                    outcome |= {"line": line.number, "subject": line.order_id, "type": line.type}
                 say(json.dumps(outcome))
                 sending.printed += 1
                 sending.dead += "dead" in outcome

@@ -47,8 +47,8 @@ async def retry(
         for letter in letters:
             _check_time_can_be_kept(letter, _partition(letter, partitions))
     producer = AIOKafkaProducer(**cluster.options, enable_idempotence=True, max_request_size=LARGEST_RECORD)
-    await producer.start()
     try:
+        await producer.start()
         for letter in letters:
             headers = [(name, value) for name, value in letter.headers if name not in _ADDED_HEADERS]
             if keep_time:

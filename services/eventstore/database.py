@@ -41,10 +41,18 @@ _WAIT_INTERVAL_SECONDS = 0.1  # psycopg's own: how soon it notices Ctrl-C
 _REFUSALS = re.compile(
     r'database "[^\n]*" does not exist|role "[^\n]*" does not exist|no such (?:database|user): [^\n]*'
     r"|[^\n:]* authentication failed[^\n]*|no password supplied|permission denied for database[^\n]*"
-    r'|role "[^\n]*" is not permitted to log in|no pg_hba\.conf entry [^\n]*|certificate verify failed'
+    r'|role "[^\n]*" is not permitted to log in|no pg_hba\.conf entry [^\n]*|pg_hba\.conf rejects [^\n]*'
+    r'|database "[^\n]*" is not currently accepting connections|invalid port number: [^\n]*|certificate verify failed'
     r"|server certificate for [^\n]*does not match[^\n]*|server does not support SSL[^\n]*"
 )
-"""How PostgreSQL, PgBouncer and libpq refuse a connection. psycopg gives only the text, not an error code."""
+"""How PostgreSQL, PgBouncer and libpq refuse a connection for good, in English.
+
+psycopg gives only the text: it has no SQLSTATE of a refused connection, and does not wrap libpq's PQsetErrorVerbosity,
+which would put it into the text. Texts in other languages are unknown: another attempt may succeed."""
+
+_ANSWERED = re.compile(r"(?:^|: )\w+:  ([^\n]+)", re.MULTILINE)
+"""What a server answered, in any language. libpq writes two spaces after the severity that a server names (`FATAL:  `),
+and never in a text of its own."""
 
 _T = TypeVar("_T")
 _Row = TypeVar("_Row")
@@ -221,10 +229,21 @@ def pool(url: str, *, min_size: int, max_size: int, answer_within: float | None 
 
 
 def refusal_of_server(error: Exception) -> str | None:
-    """Returns why the server refused a connection, or None if another attempt may succeed without any change."""
+    """Returns a sentence that says why the server refuses a connection, or None if waiting may help."""
     if not isinstance(error, psycopg.OperationalError) or not (refusal := _REFUSALS.search(str(error))):
         return None
-    return refusal[0].removeprefix("FATAL:").strip()
+    why = refusal[0].removeprefix("FATAL:").strip()
+    return (
+        f"PostgreSQL refuses the connection: {why}. Waiting does not help: correct "
+        "RESOLUTION_DATABASE_URL, or create what is missing on the server."
+    )
+
+
+def answer_of_server(error: Exception) -> str | None:
+    """Returns what a server answered to an attempt to connect, or None if no server answered."""
+    if not isinstance(error, psycopg.OperationalError) or error.sqlstate:  # with a code, it is not about connecting
+        return None
+    return answer[1] if (answer := _ANSWERED.search(str(error))) else None
 
 
 def fetch_row(connection: psycopg.Connection[Any], query: Sql, parameters: Params | None = None) -> tuple[Any, ...]:

@@ -165,8 +165,8 @@ async def open_consumer(cluster: Cluster) -> AsyncIterator[AIOKafkaConsumer]:
         max_partition_fetch_bytes=_FETCH_BYTES,
         fetch_max_bytes=4 * _FETCH_BYTES,
     )
-    await consumer.start()
-    try:
+    try:  # around `start` too: Ctrl-C may cancel it, and a client that is not stopped logs that
+        await consumer.start()
         await asyncio.sleep(0)  # lets its tasks start: `stop` raises CancelledError for a task that never started
         yield consumer
     finally:
@@ -183,8 +183,8 @@ async def extents(
     """
     isolation = "read_committed" if only_visible else "read_uncommitted"
     consumer = AIOKafkaConsumer(**cluster.options, isolation_level=isolation)
-    await consumer.start()
     try:
+        await consumer.start()
         every = [TopicPartition(topic, n) for topic in topics for n in range(partitions)]
         begins, ends = await consumer.beginning_offsets(every), await consumer.end_offsets(every)
         return _by_topic(begins), _by_topic(ends)

@@ -147,7 +147,7 @@ async def count_partitions(cluster: Cluster, topics: Topics) -> int:
         names = {name for name, _ in topics.settings()}
         counts = await _partition_counts(admin, names)
     if missing := names - counts.keys():
-        raise TopicError(f"There is no topic {', '.join(sorted(missing))}. Check RESOLUTION_TOPIC_PREFIX.")
+        raise TopicError(_no_topic(missing))
     if (known := topics.shard.total) is not None and min(counts.values()) >= known:
         return known
     _check_partitions(counts, known)
@@ -165,13 +165,18 @@ async def partition_counts(consumer: AIOKafkaConsumer, names: Collection[str]) -
     return {name: len(numbers) for name in names if (numbers := metadata.partitions_for_topic(name))}
 
 
-async def require_topic(cluster: Cluster, name: str) -> None:
-    """Raises TopicError if the topic is missing, and KafkaError."""
+async def require_topics(cluster: Cluster, *names: str) -> None:
+    """Raises TopicError if a topic is missing or this user may not see it, and KafkaError."""
     async with _admin(cluster) as admin:
-        if not await _partition_counts(admin, {name}):
-            raise TopicError(
-                f"There is no topic {name}. Check RESOLUTION_TOPIC_PREFIX; `resolution serve` creates missing topics."
-            )
+        if missing := set(names) - (await _partition_counts(admin, set(names))).keys():
+            raise TopicError(_no_topic(missing))
+
+
+def _no_topic(missing: Collection[str]) -> str:
+    return (
+        f"There is no topic {', '.join(sorted(missing))} that this user may see. Run `resolution migrate`, which "
+        "creates missing topics, or correct RESOLUTION_TOPIC_PREFIX."
+    )
 
 
 async def id_of_topic(cluster: Cluster, name: str) -> UUID:
@@ -183,11 +188,11 @@ async def id_of_topic(cluster: Cluster, name: str) -> UUID:
 @asynccontextmanager
 async def _admin(cluster: Cluster) -> Any:
     admin = AIOKafkaAdminClient(**cluster.options)
-    await admin.start()
     try:
+        await admin.start()
         yield admin
     finally:
-        await admin.close()
+        await admin._client.close()  # `admin.close` does nothing before `start` has ended
 
 
 async def _partition_counts(admin: AIOKafkaAdminClient, names: set[str]) -> dict[str, int]:

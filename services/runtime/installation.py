@@ -15,7 +15,7 @@ from aiokafka.errors import KafkaError
 from services.checkpoints.signing_keys import own_key
 from services.clock import Clock
 from services.embedded import default_data_dir, embedded
-from services.eventstore.database import connect, refusal_of_server
+from services.eventstore.database import answer_of_server, connect, refusal_of_server
 from services.eventstore.installation_state import read_clock
 from services.eventstore.migrate import migrate
 from services.eventstore.positions import known_topics, other_topic
@@ -150,13 +150,11 @@ def _retry(server: str, attempt: Callable[[], _T]) -> _T:
         try:
             return attempt()
         except (psycopg.OperationalError, KafkaError, OSError) as error:
-            if why := refusal_of_server(error):
-                raise SettingsError(
-                    f"PostgreSQL refuses the connection: {why}. Waiting does not help: correct "
-                    "RESOLUTION_DATABASE_URL, or create what is missing on the server."
-                ) from None
-            if why := refusal_of_broker(error):
+            if why := refusal_of_server(error) or refusal_of_broker(error):
                 raise SettingsError(why) from None
-            log.warning("%s does not answer, trying again in %.1f s: %s", server, pause, error)
+            if answer := answer_of_server(error):
+                log.warning("PostgreSQL refuses the connection: %s (trying again in %.1f s)", answer, pause)
+            else:
+                log.warning("%s does not answer, trying again in %.1f s: %s", server, pause, error)
             time.sleep(pause)
             pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)

@@ -83,8 +83,8 @@ class TimerRole:
         Later events settle most disputes that earlier events opened.
         """
         await self._consumer.caught_up()
-        await self._producer.start()
         try:
+            await self._producer.start()
             async with await self._connected() as connection:
                 deadlines = Deadlines(connection)
                 while True:

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from services import cli
 from services.commands.dead_letters import NotRetried
+from services.commands.skip_records import NotSkipped
 from services.http import operator_view
 from services.judging import decode
 from services.judging.partitioner import partition_of
@@ -144,4 +145,7 @@ async def test_what_cannot_be_done_is_refused_with_a_sentence(installation: Inst
         await resolution(installation, "dead", "retry", f"{elsewhere}/0", "--keep-time")
     for wrong in (["retry"], ["retry", "7"], ["retry", "7/99"], ["retry", "7/0", "--key", "x"], ["show", "1/99"]):
         await resolution(installation, "dead", *wrong, code=2)
+    await resolution(installation, "dead", "discard", f"{elsewhere}/0", "--reason", " ", code=2)
+    with pytest.raises(NotSkipped, match=r"There is no partition 99: .* has 8"):
+        await resolution(installation, "dead", "skip", "99/0", "--reason", "x")
     assert len(await installation.read(installation.topics.commands)) == 1

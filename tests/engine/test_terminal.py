@@ -27,7 +27,7 @@ from services.audit.worker_processes import started_deaf
 from services.cli import terminal
 from services.cli.send import CommandsFileError, KeptIds, read_commands
 from services.cli.terminal import Terminal, complain, facts, say, styled, table
-from services.eventstore.database import refusal_of_server
+from services.eventstore.database import answer_of_server, refusal_of_server
 from services.telemetry import logs
 from services.telemetry.printable import printable
 from tests.engine.commands import ask_cancellation, register
@@ -329,7 +329,8 @@ def test_what_a_line_says_is_sent_as_it_is_written():
     ("line", "said"),
     [
         (b"{", "Line 2 is not JSON"),
-        (b"[]", "a command is an object"),
+        (b"[1]", "Line 2 is not a JSON object"),
+        (b'{"subject": "a", "type": "X", "subject": "b"}', "Line 2 has 'subject' twice"),
         (b'{"\\ud800": 1}', "Line 2 is not UTF-8"),
         (b"[" * 100_000, "Line 2 is not JSON"),
         (b"\xff", "Line 2 is not UTF-8"),
@@ -396,6 +397,15 @@ def test_a_port_in_use_is_said_before_anything_starts(run: Run, monkeypatch: pyt
         ('FATAL:  password authentication failed for user "x"', 'password authentication failed for user "x"'),
         ("FATAL:  no such database: x", "no such database: x"),
         ("fe_sendauth: no password supplied", "no password supplied"),
+        (
+            'FATAL:  pg_hba.conf rejects connection for host "h", user "x"',
+            'pg_hba.conf rejects connection for host "h", user "x"',
+        ),
+        (
+            'FATAL:  database "x" is not currently accepting connections',
+            'database "x" is not currently accepting connections',
+        ),
+        ('invalid port number: "0"', 'invalid port number: "0"'),
         ("FATAL:  the database system is starting up", None),
         ("FATAL:  sorry, too many clients already", None),
         ('connection to server at "127.0.0.1", port 1 failed: Connection refused', None),
@@ -403,7 +413,24 @@ def test_a_port_in_use_is_said_before_anything_starts(run: Run, monkeypatch: pyt
     ],
 )
 def test_what_does_not_mend_itself_is_told_from_what_does(said: str, why: str | None):
-    assert refusal_of_server(psycopg.OperationalError(f"connection failed: {said}")) == why
+    found = refusal_of_server(psycopg.OperationalError(f"connection failed: {said}"))
+    assert found == why or (why and found and found.startswith(f"PostgreSQL refuses the connection: {why}. Waiting"))
+
+
+@pytest.mark.parametrize(
+    ("said", "answer"),
+    [
+        (
+            'connection to server at "127.0.0.1", port 5432 failed: FATAL:  Passwort-Authentifizierung fehlgeschlagen',
+            "Passwort-Authentifizierung fehlgeschlagen",
+        ),
+        ('connection to server at "h", port 1 failed: ВАЖНО:  роль "x" не существует\n', 'роль "x" не существует'),
+        ('connection to server at "h", port 1 failed: Connection refused\n\tIs the server running?', None),
+        ('could not translate host name "x" to address: Name or service not known', None),
+    ],
+)
+def test_a_server_that_refuses_in_any_language_has_answered(said: str, answer: str | None):
+    assert answer_of_server(psycopg.OperationalError(f"connection failed: {said}")) == answer
 
 
 # --- Ctrl-C ---

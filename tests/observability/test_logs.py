@@ -54,6 +54,24 @@ def test_an_exception_is_text_in_its_line(said: Callable[[], str]):
     assert json.loads(line)["exc_info"].endswith("ZeroDivisionError: by zero")
 
 
+def test_the_kafka_clients_repeats_and_cancelled_requests_are_left_out(said: Callable[[], str]):
+    logs.configure("json", "commands")
+    for _ in range(3):
+        logging.getLogger("aiokafka.cluster").error("Topic %s is not available", "x")
+        logging.getLogger("services.x").error("ours")
+    logging.getLogger("aiokafka.cluster").error("Topic %s is not available", "y")
+    for error in (asyncio.InvalidStateError(), ZeroDivisionError()):
+        try:
+            raise error
+        except Exception:
+            logging.getLogger("aiokafka.conn").exception("Unexpected exception in AIOKafkaConnection")
+    found = [json.loads(line) for line in said().splitlines()]
+    assert [line["message"] for line in found].count("ours") == 3
+    kafka = [line for line in found if line["logger"].startswith("aiokafka")]
+    assert [line["message"][:7] for line in kafka] == ["Topic x", "Topic y", "Unexpec"]
+    assert "ZeroDivisionError" in kafka[-1]["exc_info"]
+
+
 @pytest.mark.parametrize("format_", ["json", "text"])
 def test_D16_rows_that_postgresql_quotes_are_left_out(
     installation: Installation, said: Callable[[], str], format_: LogFormat

@@ -47,3 +47,26 @@ def test_each_role_has_a_process_for_each_shard_and_a_port_of_its_own():
 def test_what_cannot_be_is_refused(wrong: dict[str, str], said: str):
     with pytest.raises(SettingsError, match=said):
         Settings.from_environment(TWO | wrong)
+
+
+@pytest.mark.parametrize("servers", ["127.0.0.1:99999", "nonsense", ",,", "one:0", "one:9092,", "::1:9092"])
+def test_what_are_no_bootstrap_servers_is_refused(servers: str):
+    with pytest.raises(SettingsError, match=r"RESOLUTION_KAFKA_SERVERS is .*HOST:PORT"):
+        Settings.from_environment({"RESOLUTION_KAFKA_SERVERS": servers})
+
+
+def test_bootstrap_servers_may_have_spaces_and_addresses_in_brackets():
+    env = {"RESOLUTION_KAFKA_SERVERS": " one:9092, [::1]:9093 "}
+    assert Settings.from_environment(env).kafka_servers == "one:9092,[::1]:9093"
+
+
+@pytest.mark.parametrize("prefix", ["a/b", "x" * 300, "ü."])
+def test_what_cannot_be_part_of_a_topics_name_is_refused(prefix: str):
+    with pytest.raises(SettingsError, match="RESOLUTION_TOPIC_PREFIX is "):
+        Settings.from_environment({"RESOLUTION_TOPIC_PREFIX": prefix})
+
+
+@pytest.mark.parametrize("port", ["0", "65536", "99999999"])
+def test_a_databases_port_that_cannot_be_is_refused(port: str):
+    with pytest.raises(SettingsError, match="from 1 to 65535"):
+        Settings.from_environment({"RESOLUTION_DATABASE_URL": f"postgresql://u@h:{port}/d"})
