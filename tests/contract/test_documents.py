@@ -218,8 +218,8 @@ def commands() -> Mapping[str, frozenset[str]]:
     def walk(command: Any, called: str) -> None:
         options = (name for one in command.params for name in (*one.opts, *one.secondary_opts))
         found[called] = frozenset(option for option in options if option.startswith("--"))
-        for name, inner in getattr(command, "commands", {}).items():
-            walk(inner, f"{called} {name}".strip())
+        for name in command.list_commands(None) if hasattr(command, "list_commands") else ():
+            walk(command.get_command(None, name), f"{called} {name}".strip())
 
     walk(typer.main.get_command(app), "")
     return found

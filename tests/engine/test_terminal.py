@@ -231,9 +231,9 @@ def park(installation: Installation, text: str) -> None:
 
 def commands() -> Iterator[list[str]]:
     found: Any = typer.main.get_command(cli.app)
-    for name, command in found.commands.items():
+    for name in found.list_commands(None):
         yield [name]
-        yield from ([name, inner] for inner in getattr(command, "commands", ()))
+        yield from ([name, inner] for inner in getattr(found.get_command(None, name), "commands", ()))
 
 
 def test_every_command_has_help_that_fits_80_columns(run: Run):
