@@ -23,8 +23,11 @@ class _Tally(msgspec.Struct):
     """What one event adds to one party's counts."""
 
     orders: int = 0
+    """Registered orders."""
     received: int = 0
+    """Requests that the party had to answer."""
     answered: int = 0
+    """Requests that the party answered."""
     ran_out: int = 0
     """Disputes that nobody answered until the deadline."""
     microseconds_to_answer: int = 0

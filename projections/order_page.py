@@ -33,19 +33,27 @@ class Dispute(msgspec.Struct):
     """A dispute as the page shows it."""
 
     dispute_id: str
+    """The dispute's id."""
     kind: DisputeKind
+    """What the requester asks for."""
     opened_by: Role
+    """The requester."""
     opened_at: datetime
+    """When the requester sent the request, in business time."""
     respond_by: datetime
+    """The deadline."""
     request: dict[str, Any]
     """What the requester asked for."""
     refund_reason: str | None = None
     """Why the freelancer offers a refund. Confidential (D16)."""
     settled_as: SettledAs | None = None
+    """How the dispute was settled, or None if it is open."""
     settled_at: datetime | None = None
+    """When the dispute was settled, in business time."""
     message: str | None = None
     """The text of the other party's answer."""
     closed_because: str | None = None
+    """Why the dispute was closed without an answer (D11)."""
 
 
 class Page(msgspec.Struct):

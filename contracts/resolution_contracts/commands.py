@@ -1,4 +1,4 @@
-"""What other services may ask for. One class per command: its `data`."""
+"""The commands that other services may send. Each class describes the `data` of one command."""
 
 from typing import Annotated, ClassVar, Literal, Self
 
@@ -9,13 +9,13 @@ from .values import Amount, CancellationReason, Id, Instant, Message, RefundReas
 
 
 class Command(Message):
-    """Base of all commands. `version` is the one on the wire; a later version has a class of its own."""
+    """Base of all commands. `version` is the version on the wire. Each later version has its own class."""
 
     version: ClassVar[int] = 1
 
     @classmethod
     def type(cls) -> str:
-        """The CloudEvents type: `resolution.command.Accept.v1`"""
+        """Returns the CloudEvents type, such as `resolution.command.Accept.v1`."""
         return topics.command_type(cls.__name__.removesuffix(f"V{cls.version}"), cls.version)
 
 
@@ -48,7 +48,7 @@ class RecordDelivery(Command):
 
 
 class RecordRevisionRequested(Command):
-    """The order service: the client asked for a revision; a delivered order is in progress again."""
+    """The order service: the client asked for a revision. A delivered order is in progress again."""
 
 
 class RecordCompletion(Command):
@@ -68,7 +68,7 @@ class RecordRefundProcessed(Command):
 
 
 class OrderUpdateRequest(Message):
-    """The client asks how the order stands (R6)."""
+    """The client asks for an update on the order (R6)."""
 
     kind: Literal["order_update"]
     message: Text
@@ -148,20 +148,20 @@ class ExpireDispute(Command):
 
 
 class EraseOrderTexts(Command):
-    """An operator: what people wrote on this order, and confidential reasons, are never to be read again.
+    """An operator: destroys all that people wrote on this order, and its confidential reasons.
 
-    It fits every state of the order. What happened stays, without its texts; nothing brings them back.
+    It is allowed in every state of the order. The order's events stay, without their texts. An erasure is final.
     """
 
 
 COMMANDS: dict[str, type[Command]] = {command.__name__: command for command in Command.__subclasses__()}
-"""Every command by its name on the wire, in its first version."""
+"""The first version of every command, by its name on the wire."""
 
 
 class OfferPartialRefundV2(Command):
-    """The freelancer offers up to 60% of the original price back (R8): an `amount`, or whole `percent` of the price.
+    """The freelancer offers up to 60% of the original price back (R8): an `amount`, or `percent` of the price.
 
-    A share that is no whole number of minor units is rounded down, so that 60 percent is always within the limit (D9).
+    A percentage is rounded down to a whole number of minor units, so that 60 percent is always within the limit (D9).
     The reason is confidential.
     """
 
@@ -181,7 +181,7 @@ class OfferPartialRefundV2(Command):
 
 
 V2_COMMANDS: dict[str, type[Command]] = {"OfferPartialRefund": OfferPartialRefundV2}
-"""The second versions. Both versions are accepted."""
+"""The second versions, by name. The service accepts both versions."""
 
 COMMAND_TYPES: dict[str, type[Command]] = {
     command.type(): command for command in (*COMMANDS.values(), *V2_COMMANDS.values())

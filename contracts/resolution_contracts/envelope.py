@@ -1,4 +1,4 @@
-"""The CloudEvents 1.0 envelopes, structured mode: one JSON object per record."""
+"""The envelopes of all messages: CloudEvents 1.0 in structured mode, one JSON object per record."""
 
 import json
 from typing import Any, Literal, Self
@@ -14,7 +14,7 @@ from .values import CommandId, Instant, OrderId
 
 
 class Envelope(BaseModel):
-    """What all messages share. Unknown attributes are ignored."""
+    """The attributes that all messages share. Unknown attributes are ignored."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -31,17 +31,17 @@ class Envelope(BaseModel):
 
     @property
     def name(self) -> str:
-        """The message's name without namespace and version: `Accept` of `resolution.command.Accept.v1`."""
+        """The message's name without namespace and version: `Accept` for `resolution.command.Accept.v1`."""
         return self.type.split(".")[-2]
 
     @property
     def version(self) -> int:
-        """The message's version: 1 of `resolution.command.Accept.v1`."""
+        """The message's version: 1 for `resolution.command.Accept.v1`."""
         return int(self.type.rpartition(".v")[2])
 
 
 class CommandEnvelope(Envelope):
-    """A command as other services publish it; `id` is the idempotency key and stays the same in a retry."""
+    """A command as other services publish it. `id` is the idempotency key: a retry must use the same `id`."""
 
     id: CommandId
     time: Instant | None = None
@@ -49,7 +49,7 @@ class CommandEnvelope(Envelope):
 
     @classmethod
     def of(cls, order_id: str, command: Command, *, source: str, id: str | None = None) -> Self:
-        """Wraps a command for an order; without an `id` it takes a new UUID."""
+        """Wraps a command for an order. Uses a new UUID if `id` is None."""
         return cls(
             id=id or str(uuid4()),
             type=command.type(),
@@ -64,16 +64,19 @@ class CommandEnvelope(Envelope):
         return [("content-type", topics.CONTENT_TYPE.encode())]
 
     def to_json(self) -> bytes:
-        """The record's value."""
+        """Returns the record's value."""
         return self.model_dump_json(exclude_none=True).encode()
 
     def command(self) -> Command:
-        """The typed command. Raises pydantic.ValidationError where `data` does not fit the schema."""
+        """Returns the typed command.
+
+        Raises pydantic.ValidationError if `data` does not fit the schema, and KeyError for an unknown type.
+        """
         return COMMAND_TYPES[self.type].model_validate_json(_json(self.data))
 
 
 class EventEnvelope(Envelope):
-    """An event; `time` is its business time, `sequence` its number in the order, `causationid` the command's id."""
+    """An event. `time` is its business time, `sequence` its number in the order, `causationid` the command's id."""
 
     time: Instant
     sequence: int
@@ -81,29 +84,29 @@ class EventEnvelope(Envelope):
     data: dict[str, Any]
 
     def event(self) -> PublicEvent:
-        """The typed event."""
+        """Returns the typed event. Raises pydantic.ValidationError, and KeyError for an unknown event."""
         return EVENTS[self.name].model_validate_json(_json(self.data))
 
 
 class OutcomeEnvelope(Envelope):
-    """An outcome; `time` is the business time at which the command was judged."""
+    """An outcome. `time` is the business time at which the command was judged, `causationid` the command's id."""
 
     time: Instant
     causationid: str
     data: dict[str, Any]
 
     def outcome(self) -> Outcome:
-        """The typed outcome."""
+        """Returns the typed outcome. Raises pydantic.ValidationError, and KeyError for an unknown outcome."""
         return OUTCOMES[self.name].model_validate_json(_json(self.data))
 
 
 class NotificationEnvelope(Envelope):
-    """What people are to be told; `time` is the business time at which it fell due."""
+    """A message that other services pass on to a person. `time` is the business time at which it fell due."""
 
     time: Instant
     data: dict[str, Any]
 
 
 def _json(data: dict[str, Any]) -> str:
-    # By way of JSON, because the models are strict: a date is a string on the wire and nowhere else.
+    # The models are strict: they take a string for a date only if they read JSON.
     return json.dumps(data)

@@ -1,4 +1,4 @@
-"""What the service asks others to tell a person, on `resolution.notifications`."""
+"""The notifications on `resolution.notifications`, which other services pass on to a person."""
 
 from typing import Literal
 
@@ -8,7 +8,7 @@ from .values import DisputeKind, Id, Instant, Role
 
 
 class DisputeReminder(BaseModel):
-    """A request waits for the recipient's answer; without one it is accepted at `respond_by` (R3)."""
+    """A request waits for the recipient's answer. Without an answer it is accepted at `respond_by` (R3)."""
 
     model_config = ConfigDict(frozen=True)
 

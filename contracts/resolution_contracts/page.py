@@ -1,4 +1,4 @@
-"""The messages as a page for people, in Markdown, made from the same schemas as everything else."""
+"""Makes a Markdown page for people, docs/messages.md, from the JSON Schemas of all messages."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -25,18 +25,18 @@ partition is not judged: it goes to `resolution.commands.dead`, and the header `
   `content-type: application/cloudevents+json`. Binary mode and `data_base64` are not supported.
 - **Key.** A record's key is `subject`, the order id.
 - **Source.** `source` has at most 1,000 characters.
-- **Instants** are RFC 3339 in UTC. A command's may have any offset and any number of decimals;
-  those beyond microseconds are cut.
+- **Instants** are RFC 3339 in UTC. In a command, they may have any offset and any number of
+  decimals. The service cuts them to microseconds.
 - **Money** is an integer count of the currency's minor units, at most 2^63 - 1 in a command.
-- **UUIDs** are compared without regard to letter case. What is published is what came first.
-- **Refused**: a key that comes twice in `data`, and a text or an id with nothing visible in it.
+- **UUIDs** are compared without regard to letter case. The service publishes the first spelling.
+- **Refused**: a key that occurs twice in `data`, and a text or an id without a visible character.
 - **Traces.** A command may have a header `traceparent` (W3C Trace Context). The events and the
   outcome that follow have one that continues the trace.
 """
 
 
 def page() -> str:
-    """The page."""
+    """Returns the page."""
     return "\n".join([_INTRODUCTION, *_channels()]).rstrip() + "\n"
 
 
@@ -88,8 +88,8 @@ def _kind(of: Json, schema: Json) -> str:
         return ", ".join(f"`{value}`" for value in of["enum"])
     for alternatives in ("anyOf", "oneOf"):
         if alternatives in of:
-            kinds = [_kind(one, schema) for one in of[alternatives] if one.get("type") != "null"]
-            null = " or null" if any(one.get("type") == "null" for one in of[alternatives]) else ""
+            kinds = [_kind(option, schema) for option in of[alternatives] if option.get("type") != "null"]
+            null = " or null" if any(option.get("type") == "null" for option in of[alternatives]) else ""
             return "; or ".join(kinds) + null
     if of.get("type") == "array":
         return f"a list of {_kind(of['items'], schema)}"

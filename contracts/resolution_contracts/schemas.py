@@ -1,4 +1,4 @@
-"""JSON Schemas of all messages and the AsyncAPI 3 document, made from the models."""
+"""Makes the JSON Schemas of all messages, and the AsyncAPI 3 document, from the models."""
 
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -20,11 +20,12 @@ _REQUIRED = ["specversion", "id", "type", "source", "subject"]
 
 
 class _Family:
-    """The messages of one topic: their envelope, their names on the wire, and their data."""
+    """The messages of one topic."""
 
     def __init__(
         self, folder: str, topic: str, envelope: type[Envelope], models: Mapping[str, type[BaseModel]], required: str
     ) -> None:
+        """`models`: the data by CloudEvents type. `required`: more required attributes of the envelope, with spaces."""
         self.folder = folder
         self.topic = topic
         self.envelope = envelope
@@ -63,7 +64,10 @@ _FAMILIES = (
 
 
 def schemas() -> dict[str, Json]:
-    """Each message's JSON Schema (draft 2020-12), envelope and data, by file name: `commands/Accept.v1.json`."""
+    """Returns the JSON Schema (draft 2020-12) of each message, by file name, such as `commands/Accept.v1.json`.
+
+    A schema covers envelope and data.
+    """
     return {
         f"{family.folder}/{_short(type_)}.json": _message(family, type_, model)
         for family in _FAMILIES
@@ -72,7 +76,7 @@ def schemas() -> dict[str, Json]:
 
 
 def asyncapi() -> Json:
-    """The AsyncAPI 3.0 document: what to send, what to read, and where. Its payloads refer to the schemas' files."""
+    """Returns the AsyncAPI 3.0 document: what to send and read, and where. Payloads refer to the schemas' files."""
     return {
         "asyncapi": "3.0.0",
         "info": {
@@ -99,9 +103,9 @@ _ABOUT = {
         "What other services ask for. The record's key is the order id (`subject`), placed by Kafka's murmur2 "
         "partitioner. `id` is a UUID of the sender's choice and the idempotency key: sending a command again under "
         "the same id changes nothing and gets the first outcome again. A command's business time is the time at "
-        "which the broker appended it. Records of more than 256 KiB, in another partition than that of their key, or "
-        "that are no command, go to `resolution.commands.dead` with the reason in the header `error`; of a large value "
-        "the first 64 KiB.",
+        "which the broker appended it. A record that is larger than 256 KiB, is in another partition than that of its "
+        "key, or is not a command goes to `resolution.commands.dead`. The header `error` gives the reason. A large "
+        "value is cut to its first 64 KiB.",
     ),
     "events": (
         "send",
@@ -113,7 +117,10 @@ _ABOUT = {
         "Exactly one for each command: accepted, or rejected with a code and a sentence that says what to do "
         "instead. `causationid` is the command's id; the key is the order id.",
     ),
-    "notifications": ("send", "What people are to be told. `id` names the notification for good."),
+    "notifications": (
+        "send",
+        "What other services pass on to a person. Each notification has its own `id`, which never changes.",
+    ),
 }
 
 
@@ -168,12 +175,12 @@ def _messages() -> Iterator[tuple[str, Json]]:
 
 
 def _traits() -> Json:
-    """Headers: none has to be sent. Kafka's are bytes; these are what they read as, in UTF-8."""
+    """Returns the headers, which senders may leave out. The values are bytes, described here as UTF-8 text."""
     content: Json = {"content-type": {"const": topics.CONTENT_TYPE}}
     trace: Json = {
         "traceparent": {
             "type": "string",
-            "description": "W3C Trace Context. A command's sender may give it; what follows from it goes on with it.",
+            "description": "W3C Trace Context. A command's sender may set it. What follows continues the trace.",
         }
     }
     return {
@@ -183,14 +190,14 @@ def _traits() -> Json:
 
 
 def _message(family: _Family, type_: str, model: type[BaseModel]) -> Json:
-    references, together = models_json_schema([(family.envelope, "validation"), (model, "validation")])
-    definitions = together["$defs"]
+    references, combined = models_json_schema([(family.envelope, "validation"), (model, "validation")])
+    definitions = combined["$defs"]
     envelope = definitions.pop(family.envelope.__name__)
     data = _refer(references[model, "validation"], definitions)
     properties = {name: _without_default(schema) for name, schema in envelope["properties"].items()}
     properties["type"] = {"const": type_}
     properties["data"] = data
-    needed = {"data"} if data.get("required") else set()
+    required = {"data"} if data.get("required") else set()
     return _portable_object(
         {
             "$schema": _DIALECT,
@@ -199,16 +206,16 @@ def _message(family: _Family, type_: str, model: type[BaseModel]) -> Json:
             "description": _doc(model),
             "type": "object",
             "properties": properties,
-            "required": [*family.required, *sorted(needed - set(family.required))],
+            "required": [*family.required, *sorted(required - set(family.required))],
             "$defs": {name: schema for name, schema in sorted(definitions.items()) if name != model.__name__},
         }
     )
 
 
 def _refer(reference: Json, definitions: Json) -> Json:
-    """The data's own schema stands in its place; what it is made of stays in `$defs`."""
-    found: Json = definitions[reference["$ref"].rpartition("/")[2]]
-    return {name: value for name, value in found.items() if name != "description"}
+    """Returns the schema that a reference names, without its description. Schemas that it uses stay in `$defs`."""
+    schema: Json = definitions[reference["$ref"].rpartition("/")[2]]
+    return {name: value for name, value in schema.items() if name != "description"}
 
 
 def _without_default(schema: Json) -> Json:
@@ -216,7 +223,7 @@ def _without_default(schema: Json) -> Json:
 
 
 def _portable(schema: Any) -> Any:
-    """Anchors of regular expressions as JSON Schema has them, and no titles made up from field names."""
+    """Returns a schema with JSON Schema's anchors in patterns, and without titles that are made from field names."""
     if isinstance(schema, list):
         return [_portable(item) for item in schema]
     return _portable_object(schema) if isinstance(schema, dict) else schema
@@ -235,7 +242,7 @@ def _portable_object(schema: Json) -> Json:
 
 
 def _short(type_: str) -> str:
-    """`Accept.v1` of `resolution.command.Accept.v1`"""
+    """Returns `Accept.v1` for `resolution.command.Accept.v1`."""
     return ".".join(type_.split(".")[-2:])
 
 

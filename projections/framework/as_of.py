@@ -40,11 +40,13 @@ class Replayed(msgspec.Struct):
     """What a replay built."""
 
     as_of: datetime
+    """The business time up to which events count."""
     position: int
     """The number of the store's last event when the replay began."""
     events: int = 0
     """How many of the events up to `position` count."""
     orders: int = 0
+    """How many orders have such events."""
     overdue: int = 0
     """Open disputes whose deadline had passed at `as_of`, because their auto-acceptance is not stored yet."""
     rows: dict[str, int] = {}

@@ -14,19 +14,28 @@ class OpenDispute(msgspec.Struct, frozen=True):
     """A dispute that waits for an answer."""
 
     dispute_id: str
+    """The dispute's id."""
     kind: DisputeKind
+    """What the requester asks for."""
     opened_by: Role
+    """The requester."""
     opened_at: datetime
+    """When the requester sent the request, in business time."""
     respond_by: datetime
+    """The deadline."""
 
 
 class KnownOrder(msgspec.Struct):
     """An order's parties and its open dispute."""
 
     order_id: str
+    """The order's id."""
     client_id: str = ""
+    """The user id of the client. Empty until the order is registered."""
     freelancer_id: str = ""
+    """The user id of the freelancer. Empty until the order is registered."""
     dispute: OpenDispute | None = None
+    """The open dispute, or None."""
 
     def party(self, role: Role) -> str:
         """Returns the user id of a party."""

@@ -49,6 +49,7 @@ class Page:
     """One page of a list."""
 
     lines: list[dict[str, Any]]
+    """The lines of this page, in the order of the list."""
     total: int
     """The number of lines of the whole list."""
     earlier: int

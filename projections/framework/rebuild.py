@@ -38,6 +38,7 @@ class Difference:
     """How the rows of a table differ."""
 
     table: str
+    """The table's name."""
     only_in_old: int
     """The number of rows that only the old table has."""
     only_in_new: int

@@ -42,7 +42,7 @@ class Chain:
         try:
             checkpoint = parse(line)
         except NoCheckpoint:
-            self._found.differs(f"line {line_number} is no checkpoint: it was edited or cut off")
+            self._found.differs(f"line {line_number} is not a checkpoint: it was edited or cut off")
             return None
         who = f"checkpoint {checkpoint.number} in line {line_number}"
         if checkpoint.key in self._replaced:

@@ -49,7 +49,7 @@ class Published:
         due = row.outcome_id <= self._published
         for event in events:
             if event is None:
-                continue  # told already; that Kafka has it is told as a surplus
+                continue  # reported already; its record on Kafka is reported as a surplus
             stream = self._events[row.partition]
             key, value = event.originator_id.encode(), event_message(event)
             if (offset := stream.take_if(key, value)) is None:
@@ -119,9 +119,9 @@ class _Wanted(msgspec.Struct):
     """A record that has to be on its topic."""
 
     key: bytes | None
-    """Its key."""
+    """The record's key."""
     value: bytes | None
-    """Its value."""
+    """The record's value."""
     erased: bool = False
     """Whether its texts were erased: the topic may have it with texts or without."""
     letter: bool = False

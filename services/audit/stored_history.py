@@ -57,7 +57,7 @@ class ChunkLoader(msgspec.Struct, frozen=True):
     """The partitions whose outcomes are loaded."""
     split: Split
     """Events and outcomes up to these numbers may be in another shard."""
-    tells_gaps: bool
+    reports_gaps: bool
     """Whether to look for outcomes and events that no partition has."""
 
     def load(self, after: int, last: int) -> Chunk:
@@ -66,7 +66,7 @@ class ChunkLoader(msgspec.Struct, frozen=True):
         numbers = [number for row in outcomes for number in row.event_ids]
         events = _by_number(events_numbered(self.connection, numbers))
         missing = _missing_events(events, [number for number in numbers if number > self.split.event_id])
-        if self.tells_gaps:
+        if self.reports_gaps:
             gaps = missing_outcomes(self.connection, max(after, self.split.outcome_id), last)
             missing += [f"outcomes has no outcome_id {number}" for number in gaps]
         order_ids = {row.originator_id for row in events.values()}
@@ -82,7 +82,7 @@ class ChunkLoader(msgspec.Struct, frozen=True):
         `partition_of` computes an order's partition, which only outcomes store.
         """
         events = _by_number(events_between(self.connection, after, last))
-        wanted = range(max(after, self.split.event_id) + 1, last + 1) if self.tells_gaps else ()
+        wanted = range(max(after, self.split.event_id) + 1, last + 1) if self.reports_gaps else ()
         outcomes = [
             _retired(row, partition)
             for row in events.values()

@@ -1,8 +1,8 @@
-"""`resolution verify`: compares all that is stored and published with what must follow from the commands. Reads only.
+"""`resolution verify`: judges all commands again, and compares the result with what is stored and published.
 
-The service may run meanwhile. So that nothing new looks like a difference, the ends are read in this order: the timer's
-deadlines, the relay's position, the topics, the store. Then whatever is on a topic must be in the store, and whatever
-the relay had published must be on its topic.
+A verification reads only. The service may run meanwhile. So that no new record looks like a difference, the ends are
+read in this order: the timer's deadlines, the relay's position, the topics, the store. Then everything on a topic must
+be in the store, and everything that the relay had published must be on its topic.
 """
 
 import asyncio
@@ -36,15 +36,15 @@ from .stored_history import TimerState, store_end, timer_state
 from .verify_history import History, Limits, Progress
 from .verify_read_models import verify_read_models
 from .verify_snapshots import verify_snapshots
-from .worker_processes import started_deaf
+from .worker_processes import ignoring_ctrl_c
 
 _WORKERS = 2
 _IMPORTED_ONCE = ["services.audit.verify", "services.cli"]
-"""What workers begin with: what they run, and the program that starts them. Importing it takes each a second."""
+"""Modules that the fork server imports once. Without it, each worker would spend a second on importing them."""
 _LIVE_OBJECTS = 500_000
-"""More than a chunk and what was read ahead for it: nothing is looked through that is only on its way."""
+"""The garbage collector's first threshold. Above a chunk and what was read ahead for it, all of which is freed soon."""
 _READ_MODELS = [["order_page"], ["inbox", "metrics", "overview", "reminders"]]
-"""For the workers; the order page costs as much as the others together."""
+"""The read models of each worker. The order page takes as long as the others together."""
 
 
 class VerificationFailed(Failure):
@@ -52,28 +52,31 @@ class VerificationFailed(Failure):
 
 
 class _Message(msgspec.Struct):
-    """What a worker tells: how far it is, its findings at last, or why it stopped.
-
-    `progress` is encoded, since the worker goes on with its own while the queue still holds the message.
-    """
+    """What a worker reports: how far it is, at last its findings, or why it stopped."""
 
     worker: int
+    """The worker's index."""
     progress: bytes | None = None
+    """Its `Progress`, encoded: the worker changes its own while the queue still holds the message."""
     findings: dict[str, Any] | None = None
+    """Its findings, as `Findings.as_dict` returns them, once it has ended."""
     replayed: int = 0
+    """How many more events it has replayed."""
     failure: str = ""
+    """Why it stopped. Empty if nothing failed."""
 
 
 def verify_history(
     settings: Settings, clock: Clock, resume: Path | None, progress: Callable[[str, int, int], None]
 ) -> Findings:
-    """Verifies a shard. `resume`: a file with how far an earlier verification came; this one updates it.
+    """Verifies a shard: its history, deadlines, read models and snapshots. Calls `progress(what, done, total)`.
 
-    Calls `progress(what, done, total)`. Raises VerificationFailed, TopicError, KafkaError and psycopg.Error.
+    `resume`: a file that says how far an earlier verification came. This one continues there and updates it.
+    Raises VerificationFailed, TopicError, KafkaError and psycopg.Error.
     """
     forkserver.set_forkserver_preload(_IMPORTED_ONCE)
-    with started_deaf():
-        forkserver.ensure_running()  # it imports while the ends are measured
+    with ignoring_ctrl_c():
+        forkserver.ensure_running()  # the fork server imports while the ends are measured
     with months_kept(settings.database):
         return _verify_history(settings, clock, resume, progress)
 
@@ -124,7 +127,7 @@ async def _measure(settings: Settings, topics: Topics) -> tuple[Limits, TimerSta
         end, bases, split = store_end(connection), commands_bases(connection), shard_identity(connection).last_split
         retired = read_retired(connection)
     begins[topics.commands] = {n: first + bases.get(n, 0) for n, first in begins[topics.commands].items()}
-    # Those behind are not judged yet.
+    # Records from the stored position on are not judged yet.
     ends[topics.commands] = {n: max(end.judged.get(n, 0), first) for n, first in begins[topics.commands].items()}
     limits = Limits(
         end.outcome_id,
@@ -146,22 +149,22 @@ def _states(resume: Path | None, partitions: Sequence[int]) -> list[Progress]:
     if resume is None or not resume.exists():
         return fresh
     try:
-        found = msgspec.json.decode(resume.read_bytes(), type=list[Progress])
+        saved = msgspec.json.decode(resume.read_bytes(), type=list[Progress])
     except msgspec.MsgspecError:
-        raise VerificationFailed(f"{resume} does not say how far a verification came. Name another file.") from None
-    if [state.partitions for state in found] != [state.partitions for state in fresh]:
-        raise VerificationFailed(f"{resume} is of another installation. Name another file.")
-    return found
+        raise VerificationFailed(f"{resume} is not a file that `--resume` has written. Name another file.") from None
+    if [state.partitions for state in saved] != [state.partitions for state in fresh]:
+        raise VerificationFailed(f"{resume} belongs to another shard or installation. Name another file.")
+    return saved
 
 
 def _require_same_history(settings: Settings, resume: Path | None, states: Sequence[Progress]) -> None:
-    """Raises VerificationFailed if the database was restored since the earlier verification."""
+    """Raises VerificationFailed if the last events verified earlier are not those of the store."""
     with connect(settings.database, autocommit=True) as connection:
         for state in states:
             if state.history and state.history != digest_of_last_events(connection, state.event_id):
                 raise VerificationFailed(
-                    f"{resume} is about events up to {state.event_id} that are not those of the store: it was "
-                    "restored, fell back to an earlier state, or was changed since. Verify all, with another file."
+                    f"{resume} says that events up to {state.event_id} were verified, but the store has others: it "
+                    "was restored, fell back to an earlier state, or was changed. Verify all, with another file."
                 )
 
 
@@ -179,30 +182,33 @@ def _compare_deadlines(states: Sequence[Progress], timer: TimerState, findings: 
         if (deadline := timer.deadlines.get((order_id, dispute_id))) is None:
             findings.differs(f"order {order_id}: the open dispute {dispute_id} has no deadline")
         elif deadline != at:
-            findings.differs(f"order {order_id}: the deadline of {dispute_id} is not the one it was opened with")
+            findings.differs(f"order {order_id}: the deadline of {dispute_id} is not the one that it was opened with")
     for order_id, dispute_id in timer.deadlines.keys() - disputes.keys():
-        findings.differs(f"order {order_id}: there is a deadline for {dispute_id}, which is no open dispute")
+        findings.differs(f"order {order_id}: there is a deadline for {dispute_id}, which is not an open dispute")
 
 
 # --- workers ---
 
 
 def _verify_partitions(
-    tell: Callable[..., None], settings: Settings, clock: Clock, limits: Limits, state: Progress
+    report: Callable[..., None], settings: Settings, clock: Clock, limits: Limits, state: Progress
 ) -> Findings:
     topics = Topics(settings.topic_prefix, settings.shard)
     history = History(settings.database, settings.master_keys, topics, clock.of_record, limits, state)
-    return asyncio.run(history.run(settings.cluster, lambda progress: tell(progress=msgspec.json.encode(progress))))
+    return asyncio.run(history.run(settings.cluster, lambda progress: report(progress=msgspec.json.encode(progress))))
 
 
-def _verify_read_models(tell: Callable[..., None], settings: Settings, names: Sequence[str]) -> Findings:
+def _verify_read_models(report: Callable[..., None], settings: Settings, names: Sequence[str]) -> Findings:
     findings = Findings()
-    verify_read_models(settings.database, names, findings, lambda replayed: tell(replayed=replayed))
+    verify_read_models(settings.database, names, findings, lambda replayed: report(replayed=replayed))
     return findings
 
 
 def _in_processes(jobs: Sequence[tuple[Any, ...]], note: Callable[[_Message], None]) -> list[dict[str, Any]]:
-    """Runs jobs, each in a process of its own: a function and its arguments. Raises VerificationFailed."""
+    """Runs each job, a function and its arguments, in its own process. Returns their findings in the jobs' order.
+
+    Passes all other messages to `note`. Raises VerificationFailed if a job fails or its process is killed.
+    """
     context = multiprocessing.get_context("forkserver")
     messages: multiprocessing.Queue[_Message] = context.Queue()
     processes: list[BaseProcess] = [
@@ -233,19 +239,21 @@ def _next(messages: "multiprocessing.Queue[_Message]", processes: Sequence[BaseP
             return messages.get(timeout=1)
         except queue.Empty:
             if any(process.exitcode for process in processes):
-                raise VerificationFailed("A process of the verification was killed. Start it again.") from None
+                raise VerificationFailed(
+                    "A process of the verification was killed. Start the verification again."
+                ) from None
 
 
 def _work(messages: "multiprocessing.Queue[_Message]", worker: int, job: Callable[..., Findings], *args: Any) -> None:
-    def tell(**what: Any) -> None:
-        messages.put(_Message(worker, **what))
+    def report(**fields: Any) -> None:
+        messages.put(_Message(worker, **fields))
 
     gc.set_threshold(_LIVE_OBJECTS, 20, 50)  # records and events hold no cycles
     try:
-        findings = job(tell, *args)
+        findings = job(report, *args)
     except Exception as failure:
-        tell(failure=f"{type(failure).__name__}: {failure}")
+        report(failure=f"{type(failure).__name__}: {failure}")
     else:
-        tell(findings=findings.as_dict())
+        report(findings=findings.as_dict())
     messages.close()
     messages.join_thread()

@@ -26,12 +26,12 @@ from services.shards.identity import shard_identity
 from .checkpoint_file import Chain
 from .listing import ranges
 from .tampering import Mismatch, Tampering, explain
-from .worker_processes import started_deaf
+from .worker_processes import ignoring_ctrl_c
 
 _RUN_EVENTS = 50_000
 _RUN_CHECKPOINTS = 1_000
-_TOLD_APART = 100
-"""For how many checkpoints at most lost and strange events are kept in memory."""
+_MOST_EXPLAINED = 100
+"""The most checkpoints whose lost and strange events are kept in memory."""
 
 
 class CannotVerify(Failure):
@@ -46,9 +46,10 @@ def verify_checkpoints(
     processes: int,
     progress: Callable[[int, int], None],
 ) -> Tampering:
-    """Compares everything. `shards`: the URLs of all databases; the file is of the one with this `number`, from 0.
+    """Compares a shard's events with its checkpoints. Calls `progress(done, total)`, which counts events.
 
-    `keys`: those trusted from the beginning; `progress(done, of)` counts events. Raises CannotVerify and psycopg.Error.
+    `shards`: the URLs of all databases. `number`: the index of the shard whose checkpoints the file has. `keys`: the
+    public keys that are trusted from the beginning. Raises CannotVerify and psycopg.Error.
     """
     found = Tampering()
     notes, newest = _measure(shards[number], found)
@@ -60,7 +61,7 @@ def verify_checkpoints(
             signed = _of_this_database(chain.follow(lines), notes, found)
             for run, results in _compared(sources, notes, _runs(signed, sources), processes):
                 mismatches += results
-                for other in mismatches[max(_TOLD_APART, len(mismatches) - len(results)) :]:
+                for other in mismatches[max(_MOST_EXPLAINED, len(mismatches) - len(results)) :]:
                     other.lost, other.strange = {}, []
                 found.checkpoints += len(run)
                 found.events += run[-1].last + 1 - run[0].first
@@ -107,13 +108,13 @@ def _of_this_database(
             others += 1
     if others:
         found.differs(
-            f"{others:,} checkpoints were made with another salt than the database has: it is another database, or "
-            "its salt was changed"
+            f"{others:,} checkpoints were made with another salt than the database has: the database is another one, "
+            "or its salt was changed"
         )
 
 
 class _Sources:
-    """Which databases have which events: those from before a split are spread over several databases."""
+    """Finds the databases that have an event. Events from before a split are spread over several databases."""
 
     def __init__(self, shards: Sequence[str], number: int) -> None:
         self._shards, self._number = shards, number
@@ -122,10 +123,11 @@ class _Sources:
 
     @property
     def last_split(self) -> int:
+        """The last event before the latest split, or 0 without a split."""
         return self._splits[-1].event_id if self._splits else 0
 
     def of(self, event_id: int) -> list[str]:
-        """The URLs of those that may have the events up to this one, from the split before on."""
+        """Returns the URLs of the databases that may have this event."""
         for split in self._splits:
             if event_id <= split.event_id:
                 return list(self._shards[self._number % split.count :: split.count])
@@ -154,7 +156,7 @@ def _compared(
 ) -> Iterator[tuple[list[Checkpoint], list[Mismatch]]]:
     """Yields each run with its mismatches, in their order. Compares a few runs at a time."""
     if notes is None:
-        deque(runs, maxlen=0)  # the file is to be followed all the same
+        deque(runs, maxlen=0)  # still follows the file to its end
         return
     waiting: deque[tuple[list[Checkpoint], Future[list[Mismatch]]]] = deque()
     with ExitStack() as stack:
@@ -164,10 +166,10 @@ def _compared(
         yield first, compare(sources.of(first[0].last), notes.salt, first)
         pool: ProcessPoolExecutor | None = None
         for run in runs:
-            if pool is None:  # not for a short file
+            if pool is None:  # a short file needs no processes
                 context = multiprocessing.get_context("spawn")
                 pool = stack.enter_context(ProcessPoolExecutor(processes, context))
-            with started_deaf():  # it starts processes as they are needed
+            with ignoring_ctrl_c():  # the pool starts processes when it needs them
                 waiting.append((run, pool.submit(compare, sources.of(run[0].last), notes.salt, run)))
             if len(waiting) > 2 * processes:
                 done, results = waiting.popleft()
@@ -192,13 +194,14 @@ def _in_order(connections: Sequence[psycopg.Connection[Any]], first: int, last: 
 
 
 class _Rows:
-    """Rows handed out by their ids."""
+    """Hands out rows, sorted by event number, up to one number after another."""
 
     def __init__(self, rows: Iterator[CopiedRow]) -> None:
         self._rows = rows
         self._next = next(rows, None)
 
     def up_to(self, last: int) -> Iterator[CopiedRow]:
+        """Yields the next rows up to this event number."""
         while self._next is not None and notification_id(self._next) <= last:
             yield self._next
             self._next = next(self._rows, None)
@@ -206,14 +209,14 @@ class _Rows:
 
 def _mismatch(connections: Sequence[psycopg.Connection[Any]], hashes: Hashes, checkpoint: Checkpoint) -> Mismatch:
     lost, strange = checkpoint.tag_of_each(), []
-    can_tell = bool(lost)
+    has_tags = bool(lost)
     for row in _in_order(connections, checkpoint.first, checkpoint.last):
         number, tag = notification_id(row), hashes.tag(row)
         if lost.get(number) == tag:
             del lost[number]
         else:
             strange.append((number, tag))
-    return Mismatch(checkpoint.number, checkpoint.first, checkpoint.last, lost, strange if can_tell else [])
+    return Mismatch(checkpoint.number, checkpoint.first, checkpoint.last, lost, strange if has_tags else [])
 
 
 def _look_at_the_end(chain: Chain, notes: CheckpointNotes | None, newest: int, found: Tampering) -> None:

@@ -1,8 +1,9 @@
-"""Some partitions' history: each stored outcome and event against its command, judged again, and against Kafka.
+"""Verifies the history of some partitions: judges their commands again, and compares the result with store and Kafka.
 
-One pass in the order of the store. For each outcome: its command is read from the topic and judged as the service has
-to; what is stored must be what comes out; and the records that the relay publishes must be the next ones on their
-topics. An order goes on from what follows from its commands, so that one difference is not reported as many.
+One pass over the stored outcomes, in the order of the store. For each outcome, the verification reads the command from
+its topic and judges it. The stored outcome and events must be what the judgment gives. What the relay publishes for
+them must be the next records on their topics. An order's state follows the judged events, not the stored ones, so that
+one difference is not reported again for each later command.
 """
 
 import asyncio
@@ -54,38 +55,51 @@ _CACHED_ORDERS = 60_000
 
 
 class Limits(msgspec.Struct):
-    """What was measured at the start. `published`: the last outcome that Kafka has to have. `timer`: what the timer had
-    read of the events. `bases`: by partition, what the store adds to the commands topic's offsets, as is done here."""
+    """The ends of store and topics, as measured at the start. Offsets of the commands topic include `bases`."""
 
     outcome_id: int
+    """The last outcome to verify."""
     event_id: int
+    """The last event to verify."""
     published: int
+    """The last outcome that must be on Kafka."""
     begins: Ends
+    """The first offset of each topic and partition."""
     ends: Ends
+    """The offset after the last record to verify, for each topic and partition."""
     timer: dict[int, int]
+    """The timer's next offset in the events topic, by partition."""
     parked: set[tuple[int, int]]
+    """Partition and offset of the parked commands."""
     bases: dict[int, int]
+    """What the store adds to the offsets of the commands topic, by partition."""
     split: Split
+    """The latest split: events and outcomes up to its numbers may be in another shard."""
     retired: Retired
+    """The last outcome that was retired, and its last event."""
 
 
 class Progress(msgspec.Struct):
-    """How far a verification has come; what another one needs to go on from there. `event_id`: the last event of the
-    outcomes up to `outcome_id`, or of those that were retired.
-
-    `open`: disputes as of the offsets `timer`; `later`: what came behind those. `history`: a digest of the last events
-    up to `event_id`; none in a file of an earlier version.
-    """
+    """How far a verification has come: all that a later one needs to continue. Stored in the file of `--resume`."""
 
     partitions: list[int]
+    """The partitions that are verified."""
     outcome_id: int = 0
+    """The last outcome that was verified."""
     event_id: int = 0
+    """The last event of the outcomes so far, retired ones included."""
     offsets: Ends = {}
+    """The next offset, by topic and partition."""
     waiting: list[tuple[int, int]] = []
+    """Partition and offset of commands that were read, but whose outcome has not come yet."""
     open: list[OpenDispute] = []
+    """The disputes that were open at the offsets `Limits.timer`."""
     later: list[Change] = []
+    """Disputes that were opened or settled at or after these offsets."""
     findings: dict[str, Any] = {}
+    """The findings so far, as `Findings.as_dict` returns them."""
     history: str = ""
+    """A digest of the last events up to `event_id`. Empty in a file of an earlier version."""
 
 
 class History:
@@ -117,7 +131,7 @@ class History:
         self._connection: psycopg.Connection[Any]
 
     async def run(self, cluster: Cluster, saved: Callable[[Progress], None]) -> Findings:
-        """Goes through to the limits; calls `saved` from time to time, last where all is published.
+        """Verifies up to the limits. Calls `saved` from time to time, the last time at the last published outcome.
 
         Raises KafkaError and psycopg.Error.
         """
@@ -138,7 +152,7 @@ class History:
             await self._retired(loader, saved)
             await self._chunks(loader, min(self._limits.published, self._limits.outcome_id), saved)
             saved(self._save())
-            # Another verification begins before these: what is not on Kafka yet has to be looked for again.
+            # The progress is not saved after these: a later verification must look for them on Kafka again.
             await self._chunks(loader, self._limits.outcome_id)
             await self._look_for_surplus()
         return self._findings
@@ -154,12 +168,12 @@ class History:
         return {number: max(begins[number], before.get(number, 0)) for number in self._progress.partitions}
 
     def _loader(self, connection: psycopg.Connection[Any]) -> ChunkLoader:
-        # One of the workers looks for what nobody has.
-        tells_gaps = self._topics.shard.number in self._progress.partitions
-        return ChunkLoader(connection, self._masters, self._progress.partitions, self._limits.split, tells_gaps)
+        # Exactly one worker has the shard's first partition. It reports the numbers that no partition has.
+        reports_gaps = self._topics.shard.number in self._progress.partitions
+        return ChunkLoader(connection, self._masters, self._progress.partitions, self._limits.split, reports_gaps)
 
     async def _retired(self, loader: ChunkLoader, saved: Callable[[Progress], None]) -> None:
-        """Of retired outcomes the events are left: they have to follow one another, and to be on Kafka."""
+        """Verifies the events whose outcomes were retired: each must follow the one before it, and be on Kafka."""
         retired = self._limits.retired
         if self._progress.outcome_id >= retired.outcome_id:
             return
@@ -176,7 +190,7 @@ class History:
         self._progress.outcome_id = retired.outcome_id
 
     async def _chunks(self, loader: ChunkLoader, end: int, saved: Callable[[Progress], None] | None = None) -> None:
-        """Verifies outcomes up to `end`; the next chunk is loaded meanwhile."""
+        """Verifies outcomes up to `end`. Loads the next chunk while it verifies one."""
         ahead = _load(loader, self._progress.outcome_id, end)
         due = 0.0
         while ahead is not None:
@@ -197,12 +211,12 @@ class History:
         for sentence in chunk.missing:
             self._findings.differs(sentence)
         await asyncio.to_thread(self._load_orders, chunk)
-        found = [(row, await self._command(row, chunk)) for row in chunk.outcomes]
-        # Behind an outcome without its command, an order goes on from what is stored.
-        blind = {row.order_id: row.outcome_id for row, record in found if record is None}
+        commands = [(row, await self._command(row, chunk)) for row in chunk.outcomes]
+        # If an outcome has no command, its order follows the stored events up to this outcome.
+        last_without_command = {row.order_id: row.outcome_id for row, record in commands if record is None}
         to_judge: list[tuple[OutcomeWithEvents, Record]] = []
-        for row, record in found:
-            if record is None or row.outcome_id <= blind.get(row.order_id, 0):
+        for row, record in commands:
+            if record is None or row.outcome_id <= last_without_command.get(row.order_id, 0):
                 self._follow(row, chunk)
             else:
                 to_judge.append((row, record))
@@ -223,8 +237,11 @@ class History:
         self._orders.put(orders)
 
     async def _command(self, row: OutcomeWithEvents, chunk: Chunk) -> Record | None:
-        """Its record; None if it has left the topic, or never was there, or what it repeats was retired."""
-        place = (row.partition, row.record_offset)
+        """Returns the record of an outcome's command, or None if the command cannot be judged again.
+
+        That is the case if the record has expired or never was on the topic, or if it repeats a retired first use.
+        """
+        at = (row.partition, row.record_offset)
         if row.kind is OutcomeKind.RETIRED:
             self._findings.retired += 1
             return None
@@ -232,13 +249,13 @@ class History:
             self._findings.expired += 1
             return None
         stream = self._commands[row.partition]
-        if (record := stream.take_at(row.record_offset)) is None:  # not at hand, or kept for later
+        if (record := stream.take_at(row.record_offset)) is None:  # not fetched yet, or read before
             while (record := await stream.peek()) is not None and record.offset <= row.record_offset:
                 self._waiting[record.partition, record.offset] = stream.take()
-            record = self._waiting.pop(place, None)
+            record = self._waiting.pop(at, None)
         if record is None:
-            self._findings.differs(f"outcome {row.outcome_id} is of no command: there is none at {_at(place)}")
-        elif self._limits.retired.outcome_id and _repeats_what_is_gone(row, chunk):
+            self._findings.differs(f"outcome {row.outcome_id} has no command: there is none at {_at(at)}")
+        elif self._limits.retired.outcome_id and _repeats_retired_use(row, chunk):
             self._findings.expired += 1
             return None
         return record
@@ -246,7 +263,7 @@ class History:
     def _judge(
         self, rows: Sequence[tuple[OutcomeWithEvents, Record]], chunk: Chunk
     ) -> dict[tuple[int, int], tuple[JudgedOutcome, list[Event]] | str]:
-        """By partition and offset, what should be stored, or why that cannot be told."""
+        """Judges the commands. Returns, by partition and offset, what should be stored, or why judging failed."""
         records = [self._at_first_time(record) for _, record in rows]
         first = [(row.order_id, row.command_id) for row in chunk.outcomes if row.kind.is_first_use]
         twice = spelled_twice([*first, *chunk.first_uses])
@@ -265,7 +282,7 @@ class History:
         judged = judge(readings, orders, [chunk.first_uses], set())
         self._orders.put(orders)
         self._orders.drop(command.order_id for command in judged.parked)
-        return _by_place(judged)
+        return _by_offset(judged)
 
     def _at_first_time(self, record: Record) -> Record:
         if (offset := first_offset(record)) is None:
@@ -273,18 +290,21 @@ class History:
         return at_first_time(record, next(iter(dead_letters(self._connection, [(record.partition, offset)])), None))
 
     def _outgrown(self, row: OutcomeWithEvents, record: Record, keys: OrderKeys) -> None:
-        """It became a dead letter, because an operator discarded it or an earlier version could not read it."""
+        """Compares a dead letter that this version reads as a command: its content must be the record's.
+
+        An operator discarded the command, or an earlier version could not read it.
+        """
         self._findings.outgrown += 1
         if row.key != record.key or (row.message != record.value and not is_erased_letter(row, keys)):
             self._findings.differs(f"the dead letter of {_at((row.partition, row.record_offset))} is not its record")
 
     def _follow(self, row: OutcomeWithEvents, chunk: Chunk) -> None:
-        """Takes a stored outcome and its events as they are; events must follow one another all the same."""
+        """Applies stored events without judging their command. Reports an event that does not follow."""
         if row.kind.is_first_use and row.message is not None:
             remember(chunk.first_uses, row.order_id, row.command_id, FirstUse(row.digest, row.message))
         for stored in chunk.of(row):
             if stored is None:
-                continue  # told already
+                continue  # reported already
             orders, _ = self._orders.take([stored.originator_id])
             order = orders.get(stored.originator_id) or Order(id=stored.originator_id)
             try:
@@ -304,12 +324,12 @@ class History:
         expected: tuple[JudgedOutcome, list[Event]] | str | None,
         keys: OrderKeys,
     ) -> Sequence[Event | None]:
-        """Tells what differs; returns the stored events, None for one that cannot be read."""
+        """Reports what differs. Returns the stored events, with None for one that cannot be read."""
         if isinstance(expected, str):
             self._differs(row, f"the command at {_at((row.partition, row.record_offset))} cannot be judged: {expected}")
-        if expected is None or isinstance(expected, str):  # followed without its command, or told already
+        if expected is None or isinstance(expected, str):  # followed without its command, or reported
             if stored and row.kind.is_repeat:
-                self._differs(row, f"outcome {row.outcome_id} is of a repeat, and has events")
+                self._differs(row, f"outcome {row.outcome_id} belongs to a repeat, but has events")
             return [self._decoded(event, keys) for event in stored]
         outcome, events = expected
         if _compared(outcome) != _compared(row):
@@ -320,12 +340,12 @@ class History:
         if len(events) != len(stored):
             self._differs(row, f"outcome {row.outcome_id} has {len(stored)} events; {len(events)} follow")
         result: list[Event | None] = []
-        for found, should in zip_longest(stored, events):
-            if found is not None and should is not None and is_stored_as(found, should, keys):
-                result.append(should)
-            elif found is not None:
-                self._differs(row, f"event {found.notification_id} is not what follows from its command")
-                result.append(self._decoded(found, keys))
+        for event_row, event in zip_longest(stored, events):
+            if event_row is not None and event is not None and is_stored_as(event_row, event, keys):
+                result.append(event)
+            elif event_row is not None:
+                self._differs(row, f"event {event_row.notification_id} is not what follows from its command")
+                result.append(self._decoded(event_row, keys))
         return result
 
     def _differs(self, row: OutcomeWithEvents, sentence: str) -> None:
@@ -333,7 +353,7 @@ class History:
 
     def _decoded(self, stored: NumberedRow | None, keys: OrderKeys) -> Event | None:
         if stored is None:
-            return None  # told already, as a number that is missing
+            return None  # its number was reported as missing
         try:
             return decode_event(stored, keys)
         except MapperDeserialisationError:
@@ -343,20 +363,20 @@ class History:
     # --- the end ---
 
     async def _look_for_surplus(self) -> None:
-        """Nothing is left but commands that are parked."""
+        """Reports what is left on the topics. Only parked commands may be left."""
         await self._published.look_for_surplus()
         for stream in self._commands.values():
             while (record := await stream.peek()) is not None:
                 self._waiting[record.partition, record.offset] = stream.take()
-        mine = {place for place in self._limits.parked if place[0] in self._progress.partitions}
-        for place in sorted(self._waiting.keys() - mine):
-            self._findings.differs(f"the command at {_at(place)} has no outcome, and is not parked")
-        for place in sorted(mine - self._waiting.keys()):
-            if place[1] >= self._limits.begins[self._topics.commands][place[0]]:
-                self._findings.differs(f"a command is parked that is not on the topic: {_at(place)}")
-        self._findings.parked += len(mine)
+        parked = {at for at in self._limits.parked if at[0] in self._progress.partitions}
+        for at in sorted(self._waiting.keys() - parked):
+            self._findings.differs(f"the command at {_at(at)} has no outcome, and is not parked")
+        for at in sorted(parked - self._waiting.keys()):
+            if at[1] >= self._limits.begins[self._topics.commands][at[0]]:
+                self._findings.differs(f"the command at {_at(at)} is parked, but is not on the topic")
+        self._findings.parked += len(parked)
 
-    # --- stopping and going on ---
+    # --- saving and resuming ---
 
     def _save(self) -> Progress:
         self._progress.offsets = {
@@ -371,10 +391,10 @@ class History:
         return self._progress
 
     async def _reread_waiting(self) -> None:
-        """Commands that were read before and had no outcome yet."""
+        """Reads again the commands that an earlier verification had read, and whose outcome had not come yet."""
         for partition, stream in self._commands.items():
-            places = {place for place in self._progress.waiting if place[0] == partition}
-            for record in await stream.again([offset for _, offset in places]):
+            offsets = {offset for number, offset in self._progress.waiting if number == partition}
+            for record in await stream.again(offsets):
                 self._waiting[partition, record.offset] = record
 
 
@@ -401,7 +421,7 @@ def _was_judged_before(row: OutcomeWithEvents, reading: Reading, twice: set[tupl
     return reading.digest != row.digest
 
 
-def _repeats_what_is_gone(row: OutcomeWithEvents, chunk: Chunk) -> bool:
+def _repeats_retired_use(row: OutcomeWithEvents, chunk: Chunk) -> bool:
     """Whether the outcome is that of a repeat whose first use was retired."""
     if not row.kind.is_repeat or first_use([chunk.first_uses], row.order_id, row.command_id) is not None:
         return False
@@ -410,22 +430,24 @@ def _repeats_what_is_gone(row: OutcomeWithEvents, chunk: Chunk) -> bool:
     return not any(not o.kind.is_repeat and (o.order_id, o.command_id.lower()) == use for o in before)
 
 
-def _by_place(judged: Judged) -> dict[tuple[int, int], tuple[JudgedOutcome, list[Event]] | str]:
-    found: dict[tuple[int, int], tuple[JudgedOutcome, list[Event]] | str] = {
-        (command.partition, command.record_offset): command.why or "its order cannot" for command in judged.parked
+def _by_offset(judged: Judged) -> dict[tuple[int, int], tuple[JudgedOutcome, list[Event]] | str]:
+    results: dict[tuple[int, int], tuple[JudgedOutcome, list[Event]] | str] = {
+        (command.partition, command.record_offset): command.why or "an earlier command of its order failed"
+        for command in judged.parked
     }
     events = iter(judged.events)
     for row in judged.outcomes:
-        found[row.partition, row.record_offset] = row, [next(events) for _ in range(row.events)]
-    return found
+        results[row.partition, row.record_offset] = row, [next(events) for _ in range(row.events)]
+    return results
 
 
 def _project(order_id: str, history: Iterable[NumberedRow], keys: OrderKeys) -> Order | Exception:
     try:
         return evolve_all(Order(id=order_id), (decode_event(row, keys) for row in history))
-    except Exception as failure:  # a bug of ours, or an event that was tampered with
+    except Exception as failure:  # a bug in our code, or an event that was tampered with
         return failure
 
 
-def _at(place: tuple[int, int]) -> str:
-    return f"{place[0]}/{place[1]}"
+def _at(partition_and_offset: tuple[int, int]) -> str:
+    partition, offset = partition_and_offset
+    return f"{partition}/{offset}"

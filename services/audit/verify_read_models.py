@@ -110,7 +110,7 @@ class _Replay:
         query = SQL("SELECT count(*) FROM {}").format(Identifier(self._model.name, "orders"))
         surplus = fetch_value(cursor.connection, query) - self._rows
         if surplus > 0:
-            findings.differs(f"read model {self._model.name}: {surplus} rows are of orders that there are not")
+            findings.differs(f"read model {self._model.name}: {surplus} rows belong to orders that do not exist")
         for table in self._model.compared:
             if table != "orders":
                 self._compare(cursor, table, findings)

@@ -1,10 +1,12 @@
-"""The commands topic, judged again from its first record, against what is on the other topics: byte for byte.
+"""Judges the commands topic again from its first record, and compares the other topics with the result, byte for byte.
 
-Nothing that was stored is used, but the clock's origin and which commands are parked. It runs beside a live service and
-reads only: first it notes where the outputs end, then where the commands end, so that whatever it finds published must
-follow from the commands that it judges. The topics cannot be looked at in one moment, and a transaction appears on one
-before it does on another; so something counts as missing only if a later command's output was visible before the end of
-the topic that lacks it was noted, transactions under way included.
+The database is used for two things only: the clock's origin, and which commands are parked. The service may run
+meanwhile. The verification notes the ends of the output topics first, and the end of the commands topic after that. So
+every output up to these ends must follow from a command that the verification judges.
+
+The ends of several topics cannot be read at one moment, and a transaction becomes visible on one topic before another.
+So each output topic has two ends: first that of the visible records, then that of all records, with open transactions.
+An output that is not among all records is missing only if the output of a later command was visible.
 """
 
 import json
@@ -38,63 +40,71 @@ from .findings import Differences
 _DISCARDED = b"discarded by an operator"
 
 Extent = dict[int, range]
-"""By partition, the offsets that a topic had when the verification began."""
+"""The offsets that a topic had when the verification began, by partition."""
 
 Answers = dict[tuple[str, str], str]
-"""By order id and command id, the code of the first outcome that was published; empty where it is an acceptance."""
+"""The code of the first published outcome, by order id and command id. Empty if the command was accepted."""
 
 
 class HistoryExpired(Failure):
-    """The commands topic does not have its first records any more."""
+    """The first records of the commands topic have expired. The text says how many."""
 
 
 @dataclass(kw_only=True)
 class Findings(Differences):
-    """What was compared, and what differs.
-
-    `unpublished`: what lies ahead of the relay; `outgrown`: dead letters that an earlier version could not read, and
-    this one can.
-    """
+    """How much was compared, and what differs."""
 
     commands: int = 0
+    """How many records of the commands topic were judged again or skipped."""
     events: int = 0
+    """How many published events were compared."""
     outcomes: int = 0
+    """How many published outcomes were compared."""
     dead_letters: int = 0
+    """How many dead letters were compared, or skipped because an operator had discarded them."""
     parked: int = 0
+    """How many commands are parked, so that they have no outcome yet."""
     unpublished: int = 0
+    """How many events, outcomes and dead letters the relay has not published yet."""
     outgrown: int = 0
+    """How many dead letters an earlier version could not read, and this version can."""
 
 
 @dataclass
 class _Expected:
-    """A record that must come on a topic, and the offset of the command that causes it."""
+    """A record that must be on a topic."""
 
     offset: int
+    """The offset of the command that it follows from."""
     value: bytes | None
+    """The record's value."""
 
 
 @dataclass(frozen=True)
 class _Outputs:
-    """By topic, what readers could see at first, and what had been written a moment later, committed or not."""
+    """How far the output topics went when the verification began."""
 
     visible: dict[str, Extent]
+    """The records that readers could see, by topic. Measured first."""
     written: dict[str, Extent]
+    """All records, also those of open transactions, by topic. Measured after `visible`."""
 
 
 class _Judge:
-    """One partition's commands, judged as the service has to."""
+    """Judges one partition's commands, and collects the records that must be published for them."""
 
     def __init__(
         self,
         business_time: Callable[[int], datetime],
         partitions: int,
-        passed_over: set[int],
+        skipped: set[int],
         letters: dict[int, DeadLetter],
         answers: Answers,
     ) -> None:
+        """`skipped`: the offsets of parked and discarded commands. `letters`: dead letters, by the record's offset."""
         self._business_time = business_time
         self._partitions = partitions
-        self._passed_over = passed_over
+        self._skipped = skipped
         self._letters = letters
         self._answers = answers
         self._twice = spelled_twice(answers)
@@ -107,9 +117,9 @@ class _Judge:
         self.dead: deque[_Expected] = deque()
 
     def take(self, records: list[Record]) -> None:
-        """Raises whatever our own code fails with: then there is nothing to compare with."""
+        """Judges the next records. Raises RuntimeError if our own code fails on one of them."""
         for record in records:
-            if record.offset in self._passed_over:
+            if record.offset in self._skipped:
                 continue
             readings = [self._reading(record)]
             [(_, reading)] = readings
@@ -129,19 +139,20 @@ class _Judge:
                     self.erased.add(record.key)
                 self.events[record.key].append(_Expected(record.offset, event_message(event)))
             for row in judged.outcomes:
-                place = self.dead if row.kind is OutcomeKind.DEAD else self.outcomes[record.key]
-                place.append(_Expected(record.offset, row.message))
+                expected = self.dead if row.kind is OutcomeKind.DEAD else self.outcomes[record.key]
+                expected.append(_Expected(record.offset, row.message))
 
     def _reading(self, record: Record) -> tuple[Record, Reading]:
-        """As the version that judged the record read it."""
+        """Reads a record as the version that judged it did."""
         first = first_offset(record)
-        timely = record if first is None else at_first_time(record, self._letters.get(first))
-        [found] = read([timely], self._business_time, self._partitions)
-        # No command by today's rules, and no dead letter: an earlier version accepted it, or it is not published yet.
-        is_dead = isinstance(found[1], str) and record.offset not in self._letters
-        if is_dead or (isinstance(found[1], Received) and self._was_judged_before(found[1])):
-            [found] = read([timely], self._business_time, None, as_before=True)
-        return found
+        dated = record if first is None else at_first_time(record, self._letters.get(first))
+        [reading] = read([dated], self._business_time, self._partitions)
+        # Today it is not a command, but it has no dead letter: an earlier version read it as one, or the dead letter
+        # is not published yet.
+        lacks_letter = isinstance(reading[1], str) and record.offset not in self._letters
+        if lacks_letter or (isinstance(reading[1], Received) and self._was_judged_before(reading[1])):
+            [reading] = read([dated], self._business_time, None, as_before=True)
+        return reading
 
     def _was_judged_before(self, received: Received) -> bool:
         use = received.order_id, received.command_id
@@ -156,9 +167,10 @@ async def verify_from_commands(
     parked: set[tuple[int, int]],
     progress: Callable[[int, int], None],
 ) -> Findings:
-    """Judges every command again. `parked`: partition and offset of those not judged yet; `progress(done, of)`.
+    """Judges every command again, and compares the output topics. Calls `progress(done, total)` with records judged.
 
-    Raises HistoryExpired, TopicError, KafkaError, and what our own code fails with on a command that is not parked.
+    `parked`: partition and offset of the parked commands, which are skipped. Raises HistoryExpired, TopicError,
+    KafkaError, and RuntimeError if our own code fails on a command that is not parked.
     """
     findings = Findings(parked=len(parked))
     partitions = await count_partitions(cluster, topics)
@@ -170,23 +182,23 @@ async def verify_from_commands(
             if first := commands[partition].start:
                 raise HistoryExpired(
                     f"The first {first} commands of partition {partition} have expired, so history cannot be judged "
-                    "again from its beginning. A longer retention of the topic keeps it."
+                    "again from its beginning. Give the topic a longer retention to keep them."
                 )
             letters = _read(consumer, topics.dead_letters, partition, outputs.written[topics.dead_letters])
             dead = [letter async for batch in letters for letter in batch]
-            passed_over = {offset for number, offset in parked if number == partition}
+            parked_offsets = {offset for number, offset in parked if number == partition}
             discarded = {_source_offset(record) for record in dead if _is_discarded(record)}
             by_offset = {_source_offset(record): _letter(record) for record in dead}
             answers: Answers = {}
             async for batch in _read(consumer, topics.outcomes, partition, outputs.written[topics.outcomes]):
                 _note_answers(batch, answers)
-            again = _Judge(business_time, partitions, passed_over | discarded, by_offset, answers)
+            judged = _Judge(business_time, partitions, parked_offsets | discarded, by_offset, answers)
             async for batch in _read(consumer, topics.commands, partition, commands):
-                again.take(batch)
+                judged.take(batch)
                 findings.commands += len(batch)
                 progress(findings.commands, total)
-            findings.outgrown += again.outgrown
-            await _compare_partition(consumer, topics, partition, outputs, dead, again, findings)
+            findings.outgrown += judged.outgrown
+            await _compare_partition(consumer, topics, partition, outputs, dead, judged, findings)
         return findings
 
 
@@ -196,84 +208,88 @@ async def _compare_partition(
     partition: int,
     outputs: _Outputs,
     dead: list[Record],
-    again: _Judge,
+    judged: _Judge,
     findings: Findings,
 ) -> None:
     visible: list[int] = []
     answered: list[int] = []
 
     def compare(record: Record, expected: deque[_Expected]) -> int:
-        offset = _compare(record, expected, record.key in again.erased, findings)
+        offset = _compare(record, expected, record.key in judged.erased, findings)
         if record.offset in outputs.visible[record.topic][partition]:
             visible.append(offset)
         return offset
 
     for letter in dead:
         if not _is_discarded(letter):
-            compare(letter, again.dead)
+            compare(letter, judged.dead)
     findings.dead_letters += len(dead)
     async for batch in _read(consumer, topics.events, partition, outputs.written[topics.events]):
         for event in batch:
-            compare(event, again.events[event.key])
+            compare(event, judged.events[event.key])
         findings.events += len(batch)
     expired = outputs.written[topics.outcomes][partition].start > 0
     async for batch in _read(consumer, topics.outcomes, partition, outputs.written[topics.outcomes]):
         for outcome in batch:
             if expired:
-                _pass_over_expired(again.outcomes[outcome.key], outcome)
-            answered.append(compare(outcome, again.outcomes[outcome.key]))
+                _drop_expired(judged.outcomes[outcome.key], outcome)
+            answered.append(compare(outcome, judged.outcomes[outcome.key]))
         findings.outcomes += len(batch)
     last = max(visible, default=-1)
-    _look_for_missing(partition, [*again.events.values(), again.dead], range(last), findings)
+    _look_for_missing(partition, [*judged.events.values(), judged.dead], range(last), findings)
     first = min(answered, default=last) if expired else 0
-    _look_for_missing(partition, again.outcomes.values(), range(first, last), findings)
+    _look_for_missing(partition, judged.outcomes.values(), range(first, last), findings)
 
 
 def _compare(record: Record, expected: deque[_Expected], erased: bool, findings: Findings) -> int:
-    """Returns the offset of the command that a published record follows from, or -1.
+    """Compares a published record with the next expected one. Returns its command's offset, or -1 if it has none.
 
-    Where texts of its order were `erased`, it may have been published with them or without.
+    If the order's texts were `erased`, the record may have been published with or without them.
     """
     place = f"{record.topic}/{record.partition} offset {record.offset}"
     if not expected:
         findings.differs(f"{place} follows from no command")
         return -1
-    should = expected.popleft()
-    # Of a large dead letter the topic has the beginning; an earlier version published all of it.
-    published = published_letter(None, should.value, ())[1]
+    wanted = expected.popleft()
+    # The relay publishes only the first bytes of a large dead letter. An earlier version published all of it.
+    cut = published_letter(None, wanted.value, ())[1]
     if (
-        record.value not in (should.value, published)
-        and not same_but_for_sentences(should.value, record.value)
-        and not (erased and _same_without_texts(should.value, record.value))
+        record.value not in (wanted.value, cut)
+        and not same_but_for_sentences(wanted.value, record.value)
+        and not (erased and _same_without_texts(wanted.value, record.value))
     ):
         findings.differs(
-            f"{place}, from the command at offset {should.offset}: {_difference(should.value, record.value)}"
+            f"{place}, from the command at offset {wanted.offset}: {_difference(wanted.value, record.value)}"
         )
-    return should.offset
+    return wanted.offset
 
 
 def _same_without_texts(expected: bytes | None, found: bytes | None) -> bool:
-    """A dead letter that was erased before it was published has no value."""
+    """Whether both are the same except for texts. A dead letter that is published after its erasure has no value."""
     return found is None or published_without_texts(expected or b"") == published_without_texts(found)
 
 
 def _difference(expected: bytes | None, found: bytes | None) -> str:
     """Returns the names of the fields that differ. Leaves out values, which may be confidential or long."""
     try:
-        should, is_ = json.loads(expected or b""), json.loads(found or b"")
-        names = [name for name in sorted(should.keys() | is_.keys()) if should.get(name) != is_.get(name)]
+        wanted, actual = json.loads(expected or b""), json.loads(found or b"")
+        names = [name for name in sorted(wanted.keys() | actual.keys()) if wanted.get(name) != actual.get(name)]
     except (ValueError, AttributeError):
         names = []
     return f"not what it should be ({', '.join(names) or 'its bytes'} differ)"
 
 
-def _pass_over_expired(queue: deque[_Expected], outcome: Record) -> None:
+def _drop_expired(queue: deque[_Expected], outcome: Record) -> None:
+    """Drops the expected outcomes before this one: they have expired from their topic."""
     while queue and queue[0].value != outcome.value:
         queue.popleft()
 
 
 def _look_for_missing(partition: int, queues: Iterable[deque[_Expected]], published: range, findings: Findings) -> None:
-    """What was not published though a later command's output was is missing; what comes after that is on its way."""
+    """Reports expected records that were not published, although later ones were. Counts the rest as unpublished.
+
+    `published`: the offsets of commands whose records must be published.
+    """
     for expected in chain.from_iterable(queues):
         if expected.offset in published:
             findings.differs(f"what follows from the command at {partition}/{expected.offset} is missing")
@@ -286,8 +302,9 @@ def _is_discarded(record: Record) -> bool:
 
 
 def _letter(record: Record) -> DeadLetter:
-    where = record.partition, _source_offset(record)
-    return DeadLetter(*where, record.key, record.value, list(record.headers), how=None, why=None)
+    return DeadLetter(
+        record.partition, _source_offset(record), record.key, record.value, list(record.headers), how=None, why=None
+    )
 
 
 def _source_offset(record: Record) -> int:
@@ -320,13 +337,13 @@ async def _outputs(cluster: Cluster, topics: Topics, partitions: int) -> _Output
 
 def _extents(begins: Ends, ends: Ends) -> dict[str, Extent]:
     return {
-        topic: {number: range(first, ends[topic][number]) for number, first in found.items()}
-        for topic, found in begins.items()
+        topic: {number: range(first, ends[topic][number]) for number, first in partitions.items()}
+        for topic, partitions in begins.items()
     }
 
 
 def _read(consumer: AIOKafkaConsumer, topic: str, partition: int, extent: Extent) -> AsyncIterator[list[Record]]:
-    """A partition's committed records, in batches; waits for transactions that are under way before its end."""
+    """Yields a partition's committed records, one list for each fetch. Waits for open transactions before its end."""
     where, offsets = TopicPartition(topic, partition), extent[partition]
     consumer.assign([where])
     return Stream(consumer, where, offsets.start, offsets.stop).batches()

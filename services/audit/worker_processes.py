@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def started_deaf() -> Iterator[None]:
+def ignoring_ctrl_c() -> Iterator[None]:
     """Processes that start in this block ignore Ctrl-C.
 
     A terminal sends Ctrl-C to all processes. Only this process acts on it, and ends the others.

@@ -31,7 +31,9 @@ class _Sent:
     """A step that was published."""
 
     tale: Tale
+    """The tale of the step's order."""
     step: Step
+    """The step."""
     at: datetime
     """The business time at which it was published."""
     outcome: asyncio.Future[Json]

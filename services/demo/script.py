@@ -98,11 +98,13 @@ class Step:
     when: Moment = Moment.DAY_1
     """Set by `on`."""
     who: "Person"
+    """The person who sends it."""
     does: str
     """What the person does, in the story's words."""
     what: Said | bytes
     """The command, or the bytes of a record that isn't one."""
     expected: Expected
+    """What the service must do."""
     id: str
     """The command's id."""
     at_once: bool = False
@@ -155,9 +157,11 @@ class RunsOut:
     when: Moment = Moment.RUN_OUT
     """Set by `on`."""
     dispute_id: str
+    """The dispute's id."""
     told: str
     """The sentence that the story prints."""
     expected: Expected
+    """What the service must do."""
 
 
 class Tale:

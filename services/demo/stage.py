@@ -45,11 +45,17 @@ class Stage:
     """The running service that the story uses."""
 
     settings: Settings
+    """The settings of the demo's own database and topics."""
     topics: Topics
+    """The demo's topics."""
     partitions: int
+    """How many partitions each of these topics has."""
     clock: Clock
+    """The clock, whose business time runs faster than real time."""
     roles: Supervisor
+    """The supervisor of the role processes."""
     client: Client
+    """Sends commands, and reads events and outcomes."""
 
 
 @asynccontextmanager

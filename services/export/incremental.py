@@ -40,6 +40,7 @@ class _State(msgspec.Struct, forbid_unknown_fields=True):
     """The progress of a directory, or of an export that has not ended."""
 
     format: str
+    """The files' format."""
     first: int
     """The first export began after this position."""
     position: int

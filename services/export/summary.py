@@ -1,4 +1,4 @@
-"""Summarizes an order in one row for analysts."""
+"""Makes the summary of an order: one row for analysts."""
 
 from collections.abc import Iterable
 from datetime import datetime
@@ -12,36 +12,63 @@ from services.orders.state import Status
 
 
 class Summary(msgspec.Struct):
-    """One order. Times are business times in UTC. Amounts are in minor units of `currency`."""
+    """One order. Times are business times in UTC. Amounts are in minor units of `currency`.
+
+    A field is None if the order has no such value, or not yet.
+    """
 
     order_id: str
+    """The order's id."""
     status: str = Status.UNKNOWN
+    """The order's status after its last event."""
     client_id: str | None = None
+    """The user id of the client."""
     freelancer_id: str | None = None
+    """The user id of the freelancer."""
     currency: str | None = None
+    """The currency's code."""
     price_amount: int | None = None
+    """The original price."""
     registered_at: datetime | None = None
+    """When the order was registered."""
     expected_delivery_at: datetime | None = None
+    """The delivery date, with all extensions."""
     completed_at: datetime | None = None
+    """When the order was completed."""
     canceled_at: datetime | None = None
+    """When the order was canceled."""
     cancellation_grounds: str | None = None
+    """Why the order was canceled."""
     affects_metrics: bool | None = None
+    """Whether the cancellation counts against the freelancer's metrics (D15)."""
     disputes: int = 0
+    """How many disputes were opened."""
     accepted: int = 0
+    """How many disputes the other party accepted."""
     declined: int = 0
+    """How many disputes the other party declined."""
     withdrawn: int = 0
+    """How many disputes the requester withdrew."""
     auto_accepted: int = 0
+    """How many disputes were accepted automatically."""
     closed: int = 0
+    """How many disputes a delivery, a completion or a cancellation of the order closed (D11)."""
     open_dispute: str | None = None
+    """The kind of the open dispute."""
     refund_amount: int | None = None
+    """The amount of the granted refund."""
     refund_granted_at: datetime | None = None
+    """When the refund was granted."""
     refund_processed_at: datetime | None = None
+    """When the refund was paid."""
     events: int = 0
+    """How many events the order has."""
     last_event_at: datetime | None = None
+    """When the last event happened."""
 
 
 def summarize(order_id: str, history: Iterable[e.Event]) -> Summary:
-    """Makes an order's row from all its events, oldest first."""
+    """Returns an order's summary. `history`: all its events, oldest first."""
     order, row = Order(id=order_id), Summary(order_id)
     for event in history:
         evolve(order, event)
@@ -61,7 +88,7 @@ def summarize(order_id: str, history: Iterable[e.Event]) -> Summary:
 
 
 def _count(row: Summary, event: e.Event) -> None:
-    """Counts what the order's state does not contain."""
+    """Adds what the order's state does not contain."""
     match event:
         case e.DisputeOpened():
             row.disputes += 1

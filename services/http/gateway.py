@@ -62,14 +62,17 @@ class Gateway:
     """Access to databases and Kafka for all requests of a process."""
 
     databases: Databases
+    """The databases of all shards."""
     client: Client
     """Sends commands and receives their outcomes."""
     ends: AIOKafkaConsumer
     """Asks for the end offsets of topics. It reads no records."""
     kafka: Cluster
+    """The cluster's address and client options."""
     topics: Sequence[Topics]
     """The topics of each shard, in the order of the shards."""
     clock: Clock
+    """Gives the business time."""
     wake_ups: WakeUps
     """Wakes streams when a read model has changed."""
     masters: MasterKeys

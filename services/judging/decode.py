@@ -38,6 +38,8 @@ _is_order_id = re.compile(ORDER_ID).fullmatch
 
 
 class _Envelope(msgspec.Struct, gc=False):
+    """The attributes of a command's envelope, named as in the contract. Others are ignored."""
+
     specversion: Literal["1.0"]
     id: str
     type: str

@@ -129,13 +129,17 @@ class _Record:
     """A record with the attributes of aiokafka's own."""
 
     offset: int
+    """The record's offset."""
     timestamp: int
     """Milliseconds since 1970."""
     timestamp_type: int
     """0 if the sender set the timestamp, 1 if the broker did."""
     key: bytes | None
+    """The record's key, or None."""
     value: bytes | None
+    """The record's value, or None."""
     headers: list[tuple[str, bytes | None]]
+    """Names and contents of the headers, in order."""
     why: str = ""
     """Why the record is undecodable. Empty if it was decoded."""
 

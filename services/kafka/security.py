@@ -28,10 +28,13 @@ class KafkaSecurity:
     """How clients connect to the brokers and log in. All files are PEM."""
 
     protocol: Protocol = "PLAINTEXT"
+    """Whether clients use TLS, SASL, both or neither."""
     mechanism: Mechanism = "SCRAM-SHA-512"
     """The SASL mechanism. Used only if the protocol uses SASL."""
     username: str = ""
+    """The SASL user name."""
     password: str = field(default="", repr=False)
+    """The SASL password, unless `password_file` has it."""
     password_file: Path | None = None
     """Read for each new client, so that a changed password needs no restart."""
     ca_file: Path | None = None

@@ -53,7 +53,9 @@ class Start:
     settings: Settings
     """Settings with the database of one shard. The http role has the databases of all shards."""
     topics: Topics
+    """The topics of this shard."""
     clock: Clock
+    """Gives the business time."""
     ready: asyncio.Event
     """The role sets this once it works."""
     about: dict[str, str] = field(default_factory=dict)

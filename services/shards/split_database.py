@@ -1,4 +1,4 @@
-"""What a split does in each database: deletes the rows of other shards' orders, and notes the last numbers."""
+"""The part of a split in each database: deletes the rows of other shards' orders, and stores the last numbers."""
 
 from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any
@@ -30,20 +30,22 @@ class State(msgspec.Struct, frozen=True):
     """The state of a database before it is split. Copies of one database have the same state."""
 
     identity: ShardIdentity
+    """Which shard it is, and its earlier splits."""
     ends: Split
-    """Its last event, outcome and reminder."""
+    """The numbers of its last event, outcome and reminder."""
     checkpoints: CheckpointNotes | None
+    """What it has noted about its checkpoints, or None if it has none."""
 
 
 def state_of(database_url: str) -> State:
     """Returns the state of a database. Raises CannotSplit and psycopg.Error."""
     with connect(database_url) as connection:
         try:
-            found, notes = shard_identity(connection), checkpoint_notes(connection)
+            identity, notes = shard_identity(connection), checkpoint_notes(connection)
         except psycopg.errors.UndefinedTable:
             raise CannotSplit(
-                "A database of RESOLUTION_DATABASE_URL is not a copy of the service's, or of an earlier version: run "
-                "`resolution migrate` with the databases named as before, and copy then."
+                "A database of RESOLUTION_DATABASE_URL is not a copy of the service's database, or is a copy made by "
+                "an earlier version. Name the databases as before, run `resolution migrate`, and copy again."
             ) from None
         ends = fetch_row(
             connection,
@@ -51,7 +53,7 @@ def state_of(database_url: str) -> State:
             "greatest(0, (SELECT max(outcome_id) FROM outcomes), max(outcome_id)), "
             "greatest(0, (SELECT max(notification_id) FROM notifications), max(notification_id)) FROM splits",
         )
-    return State(found, Split(found.shard.count, *ends), notes)
+    return State(identity, Split(identity.shard.count, *ends), notes)
 
 
 def strays(database_url: str, shards: int, partition_of: PartitionOf) -> Iterator[tuple[str, int]]:
@@ -69,7 +71,7 @@ def strays(database_url: str, shards: int, partition_of: PartitionOf) -> Iterato
 
 def keep_own(
     database_url: str,
-    was: State,
+    before: State,
     shard: Shard,
     partitions: int,
     partition_of: PartitionOf,
@@ -78,25 +80,28 @@ def keep_own(
 ) -> dict[str, int]:
     """Turns a copy into the shard, in one transaction. Returns how many rows it deleted from each table.
 
-    `schemas` are those of the read models whose rows each belong to one order; `public` is always included. `also` does
-    the rest of the transaction. Raises CannotSplit if the database has changed since `was`, and psycopg.Error.
+    `schemas`: the read models whose rows each belong to one order. The schema `public` is always included. Calls `also`
+    in the same transaction. Raises CannotSplit if the database has changed since `before`, and psycopg.Error.
     """
     with connect(database_url) as connection:
         lock_appends(connection)
-        if shard_identity(connection) != was.identity or state_of(database_url).ends != was.ends:
-            raise CannotSplit(f"The database for {shard} changes: a role still runs. Stop it, and copy again.")
-        _note_others(connection, shard, partition_of)
-        lost = {}
-        for schema, table, column in _tables(connection, ["public", *schemas]):
+        if shard_identity(connection) != before.identity or state_of(database_url).ends != before.ends:
+            raise CannotSplit(
+                f"The database for {shard} has changed: a role still runs. Stop all roles, and copy again."
+            )
+        _list_others(connection, shard, partition_of)
+        deleted = {}
+        for schema, table, column in _tables_to_split(connection, ["public", *schemas]):
             name = table if schema == "public" else f"{schema}.{table}"
-            lost[name] = _forget(connection, Identifier(schema, table), column, shard)
-        connection.execute("INSERT INTO splits VALUES (%s, %s, %s, %s)", msgspec.structs.astuple(was.ends))
+            deleted[name] = _delete_others(connection, Identifier(schema, table), column, shard)
+        connection.execute("INSERT INTO splits VALUES (%s, %s, %s, %s)", msgspec.structs.astuple(before.ends))
         also(connection)
         become(connection, shard, partitions)
-    return lost
+    return deleted
 
 
-def _note_others(connection: psycopg.Connection[Any], shard: Shard, partition_of: PartitionOf) -> None:
+def _list_others(connection: psycopg.Connection[Any], shard: Shard, partition_of: PartitionOf) -> None:
+    """Fills the temporary table `others` with the ids of other shards' orders."""
     connection.execute("CREATE TEMPORARY TABLE others (order_id text PRIMARY KEY) ON COMMIT DROP")
     with connection.cursor("orders") as orders:
         orders.itersize = _AT_ONCE
@@ -111,7 +116,7 @@ def _copy(connection: psycopg.Connection[Any], order_ids: Iterable[str]) -> None
             copy.write_row((order_id,))
 
 
-def _tables(connection: psycopg.Connection[Any], schemas: Collection[str]) -> Iterator[tuple[str, str, str]]:
+def _tables_to_split(connection: psycopg.Connection[Any], schemas: Collection[str]) -> Iterator[tuple[str, str, str]]:
     """Yields schema, name and deciding column (see `_OWNERS`) of each table that has one. Leaves out months' tables."""
     rows = connection.execute(
         "SELECT c.table_schema, c.table_name, array_agg(c.column_name::text) FROM information_schema.columns AS c "
@@ -126,8 +131,8 @@ def _tables(connection: psycopg.Connection[Any], schemas: Collection[str]) -> It
             yield schema, table, column
 
 
-def _forget(connection: psycopg.Connection[Any], table: Identifier, column: str, shard: Shard) -> int:
-    """Deletes the rows of other shards. Returns how many."""
+def _delete_others(connection: psycopg.Connection[Any], table: Identifier, column: str, shard: Shard) -> int:
+    """Deletes a table's rows of other shards. Returns how many."""
     if column == "partition":
         condition = SQL("partition % {} <> {}").format(Literal(shard.count), Literal(shard.number))
     else:

@@ -265,7 +265,7 @@ FILES: dict[str, tuple[Callable[[list[bytes]], list[bytes]], list[str]]] = {
     ),
     "cut off in a line": (
         lambda lines: [*lines[:4], lines[4][:200]],
-        ["line 5 is no checkpoint", "checkpoint 5 missing at the end"],
+        ["line 5 is not a checkpoint", "checkpoint 5 missing at the end"],
     ),
     "empty": (
         lambda lines: [],
@@ -281,7 +281,7 @@ FILES: dict[str, tuple[Callable[[list[bytes]], list[bytes]], list[str]]] = {
     "edited": (_edit, ["checkpoint 3 in line 3 was not signed by key", GAP]),
     "written otherwise": (
         lambda lines: [*lines[:2], lines[2].replace(b'{"format"', b'{ "format"'), *lines[3:]],
-        ["line 3 is no checkpoint", GAP],
+        ["line 3 is not a checkpoint", GAP],
     ),
 }
 

@@ -341,7 +341,9 @@ async def test_in_a_terminal_of_80_columns_all_is_readable_and_send_shows_how_fa
     assert code == 1
     assert "outcomes" in said
     assert "20/20" in said
-    assert [list(json.loads(line)) for line in outcomes.read_text().splitlines()] == [["dead", "line", "subject", "type"]] * 20
+    assert [list(json.loads(line)) for line in outcomes.read_text().splitlines()] == [
+        ["dead", "line", "subject", "type"]
+    ] * 20
     for command in (("dead", "list"), ("order", "order-1"), ("replay", "order-1"), ("dead", "-h")):
         code, said = await in_a_terminal(installation, *command)
         assert code == 0, said

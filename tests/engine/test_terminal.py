@@ -23,7 +23,7 @@ from rich.cells import cell_len
 from typer.testing import CliRunner
 
 from services import cli
-from services.audit.worker_processes import started_deaf
+from services.audit.worker_processes import ignoring_ctrl_c
 from services.cli import terminal
 from services.cli.send import CommandsFileError, KeptIds, read_commands
 from services.cli.terminal import Terminal, complain, facts, say, styled, table
@@ -457,7 +457,7 @@ main()
 def test_only_the_process_that_was_started_acts_on_it():
     before = signal.getsignal(signal.SIGINT)
     with ProcessPoolExecutor(1, get_context("spawn")) as pool:
-        with started_deaf():
+        with ignoring_ctrl_c():
             first = pool.submit(signal.getsignal, signal.SIGINT)
         assert first.result() == signal.SIG_IGN
     assert signal.getsignal(signal.SIGINT) == before

@@ -121,7 +121,7 @@ TAMPERED = {
         "UPDATE deadlines SET due_at = due_at + interval '1 hour' WHERE order_id = 'order-1'", ["not the one it was opened"]
     ),
     "a deadline invented": (
-        "INSERT INTO deadlines VALUES ('order-1', 'x', now(), 0, now())", ["which is no open dispute"]
+        "INSERT INTO deadlines VALUES ('order-1', 'x', now(), 0, now())", ["which is not an open dispute"]
     ),
     "a page changed": (
         "UPDATE order_page.orders SET document = document || ' ' WHERE order_id = 'order-1'",
@@ -130,7 +130,7 @@ TAMPERED = {
     "a page deleted": ("DELETE FROM order_page.orders WHERE order_id = 'order-1'", ["order_page: order order-1"]),
     "a page invented": (
         "CREATE TEMPORARY TABLE one AS SELECT * FROM inbox.orders LIMIT 1; UPDATE one SET order_id = 'order-9'; "
-        "INSERT INTO inbox.orders TABLE one", ["inbox: 1 rows are of orders that there are not"]
+        "INSERT INTO inbox.orders TABLE one", ["inbox: 1 rows belong to orders that do not exist"]
     ),
     "a count changed": ("UPDATE metrics.parties SET counts = counts || ' '", ["rows of parties"]),
     "a column changed": ("UPDATE overview.orders SET kind = 'duel' WHERE order_id = 'order-1'", ["overview: order order-1"]),
@@ -162,7 +162,7 @@ async def test_a_command_dropped_from_the_log_and_one_forged_on_a_topic_are_foun
     )
     found = (await findings(installation))["differences"]
     assert any("follows from nothing that is stored" in difference for difference in found)
-    assert any("is of no command: there is none at" in difference for difference in found)
+    assert any("has no command: there is none at" in difference for difference in found)
     assert any("has no outcome, and is not parked" in difference for difference in found)
 
 
