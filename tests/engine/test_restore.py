@@ -150,7 +150,7 @@ async def test_what_is_to_come_out_of_a_parked_order_is_waited_for(
         await until(lambda: judged(installation) == 5)
         comparing = asyncio.create_task(relay(installation))
         try:
-            await until(lambda: "retry them (resolution parked retry)" in caplog.text)
+            await until(lambda: "retry these (resolution parked retry)" in caplog.text)
             assert len(await installation.outcomes()) == 5  # nothing is out that was not before
             installation.query("UPDATE order_events SET topic = 'OrderRegistered' WHERE originator_id = 'order-2'")
             result = await asyncio.to_thread(invoke, installation, "parked", "retry", "order-2")

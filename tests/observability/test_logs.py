@@ -6,10 +6,12 @@ import logging
 import sys
 from collections.abc import Callable, Iterator
 from datetime import datetime
+from pathlib import Path
 
 import psycopg
 import pytest
 
+from services.runtime.supervisor import Supervisor
 from services.settings import Settings, SettingsError
 from services.telemetry import logs
 from services.telemetry.logs import LogFormat
@@ -102,8 +104,9 @@ def test_another_format_is_refused():
 
 
 async def test_D16_what_roles_say_while_things_go_wrong_is_json_and_tells_no_reason(
-    installation: Installation, capfd: pytest.CaptureFixture[str]
+    installation: Installation, tmp_path: Path
 ):
+    installation.supervisor = Supervisor(installation.settings, log_file=tmp_path / "roles.log")
     await installation.run("commands", "relay", "timer", "projections")
     await installation.send("order-1", register())
     await installation.send("order-1", offer_refund())
@@ -116,7 +119,7 @@ async def test_D16_what_roles_say_while_things_go_wrong_is_json_and_tells_no_rea
                        "AND datname = current_database()")  # fmt: skip
     await asyncio.sleep(1)
     await installation.stop()
-    said = [json.loads(text) for text in capfd.readouterr().err.splitlines() if text.startswith("{")]
+    said = [json.loads(text) for text in (tmp_path / "roles.log").read_text().splitlines() if text.startswith("{")]
     [parked] = [found for found in said if "is parked" in found["message"]]
     assert (parked["role"], parked["order_id"], parked["level"]) == ("commands", "order-1", "ERROR")
     assert {"command_id", "partition", "offset", "time", "logger"} <= parked.keys()
