@@ -118,7 +118,7 @@ TAMPERED = {
     "a dead letter changed": ("UPDATE outcomes SET message = 'x' WHERE kind = 'dead'", ["message"]),
     "a deadline deleted": ("DELETE FROM deadlines WHERE order_id = 'order-1'", ["has no deadline"]),
     "a deadline moved": (
-        "UPDATE deadlines SET due_at = due_at + interval '1 hour' WHERE order_id = 'order-1'", ["not the one it was opened"]
+        "UPDATE deadlines SET due_at = due_at + interval '1 hour' WHERE order_id = 'order-1'", ["not the one that it was opened"]
     ),
     "a deadline invented": (
         "INSERT INTO deadlines VALUES ('order-1', 'x', now(), 0, now())", ["which is not an open dispute"]
