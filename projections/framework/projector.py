@@ -93,8 +93,8 @@ def catch_up(projectors: Sequence[Projector], most: int = BATCH) -> dict[str, in
     """Applies the next batch to read models of one store, in one transaction with their positions.
 
     Returns the number of events by schema, without schemas that had none. Leaves out a read model that another
-    transaction has locked: another process, or a rebuild that switches its tables. Read models that are behind the most
-    advanced one get their own batches, at most up to its new position, so that they continue together. Raises the
+    transaction has locked: another process, or a rebuild that switches its tables. Read models that have fallen behind
+    get batches of their own, up to the position of the most advanced one, so that all continue together. Raises the
     library's PersistenceError, MapperDeserialisationError for an event that cannot be read, and a handler's errors.
     """
     applied: dict[str, int] = {}

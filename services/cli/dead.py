@@ -28,6 +28,7 @@ from services.runtime.installation import installation, up_to_date
 from services.settings import Settings
 from services.shards.arithmetic import Shard
 
+from .options import AsJson
 from .reasons import require_reason
 from .terminal import facts, say, short, table, write
 
@@ -35,7 +36,6 @@ app = typer.Typer(help="Dead letters: records of the commands topic that are not
 Places = Annotated[list[str] | None, typer.Argument(help="PARTITION/OFFSET, as `list` shows it.", metavar="PLACE...")]
 Key = Annotated[str | None, typer.Option(help="Only dead letters with this key, which is the order's id.")]
 Error = Annotated[str | None, typer.Option(help="Only dead letters whose reason contains this text.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print machine-readable JSON lines on stdout.")]
 _PLACE = re.compile(r"(\d{1,9})/(\d{1,18})")
 
 

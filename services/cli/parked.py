@@ -19,6 +19,7 @@ from services.kafka.topics import Topics
 from services.runtime.installation import clock_of, installation, up_to_date
 from services.settings import Settings
 
+from .options import AsJson
 from .reasons import require_reason
 from .terminal import facts, say, short, table
 
@@ -28,7 +29,6 @@ app = typer.Typer(
 )
 OrderId = Annotated[str, typer.Argument(help="The order's id.")]
 _LABELS = {"command_id": "command id", "why": "where our code failed"}
-AsJson = Annotated[bool, typer.Option("--json", help="Print machine-readable JSON lines on stdout.")]
 
 
 @app.command("list")

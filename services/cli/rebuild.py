@@ -14,6 +14,7 @@ from services.settings import Settings
 from services.shards.arithmetic import Shard
 from services.shards.identity import require_shard
 
+from .options import AsJson
 from .progress import events_progress
 from .terminal import complain, say
 
@@ -23,7 +24,7 @@ def rebuild(
     drop_old: Annotated[
         bool, typer.Option("--drop-old", help="Only delete the tables that the last rebuild replaced.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print machine-readable JSON lines on stdout.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Build a read model again beside the live one, compare the two, and switch.
 

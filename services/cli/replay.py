@@ -23,6 +23,7 @@ from services.shards.arithmetic import Shard
 
 from .history import history
 from .instants import instant
+from .options import AsJson
 from .progress import events_progress
 from .terminal import Terminal, say
 
@@ -53,7 +54,7 @@ def replay(
     drop: Annotated[
         str | None, typer.Option(metavar="PREFIX", help="Delete the schemas that --all made with this prefix.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print machine-readable JSON lines on stdout.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Show an order's history: each event with its cause and what it changed. Includes confidential fields.
 

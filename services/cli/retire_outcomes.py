@@ -12,6 +12,7 @@ from services.runtime.installation import installation, up_to_date
 from services.settings import Settings
 from services.shards.arithmetic import Shard
 
+from .options import AsJson
 from .terminal import say
 
 
@@ -26,7 +27,7 @@ def retire_outcomes(
         ),
     ],
     only_check: Annotated[bool, typer.Option("--check", help="Only print what would be dropped.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print machine-readable JSON lines on stdout.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Drop the outcomes of old months. Events stay, and so does the memory of every command that changed an order.
 

@@ -76,7 +76,7 @@ def send(
     lines = read_commands(_content(file), kept)
     kept.save()
     if not lines:
-        complain(f"resolution: There is no command in {'standard input' if str(file) == '-' else file}.")
+        complain(f"resolution: {'Standard input' if str(file) == '-' else file} contains no commands.")
         return
     sending = Sending()
     with installation(Settings.from_environment(), database=False) as settings:

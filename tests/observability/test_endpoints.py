@@ -6,6 +6,7 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from services.runtime.role_names import ROLE_NAMES
 from services.runtime.roles import ROLES
 from services.runtime.serve import metrics_ports
 from services.settings import Settings, SettingsError
@@ -127,6 +128,10 @@ async def test_a_port_that_is_taken_is_said_so():
         endpoint("127.0.0.1", port, Health()),
     ):
         pass
+
+
+def test_the_names_of_roles_are_those_of_the_roles_in_their_order():
+    assert tuple(ROLES) == ROLE_NAMES
 
 
 def test_a_role_alone_has_the_port_itself_and_several_count_from_it():
