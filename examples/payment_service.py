@@ -11,11 +11,12 @@ import asyncio
 import json
 import logging
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from uuid import NAMESPACE_OID, uuid5
 
 from resolution_contracts import CommandRejected, Money, RecordRefundProcessed
-from resolution_contracts.client import Client, OutcomePending
+from resolution_contracts.client import Client, OutcomePending, Start
 from resolution_contracts.events import PartialRefundGranted
 
 log = logging.getLogger("payments")
@@ -27,13 +28,22 @@ async def pay(refund_id: str, amount: Money) -> None:
 
 
 async def run(servers: str, prefix: str, memory: Path) -> None:
-    start = {int(n): at for n, at in json.loads(memory.read_text()).items()} if memory.exists() else "beginning"
+    start: Start = "beginning"
+    if memory.exists():
+        start = {int(partition): offset for partition, offset in json.loads(memory.read_text()).items()}
     async with Client(servers, source="/payment-service", prefix=prefix) as client:
         async for received in client.events(start):
             if isinstance(received.event, PartialRefundGranted):
                 await pay(received.event.refund_id, received.event.amount)
                 await report(client, received.order_id, received.event.refund_id)
-            memory.write_text(json.dumps(received.position))
+            remember(memory, received.position)
+
+
+def remember(memory: Path, position: Mapping[int, int]) -> None:
+    """Replaces the file as a whole, so that a service killed while it writes finds its last position again."""
+    new = memory.with_suffix(".new")
+    new.write_text(json.dumps(position))
+    new.replace(memory)
 
 
 async def report(client: Client, order_id: str, refund_id: str) -> None:

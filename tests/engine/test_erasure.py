@@ -196,7 +196,8 @@ async def test_what_cannot_be_erased_is_refused_with_a_sentence(installation: In
 @pytest.mark.parametrize(
     "tamper",
     [
-        "UPDATE order_events SET state = set_byte(state, length(state) - 10, 65) WHERE topic = 'DisputeOpened.v2'",
+        "UPDATE order_events SET state = set_byte(state, length(state) - 10, 65 + (get_byte(state, length(state) - 10) = 65)::int) "
+        "WHERE topic = 'DisputeOpened.v2'",
         "DELETE FROM order_keys",
         "UPDATE order_keys SET wrapped = set_byte(wrapped, 20, get_byte(wrapped, 20) # 1)",
     ],

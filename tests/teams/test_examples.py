@@ -3,11 +3,13 @@
 import asyncio
 import json
 import os
+import runpy
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import pytest
 from resolution_contracts import Accept
 
 from tests.engine.commands import CLIENT, offer_refund, register
@@ -43,6 +45,22 @@ async def test_the_payment_service_pays_each_refund_once_whatever_it_remembers(
         await until(lambda: outcomes_since(installation, count + 1))
     names = [e["type"].split(".")[2] for e in await installation.events()]
     assert names.count("RefundProcessed") == 2
+
+
+def test_a_payment_service_killed_while_it_writes_keeps_its_last_position(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    memory, remember = tmp_path / "m.json", runpy.run_path(str(EXAMPLES / "payment_service.py"))["remember"]
+    remember(memory, {0: 1})
+
+    def killed(file: Path, text: str) -> int:
+        file.write_bytes(text.encode()[:3])
+        raise SystemExit
+
+    monkeypatch.setattr(Path, "write_text", killed)
+    with pytest.raises(SystemExit):
+        remember(memory, {0: 2})
+    assert json.loads(memory.read_bytes()) == {"0": 1}
 
 
 async def outcomes_since(installation: Installation, count: int) -> bool:
