@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import psycopg
+from aiokafka import TopicPartition
 
 from services.eventstore.checkpoint_chain import Checkpoint, Signer, line, parse, salt_hash
 from services.eventstore.checkpoint_notes import checkpoint_notes, note_published, require_noted
@@ -48,6 +49,8 @@ class CheckpointsRole:
     async def run(self, ready: asyncio.Event) -> None:
         """Publishes checkpoints for ever. After an exception, a new role goes on after the last published one."""
         async with self._producer:  # fences any older role, and ends the transaction that it left open
+            if left := await self._producer.left_open([TopicPartition(self._topic, 0)]):
+                await self._producer.abort(left)
             value = await last_value(self._settings.cluster, self._topic)
             last = None if value is None else parse(value)
             url, options = self._settings.database, {"autocommit": True, "answer_within": ANSWER_WITHIN_SECONDS}

@@ -4,17 +4,25 @@ aiokafka speaks version 1 of Kafka's transaction protocol, in which a request na
 transaction. A request that got no answer may reach the broker late, inside the producer's next transaction, and end
 that one half-way (KIP-890). So after such a request the producer makes no further transaction. The role starts a new
 producer, which gets a new epoch, and the broker refuses late requests of the old epoch.
+
+A transaction is also in doubt if Kafka ends it in part. Once the coordinator has decided, it tells each partition by a
+marker. It drops the markers of partitions that have no leader at that moment, and takes the transaction as complete: a
+single broker that was killed and started again does so. In such a partition the transaction stays open, its readers
+wait, and the next transaction of the same producer would decide about both. So `transaction` returns only when readers
+see what was written, and a new producer can `abort` what an earlier one left open in this way.
 """
 
 # mypy: allow-untyped-calls
 # aiokafka's classes, which are extended here, have no types.
 
 import asyncio
-from collections.abc import AsyncIterator, Set
+import logging
+from collections.abc import AsyncIterator, Collection, Set
 from contextlib import asynccontextmanager, suppress
+from time import monotonic
 from typing import Any
 
-from aiokafka import AIOKafkaProducer, TopicPartition
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.client import CoordinationType
 from aiokafka.errors import IncompatibleBrokerVersion, KafkaError, NodeNotReadyError, ProducerFenced
 from aiokafka.producer import sender as aiokafka_sender
@@ -22,6 +30,13 @@ from aiokafka.producer.message_accumulator import BatchBuilder
 from aiokafka.producer.sender import AddPartitionsToTxnHandler, BaseHandler, EndTxnHandler, Sender
 
 from .cluster import Cluster
+from .open_transactions import producers_in_transactions
+
+log = logging.getLogger(__name__)
+
+_VISIBLE_WITHIN_SECONDS = 5.0
+_FIRST_PAUSE_SECONDS = 0.001
+_LONGEST_PAUSE_SECONDS = 0.1
 
 # While the broker writes the markers of the last transaction, it refuses the first partition of the next one, and
 # aiokafka tries again after 20 ms. Writing markers takes only a millisecond or two, so the relay would mostly wait.
@@ -29,7 +44,7 @@ aiokafka_sender.BACKOFF_OVERRIDE = 0.001
 
 
 class TransactionInDoubt(ProducerFenced):
-    """The broker did not answer whether it added partitions to a transaction, or whether it ended one.
+    """It is not known whether the broker added partitions to a transaction, or whether it ended one everywhere.
 
     Derived from ProducerFenced, because that makes aiokafka end a producer for good.
     """
@@ -55,37 +70,90 @@ class TransactionalProducer:
             retry_backoff_ms=made._retry_backoff * 1000,
             request_timeout_ms=made._request_timeout_ms,
         )
+        self._reader = AIOKafkaConsumer(**cluster.options, isolation_level="read_committed")
         self._failed = False
+        self._written: dict[TopicPartition, asyncio.Future[Any]] = {}
+        self._foreign: set[TopicPartition] = set()
 
     async def __aenter__(self) -> "TransactionalProducer":
         """Ends the transaction that an earlier producer left open. Raises KafkaError."""
         try:
             await self._producer.start()
+            await self._reader.start()
         except BaseException:
-            await self._producer.stop()
+            await self._stop()
             raise
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self._producer.stop()
+        await self._stop()
+
+    async def _stop(self) -> None:
+        try:
+            await self._reader.stop()
+        finally:
+            await self._producer.stop()
+
+    async def left_open(self, partitions: Collection[TopicPartition]) -> set[TopicPartition]:
+        """Returns the partitions in which a transaction of an earlier producer is still open. Raises KafkaError.
+
+        Call it before the first transaction, with all partitions that this producer writes to.
+        """
+        own = self._producer._txn_manager.producer_id
+        left: set[TopicPartition] = set()
+        for where, producers in (await producers_in_transactions(self._producer.client, partitions)).items():
+            if own in producers:
+                left.add(where)
+            elif producers:
+                self._foreign.add(where)
+                log.warning(
+                    "producer %d, which is not of this service, has a transaction open on %s/%d: readers of the "
+                    "partition wait until it ends. kafka-transactions.sh can abort it",
+                    min(producers),
+                    where.topic,
+                    where.partition,
+                )
+        return left
+
+    async def abort(self, partitions: Collection[TopicPartition]) -> None:
+        """Aborts what an earlier producer left open in these partitions.
+
+        Raises TransactionInDoubt and KafkaError; then start a new producer.
+        """
+        self._failed = True
+        await self._producer.begin_transaction()
+        for where in partitions:
+            self._producer._txn_manager.maybe_add_partition_to_txn(where)
+        await self._producer.abort_transaction()
+        self._failed = False
+
+    async def visible_ends(self, partitions: Collection[TopicPartition]) -> dict[TopicPartition, int]:
+        """Returns up to where readers of committed records can read each partition. Raises KafkaError."""
+        ends: dict[TopicPartition, int] = await self._reader.end_offsets(list(partitions))
+        return ends
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[None]:
-        """Commits everything that is sent within the block. If the block raises, aborts all of it.
+        """Commits everything that is sent within the block, and returns when readers see it.
 
-        Raises RuntimeError if an earlier transaction failed, TransactionInDoubt, and KafkaError.
+        If the block raises, aborts all of it. Raises RuntimeError if an earlier transaction failed, TransactionInDoubt,
+        and KafkaError.
         """
         if self._failed:
             # Requests of the failed transaction may reach the broker late and would become part of this one.
             raise RuntimeError("the last transaction failed: start a new producer")
         self._failed = True
+        self._written.clear()
         async with self._producer.transaction():
             yield
+        await self._until_visible()
         self._failed = False
 
     async def send_and_wait(self, topic: str, value: bytes, key: bytes | None = None, *, partition: int) -> None:
         """Returns when the broker has the record. Raises KafkaError."""
-        await self._producer.send_and_wait(topic, value, key, partition=partition)
+        sent = await self._producer.send(topic, value, key, partition=partition)
+        self._written[TopicPartition(topic, partition)] = sent
+        await sent
 
     def create_batch(self) -> BatchBuilder:
         """Returns an empty record batch, to be filled and sent."""
@@ -95,7 +163,25 @@ class TransactionalProducer:
     async def send_batch(self, batch: BatchBuilder, topic: str, *, partition: int) -> "asyncio.Future[object]":
         """Sends a record batch. The future is done when the broker has it. Both raise KafkaError."""
         sent: asyncio.Future[object] = await self._producer.send_batch(batch, topic, partition=partition)
+        self._written[TopicPartition(topic, partition)] = sent
         return sent
+
+    async def _until_visible(self) -> None:
+        """Waits for the markers in all partitions. Raises TransactionInDoubt if one does not come."""
+        hidden = {where: (await sent).offset for where, sent in self._written.items() if where not in self._foreign}
+        pause, give_up_at = _FIRST_PAUSE_SECONDS, monotonic() + _VISIBLE_WITHIN_SECONDS
+        while hidden:
+            ends = await self.visible_ends(hidden)
+            hidden = {where: offset for where, offset in hidden.items() if ends[where] <= offset}
+            if hidden and monotonic() > give_up_at:
+                where = min(hidden)
+                raise TransactionInDoubt(
+                    f"a transaction was committed, but readers of {where.topic}/{where.partition} do not see it after "
+                    f"{_VISIBLE_WITHIN_SECONDS:.0f} s: Kafka may have ended it in part. Start a new producer."
+                )
+            if hidden:
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)
 
 
 class _Sender(Sender):

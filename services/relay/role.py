@@ -5,49 +5,51 @@ topic of its own. The fixed transactional id fences any older relay.
 
 Before each Kafka transaction, the relay notes in the store how far it is about to publish, in the database transaction
 that reads what it publishes. If its last note is missing, the store was restored to an earlier state, and the relay
-ends. A relay that starts and finds more on Kafka than the store has noted first reconciles both (`after_restore.py`).
+ends. A relay that starts and finds more on Kafka than the store has noted first reconciles both (`reconcile.py`).
+It does the same if it finds a transaction that Kafka ended in part.
 """
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
+from itertools import chain
 from time import monotonic
 from typing import Any
 from uuid import uuid4
 
 import msgspec
 import psycopg
-from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError, ProducerFenced
 from msgspec import structs
 
 from services.eventstore.commit_listener import CommitListener
 from services.eventstore.database import ANSWER_WITHIN_SECONDS, connect_async, fetch_row_async
 from services.fault_points import point
-from services.judging.outcomes import OutcomeKind
 from services.kafka.cluster import Cluster
 from services.kafka.read_topics import Ends
 from services.kafka.relay_position import Position, published
 from services.kafka.topics import Topics
 from services.kafka.transactions import TransactionalProducer, TransactionInDoubt
-from services.orders.public_events import event_message
 from services.relay.store_notes import Notes, begin_timeline, note_intent, note_published, read_notes
 from services.retention.months import Retired
 from services.sealing.master_keys import MasterKeys
 from services.telemetry import role_metrics, traces
 from services.telemetry.health import progress, trouble
 
-from .after_restore import Restored
-from .batches import CONTENT_TYPE, Batches
+from .batches import Batches
+from .reconcile import Contradiction, Reconciliation
 from .unpublished import (
     Decided,
     Notification,
-    event_headers,
+    Record,
     is_full,
     next_notifications,
-    outcome_record,
+    records,
     retired_events,
+    retired_record,
     retired_up_to,
     unpublished_outcomes,
     with_events,
@@ -101,38 +103,61 @@ class RelayRole:
             linger_ms=0,
             retry_backoff_ms=20,
         )
-        self._ends = AIOKafkaConsumer(**cluster.options, isolation_level="read_uncommitted")
+        written = (topics.events, topics.outcomes, topics.dead_letters, topics.notifications)
+        self._partitions = [
+            TopicPartition(topic, number)
+            for topic in written
+            for number in range(topics.partitions)
+            if topics.shard.has(number)
+        ]
 
     async def run(self, ready: asyncio.Event) -> None:
         """Publishes for ever. After an exception, a new relay goes on where the last transaction ended."""
-        async with self._producer:  # fences any older relay, and ends the transaction that it left open
+        # The producer's start fences any older relay, and ends the transaction that it left open.
+        async with self._producer, self._opened() as (connection, changes):
+            await self._abort_what_is_left_open(connection)
+            self._retired = await retired_up_to(connection)
             position = await published(self._cluster, self._topics)
-            async with self._opened() as (connection, changes):
-                position = await self._checked(connection, changes, position)
-                self._retired = await retired_up_to(connection)
-                log.info("publishing what follows outcome %d", position.outcome_id)
-                ready.set()
-                while True:
-                    progress("relay")
-                    seen = changes.seen()
-                    position, more = await self._publish_next(connection, position)
-                    await self._note(connection, position)
-                    if not more:
-                        await changes.after(seen)
+            position = await self._checked(connection, changes, position)
+            log.info("publishing what follows outcome %d", position.outcome_id)
+            ready.set()
+            while True:
+                progress("relay")
+                seen = changes.seen()
+                position, more = await self._publish_next(connection, position)
+                await self._note(connection, position)
+                if not more:
+                    await changes.after(seen)
 
     @asynccontextmanager
     async def _opened(self) -> AsyncIterator[tuple[psycopg.AsyncConnection[Any], CommitListener]]:
-        await self._ends.start()
-        try:
-            session = connect_async(self._url, answer_within=ANSWER_WITHIN_SECONDS, autocommit=True)
-            async with await session as connection:
-                changes = await CommitListener.listen(self._url)
-                try:
-                    yield connection, changes
-                finally:
-                    await changes.close()
-        finally:
-            await self._ends.stop()
+        session = connect_async(self._url, answer_within=ANSWER_WITHIN_SECONDS, autocommit=True)
+        async with await session as connection:
+            changes = await CommitListener.listen(self._url)
+            try:
+                yield connection, changes
+            finally:
+                await changes.close()
+
+    async def _abort_what_is_left_open(self, connection: psycopg.AsyncConnection[Any]) -> None:
+        """Aborts a transaction that Kafka ended in part, and notes before that the topics have to be compared."""
+        left = await self._producer.left_open([TopicPartition(self._topics.relay, 0), *self._partitions])
+        if not left:
+            return
+        log.warning(
+            "Kafka ended a transaction in part: it is still open in %s. It is aborted there, and what is missing then "
+            "is published again",
+            ", ".join(f"{where.topic}/{where.partition}" for where in sorted(left)),
+        )
+        await begin_timeline(connection, self._compared_from(await read_notes(connection)))
+        await self._producer.abort(left)
+
+    def _compared_from(self, notes: Notes) -> Position:
+        """Returns the last position that is known to be published, under a new timeline.
+
+        With this timeline noted, this relay and any later one compare the store with the topics.
+        """
+        return structs.replace(notes.published, timeline=uuid4().hex, shards=self._topics.shard.count)
 
     async def _checked(
         self, connection: psycopg.AsyncConnection[Any], changes: CommitListener, position: Position
@@ -158,11 +183,15 @@ class RelayRole:
             if not notes.lack(position):
                 await note_intent(connection, Position(timeline=position.timeline), position)
                 return position
+            if notes.published.outcome_id < self._retired.outcome_id:
+                raise Contradiction(
+                    "the events of retired outcomes are not all published, and no comparison can tell which of them are"
+                )
             # From here on, this store gives the same numbers to other outcomes than those that were published.
-            start = structs.replace(notes.published, timeline=uuid4().hex, shards=self._topics.shard.count)
+            start = self._compared_from(notes)
             await begin_timeline(connection, start)
-        restored = Restored(self._cluster, self._topics, connection, self._masters, changes)
-        return await restored.bring_together(start, notes.ends, position, self._publish)
+        reconciliation = Reconciliation(self._cluster, self._topics, connection, self._masters, changes)
+        return await reconciliation.bring_together(start, notes.ends, position, self._send)
 
     async def _publish_next(
         self, connection: psycopg.AsyncConnection[Any], position: Position
@@ -190,64 +219,52 @@ class RelayRole:
         return after, is_full(outcomes, notifications)
 
     async def _publish(
-        self, decided: Sequence[Decided], notifications: Sequence[Notification], after: Position | None
+        self, decided: Sequence[Decided], notifications: Sequence[Notification], after: Position
     ) -> None:
-        """Publishes in one Kafka transaction. It also has the new position `after`, unless that is None."""
+        """Publishes a run in one Kafka transaction, which also has the new position `after`."""
         spans = _traced(decided)
-        async with self._transaction(after) as batches:
-            for outcome, events in decided:  # an outcome's events come first, in the partition of its command
-                for event in events:
-                    key = str(event.originator_id).encode()
-                    headers = event_headers(outcome)
-                    await batches.add(self._topics.events, outcome.partition, key, event_message(event), headers)
-                await batches.add(*outcome_record(outcome, self._topics))
-            for notification in notifications:
-                key = notification.order_id.encode()
-                partition = self._topics.partition_of(key)
-                await batches.add(self._topics.notifications, partition, key, notification.message, CONTENT_TYPE)
+        of_outcomes = (record for one in decided for record in records(one, self._topics))
+        of_reminders = (notification.record(self._topics) for notification in notifications)
+        await self._send(chain(of_outcomes, of_reminders), after)
         spans.end()
-        role_metrics.published(
-            event=sum(len(events) for _, events in decided),
-            outcome=sum(outcome.kind is not OutcomeKind.DEAD for outcome, _ in decided),
-            dead_letter=sum(outcome.kind is OutcomeKind.DEAD for outcome, _ in decided),
-            notification=len(notifications),
-        )
 
     async def _publish_retired(self, connection: psycopg.AsyncConnection[Any], position: Position) -> Position:
         """Publishes a run of events whose outcomes were retired. After `renew-topics`, topics get all of history."""
         async with _reading(connection):
             events, after = await retired_events(connection, self._masters, position, self._retired)
             await note_intent(connection, position, after)
-        async with self._transaction(after) as batches:
-            for event in events:
-                key = str(event.originator_id).encode()
-                partition = self._topics.partition_of(key)
-                await batches.add(self._topics.events, partition, key, event_message(event), CONTENT_TYPE)
+        await self._send((retired_record(event, self._topics) for event in events), after)
         return after
 
-    @asynccontextmanager
-    async def _transaction(self, after: Position | None) -> AsyncIterator[Batches]:
-        """Opens a Kafka transaction, and ends it with the new position `after`, unless that is None."""
+    async def _send(self, records: Iterable[Record], after: Position | None) -> None:
+        """Publishes records in one Kafka transaction, which also has the new position `after`, unless that is None."""
+        counts: Counter[str] = Counter()
         async with self._producer.transaction():
             point("relay.begun")
             batches = Batches(self._producer)
-            yield batches
+            for record in records:
+                await batches.add(*record)
+                counts[record[0]] += 1
             if after is not None:
                 await batches.add(self._topics.relay, 0, b"position", msgspec.json.encode(after), [])
             point("relay.added")
             await batches.delivered()
             point("relay.delivered")
         point("relay.committed")
+        role_metrics.published(
+            event=counts[self._topics.events],
+            outcome=counts[self._topics.outcomes],
+            dead_letter=counts[self._topics.dead_letters],
+            notification=counts[self._topics.notifications],
+        )
 
     async def _note(self, connection: psycopg.AsyncConnection[Any], position: Position) -> None:
         """Notes in the store where the topics end, at most once a second. Nobody else writes to these topics."""
         if position == self._noted or monotonic() < self._note_at:
             return
-        topics = (self._topics.events, self._topics.outcomes, self._topics.dead_letters, self._topics.notifications)
-        partitions = [TopicPartition(topic, number) for topic in topics for number in range(self._topics.partitions)]
-        ends: Ends = {topic: {} for topic in topics}
-        for partition, end in (await self._ends.end_offsets(partitions)).items():
-            ends[partition.topic][partition.partition] = end
+        ends: Ends = {}
+        for where, end in (await self._producer.visible_ends(self._partitions)).items():
+            ends.setdefault(where.topic, {})[where.partition] = end
         await note_published(connection, position, ends)
         self._noted, self._note_at = position, monotonic() + _NOTE_EVERY_SECONDS
 

@@ -1,6 +1,6 @@
 """Reads what the relay has to publish from the store."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -18,6 +18,7 @@ from services.judging.outcomes import OutcomeKind
 from services.kafka.relay_position import Position
 from services.kafka.topics import Topics
 from services.orders.events import Event
+from services.orders.public_events import event_message
 from services.retention.months import RETIRED, Retired
 from services.sealing.master_keys import MasterKeys
 from services.telemetry import traces
@@ -31,22 +32,33 @@ _RUN_BYTES = 16 * 1024 * 1024
 """At most this many bytes per Kafka transaction; the last outcome may exceed it, because dead letters can be large."""
 
 
+Record = tuple[str, int, bytes | None, bytes | None, Headers]
+"""Topic, partition, key, value and headers."""
+
+Decided = tuple[StoredOutcome, list[Event]]
+"""An outcome with its events."""
+
+
 def size(outcome: StoredOutcome) -> int:
     """Returns how many bytes of an outcome are published."""
     return sum(len(part or b"") for part in (outcome.message, outcome.key, outcome.headers))
 
 
-def outcome_record(outcome: StoredOutcome, topics: Topics) -> tuple[str, int, bytes | None, bytes | None, Headers]:
-    """Returns topic, partition, key, value and headers of the record to publish for an outcome or dead letter."""
+def records(decided: Decided, topics: Topics) -> Iterator[Record]:
+    """Yields what is published for an outcome: its events, and the outcome or dead letter."""
+    outcome, events = decided
+    for event in events:  # they are in the partition of their command
+        key = str(event.originator_id).encode()
+        yield topics.events, outcome.partition, key, event_message(event), _headers(outcome)
     if outcome.kind is not OutcomeKind.DEAD:
-        return topics.outcomes, outcome.partition, outcome.order_id.encode(), outcome.message, event_headers(outcome)
+        yield topics.outcomes, outcome.partition, outcome.order_id.encode(), outcome.message, _headers(outcome)
+        return
     stored = msgspec.json.decode(outcome.headers or b"", type=list[tuple[str, bytes | None]])
-    key, value, headers = published_letter(outcome.key, outcome.message, stored)
-    return topics.dead_letters, outcome.partition, key, value, list(headers)
+    letter_key, value, headers = published_letter(outcome.key, outcome.message, stored)
+    yield topics.dead_letters, outcome.partition, letter_key, value, list(headers)
 
 
-def event_headers(outcome: StoredOutcome) -> Headers:
-    """Returns the headers of the records of an outcome and its events."""
+def _headers(outcome: StoredOutcome) -> Headers:
     if outcome.traceparent is None:
         return CONTENT_TYPE
     return [*CONTENT_TYPE, (traces.TRACEPARENT, outcome.traceparent.encode())]
@@ -60,9 +72,10 @@ class Notification:
     order_id: str
     message: bytes
 
-
-Decided = tuple[StoredOutcome, list[Event]]
-"""An outcome with its events."""
+    def record(self, topics: Topics) -> Record:
+        """Returns what is published for it."""
+        key = self.order_id.encode()
+        return topics.notifications, topics.partition_of(key), key, self.message, CONTENT_TYPE
 
 
 async def unpublished_outcomes(connection: psycopg.AsyncConnection[Any], position: Position) -> list[StoredOutcome]:
@@ -122,6 +135,12 @@ async def retired_events(
     events = await read_with_texts_async(connection, masters, stored)
     outcome_id = retired.outcome_id if last == retired.event_id else position.outcome_id
     return events, replace(position, event_id=last, outcome_id=outcome_id)
+
+
+def retired_record(event: Event, topics: Topics) -> Record:
+    """Returns what is published for an event whose outcome was retired, so that its partition is not stored."""
+    key = str(event.originator_id).encode()
+    return topics.events, topics.partition_of(key), key, event_message(event), CONTENT_TYPE
 
 
 async def one_with_events(

@@ -91,7 +91,7 @@ async def verify(installation: Installation, file: Path, *keys: Path) -> dict[st
     )
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
-    found: dict[str, Any] = json.loads(result.output.splitlines()[-1])
+    found: dict[str, Any] = json.loads(result.stdout.splitlines()[-1])
     assert result.exit_code == bool(found["differences"])
     return found
 

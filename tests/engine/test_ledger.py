@@ -30,7 +30,7 @@ async def ledger(installation: Installation) -> Json:
     result = await asyncio.to_thread(_invoke, installation, "--json")
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
-    found: Json = json.loads(result.output.splitlines()[-1])
+    found: Json = json.loads(result.stdout.splitlines()[-1])
     assert result.exit_code == bool(found["differences"])
     for account in found["partitions"]:
         became = sum(

@@ -18,7 +18,7 @@ from services.eventstore.migrate import migrate
 from services.judging.partitioner import partition_of
 from services.kafka.relay_position import published
 from services.kafka.topics import TopicError, ensure_topics
-from services.relay.after_restore import Contradiction
+from services.relay.reconcile import Contradiction
 from services.relay.renew_topics import NotRenewed
 from services.relay.role import RelayRole
 from tests.engine.backups import back_up, empty, restore
@@ -83,17 +83,17 @@ async def test_a_relay_that_is_killed_while_it_compares_begins_again(
         await installation.until_published()
     await restore(installation, tmp_path / "backup")
     await installation.publish("order-3", register())
-    publish = RelayRole._publish
+    send = RelayRole._send
 
-    async def dying(role: RelayRole, decided: Any, notifications: Any, after: Any) -> None:
+    async def dying(role: RelayRole, records: Any, after: Any) -> None:
         if after is not None:
             raise SystemError("killed")
-        await publish(role, decided, notifications, after)
+        await send(role, records, after)
 
     async with installation.here("commands"):
         await until(lambda: judged(installation) == 6)
         with monkeypatch.context() as patch:
-            patch.setattr(RelayRole, "_publish", dying)
+            patch.setattr(RelayRole, "_send", dying)
             with pytest.raises(SystemError):
                 await relay(installation)
         await installation.until_published()

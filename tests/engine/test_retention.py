@@ -135,7 +135,7 @@ async def test_an_old_month_is_retired_and_everything_holds(installation: Instal
     assert found["retired"] == 3
     assert (await ledger(installation))["differences"] == []
     replayed = invoke(installation, "replay", ORDER, "--json")
-    causes = [json.loads(line)["cause"] for line in replayed.output.splitlines()]
+    causes = [json.loads(line)["cause"] for line in replayed.stdout.splitlines()]
     assert [cause["command"] for cause in causes] == [None, None]
 
 

@@ -28,7 +28,7 @@ async def findings(installation: Installation, *options: str) -> dict[str, Any]:
     result = await asyncio.to_thread(CliRunner().invoke, cli.app, arguments, env=environment)
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
-    found: dict[str, Any] = json.loads(result.output.splitlines()[-1])
+    found: dict[str, Any] = json.loads(result.stdout.splitlines()[-1])
     assert result.exit_code == bool(found["differences"])
     return found
 

@@ -20,7 +20,7 @@ def verify(installation: Installation, *arguments: str) -> Result:
 
 async def findings(installation: Installation) -> dict[str, Any]:
     result = await asyncio.to_thread(verify, installation, "--from-commands", "--json")
-    found: dict[str, Any] = json.loads(result.output)
+    found: dict[str, Any] = json.loads(result.stdout)
     assert result.exit_code == bool(found["differences"])
     return found
 

@@ -45,13 +45,6 @@ class Own:
         assert process is not None
         return process
 
-    def committed_in_part(self) -> bool:
-        """Whether Kafka, since it started, ended a transaction without telling all of its partitions.
-
-        A fault of Kafka's: see docs/guarantees.md, "What is not guaranteed".
-        """
-        return "Couldn't find leader endpoint for partitions" in (self.kafka.folder / "kafka.log").read_text()
-
     def stop(self) -> None:
         self.kafka.stop()
         self.postgres.stop()
@@ -105,12 +98,7 @@ async def test_a_server_that_fails_and_comes_back_has_lost_nothing_for_anybody(
             await asyncio.sleep(3)
             await asyncio.to_thread(mend)
             await asyncio.sleep(1)
-        try:
-            await assert_nothing_lost_and_nothing_twice(installation)
-        except (AssertionError, TimeoutError):
-            if own.committed_in_part():
-                pytest.xfail("Kafka ended a transaction without telling all of its partitions")
-            raise
+        await assert_nothing_lost_and_nothing_twice(installation)
 
 
 @pytest.fixture

@@ -334,7 +334,7 @@ async def resolution(installation: Installation, *arguments: str) -> Any:
 
 async def assert_ledger_finds_nothing(installation: Installation) -> None:
     result = await resolution(installation, "ledger", "--json")
-    assert json.loads(result.output.splitlines()[-1])["differences"] == []
+    assert json.loads(result.stdout.splitlines()[-1])["differences"] == []
     assert result.exit_code == 0
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka.client import AIOKafkaClient
 from aiokafka.errors import (
     GroupAuthorizationFailedError,
     KafkaConnectionError,
@@ -15,6 +16,7 @@ from aiokafka.errors import (
 )
 
 from services.kafka.cluster import Cluster
+from services.kafka.open_transactions import producers_in_transactions
 from services.kafka.read_topics import last_value
 from services.kafka.security import KafkaSecurity
 from services.kafka.topics import DEFAULT_PARTITIONS, TopicError, Topics, ensure_topics
@@ -27,7 +29,7 @@ TOPICS = Topics("resolution.")
 EVERY = set(TOPICS.names())
 READS = {
     "resolution-owner": {TOPICS.outcomes, TOPICS.dead_letters, TOPICS.relay},
-    "resolution": {TOPICS.commands, TOPICS.events, TOPICS.outcomes, TOPICS.relay, TOPICS.checkpoints},
+    "resolution": EVERY,
     "resolution-http": {TOPICS.outcomes, TOPICS.dead_letters, TOPICS.relay},
     "sender": {TOPICS.outcomes},
     "analyst": {TOPICS.events},
@@ -176,3 +178,16 @@ async def _first_in_group(cluster: Cluster, group: str) -> bytes | None:
         return (await asyncio.wait_for(consumer.getone(), 30)).value
     finally:
         await consumer.stop()
+
+
+async def test_whoever_may_not_read_a_topic_is_told_that_open_transactions_cannot_be_seen(
+    told: Told, guarded: Guarded, caplog: pytest.LogCaptureFixture
+):
+    allowed, refused = TopicPartition(TOPICS.outcomes, 0), TopicPartition(TOPICS.events, 0)
+    client = AIOKafkaClient(**guarded.cluster("resolution-http").options)
+    await client.bootstrap()
+    try:
+        assert await producers_in_transactions(client, [allowed, refused]) == {allowed: set()}
+    finally:
+        await client.close()
+    assert f"cannot be seen on {TOPICS.events}: allow this client to read there" in caplog.text

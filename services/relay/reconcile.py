@@ -1,16 +1,19 @@
-"""Reconciles the topics with a store that was restored to an earlier state.
+"""Reconciles the topics with a store that was restored to an earlier state, or with a transaction that ended in part.
 
-The commands role starts again from the restored positions, and judges the same commands with the same results. Only
-outcome and event numbers may differ, because partitions may mix in another order. So the relay compares, order by
-order, what the store has with what is on the topics, from where the topics ended at the store's last note. It publishes
-nothing until the store has again all that is on the topics. If something differs, or cannot be judged again, the relay
-stops with a Contradiction.
+After a restore, the commands role starts again from the restored positions, and judges the same commands with the same
+results. Only outcome and event numbers may differ, because partitions may mix in another order. So the relay compares,
+order by order, what the store has with what is on the topics, from where the topics ended at the store's last note. It
+publishes nothing until the store has again all that is on the topics. If something differs, or cannot be judged again,
+the relay stops with a Contradiction.
+
+If Kafka ended a transaction in part (`services/kafka/transactions.py`), the relay aborts it where it is still open. The
+same comparison then shows which of its records readers have, and the relay publishes the others.
 """
 
 import hashlib
 import logging
 from collections import defaultdict, deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
@@ -25,17 +28,16 @@ from services.kafka.cluster import Cluster
 from services.kafka.read_topics import Ends, Stream, extents, open_streams
 from services.kafka.relay_position import Position
 from services.kafka.topics import Topics, count_partitions
-from services.orders.public_events import event_message
 from services.orders.texts import published_without_texts
 from services.relay.store_notes import note_intent
 from services.sealing.master_keys import MasterKeys
 from services.telemetry.health import progress
 
-from .unpublished import RUN, Decided, Notification, one_with_events, outcome_record, unpublished_outcomes, with_events
+from .unpublished import RUN, Decided, Record, one_with_events, records, unpublished_outcomes, with_events
 
 log = logging.getLogger(__name__)
 
-Publish = Callable[[Sequence[Decided], Sequence[Notification], Position | None], Awaitable[None]]
+Publish = Callable[[Iterable[Record], Position | None], Awaitable[None]]
 
 
 class Contradiction(Exception):
@@ -72,21 +74,16 @@ class Ahead:
                 streams[topic] = await stack.enter_async_context(opened)
             yield cls(topics, streams)
 
-    async def has(self, decided: Decided) -> bool:
-        """Whether an outcome and its events are on the topics. Raises Contradiction if only some of them are."""
-        outcome, events = decided
-        records = [
-            (self._topics.events, outcome.partition, event.originator_id.encode(), event_message(event))
-            for event in events
-        ]
-        on_topics = [await self._is_next(*record) for record in records]
-        # An earlier version published large dead letters in full.
-        on_topics.append(await self._is_next(*outcome_record(outcome, self._topics)[:4], uncut=outcome.message))
-        if any(on_topics) is not all(on_topics):
-            raise Contradiction(
-                f"order {outcome.order_id}: of outcome {outcome.outcome_id} and its events only some are on Kafka"
-            )
-        return all(on_topics)
+    async def missing(self, decided: Decided) -> list[int]:
+        """Returns which of an outcome's records are not on the topics, by their place. Raises Contradiction."""
+        outcome, _ = decided
+        missing = []
+        for place, (topic, partition, key, value, _) in enumerate(records(decided, self._topics)):
+            # An earlier version published large dead letters in full.
+            uncut = outcome.message if topic == self._topics.dead_letters else None
+            if not await self._is_next(topic, partition, key, value, uncut):
+                missing.append(place)
+        return missing
 
     async def notifications(self) -> list[bytes]:
         """Returns the reminders on the topic, by partition and offset."""
@@ -142,8 +139,8 @@ def _of_shard(topics: Topics, offsets: Ends) -> Ends:
     }
 
 
-class Restored:
-    """Reconciles a restored store with the topics."""
+class Reconciliation:
+    """Compares the store with the topics, and publishes what they lack."""
 
     def __init__(
         self,
@@ -170,8 +167,8 @@ class Restored:
         and psycopg.Error.
         """
         log.warning(
-            "the store does not know that outcome %d is published: it was restored to an earlier state. Nothing is "
-            "published until the store has again, after outcome %d, what is on Kafka",
+            "the store does not know that outcome %d is published: it was restored to an earlier state, or Kafka ended "
+            "a transaction in part. Nothing is published until the store has again, after outcome %d, what is on Kafka",
             position.outcome_id,
             start.outcome_id,
         )
@@ -182,20 +179,29 @@ class Restored:
         for first in range(0, len(new), RUN):
             async with self._connection.transaction():
                 decided = [
-                    await one_with_events(self._connection, self._masters, outcome_id, event_id)
-                    for outcome_id, event_id in new[first : first + RUN]
+                    (await one_with_events(self._connection, self._masters, outcome_id, event_id), missing)
+                    for outcome_id, event_id, missing in new[first : first + RUN]
                 ]
                 await note_intent(self._connection, position, position)
-            await publish(decided, [], None)
-        await publish([], [], position)
+            await publish(
+                (
+                    record
+                    for one, missing in decided
+                    for place, record in enumerate(records(one, self._topics))
+                    if place in missing
+                ),
+                None,
+            )
+        await publish([], position)
         return position
 
-    async def _compare(self, ahead: Ahead, at: Position) -> tuple[Position, list[tuple[int, int]]]:
+    async def _compare(self, ahead: Ahead, at: Position) -> tuple[Position, list[tuple[int, int, list[int]]]]:
         """Compares the store with the topics. Returns how far it compared, and the outcomes that are not on Kafka.
 
-        Each of these is an outcome's number and the number of the event before its own.
+        Each of these is an outcome's number, the number of the event before its own, and which of its records are
+        missing.
         """
-        new: list[tuple[int, int]] = []
+        new: list[tuple[int, int, list[int]]] = []
         commands = await self._commands_ends()
         idle = False
         while True:
@@ -203,8 +209,8 @@ class Restored:
             seen = self._changes.seen()
             nothing_to_come = idle and await self._all_judged(commands)
             for decided in (run := await self._next(at)):
-                if not await ahead.has(decided):
-                    new.append((decided[0].outcome_id, at.event_id))
+                if missing := await ahead.missing(decided):
+                    new.append((decided[0].outcome_id, at.event_id, missing))
                 at = _after(at, decided[0])
             idle = not run
             if not (left := await ahead.left()):
