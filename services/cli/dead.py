@@ -146,7 +146,7 @@ def skip(
                 f"{place} was in an earlier topic. {topics.commands} was renewed, and its partition {partition} begins "
                 f"at {partition}/{base}. Nothing was skipped."
             )
-        damage = asyncio.run(find_damage(shard.cluster, topics.commands, partition, offset - base))
+        damage = asyncio.run(find_damage(shard.cluster, topics.commands, partition, offset - base, base))
         with OrderStore(shard.database, shard.master_keys) as store:
             try:
                 skip_damage(store, topics.commands, damage, base, reason)

@@ -25,14 +25,16 @@ class Damage:
     end: int
 
 
-async def find_damage(cluster: Cluster, topic: str, partition: int, first: int) -> Damage:
+async def find_damage(cluster: Cluster, topic: str, partition: int, first: int, base: int) -> Damage:
     """Returns the offsets from `first` to the next one that can be read, or to the end of the partition.
 
-    Raises NotSkipped if `first` can be read, and KafkaError.
+    `base` is what the store adds to the topic's offsets. Raises NotSkipped if `first` can be read, and KafkaError.
     """
     end = await next_readable(cluster, topic, partition, first)
     if end == first:
-        raise NotSkipped(f"The record at {partition}/{first} can be read, or is not there yet. Nothing is skipped.")
+        raise NotSkipped(
+            f"The record at {partition}/{first + base} can be read, or is not there yet. Nothing is skipped."
+        )
     return Damage(partition, first, end)
 
 

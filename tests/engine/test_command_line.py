@@ -154,6 +154,25 @@ async def test_what_has_no_outcome_is_told_with_the_ids_to_send_again(installati
     assert f"Send the file again with --ids {ids}" in err
 
 
+async def test_a_line_that_is_no_command_is_named_with_its_outcome(installation: Installation):
+    await installation.run("commands", "relay")
+    text = b'\n{"subject": "order-1", "type": "Dance", "data": {}}\n'
+    code, out, _ = await resolution(installation, "send", "-", stdin=text)
+    outcome = json.loads(out)
+
+    assert (code, outcome["line"], outcome["subject"], outcome["type"]) == (1, 2, "order-1", "Dance")
+    assert outcome["dead"] == "type is not a command that this service knows"
+
+
+async def test_a_topic_that_is_missing_is_named_at_once(installation: Installation, tmp_path: Path):
+    installation.settings = replace(installation.settings, topic_prefix="nowhere.")
+    text = b'{"subject": "order-1", "type": "Accept", "data": {}}\n'
+    for arguments in (("send", "-"), ("erase", "order-1"), ("checkpoints", "export", str(tmp_path / "file"))):
+        code, out, err = await resolution(installation, *arguments, stdin=text)
+        assert (code, out) == (1, "")
+        assert "There is no topic nowhere." in err.splitlines()[-1]
+
+
 @pytest.mark.parametrize(
     ("user", "database", "said"),
     [("postgres", "nothing", 'database "nothing" does not exist'), ("nobody", None, 'role "nobody" does not exist')],

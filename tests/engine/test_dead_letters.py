@@ -149,3 +149,13 @@ async def test_what_cannot_be_done_is_refused_with_a_sentence(installation: Inst
     with pytest.raises(NotSkipped, match=r"There is no partition 99: .* has 8"):
         await resolution(installation, "dead", "skip", "99/0", "--reason", "x")
     assert len(await installation.read(installation.topics.commands)) == 1
+
+
+async def test_of_topics_that_were_renewed_only_the_newest_can_be_skipped(installation: Installation):
+    await installation.run("commands", "relay")
+    await installation.send("order-7", register())
+    installation.query("UPDATE positions SET base = 100 WHERE consumer = 'commands'")
+    with pytest.raises(NotSkipped, match=rf"{PLACE}/99 was in an earlier topic. .* begins at {PLACE}/100"):
+        await resolution(installation, "dead", "skip", f"{PLACE}/99", "--reason", "x")
+    with pytest.raises(NotSkipped, match=f"The record at {PLACE}/100 can be read"):
+        await resolution(installation, "dead", "skip", f"{PLACE}/100", "--reason", "x")

@@ -18,6 +18,9 @@ from uuid import UUID
 import psycopg
 import pytest
 import typer
+from aiokafka.errors import KafkaConnectionError, TopicAuthorizationFailedError
+from eventsourcing.persistence import PersistenceError
+from psycopg import errors
 from resolution_contracts import CancellationRequest, CommandEnvelope
 from rich.cells import cell_len
 from typer.testing import CliRunner
@@ -26,6 +29,7 @@ from services import cli
 from services.audit.worker_processes import ignoring_ctrl_c
 from services.cli import terminal
 from services.cli.send import CommandsFileError, KeptIds, read_commands
+from services.cli.server_errors import explain
 from services.cli.terminal import Terminal, complain, facts, say, styled, table
 from services.eventstore.database import answer_of_server, refusal_of_server
 from services.telemetry import logs
@@ -431,6 +435,27 @@ def test_what_does_not_mend_itself_is_told_from_what_does(said: str, why: str | 
 )
 def test_a_server_that_refuses_in_any_language_has_answered(said: str, answer: str | None):
     assert answer_of_server(psycopg.OperationalError(f"connection failed: {said}")) == answer
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (errors.InsufficientPrivilege("permission denied for table x\nmore"), "the database user ann lacks a right: permission denied for table x. Connect as"),
+        (errors.ReadOnlySqlTransaction("cannot execute INSERT"), "PostgreSQL lets the database user ann only read: cannot execute INSERT. If the"),
+        (KafkaConnectionError("no brokers"), "Kafka does not answer at nowhere:1. Start it, or correct RESOLUTION_KAFKA_SERVERS."),
+        (TopicAuthorizationFailedError("x"), "x"),
+        (errors.DiskFull("no space left"), "no space left"),
+    ],
+    ids=["a right", "a standby", "no Kafka", "an ACL", "anything else"],
+)  # fmt: skip
+def test_what_a_server_refuses_is_a_sentence(error: Exception, said: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("RESOLUTION_DATABASE_URL", "postgresql://ann:secret@h/x")
+    monkeypatch.setenv("RESOLUTION_KAFKA_SERVERS", "nowhere:1")
+    assert said in str(explain(error))
+    wrapped = PersistenceError("wrapped")
+    wrapped.__cause__ = error
+    if isinstance(error, psycopg.Error) and not isinstance(error, errors.DiskFull):
+        assert said in str(explain(wrapped))
 
 
 # --- Ctrl-C ---
