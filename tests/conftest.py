@@ -8,10 +8,10 @@ import pytest
 from xdist.scheduler import LoadScopeScheduling
 
 from services.embedded import Servers
-from tests.installation import Installation, drop_template
-from tests.servers_for_tests import servers as start_servers
+from tests.support.installation import Installation, drop_template
+from tests.support.servers_for_tests import servers as start_servers
 
-pytest.register_assert_rewrite("tests.judgement_day")
+pytest.register_assert_rewrite("tests.support.judgement_day")
 
 _ONE_AFTER_THE_OTHER = ("tests/security/", "tests/cluster/")
 

@@ -33,7 +33,7 @@ class ReadModel(Generic[Document]):
     name: ClassVar[str]
     version: ClassVar[int]
     """Increase this with every change of the tables or their content. Until a rebuild, the rows are those of the
-    version before. A golden file checks this (`tests/engine/test_golden_rows.py`)."""
+    version before. A golden file checks this (`tests/store/test_golden_rows.py`)."""
     document: ClassVar[type]
     handlers: ClassVar[Mapping[type[Event], Handler]]
     columns: ClassVar[Mapping[str, str]] = {}

@@ -16,7 +16,7 @@ from bench.soak import lost_or_twice, verdict
 from bench.traffic import Traffic
 from services.orders import Order
 from services.runtime.roles import ROLES
-from tests.decisions import carry_out
+from tests.support.decisions import carry_out
 
 _COUNTS = {"commands": 105, "of the timer": 5, "stored": 105, "dead": 2, "outcomes": 103, "dead letters": 2}
 _NOW = datetime(2026, 3, 1, tzinfo=UTC)

@@ -9,7 +9,7 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 
 from services.embedded.kafka import Kafka, new_cluster_id
-from tests.installation import until
+from tests.support.installation import until
 
 from .links import Link, Links, stable_port
 

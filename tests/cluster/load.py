@@ -13,7 +13,7 @@ from aiokafka.errors import KafkaError
 from services.judging.partitioner import partition_of
 from services.kafka.topics import DEFAULT_PARTITIONS
 from tests.faults.load import some_day
-from tests.installation import Installation, until
+from tests.support.installation import Installation, until
 
 _ORDERS_PER_PARTITION = 5
 

@@ -8,7 +8,7 @@ from typing import Any
 import psutil
 import psycopg
 
-from tests import postgres_programs
+from tests.support import postgres_programs
 
 from .links import Links, stable_port
 

@@ -12,9 +12,9 @@ import psycopg
 import pytest
 
 from services.embedded import Servers
-from tests.installation import ROLES, Installation, until
 from tests.observability.prometheus import free_port
-from tests.pgbouncer import PgBouncer, needed
+from tests.support.installation import ROLES, Installation, until
+from tests.support.pgbouncer import PgBouncer, needed
 
 from .links import Links
 from .postgres import Node, Pair

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from services.embedded import Servers
 from tests.faults.load import FAST, assert_nothing_lost_and_nothing_twice
-from tests.installation import Installation
+from tests.support.installation import Installation
 
 from .load import Outcomes, under_steady_load
 

@@ -19,7 +19,7 @@ from services.orders import Order, events
 from services.orders.decide import decide
 from services.orders.evolve import evolve_all
 from tests.contract.test_stored_events import CORPUS, decoded
-from tests.controls import T, command_id
+from tests.support.controls import T, command_id
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"

@@ -7,7 +7,7 @@ from services.eventstore.snapshots import STATE_VERSION, encode_state
 from services.orders import Order
 from services.orders.evolve import evolve
 from tests.contract.test_stored_events import CORPUS, histories
-from tests.golden import assert_golden
+from tests.support.golden import assert_golden
 
 
 def test_states_of_this_version_are_what_they_always_were():

@@ -24,7 +24,7 @@ from services.orders.texts import ERASED, WITH_TEXTS, texts
 from services.sealing.master_keys import MasterKeys
 from services.sealing.order_keys import OrderKeys
 from services.sealing.seal import NONCE_BYTES, split
-from tests.in_memory import StoredInMemory
+from tests.support.in_memory import StoredInMemory
 
 CORPUS = sorted((Path(__file__).parent / "stored").glob("v*.jsonl"))
 assert CORPUS, "the corpus is gone"

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from services.runtime.roles import ROLES
-from tests.installation import Installation
+from tests.support.installation import Installation
 
 ROOT = Path(__file__).parents[2]
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())

@@ -9,9 +9,9 @@ from uuid import uuid4
 from aiokafka.errors import KafkaError
 from resolution_contracts import Accept, Command, Decline, Withdraw
 
-from tests.engine.commands import CLIENT, ask_cancellation, ask_extension, ask_update, offer_refund, register
-from tests.installation import Installation, until
-from tests.judgement_day import assert_as_the_oracle_says, assert_read_models_count_each_event_once
+from tests.support.commands import CLIENT, ask_cancellation, ask_extension, ask_update, offer_refund, register
+from tests.support.installation import Installation, until
+from tests.support.judgement_day import assert_as_the_oracle_says, assert_read_models_count_each_event_once
 
 FAST = 34_560
 """The scale at which 48 hours pass in 5 s."""

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from services.runtime.supervisor import Supervisor
-from tests.engine.checkpoints import assert_chain_holds, with_key
 from tests.faults.clients import VARIABLE, run_failing_role
 from tests.faults.load import FAST, assert_nothing_lost_and_nothing_twice, under_load
-from tests.installation import ROLES, Installation, until
+from tests.support.checkpoints import assert_chain_holds, with_key
+from tests.support.installation import ROLES, Installation, until
 
 
 @pytest.mark.timeout(600)

@@ -7,9 +7,9 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from resolution_contracts import CommandEnvelope
 
-from tests.engine.commands import ask_update, register
-from tests.installation import Installation
-from tests.judgement_day import assert_as_the_oracle_says
+from tests.support.commands import ask_update, register
+from tests.support.installation import Installation
+from tests.support.judgement_day import assert_as_the_oracle_says
 
 _HOUR_MS = 3_600_000
 

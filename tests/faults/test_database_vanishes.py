@@ -13,12 +13,12 @@ from psycopg.conninfo import conninfo_to_dict
 
 from services.runtime.roles import ROLES
 from services.runtime.supervisor import Supervisor
-from tests.engine.commands import ask_update, register
-from tests.engine.test_verify import findings
+from tests.audit.test_verify import findings
 from tests.faults.vanishing import Address
-from tests.installation import Installation, until
 from tests.observability.prometheus import free_port
 from tests.observability.test_endpoints import ready
+from tests.support.commands import ask_update, register
+from tests.support.installation import Installation, until
 
 pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="packets are dropped by a filter of Linux"),

@@ -18,13 +18,13 @@ from services.judging.partitioner import partition_of
 from services.kafka.transactions import TransactionInDoubt
 from services.relay import unpublished
 from services.relay.role import RelayRole
-from tests.engine.checkpoints import assert_chain_holds, store_events, with_key
-from tests.engine.commands import CLIENT, register
 from tests.faults.holding import Holding, Kind
 from tests.faults.proxy import BehindProxy
 from tests.faults.test_servers_fail import Own, folder
-from tests.installation import Installation, until
-from tests.judgement_day import assert_as_the_oracle_says
+from tests.support.checkpoints import assert_chain_holds, store_events, with_key
+from tests.support.commands import CLIENT, register
+from tests.support.installation import Installation, until
+from tests.support.judgement_day import assert_as_the_oracle_says
 
 folder = folder
 _RUN = 120

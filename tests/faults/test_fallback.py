@@ -13,14 +13,14 @@ from services.checkpoints.role import CheckpointsRole
 from services.eventstore.checkpoint_notes import CheckpointLost
 from services.kafka.relay_position import published
 from services.settings import Settings
-from tests.engine.backups import back_up, restore_as
-from tests.engine.checkpoints import chain, store_events, until_covered, with_key
-from tests.engine.test_ledger import ledger
-from tests.engine.test_pooler import behind_pgbouncer
-from tests.engine.test_verify import findings
+from tests.audit.test_ledger import ledger
+from tests.audit.test_verify import findings
 from tests.faults.load import FAST, assert_nothing_lost_and_nothing_twice, under_load
-from tests.installation import Installation
-from tests.pgbouncer import PgBouncer, needed
+from tests.store.test_pooler import behind_pgbouncer
+from tests.support.backups import back_up, restore_as
+from tests.support.checkpoints import chain, store_events, until_covered, with_key
+from tests.support.installation import Installation
+from tests.support.pgbouncer import PgBouncer, needed
 
 pytestmark = needed
 

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from services import fault_points
-from tests.engine.checkpoints import assert_chain_holds, with_key
 from tests.faults.load import FAST, assert_nothing_lost_and_nothing_twice, under_load
-from tests.installation import ROLES, Installation, until
+from tests.support.checkpoints import assert_chain_holds, with_key
+from tests.support.installation import ROLES, Installation, until
 
 STEPS = [(role, step) for role, steps in fault_points.POINTS.items() for step in steps]
 STOPS = [

@@ -9,10 +9,10 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from bench.load import publish
 from services.kafka.topics import count_partitions
-from tests.engine.commands import ask_update, register
 from tests.faults.load import FAST, assert_nothing_lost_and_nothing_twice, under_load
-from tests.installation import Installation
-from tests.judgement_day import assert_as_the_oracle_says
+from tests.support.commands import ask_update, register
+from tests.support.installation import Installation
+from tests.support.judgement_day import assert_as_the_oracle_says
 
 
 @pytest.mark.long

@@ -22,7 +22,7 @@ from services.embedded.kafka import Kafka
 from services.embedded.postgres import Postgres
 from tests.faults.load import FAST, assert_nothing_lost_and_nothing_twice, under_load
 from tests.faults.proxy import BehindProxy, Proxy
-from tests.installation import Installation, until
+from tests.support.installation import Installation, until
 
 
 @dataclass

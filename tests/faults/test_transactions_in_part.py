@@ -16,14 +16,14 @@ from services.embedded import Servers
 from services.embedded.kafka import Kafka
 from services.relay import role as relay_role
 from services.relay.role import RelayRole
-from tests.engine.checkpoints import assert_chain_holds, cover, with_key
-from tests.engine.commands import ask_cancellation, ask_update, register
-from tests.engine.test_ledger import ledger
-from tests.engine.test_restore import judged, relay
+from tests.audit.test_ledger import ledger
 from tests.fuzz.sender import RawSender, Taken
 from tests.fuzz.wire import CONTROL, BatchHeader
-from tests.installation import Installation, until
-from tests.judgement_day import assert_as_the_oracle_says
+from tests.roles.test_restore import judged, relay
+from tests.support.checkpoints import assert_chain_holds, cover, with_key
+from tests.support.commands import ask_cancellation, ask_update, register
+from tests.support.installation import Installation, until
+from tests.support.judgement_day import assert_as_the_oracle_says
 
 ORDERS = [f"order-{number}" for number in range(6)]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.http.browser import debians
-from tests.installation import until
+from tests.support.installation import until
 
 _ELEMENT = "element-6066-11e4-a52e-4f735466cecf"  # what WebDriver calls a reference to an element
 _PREFERENCES = {

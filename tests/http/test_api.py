@@ -17,8 +17,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from services.runtime.supervisor import Supervisor
-from tests.engine.commands import CLIENT, FREELANCER, offer_refund, register
-from tests.installation import Installation, until
+from tests.support.commands import CLIENT, FREELANCER, offer_refund, register
+from tests.support.installation import Installation, until
 
 ALL = ("commands", "relay", "projections", "http")
 KEY = ec.generate_private_key(ec.SECP256R1())

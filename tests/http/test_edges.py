@@ -18,7 +18,7 @@ from services.http.app import HEADERS, create
 from services.http.role import serve
 from services.http.viewers import COOKIE
 from tests.http.serving import FakeDesk, development_gate, served
-from tests.installation import until
+from tests.support.installation import until
 
 FORM = b"POST /login HTTP/1.1\r\nHost: x\r\nContent-Type: application/x-www-form-urlencoded\r\n"
 COMMAND = {"order_id": "order-1", "command": "CancelOrder", "data": {"comment": "No."}}

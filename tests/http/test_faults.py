@@ -7,8 +7,8 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from tests.engine.commands import CLIENT, register
-from tests.installation import Installation, until
+from tests.support.commands import CLIENT, register
+from tests.support.installation import Installation, until
 
 
 async def _page(client: httpx.AsyncClient) -> httpx.Response | None:

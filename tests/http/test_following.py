@@ -6,11 +6,11 @@ import pytest
 from playwright.async_api import Browser, BrowserContext, Page, Route, expect
 from resolution_contracts import RecordDelivery, RecordRevisionRequested
 
-from tests.engine.commands import CLIENT, ask_extension, register
 from tests.http.browser import browser as a_browser
 from tests.http.browser import log_in
 from tests.http.firefox import firefox
-from tests.installation import Installation, until
+from tests.support.commands import CLIENT, ask_extension, register
+from tests.support.installation import Installation, until
 
 ROLES = ("commands", "relay", "projections", "http")
 IS_HIDDEN = "Object.defineProperty(document, 'hidden', {value: %s, configurable: true})"

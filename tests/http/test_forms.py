@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.http.gateway import PARTY_COMMANDS
-from tests.engine.commands import CLIENT, FREELANCER, register
-from tests.installation import Installation, until
+from tests.support.commands import CLIENT, FREELANCER, register
+from tests.support.installation import Installation, until
 
 _ODD = [
     "",

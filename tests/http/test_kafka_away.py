@@ -16,9 +16,9 @@ import httpx
 import pytest
 
 from services.embedded import Servers
-from tests.engine.commands import CLIENT, register
 from tests.faults.proxy import BehindProxy, Proxy
-from tests.installation import Installation, until
+from tests.support.commands import CLIENT, register
+from tests.support.installation import Installation, until
 
 UPDATE = {"request": {"kind": "order_update", "message": "How is it going?"}}
 BODY = {"order_id": "order-1", "command": "OpenDispute", "data": UPDATE}

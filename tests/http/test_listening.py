@@ -16,7 +16,7 @@ from services.http.viewers import Gate
 from services.kafka.topics import Topics
 from services.runtime.supervisor import Supervisor
 from services.settings import Settings, SettingsError
-from tests.installation import Installation
+from tests.support.installation import Installation
 
 
 async def test_without_an_issuer_it_refuses_to_listen_beyond_loopback():

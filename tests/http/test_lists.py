@@ -9,12 +9,12 @@ import pytest
 from playwright.async_api import Browser, Page, expect
 
 from projections.framework.paging import Cursor
-from tests.controls import CLIENT, opened, order_update, registered
 from tests.http.browser import browser as a_browser
 from tests.http.browser import log_in
 from tests.http.serving import served
 from tests.http.without_servers import OneOrder
-from tests.installation import Installation
+from tests.support.controls import CLIENT, opened, order_update, registered
+from tests.support.installation import Installation
 
 PHONE = {"viewport": {"width": 375, "height": 667}, "has_touch": True}
 LONG_ORDER, HOSTILE = "x" * 64, "ann\u202eevil-" + "w" * 190

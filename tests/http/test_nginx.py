@@ -12,11 +12,11 @@ from playwright.async_api import Browser, Page, expect
 from services.http import connection_limits
 from services.http.viewers import COOKIE
 from services.runtime.supervisor import Supervisor
-from tests.engine.commands import CLIENT, FREELANCER, register
 from tests.http.browser import browser
 from tests.http.nginx import free_port, nginx
 from tests.http.serving import FakeDesk, served
-from tests.installation import Installation, until
+from tests.support.commands import CLIENT, FREELANCER, register
+from tests.support.installation import Installation, until
 
 MARKET = "https://market.example"
 SITES = [("resolution.conf", ""), ("resolution-path.conf", "/resolution")]

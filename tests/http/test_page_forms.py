@@ -8,8 +8,17 @@ import httpx
 import pytest
 
 from services.http import pages
-from tests.controls import CLIENT, FREELANCER, cancel, decline, opened, order_update, registered, registered_awaiting
 from tests.http.without_servers import OneOrder, pages_of
+from tests.support.controls import (
+    CLIENT,
+    FREELANCER,
+    cancel,
+    decline,
+    opened,
+    order_update,
+    registered,
+    registered_awaiting,
+)
 
 UPDATE = {"command": "OpenDispute", "form": "OpenDispute-order_update", "kind": "order_update"}
 EXTENSION = {"command": "OpenDispute", "form": "OpenDispute-delivery_extension", "kind": "delivery_extension"}

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from playwright.async_api import Browser, Page, expect
 
-from tests.engine.commands import CLIENT, FREELANCER, register
 from tests.http.browser import browser as a_browser
 from tests.http.browser import log_in
-from tests.installation import Installation, until
+from tests.support.commands import CLIENT, FREELANCER, register
+from tests.support.installation import Installation, until
 
 ALL = ("commands", "relay", "timer", "projections", "http")
 PICTURES = Path("build/screenshots")

@@ -9,8 +9,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from services.http.viewers import Gate
-from tests.controls import CLIENT, opened, order_update
 from tests.http.without_servers import OneOrder, pages_of
+from tests.support.controls import CLIENT, opened, order_update
 
 KEY = ec.generate_private_key(ec.SECP256R1())
 

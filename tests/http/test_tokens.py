@@ -21,7 +21,7 @@ from jwt.algorithms import ECAlgorithm, RSAAlgorithm
 from services.http import token_keys
 from services.http.problems import Problem
 from services.http.viewers import Gate
-from tests.installation import until
+from tests.support.installation import until
 
 KEY, OTHER = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
 RSA = rsa.generate_private_key(65537, 2048)

@@ -5,12 +5,12 @@ from collections.abc import AsyncIterator
 import pytest
 from playwright.async_api import Browser, expect
 
-from tests.controls import CLIENT, FREELANCER, registered
 from tests.http.browser import browser as a_browser
 from tests.http.browser import log_in
 from tests.http.firefox import firefox
 from tests.http.serving import served
 from tests.http.without_servers import OneOrder
+from tests.support.controls import CLIENT, FREELANCER, registered
 
 TYPED = ["1,5", "1.234,50", "1 000", "1.000", "1e1"]
 RIGHT_FORM = "at most 2 decimals after a point and without other separators, such as 1250.00."

@@ -22,9 +22,9 @@ from services.orders import Order
 from services.orders.evolve import evolve, evolve_all
 from services.orders.guards import must_be_known
 from services.orders.public_events import event_envelope
-from tests.controls import ORDER, T, registered
-from tests.decisions import carry_out
 from tests.http.serving import served
+from tests.support.controls import ORDER, T, registered
+from tests.support.decisions import carry_out
 
 Json = dict[str, Any]
 

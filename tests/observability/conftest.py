@@ -9,8 +9,8 @@ import pytest
 
 from services.runtime.roles import ROLES
 from services.runtime.supervisor import Supervisor
-from tests.installation import Installation
 from tests.observability.prometheus import free_port
+from tests.support.installation import Installation
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 import yaml
 
-from tests.installation import until
+from tests.support.installation import until
 
 DEPLOYED = Path(__file__).parents[2] / "deploy/prometheus"
 

@@ -18,13 +18,13 @@ from typer.testing import CliRunner
 
 from services import cli
 from services.runtime.roles import ROLES
-from tests.engine.checkpoints import with_key
-from tests.engine.commands import ask_update, register
-from tests.engine.damage import damage
-from tests.engine.test_partitions import add_partitions
-from tests.installation import Installation, until
 from tests.observability.conftest import refusing
 from tests.observability.prometheus import DEPLOYED, Prometheus, program, prometheus, rules
+from tests.roles.test_partitions import add_partitions
+from tests.support.checkpoints import with_key
+from tests.support.commands import ask_update, register
+from tests.support.damage import damage
+from tests.support.installation import Installation, until
 
 _IN_10_SECONDS = 17_280
 """The scale at which 48 hours pass in 10 s."""

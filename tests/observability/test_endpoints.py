@@ -12,10 +12,10 @@ from services.runtime.serve import metrics_ports
 from services.settings import Settings, SettingsError
 from services.telemetry.endpoint import endpoint
 from services.telemetry.health import Health
-from tests.engine.commands import CLIENT, ask_update, offer_refund, register
-from tests.installation import Installation, until
 from tests.observability.conftest import refusing
 from tests.observability.prometheus import free_port
+from tests.support.commands import CLIENT, ask_update, offer_refund, register
+from tests.support.installation import Installation, until
 
 Metrics = dict[str, dict[tuple[str, ...], float]]
 

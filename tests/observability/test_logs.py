@@ -15,8 +15,8 @@ from services.runtime.supervisor import Supervisor
 from services.settings import Settings, SettingsError
 from services.telemetry import logs
 from services.telemetry.logs import LogFormat
-from tests.engine.commands import ask_update, offer_refund, register
-from tests.installation import Installation, until
+from tests.support.commands import ask_update, offer_refund, register
+from tests.support.installation import Installation, until
 
 MARKER = "marker-3f9d1c"
 

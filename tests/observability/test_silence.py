@@ -7,8 +7,8 @@ import pytest
 
 from services.telemetry import health
 from services.telemetry.health import Guard, Health, assigned, progress, stopped, trouble
-from tests.engine.commands import ask_update, register
-from tests.installation import Installation, until
+from tests.support.commands import ask_update, register
+from tests.support.installation import Installation, until
 
 
 @pytest.fixture

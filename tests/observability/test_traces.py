@@ -12,8 +12,8 @@ from resolution_contracts import CommandEnvelope
 from resolution_contracts.client import Client
 
 from services.telemetry import traces
-from tests.engine.commands import ask_update, offer_refund, register
-from tests.installation import Installation, until
+from tests.support.commands import ask_update, offer_refund, register
+from tests.support.installation import Installation, until
 
 TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 GIVEN = f"00-{TRACE}-{SPAN}-01"

@@ -14,8 +14,8 @@ from services.judging.record import Record
 from services.orders import Rejected
 from services.orders.events import Event
 from services.orders.public_events import event_envelope
-from tests.controls import T
 from tests.rules import oracle
+from tests.support.controls import T
 
 Json = dict[str, Any]
 SOURCE = {"specversion": "1.0", "source": "/resolution-center"}

@@ -5,7 +5,7 @@
         when(decline(), at=T + 48 * HOURS)
         then(auto_accepted(), order_canceled(grounds="auto_accepted"), rejected("dispute_settled", ...))
 
-Commands come from `tests.controls`; everything after `then` is here, named like the events of contract.md. A real
+Commands come from `tests.support.controls`; everything after `then` is here, named like the events of contract.md. A real
 order judges each command. Every command is judged three times: with the order that has been there from the start, with
 one that is loaded anew from what is stored, and by the oracle. All must say the same (D1), and no order may change by
 that.
@@ -26,10 +26,10 @@ from services.orders.decide import decide
 from services.orders.events import Event
 from services.orders.evolve import evolve_all
 from services.orders.public_events import public_data
-from tests.controls import COMMENT, DUE, FIRST, HOURS, ORDER, T, as_record, command_id, in_envelope, untyped
-from tests.in_memory import StoredInMemory
 from tests.rules.beside_oracle import as_published, event_of, read_by_oracle
 from tests.rules.oracle import Oracle
+from tests.support.controls import COMMENT, DUE, FIRST, HOURS, ORDER, T, as_record, command_id, in_envelope, untyped
+from tests.support.in_memory import StoredInMemory
 
 Sent = Command | CommandEnvelope
 Step = Sent | tuple[datetime, Sent]

@@ -22,10 +22,10 @@ from services.orders.events import Event
 from services.orders.evolve import evolve, evolve_all
 from services.orders.public_events import event_envelope
 from services.orders.texts import without_texts
-from tests.controls import ORDER, T, as_record, in_envelope
-from tests.in_memory import StoredInMemory
 from tests.rules.beside_oracle import assert_same, read_by_oracle
 from tests.rules.oracle import Oracle
+from tests.support.controls import ORDER, T, as_record, in_envelope
+from tests.support.in_memory import StoredInMemory
 
 Json = dict[str, Any]
 CLOCK = Clock(origin=datetime(2026, 1, 1, tzinfo=UTC))

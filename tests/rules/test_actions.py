@@ -11,7 +11,8 @@ from projections.order_page import NotAParty
 from services.orders import Order, Rejected
 from services.orders.decide import auto_acceptance
 from services.orders.evolve import evolve_all
-from tests.controls import (
+from tests.rules.logs import page_after, page_of
+from tests.support.controls import (
     CLIENT,
     DAYS,
     DUE,
@@ -45,8 +46,7 @@ from tests.controls import (
     usd,
     withdraw,
 )
-from tests.decisions import carry_out
-from tests.rules.logs import page_after, page_of
+from tests.support.decisions import carry_out
 
 USERS = {Role.CLIENT: CLIENT, Role.FREELANCER: FREELANCER}
 LONGEST = "x" * 2500

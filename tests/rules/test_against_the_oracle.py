@@ -21,11 +21,11 @@ from services.orders import Order
 from services.orders.evolve import evolve_all
 from services.orders.public_events import event_envelope
 from services.sealing.order_keys import WITHOUT_TEXTS
-from tests.controls import CLIENT, FREELANCER, STRANGER, T, command_id, milliseconds, raw_record
 from tests.rules.logs import Service, published, service_after
 from tests.rules.oracle import CLOSED, Oracle, instant_text
 from tests.rules.oracle import Judged as OracleJudged
 from tests.rules.oracle import Record as OracleRecord
+from tests.support.controls import CLIENT, FREELANCER, STRANGER, T, command_id, milliseconds, raw_record
 
 Json = dict[str, Any]
 MS = 1

@@ -8,7 +8,27 @@ from resolution_contracts import OfferPartialRefund
 
 from services.orders import policy
 from services.orders.events import OrderCanceled
-from tests.controls import (
+from tests.rules import oracle
+from tests.rules.given_when_then import (
+    accepted,
+    at,
+    auto_accepted,
+    current,
+    declined,
+    delivery_date_extended,
+    dispute_opened,
+    given,
+    nothing,
+    order_canceled,
+    partial_refund_granted,
+    received,
+    rejected,
+    then,
+    when,
+    withdrawn,
+)
+from tests.rules.logs import names, page_of, service_after
+from tests.support.controls import (
     CLIENT,
     COMMENT,
     DAYS,
@@ -50,26 +70,6 @@ from tests.controls import (
     usd,
     withdraw,
 )
-from tests.rules import oracle
-from tests.rules.given_when_then import (
-    accepted,
-    at,
-    auto_accepted,
-    current,
-    declined,
-    delivery_date_extended,
-    dispute_opened,
-    given,
-    nothing,
-    order_canceled,
-    partial_refund_granted,
-    received,
-    rejected,
-    then,
-    when,
-    withdrawn,
-)
-from tests.rules.logs import names, page_of, service_after
 
 ASKED_FOR = {
     "order_update": {"message": MESSAGE},

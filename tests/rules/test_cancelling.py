@@ -2,7 +2,22 @@
 
 import pytest
 
-from tests.controls import (
+from tests.rules.given_when_then import (
+    accepted,
+    at,
+    auto_accepted,
+    current,
+    dispute_closed,
+    dispute_opened,
+    given,
+    nothing,
+    order_canceled,
+    received,
+    rejected,
+    then,
+    when,
+)
+from tests.support.controls import (
     CLIENT,
     COMMENT,
     DAYS,
@@ -34,21 +49,6 @@ from tests.controls import (
     revised,
     started,
     withdraw,
-)
-from tests.rules.given_when_then import (
-    accepted,
-    at,
-    auto_accepted,
-    current,
-    dispute_closed,
-    dispute_opened,
-    given,
-    nothing,
-    order_canceled,
-    received,
-    rejected,
-    then,
-    when,
 )
 
 CLIENT_REASONS = [

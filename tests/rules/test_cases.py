@@ -8,7 +8,23 @@ from itertools import permutations
 
 import pytest
 
-from tests.controls import (
+from tests.rules.given_when_then import (
+    accepted,
+    at,
+    auto_accepted,
+    delivery_date_extended,
+    dispute_closed,
+    dispute_opened,
+    given,
+    nothing,
+    order_canceled,
+    order_completed,
+    rejected,
+    then,
+    when,
+)
+from tests.rules.logs import codes, judged_every_way, log, names, outcome_of, page_after, page_of, published
+from tests.support.controls import (
     CLIENT,
     COMMENT,
     DAYS,
@@ -40,22 +56,6 @@ from tests.controls import (
     usd,
     withdraw,
 )
-from tests.rules.given_when_then import (
-    accepted,
-    at,
-    auto_accepted,
-    delivery_date_extended,
-    dispute_closed,
-    dispute_opened,
-    given,
-    nothing,
-    order_canceled,
-    order_completed,
-    rejected,
-    then,
-    when,
-)
-from tests.rules.logs import codes, judged_every_way, log, names, outcome_of, page_after, page_of, published
 
 DEADLINE = T + 48 * HOURS
 REGISTERED = (T, command_id(99), registered())

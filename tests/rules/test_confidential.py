@@ -21,7 +21,8 @@ from services.orders.events import EVENTS, Confidential, DisputeOpened, Event
 from services.orders.evolve import evolve
 from services.orders.guards import must_be_known
 from services.orders.public_events import confidential_fields, event_envelope, event_message, public_data
-from tests.controls import (
+from tests.rules.logs import CLOCK, Service, names, page_after, page_of
+from tests.support.controls import (
     CLIENT,
     DAYS,
     EXPLANATION,
@@ -52,8 +53,7 @@ from tests.controls import (
     untyped,
     withdraw,
 )
-from tests.decisions import carry_out
-from tests.rules.logs import CLOCK, Service, names, page_after, page_of
+from tests.support.decisions import carry_out
 
 MARKER = "marker-3f9d1c"
 """Stands in every confidential place, and occurs nowhere else."""

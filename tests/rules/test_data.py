@@ -12,9 +12,9 @@ from resolution_contracts.commands import COMMAND_TYPES, RegisterOrder
 from services.judging.decode import decode
 from services.judging.record import Record
 from services.orders import Rejected
-from tests.controls import CLIENT, ORDER, T, cancel, delivered, raw_record, registered_awaiting, untyped
 from tests.rules.beside_oracle import decoded
 from tests.rules.given_when_then import current, given, order_canceled, rejected, requirements_submitted, then, when
+from tests.support.controls import CLIENT, ORDER, T, cancel, delivered, raw_record, registered_awaiting, untyped
 
 FACTS = '{"client_id":"a","freelancer_id":"b","price":{"amount":100,"currency":"USD"},"expected_delivery_at":"2027-01-31T12:00:00Z"}'
 SPACED = json.dumps(json.loads(FACTS), indent=1)

@@ -7,9 +7,9 @@ import pytest
 
 from services.judging.decode import Unreadable
 from services.orders.public_events import event_envelope
-from tests.controls import FIRST, MS, ORDER, T, as_record, delivered, in_envelope, raw_record, registered
 from tests.rules.beside_oracle import decoded
 from tests.rules.logs import Service, outcome_of
+from tests.support.controls import FIRST, MS, ORDER, T, as_record, delivered, in_envelope, raw_record, registered
 
 DELIVERY = in_envelope(delivered()).to_json()
 MEMBERS = json.loads(DELIVERY)

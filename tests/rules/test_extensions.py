@@ -2,7 +2,24 @@
 
 import pytest
 
-from tests.controls import (
+from tests.rules.given_when_then import (
+    accepted,
+    at,
+    auto_accepted,
+    current,
+    declined,
+    delivery_date_extended,
+    dispute_opened,
+    given,
+    order_canceled,
+    received,
+    rejected,
+    then,
+    when,
+    withdrawn,
+)
+from tests.rules.logs import page_of
+from tests.support.controls import (
     CLIENT,
     DAYS,
     DUE,
@@ -25,23 +42,6 @@ from tests.controls import (
     started,
     withdraw,
 )
-from tests.rules.given_when_then import (
-    accepted,
-    at,
-    auto_accepted,
-    current,
-    declined,
-    delivery_date_extended,
-    dispute_opened,
-    given,
-    order_canceled,
-    received,
-    rejected,
-    then,
-    when,
-    withdrawn,
-)
-from tests.rules.logs import page_of
 
 
 def asked_for(days, note=NOTE):

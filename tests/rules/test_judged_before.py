@@ -6,7 +6,7 @@ import pytest
 
 from services.audit.earlier_rules import code_of, judged_before, same_but_for_sentences, spelled_twice
 from services.judging.decode import decode
-from tests.controls import T, accept, as_record, in_envelope, untyped
+from tests.support.controls import T, accept, as_record, in_envelope, untyped
 
 
 def message(**data):

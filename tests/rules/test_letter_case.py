@@ -6,7 +6,8 @@ import pytest
 
 from services.judging.judge import judge, read
 from services.orders import Order
-from tests.controls import (
+from tests.rules.logs import CLOCK, Service, names, outcome_of
+from tests.support.controls import (
     CLIENT,
     FREELANCER,
     HOURS,
@@ -25,7 +26,6 @@ from tests.controls import (
     registered,
     withdraw,
 )
-from tests.rules.logs import CLOCK, Service, names, outcome_of
 
 SMALL = "abcdefab-cdef-abcd-efab-cdefabcdefab"
 CAPITAL = SMALL.upper()

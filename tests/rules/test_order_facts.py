@@ -2,7 +2,29 @@
 
 import pytest
 
-from tests.controls import (
+from tests.rules.given_when_then import (
+    at,
+    auto_accepted,
+    current,
+    declined,
+    delivery_date_extended,
+    dispute_closed,
+    dispute_opened,
+    given,
+    nothing,
+    order_canceled,
+    order_completed,
+    order_delivered,
+    order_registered,
+    received,
+    rejected,
+    requirements_submitted,
+    revision_requested,
+    then,
+    when,
+)
+from tests.rules.logs import page_of
+from tests.support.controls import (
     CLIENT,
     COMMENT,
     DAYS,
@@ -37,28 +59,6 @@ from tests.controls import (
     usd,
     withdraw,
 )
-from tests.rules.given_when_then import (
-    at,
-    auto_accepted,
-    current,
-    declined,
-    delivery_date_extended,
-    dispute_closed,
-    dispute_opened,
-    given,
-    nothing,
-    order_canceled,
-    order_completed,
-    order_delivered,
-    order_registered,
-    received,
-    rejected,
-    requirements_submitted,
-    revision_requested,
-    then,
-    when,
-)
-from tests.rules.logs import page_of
 
 UPDATE, EXTENSION, REFUND = opened(order_update()), opened(extension()), refund_offer()
 CLIENTS_CANCELLATION = opened(cancellation())

@@ -2,7 +2,27 @@
 
 import pytest
 
-from tests.controls import (
+from tests.rules.given_when_then import (
+    accepted,
+    at,
+    auto_accepted,
+    current,
+    declined,
+    delivery_date_extended,
+    dispute_opened,
+    given,
+    nothing,
+    order_canceled,
+    order_completed,
+    partial_refund_granted,
+    received,
+    refund_processed,
+    rejected,
+    then,
+    when,
+)
+from tests.rules.logs import page_of
+from tests.support.controls import (
     CLIENT,
     COMMENT,
     DAYS,
@@ -34,26 +54,6 @@ from tests.controls import (
     usd,
     withdraw,
 )
-from tests.rules.given_when_then import (
-    accepted,
-    at,
-    auto_accepted,
-    current,
-    declined,
-    delivery_date_extended,
-    dispute_opened,
-    given,
-    nothing,
-    order_canceled,
-    order_completed,
-    partial_refund_granted,
-    received,
-    refund_processed,
-    rejected,
-    then,
-    when,
-)
-from tests.rules.logs import page_of
 
 GRANTED = [registered(), refund_offer(60_00), accept(by=CLIENT)]
 

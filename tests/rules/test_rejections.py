@@ -3,7 +3,9 @@
 import pytest
 from resolution_contracts import Code, EraseOrderTexts
 
-from tests.controls import (
+from tests.rules.given_when_then import at, current, given, received, rejected, then, when
+from tests.rules.logs import Service, outcome_of
+from tests.support.controls import (
     CLIENT,
     FIRST,
     FREELANCER,
@@ -33,8 +35,6 @@ from tests.controls import (
     usd,
     withdraw,
 )
-from tests.rules.given_when_then import at, current, given, received, rejected, then, when
-from tests.rules.logs import Service, outcome_of
 
 OPEN = [registered(), opened(cancellation())]
 CLOSED = [registered(), completed()]

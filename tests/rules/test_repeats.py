@@ -5,7 +5,20 @@ from datetime import UTC, datetime
 
 import pytest
 
-from tests.controls import (
+from tests.rules.given_when_then import (
+    accepted,
+    at,
+    delivery_date_extended,
+    dispute_closed,
+    dispute_opened,
+    given,
+    order_delivered,
+    rejected,
+    then,
+    when,
+)
+from tests.rules.logs import Service, log, names, outcome_of, service_after
+from tests.support.controls import (
     CLIENT,
     FIRST,
     FREELANCER,
@@ -31,19 +44,6 @@ from tests.controls import (
     registered,
     untyped,
 )
-from tests.rules.given_when_then import (
-    accepted,
-    at,
-    delivery_date_extended,
-    dispute_closed,
-    dispute_opened,
-    given,
-    order_delivered,
-    rejected,
-    then,
-    when,
-)
-from tests.rules.logs import Service, log, names, outcome_of, service_after
 
 REGISTERED = log((T, command_id(99), registered()))
 

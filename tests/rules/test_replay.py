@@ -15,9 +15,9 @@ from services.cli.history import history
 from services.cli.terminal import Terminal
 from services.orders.events import DisputeOpened
 from services.orders.public_events import confidential_fields
-from tests.controls import FIRST, HOURS, ORDER, T, registered
 from tests.rules.logs import Service
 from tests.rules.test_confidential import MARKER, assert_not_marked, every_event, marked_event
+from tests.support.controls import FIRST, HOURS, ORDER, T, registered
 
 Json = dict[str, Any]
 

@@ -10,7 +10,9 @@ from services.eventstore.snapshots import decode_state, encode_state, snapshot_v
 from services.orders import Order, events
 from services.orders.events import OrderRegistered, PartialRefundGranted
 from services.orders.texts import ERASED, WITH_TEXTS
-from tests.controls import (
+from tests.rules.logs import Service
+from tests.rules.test_confidential import MARKER, assert_not_marked
+from tests.support.controls import (
     CLIENT,
     DAYS,
     FREELANCER,
@@ -34,8 +36,6 @@ from tests.controls import (
     revised,
     withdraw,
 )
-from tests.rules.logs import Service
-from tests.rules.test_confidential import MARKER, assert_not_marked
 
 REASON = "delay_compensation"
 CANCELLATION = cancellation("conduct", MARKER)

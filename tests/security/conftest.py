@@ -23,10 +23,10 @@ from services.kafka.cluster import Cluster
 from services.kafka.read_topics import last_value
 from services.runtime.supervisor import Supervisor
 from services.settings import Settings
-from tests.engine.commands import CLIENT, ask_cancellation, register
 from tests.http.test_api import AUDIENCE, ISSUER, KEY, UPDATE, bearer
-from tests.installation import until
 from tests.observability.prometheus import free_port
+from tests.support.commands import CLIENT, ask_cancellation, register
+from tests.support.installation import until
 
 from .broker import GuardedKafka
 from .database import GuardedPostgres

@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 import psycopg
 
-from tests import postgres_programs
+from tests.support import postgres_programs
 
 from .certificates import Authority
 

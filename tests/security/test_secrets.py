@@ -14,8 +14,8 @@ import psycopg
 import pytest
 
 from services.settings import Settings
-from tests.installation import until
 from tests.observability.prometheus import free_port
+from tests.support.installation import until
 
 from .broker import password_of as kafka_password_of
 from .conftest import Guarded, Told

@@ -31,9 +31,9 @@ from services.shards import split as splitting
 from services.shards.arithmetic import Shard
 from services.shards.identity import WrongShard
 from services.shards.split_database import CannotSplit, State, keep_own
-from tests.engine.commands import register
 from tests.faults.load import FAST, assert_nothing_lost_and_nothing_twice, under_load
-from tests.installation import ROLES, Installation, until
+from tests.support.commands import register
+from tests.support.installation import ROLES, Installation, until
 
 ALL = (*ROLES, "checkpoints")
 

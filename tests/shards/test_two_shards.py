@@ -17,10 +17,10 @@ from services import cli
 from services.embedded import Servers
 from services.relay.renew_topics import NotRenewed
 from services.runtime.supervisor import Supervisor
-from tests.engine.commands import CLIENT, FREELANCER, ask_cancellation, ask_update, offer_refund, register
-from tests.installation import ROLES, Installation, until
-from tests.judgement_day import assert_as_the_oracle_says
 from tests.observability.prometheus import free_port
+from tests.support.commands import CLIENT, FREELANCER, ask_cancellation, ask_update, offer_refund, register
+from tests.support.installation import ROLES, Installation, until
+from tests.support.judgement_day import assert_as_the_oracle_says
 
 Json = dict[str, Any]
 BOTH = ("order-1", "order-2")

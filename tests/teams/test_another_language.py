@@ -6,7 +6,7 @@ import os
 import sys
 from pathlib import Path
 
-from tests.installation import Installation
+from tests.support.installation import Installation
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = Path(__file__).parent / "node"

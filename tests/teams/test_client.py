@@ -11,8 +11,8 @@ from resolution_contracts import Accept, CommandAccepted, CommandRejected, Event
 from resolution_contracts.client import Client, DeadLetter, OutcomePending, Received, SequenceBroken, Start
 from resolution_contracts.events import Accepted, DisputeOpened, OrderRegistered
 
-from tests.engine.commands import CLIENT, ask_cancellation, ask_update, offer_refund, register
-from tests.installation import Installation
+from tests.support.commands import CLIENT, ask_cancellation, ask_update, offer_refund, register
+from tests.support.installation import Installation
 
 
 def client(installation: Installation) -> Client:

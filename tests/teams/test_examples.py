@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from resolution_contracts import Accept
 
-from tests.engine.commands import CLIENT, offer_refund, register
-from tests.installation import Installation, until
+from tests.support.commands import CLIENT, offer_refund, register
+from tests.support.installation import Installation, until
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 

@@ -17,7 +17,7 @@ from services.eventstore.application import OrderStore
 from services.export import incremental
 from services.export.staging import Staging, alone, finish_killed
 from services.orders.events import Event
-from tests.controls import (
+from tests.support.controls import (
     CLIENT,
     DAYS,
     HOURS,
@@ -36,8 +36,8 @@ from tests.controls import (
     registered_awaiting,
     usd,
 )
-from tests.decisions import carry_out
-from tests.installation import Installation
+from tests.support.decisions import carry_out
+from tests.support.installation import Installation
 
 ROOT = Path(__file__).parents[2]
 Step = tuple[timedelta, Command]
