@@ -77,10 +77,10 @@ class _Request(Request[_RequestStruct]):
         return request_struct_class([(topic, numbers, {}) for topic, numbers in self._topics.items()], {})
 
 
-async def producers_in_transactions(
+async def open_transactions(
     client: AIOKafkaClient, partitions: Collection[TopicPartition]
-) -> dict[TopicPartition, set[int]]:
-    """Returns the ids of the producers that have a transaction open, by partition. Raises KafkaError.
+) -> dict[TopicPartition, dict[int, int]]:
+    """Returns, by partition, the ids of producers with an open transaction and its first offset. Raises KafkaError.
 
     Leaves out partitions of topics that this client may not read, and logs their names.
     """
@@ -93,7 +93,7 @@ async def producers_in_transactions(
         if leader is None or leader < 0:
             raise LeaderNotAvailableError(f"{where.topic}/{where.partition} has no leader")
         by_leader[leader].append(where)
-    open_in: dict[TopicPartition, set[int]] = {}
+    open_in: dict[TopicPartition, dict[int, int]] = {}
     unreadable: set[str] = set()
     for leader, led in by_leader.items():
         response = (await client.send(leader, _Request(led))).to_object()
@@ -115,5 +115,6 @@ async def producers_in_transactions(
     return open_in
 
 
-def _in_transactions(producers: list[dict[str, Any]]) -> set[int]:
-    return {producer["producer_id"] for producer in producers if producer["transaction_start"] != _NONE_OPEN}
+def _in_transactions(producers: list[dict[str, Any]]) -> dict[int, int]:
+    starts = {producer["producer_id"]: producer["transaction_start"] for producer in producers}
+    return {producer: start for producer, start in starts.items() if start != _NONE_OPEN}

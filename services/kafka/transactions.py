@@ -9,7 +9,7 @@ A transaction is also in doubt if Kafka ends it in part. Once the coordinator ha
 marker. It drops the markers of partitions that have no leader at that moment, and takes the transaction as complete: a
 single broker that was killed and started again does so. In such a partition the transaction stays open, its readers
 wait, and the next transaction of the same producer would decide about both. So `transaction` returns only when readers
-see what was written, and a new producer can `abort` what an earlier one left open in this way.
+see what was written, and a new producer can `end` what an earlier one left open in this way.
 """
 
 # mypy: allow-untyped-calls
@@ -30,7 +30,7 @@ from aiokafka.producer.message_accumulator import BatchBuilder
 from aiokafka.producer.sender import AddPartitionsToTxnHandler, BaseHandler, EndTxnHandler, Sender
 
 from .cluster import Cluster
-from .open_transactions import producers_in_transactions
+from .open_transactions import open_transactions
 
 log = logging.getLogger(__name__)
 
@@ -73,7 +73,8 @@ class TransactionalProducer:
         self._reader = AIOKafkaConsumer(**cluster.options, isolation_level="read_committed")
         self._failed = False
         self._written: dict[TopicPartition, asyncio.Future[Any]] = {}
-        self._foreign: set[TopicPartition] = set()
+        self.foreign: set[TopicPartition] = set()
+        """Partitions where a producer of others has a transaction open: nobody sees there what is committed."""
 
     async def __aenter__(self) -> "TransactionalProducer":
         """Ends the transaction that an earlier producer left open. Raises KafkaError."""
@@ -94,29 +95,29 @@ class TransactionalProducer:
         finally:
             await self._producer.stop()
 
-    async def left_open(self, partitions: Collection[TopicPartition]) -> set[TopicPartition]:
-        """Returns the partitions in which a transaction of an earlier producer is still open. Raises KafkaError.
+    async def left_open(self, partitions: Collection[TopicPartition]) -> dict[TopicPartition, int]:
+        """Returns the partitions where an earlier producer's transaction is still open, with its first offsets.
 
-        Call it before the first transaction, with all partitions that this producer writes to.
+        Call it before the first transaction, with all partitions that this producer writes to. Raises KafkaError.
         """
         own = self._producer._txn_manager.producer_id
-        left: set[TopicPartition] = set()
-        for where, producers in (await producers_in_transactions(self._producer.client, partitions)).items():
-            if own in producers:
-                left.add(where)
-            elif producers:
-                self._foreign.add(where)
+        left: dict[TopicPartition, int] = {}
+        for where, starts in (await open_transactions(self._producer.client, partitions)).items():
+            if own in starts:
+                left[where] = starts[own]
+            elif starts:
+                self.foreign.add(where)
                 log.warning(
                     "producer %d, which is not of this service, has a transaction open on %s/%d: readers of the "
                     "partition wait until it ends. kafka-transactions.sh can abort it",
-                    min(producers),
+                    min(starts),
                     where.topic,
                     where.partition,
                 )
         return left
 
-    async def abort(self, partitions: Collection[TopicPartition]) -> None:
-        """Aborts what an earlier producer left open in these partitions.
+    async def end(self, partitions: Collection[TopicPartition], *, commit: bool) -> None:
+        """Ends what an earlier producer left open in these partitions. Returns when it is closed everywhere.
 
         Raises TransactionInDoubt and KafkaError; then start a new producer.
         """
@@ -124,13 +125,13 @@ class TransactionalProducer:
         await self._producer.begin_transaction()
         for where in partitions:
             self._producer._txn_manager.maybe_add_partition_to_txn(where)
-        await self._producer.abort_transaction()
+        await (self._producer.commit_transaction() if commit else self._producer.abort_transaction())
+        own, give_up_at = self._producer._txn_manager.producer_id, monotonic() + _VISIBLE_WITHIN_SECONDS
+        while any(own in starts for starts in (await open_transactions(self._producer.client, partitions)).values()):
+            if monotonic() > give_up_at:
+                raise TransactionInDoubt("a transaction that was left open could not be ended. Start a new producer.")
+            await asyncio.sleep(_LONGEST_PAUSE_SECONDS)
         self._failed = False
-
-    async def visible_ends(self, partitions: Collection[TopicPartition]) -> dict[TopicPartition, int]:
-        """Returns up to where readers of committed records can read each partition. Raises KafkaError."""
-        ends: dict[TopicPartition, int] = await self._reader.end_offsets(list(partitions))
-        return ends
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[None]:
@@ -168,11 +169,12 @@ class TransactionalProducer:
 
     async def _until_visible(self) -> None:
         """Waits for the markers in all partitions. Raises TransactionInDoubt if one does not come."""
-        hidden = {where: (await sent).offset for where, sent in self._written.items() if where not in self._foreign}
+        hidden = {where: (await sent).offset for where, sent in self._written.items()}
         pause, give_up_at = _FIRST_PAUSE_SECONDS, monotonic() + _VISIBLE_WITHIN_SECONDS
         while hidden:
-            ends = await self.visible_ends(hidden)
-            hidden = {where: offset for where, offset in hidden.items() if ends[where] <= offset}
+            ends = await self._reader.end_offsets(list(hidden))
+            self.foreign -= {where for where, offset in hidden.items() if ends[where] > offset}
+            hidden = {w: offset for w, offset in hidden.items() if ends[w] <= offset and w not in self.foreign}
             if hidden and monotonic() > give_up_at:
                 where = min(hidden)
                 raise TransactionInDoubt(

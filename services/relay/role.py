@@ -21,7 +21,7 @@ from uuid import uuid4
 
 import msgspec
 import psycopg
-from aiokafka import TopicPartition
+from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError, ProducerFenced
 from msgspec import structs
 
@@ -103,6 +103,8 @@ class RelayRole:
             linger_ms=0,
             retry_backoff_ms=20,
         )
+        self._ends = AIOKafkaConsumer(**cluster.options, isolation_level="read_uncommitted")
+        self._own = TopicPartition(topics.relay, 0)
         written = (topics.events, topics.outcomes, topics.dead_letters, topics.notifications)
         self._partitions = [
             TopicPartition(topic, number)
@@ -115,7 +117,7 @@ class RelayRole:
         """Publishes for ever. After an exception, a new relay goes on where the last transaction ended."""
         # The producer's start fences any older relay, and ends the transaction that it left open.
         async with self._producer, self._opened() as (connection, changes):
-            await self._abort_what_is_left_open(connection)
+            await self._end_what_is_left_open(connection)
             self._retired = await retired_up_to(connection)
             position = await published(self._cluster, self._topics)
             position = await self._checked(connection, changes, position)
@@ -131,32 +133,48 @@ class RelayRole:
 
     @asynccontextmanager
     async def _opened(self) -> AsyncIterator[tuple[psycopg.AsyncConnection[Any], CommitListener]]:
-        session = connect_async(self._url, answer_within=ANSWER_WITHIN_SECONDS, autocommit=True)
-        async with await session as connection:
-            changes = await CommitListener.listen(self._url)
-            try:
-                yield connection, changes
-            finally:
-                await changes.close()
+        try:
+            await self._ends.start()
+            session = connect_async(self._url, answer_within=ANSWER_WITHIN_SECONDS, autocommit=True)
+            async with await session as connection:
+                changes = await CommitListener.listen(self._url)
+                try:
+                    yield connection, changes
+                finally:
+                    await changes.close()
+        finally:
+            await self._ends.stop()
 
-    async def _abort_what_is_left_open(self, connection: psycopg.AsyncConnection[Any]) -> None:
-        """Aborts a transaction that Kafka ended in part, and notes before that the topics have to be compared."""
-        left = await self._producer.left_open([TopicPartition(self._topics.relay, 0), *self._partitions])
+    async def _end_what_is_left_open(self, connection: psycopg.AsyncConnection[Any]) -> None:
+        """Ends a transaction that Kafka ended in part, and sees to it that the topics are compared with the store.
+
+        Raises KafkaError if nobody can see the relay's position.
+        """
+        left = await self._producer.left_open([self._own, *self._partitions])
+        if self._own in self._producer.foreign:
+            raise KafkaError(
+                f"the position on {self._topics.relay} cannot be seen until the transaction of another producer ends: "
+                "abort it with kafka-transactions.sh"
+            )
         if not left:
             return
         log.warning(
-            "Kafka ended a transaction in part: it is still open in %s. It is aborted there, and what is missing then "
-            "is published again",
+            "Kafka ended a transaction in part: it is still open in %s. What is missing there is published again",
             ", ".join(f"{where.topic}/{where.partition}" for where in sorted(left)),
         )
-        await begin_timeline(connection, self._compared_from(await read_notes(connection)))
-        await self._producer.abort(left)
+        notes = await read_notes(connection)
+        # An earlier version noted as published what was still open. The comparison begins after that.
+        noted = {where for where in left if notes.ends.get(where.topic, {}).get(where.partition, 0) > left[where]}
+        if noted:
+            await self._producer.end(noted, commit=True)
+        # A timeline that no store has makes this relay and any later one compare, whatever the store forgets. Its
+        # transaction commits the relay's topic, where only the last position counts.
+        await self._send([], self._compared_from(notes))
+        if hidden := left.keys() - noted - {self._own}:
+            await self._producer.end(hidden, commit=False)
 
     def _compared_from(self, notes: Notes) -> Position:
-        """Returns the last position that is known to be published, under a new timeline.
-
-        With this timeline noted, this relay and any later one compare the store with the topics.
-        """
+        """Returns the last position that is known to be published, under a new timeline."""
         return structs.replace(notes.published, timeline=uuid4().hex, shards=self._topics.shard.count)
 
     async def _checked(
@@ -185,7 +203,9 @@ class RelayRole:
                 return position
             if notes.published.outcome_id < self._retired.outcome_id:
                 raise Contradiction(
-                    "the events of retired outcomes are not all published, and no comparison can tell which of them are"
+                    "the database was restored, or Kafka ended a transaction in part, before the events of retired "
+                    "outcomes were all published on renewed topics; no comparison can tell which of them are there. "
+                    "Renew the topics once more (resolution renew-topics)"
                 )
             # From here on, this store gives the same numbers to other outcomes than those that were published.
             start = self._compared_from(notes)
@@ -263,7 +283,7 @@ class RelayRole:
         if position == self._noted or monotonic() < self._note_at:
             return
         ends: Ends = {}
-        for where, end in (await self._producer.visible_ends(self._partitions)).items():
+        for where, end in (await self._ends.end_offsets(self._partitions)).items():
             ends.setdefault(where.topic, {})[where.partition] = end
         await note_published(connection, position, ends)
         self._noted, self._note_at = position, monotonic() + _NOTE_EVERY_SECONDS

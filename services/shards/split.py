@@ -14,6 +14,7 @@ from typing import Any
 
 import msgspec
 import psycopg
+from aiokafka import TopicPartition
 from psycopg.sql import SQL, Identifier
 
 from projections import READ_MODELS
@@ -224,9 +225,11 @@ async def _copy_checkpoints(target: _Target) -> None:
     old, new = _topics(target, target.parent), _topics(target, target.settings.shard)
     if old.checkpoints == new.checkpoints:
         return
-    last = await last_value(target.settings.cluster, new.checkpoints)
-    there = 0 if last is None else parse(last).number
     async with TransactionalProducer(target.settings.cluster, new.checkpoints) as producer:
+        if left := await producer.left_open([TopicPartition(new.checkpoints, 0)]):
+            await producer.end(left, commit=False)
+        last = await last_value(target.settings.cluster, new.checkpoints)
+        there = 0 if last is None else parse(last).number
         async for line in all_values(target.settings.cluster, old.checkpoints):
             if parse(line).number > there:
                 async with producer.transaction():

@@ -10,10 +10,14 @@ from uuid import uuid4
 
 import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.errors import KafkaError
 from aiokafka.record.util import calc_crc32c
+from msgspec.json import encode
 
 from services.embedded import Servers
 from services.embedded.kafka import Kafka
+from services.kafka.relay_position import published
+from services.kafka.transactions import TransactionalProducer
 from services.relay import role as relay_role
 from services.relay.role import RelayRole
 from tests.audit.test_ledger import ledger
@@ -71,16 +75,19 @@ async def test_a_transaction_that_ended_in_part_is_completed(
     await assert_everything_came_once(installation)
 
 
-@pytest.mark.parametrize("step", ["aborted", "relay.begun", "relay.delivered"])
+@pytest.mark.parametrize("step", ["relay.begun", "marked", "ended", "relay.delivered"])
 async def test_a_relay_that_dies_while_it_completes_a_transaction_begins_again(
     installation: Installation, step: str, monkeypatch: pytest.MonkeyPatch
 ):
     await end_in_part(installation, ("events", "relay"))
     with monkeypatch.context() as patch:
-        if step == "aborted":
-            patch.setattr(RelayRole, "_checked", _die)
-        else:
-            die_at(patch, step)
+        match step:
+            case "marked":
+                patch.setattr(TransactionalProducer, "end", _die)
+            case "ended":
+                patch.setattr(RelayRole, "_checked", _die)
+            case _:
+                die_at(patch, step)
         with pytest.raises(SystemError):
             await relay(installation)
     async with installation.here("commands", "relay"):
@@ -108,6 +115,37 @@ async def test_a_relay_at_work_notices_that_readers_do_not_see_its_transaction(
                 await installation.send(ORDERS[1], register())
             assert await sender.end(name, stranger, commit=False) == 0
         await installation.send(ORDERS[0], ask_cancellation())
+    await assert_everything_came_once(installation)
+
+
+async def test_what_an_earlier_version_noted_as_published_is_committed(installation: Installation):
+    """It did not wait until readers saw a transaction, so that its note was after what was still open."""
+    await end_in_part(installation, ("events",))
+    position = await published(installation.settings.cluster, installation.topics)
+    ends: dict[str, dict[int, int]] = {}
+    for where, end in (await _ends(installation)).items():
+        ends.setdefault(where.topic, {})[where.partition] = end
+    installation.query("UPDATE publishing SET published = %s, ends = %s", (encode(position), encode(ends)))
+    async with installation.here("commands", "relay"):
+        await installation.send(ORDERS[0], ask_cancellation())
+    await assert_everything_came_once(installation)
+
+
+async def test_a_position_that_nobody_can_see_is_waited_for(installation: Installation):
+    await installation.run("commands")
+    async with installation.here("relay"):
+        await installation.send(ORDERS[0], register())
+    where = TopicPartition(installation.topics.relay, 0)
+    async with RawSender.connected(installation.settings.kafka) as sender:
+        stranger = await sender.begin(name := f"stranger-{uuid4()}")
+        assert await sender.add_partition(name, stranger, *where) == 0
+        *_, (_, last) = await batches(sender, where, 0)
+        assert isinstance(await sender.produce(*where, of(stranger, last, 0), name), Taken)
+        with pytest.raises(KafkaError, match="cannot be seen until the transaction of another producer ends"):
+            await relay(installation)
+        assert await sender.end(name, stranger, commit=False) == 0
+    async with installation.here("relay"):
+        await installation.send(ORDERS[0], ask_update())
     await assert_everything_came_once(installation)
 
 
@@ -199,7 +237,7 @@ def die_at(patch: pytest.MonkeyPatch, step: str) -> None:
     patch.setattr(relay_role, "point", point)
 
 
-async def _die(*_: Any) -> None:
+async def _die(*_: Any, **__: Any) -> None:
     raise SystemError("killed")
 
 

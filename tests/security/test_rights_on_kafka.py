@@ -16,7 +16,7 @@ from aiokafka.errors import (
 )
 
 from services.kafka.cluster import Cluster
-from services.kafka.open_transactions import producers_in_transactions
+from services.kafka.open_transactions import open_transactions
 from services.kafka.read_topics import last_value
 from services.kafka.security import KafkaSecurity
 from services.kafka.topics import DEFAULT_PARTITIONS, TopicError, Topics, ensure_topics
@@ -187,7 +187,7 @@ async def test_whoever_may_not_read_a_topic_is_told_that_open_transactions_canno
     client = AIOKafkaClient(**guarded.cluster("resolution-http").options)
     await client.bootstrap()
     try:
-        assert await producers_in_transactions(client, [allowed, refused]) == {allowed: set()}
+        assert await open_transactions(client, [allowed, refused]) == {allowed: {}}
     finally:
         await client.close()
     assert f"cannot be seen on {TOPICS.events}: allow this client to read there" in caplog.text
