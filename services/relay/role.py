@@ -148,7 +148,7 @@ class RelayRole:
     async def _end_what_is_left_open(self, connection: psycopg.AsyncConnection[Any]) -> None:
         """Ends a transaction that Kafka ended in part, and sees to it that the topics are compared with the store.
 
-        Raises KafkaError if nobody can see the relay's position.
+        Raises KafkaError if nobody can see the relay's position, and RuntimeError as `_check_shards` does.
         """
         left = await self._producer.left_open([self._own, *self._partitions])
         if self._own in self._producer.foreign:
@@ -162,6 +162,7 @@ class RelayRole:
             "Kafka ended a transaction in part: it is still open in %s. What is missing there is published again",
             ", ".join(f"{where.topic}/{where.partition}" for where in sorted(left)),
         )
+        self._check_shards(await published(self._cluster, self._topics))
         notes = await read_notes(connection)
         # An earlier version noted as published what was still open. The comparison begins after that.
         noted = {where for where in left if notes.ends.get(where.topic, {}).get(where.partition, 0) > left[where]}
@@ -177,6 +178,15 @@ class RelayRole:
         """Returns the last position that is known to be published, under a new timeline."""
         return structs.replace(notes.published, timeline=uuid4().hex, shards=self._topics.shard.count)
 
+    def _check_shards(self, position: Position) -> None:
+        """Raises RuntimeError if the position is of an installation with another number of databases."""
+        if position.shards != self._topics.shard.count:
+            raise RuntimeError(
+                f"these topics belong to an installation with {position.shards} databases, and this is "
+                f"{self._topics.shard}. Name them all in RESOLUTION_DATABASE_URL, or use another "
+                "RESOLUTION_TOPIC_PREFIX."
+            )
+
     async def _checked(
         self, connection: psycopg.AsyncConnection[Any], changes: CommitListener, position: Position
     ) -> Position:
@@ -184,12 +194,7 @@ class RelayRole:
 
         Reconciles them first if the store was restored. Raises RuntimeError if they do not belong together.
         """
-        if position.shards != self._topics.shard.count:
-            raise RuntimeError(
-                f"these topics belong to an installation with {position.shards} databases, and this is "
-                f"{self._topics.shard}. Name them all in RESOLUTION_DATABASE_URL, or use another "
-                "RESOLUTION_TOPIC_PREFIX."
-            )
+        self._check_shards(position)
         async with connection.transaction():
             notes = await _notes(connection, position)
             if notes.exceed(position):
