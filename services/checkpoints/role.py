@@ -49,8 +49,7 @@ class CheckpointsRole:
     async def run(self, ready: asyncio.Event) -> None:
         """Publishes checkpoints for ever. After an exception, a new role goes on after the last published one."""
         async with self._producer:  # fences any older role, and ends the transaction that it left open
-            if left := await self._producer.left_open([TopicPartition(self._topic, 0)]):
-                await self._producer.end(left, commit=False)
+            await self._producer.abort_left_open(TopicPartition(self._topic, 0))
             value = await last_value(self._settings.cluster, self._topic)
             last = None if value is None else parse(value)
             url, options = self._settings.database, {"autocommit": True, "answer_within": ANSWER_WITHIN_SECONDS}

@@ -11,7 +11,6 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
@@ -187,16 +186,17 @@ async def extents(
         await consumer.start()
         every = [TopicPartition(topic, n) for topic in topics for n in range(partitions)]
         begins, ends = await consumer.beginning_offsets(every), await consumer.end_offsets(every)
-        return _by_topic(begins), _by_topic(ends)
+        return by_topic(begins), by_topic(ends)
     finally:
         await consumer.stop()
 
 
-def _by_topic(offsets: dict[Any, int]) -> Ends:
-    by_topic: Ends = {}
+def by_topic(offsets: dict[TopicPartition, int]) -> Ends:
+    """Returns the offsets by topic and partition."""
+    found: Ends = {}
     for where, offset in offsets.items():
-        by_topic.setdefault(where.topic, {})[where.partition] = offset
-    return by_topic
+        found.setdefault(where.topic, {})[where.partition] = offset
+    return found
 
 
 # --- whole topics ---

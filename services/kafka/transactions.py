@@ -116,6 +116,11 @@ class TransactionalProducer:
                 )
         return left
 
+    async def abort_left_open(self, *partitions: TopicPartition) -> None:
+        """Aborts what an earlier producer left open. Raises as `left_open` and `end` do."""
+        if left := await self.left_open(partitions):
+            await self.end(left, commit=False)
+
     async def end(self, partitions: Collection[TopicPartition], *, commit: bool) -> None:
         """Ends what an earlier producer left open in these partitions. Returns when it is closed everywhere.
 

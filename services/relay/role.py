@@ -29,7 +29,7 @@ from services.eventstore.commit_listener import CommitListener
 from services.eventstore.database import ANSWER_WITHIN_SECONDS, connect_async, fetch_row_async
 from services.fault_points import point
 from services.kafka.cluster import Cluster
-from services.kafka.read_topics import Ends
+from services.kafka.read_topics import by_topic
 from services.kafka.relay_position import Position, published
 from services.kafka.topics import Topics
 from services.kafka.transactions import TransactionalProducer, TransactionInDoubt
@@ -287,10 +287,7 @@ class RelayRole:
         """Notes in the store where the topics end, at most once a second. Nobody else writes to these topics."""
         if position == self._noted or monotonic() < self._note_at:
             return
-        ends: Ends = {}
-        for where, end in (await self._ends.end_offsets(self._partitions)).items():
-            ends.setdefault(where.topic, {})[where.partition] = end
-        await note_published(connection, position, ends)
+        await note_published(connection, position, by_topic(await self._ends.end_offsets(self._partitions)))
         self._noted, self._note_at = position, monotonic() + _NOTE_EVERY_SECONDS
 
 

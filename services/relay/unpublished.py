@@ -48,14 +48,17 @@ def records(decided: Decided, topics: Topics) -> Iterator[Record]:
     """Yields what is published for an outcome: its events, and the outcome or dead letter."""
     outcome, events = decided
     for event in events:  # they are in the partition of their command
-        key = str(event.originator_id).encode()
-        yield topics.events, outcome.partition, key, event_message(event), _headers(outcome)
+        yield topics.events, outcome.partition, _key(event), event_message(event), _headers(outcome)
     if outcome.kind is not OutcomeKind.DEAD:
         yield topics.outcomes, outcome.partition, outcome.order_id.encode(), outcome.message, _headers(outcome)
         return
     stored = msgspec.json.decode(outcome.headers or b"", type=list[tuple[str, bytes | None]])
     letter_key, value, headers = published_letter(outcome.key, outcome.message, stored)
     yield topics.dead_letters, outcome.partition, letter_key, value, list(headers)
+
+
+def _key(event: Event) -> bytes:
+    return str(event.originator_id).encode()
 
 
 def _headers(outcome: StoredOutcome) -> Headers:
@@ -139,8 +142,7 @@ async def retired_events(
 
 def retired_record(event: Event, topics: Topics) -> Record:
     """Returns what is published for an event whose outcome was retired, so that its partition is not stored."""
-    key = str(event.originator_id).encode()
-    return topics.events, topics.partition_of(key), key, event_message(event), CONTENT_TYPE
+    return topics.events, topics.partition_of(_key(event)), _key(event), event_message(event), CONTENT_TYPE
 
 
 async def one_with_events(

@@ -226,8 +226,7 @@ async def _copy_checkpoints(target: _Target) -> None:
     if old.checkpoints == new.checkpoints:
         return
     async with TransactionalProducer(target.settings.cluster, new.checkpoints) as producer:
-        if left := await producer.left_open([TopicPartition(new.checkpoints, 0)]):
-            await producer.end(left, commit=False)
+        await producer.abort_left_open(TopicPartition(new.checkpoints, 0))
         last = await last_value(target.settings.cluster, new.checkpoints)
         there = 0 if last is None else parse(last).number
         async for line in all_values(target.settings.cluster, old.checkpoints):

@@ -165,12 +165,16 @@ async def test_a_line_that_is_no_command_is_named_with_its_outcome(installation:
 
 
 async def test_a_topic_that_is_missing_is_named_at_once(installation: Installation, tmp_path: Path):
-    installation.settings = replace(installation.settings, topic_prefix="nowhere.")
+    installation.settings = replace(installation.settings, topic_prefix="elsewhere.")
     text = b'{"subject": "order-1", "type": "Accept", "data": {}}\n'
-    for arguments in (("send", "-"), ("erase", "order-1"), ("checkpoints", "export", str(tmp_path / "file"))):
+    for arguments, missing in (
+        (("send", "-"), "elsewhere.commands, elsewhere.outcomes"),
+        (("erase", "order-1"), "elsewhere.commands, elsewhere.outcomes"),
+        (("checkpoints", "export", str(tmp_path / "file")), "elsewhere.checkpoints"),
+    ):
         code, out, err = await resolution(installation, *arguments, stdin=text)
         assert (code, out) == (1, "")
-        assert "There is no topic nowhere." in err.splitlines()[-1]
+        assert f"There is no topic {missing} that this user may see." in err.splitlines()[-1]
 
 
 @pytest.mark.parametrize(

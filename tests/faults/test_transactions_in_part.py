@@ -4,18 +4,20 @@ import logging
 import struct
 import tempfile
 from collections.abc import AsyncIterator, Collection, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import pytest
-from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 from aiokafka.record.util import calc_crc32c
 from msgspec.json import encode
 
 from services.embedded import Servers
 from services.embedded.kafka import Kafka
+from services.kafka.read_topics import by_topic, extents
 from services.kafka.relay_position import published
 from services.kafka.transactions import TransactionalProducer
 from services.relay import role as relay_role
@@ -102,18 +104,13 @@ async def test_a_relay_at_work_notices_that_readers_do_not_see_its_transaction(
     await installation.run("commands")
     async with installation.here("relay"):
         await installation.send(ORDERS[0], register())
-        async with RawSender.connected(installation.settings.kafka) as sender:
-            where = TopicPartition(installation.topics.events, installation.topics.partition_of(ORDERS[0].encode()))
-            stranger = await sender.begin(name := f"stranger-{uuid4()}")
-            assert await sender.add_partition(name, stranger, *where) == 0
-            [batch] = [raw for _, raw in await batches(sender, where, 0)]
-            assert isinstance(await sender.produce(*where, of(stranger, batch, 0), name), Taken)
-            with caplog.at_level(logging.WARNING):
+        where = TopicPartition(installation.topics.events, installation.topics.partition_of(ORDERS[0].encode()))
+        with caplog.at_level(logging.WARNING):
+            async with held_open_by_a_stranger(installation, where):
                 await installation.send(ORDERS[0], ask_update())
                 await until(lambda: "which is not of this service, has a transaction open" in caplog.text)
                 assert "do not see it" in caplog.text
                 await installation.send(ORDERS[1], register())
-            assert await sender.end(name, stranger, commit=False) == 0
         await installation.send(ORDERS[0], ask_cancellation())
     await assert_everything_came_once(installation)
 
@@ -122,9 +119,7 @@ async def test_what_an_earlier_version_noted_as_published_is_committed(installat
     """It did not wait until readers saw a transaction, so that its note was after what was still open."""
     await end_in_part(installation, ("events",))
     position = await published(installation.settings.cluster, installation.topics)
-    ends: dict[str, dict[int, int]] = {}
-    for where, end in (await _ends(installation)).items():
-        ends.setdefault(where.topic, {})[where.partition] = end
+    ends = by_topic(await _ends(installation))
     installation.query("UPDATE publishing SET published = %s, ends = %s", (encode(position), encode(ends)))
     async with installation.here("commands", "relay"):
         await installation.send(ORDERS[0], ask_cancellation())
@@ -135,15 +130,9 @@ async def test_a_position_that_nobody_can_see_is_waited_for(installation: Instal
     await installation.run("commands")
     async with installation.here("relay"):
         await installation.send(ORDERS[0], register())
-    where = TopicPartition(installation.topics.relay, 0)
-    async with RawSender.connected(installation.settings.kafka) as sender:
-        stranger = await sender.begin(name := f"stranger-{uuid4()}")
-        assert await sender.add_partition(name, stranger, *where) == 0
-        *_, (_, last) = await batches(sender, where, 0)
-        assert isinstance(await sender.produce(*where, of(stranger, last, 0), name), Taken)
+    async with held_open_by_a_stranger(installation, TopicPartition(installation.topics.relay, 0)):
         with pytest.raises(KafkaError, match="cannot be seen until the transaction of another producer ends"):
             await relay(installation)
-        assert await sender.end(name, stranger, commit=False) == 0
     async with installation.here("relay"):
         await installation.send(ORDERS[0], ask_update())
     await assert_everything_came_once(installation)
@@ -201,6 +190,18 @@ async def end_in_part(installation: Installation, hidden: Collection[str]) -> No
             await again(sender, topics.relay, producer, where, ends[where])
 
 
+@asynccontextmanager
+async def held_open_by_a_stranger(installation: Installation, where: TopicPartition) -> AsyncIterator[None]:
+    """Writes the partition's last batch again in a transaction of another producer, and aborts it at the end."""
+    async with RawSender.connected(installation.settings.kafka) as sender:
+        stranger = await sender.begin(name := f"stranger-{uuid4()}")
+        assert await sender.add_partition(name, stranger, *where) == 0
+        *_, (_, last) = await batches(sender, where, 0)
+        assert isinstance(await sender.produce(*where, of(stranger, last, 0), name), Taken)
+        yield
+        assert await sender.end(name, stranger, commit=False) == 0
+
+
 async def again(
     sender: RawSender, transactional_id: str, producer: tuple[int, int], where: TopicPartition, start: int
 ) -> None:
@@ -242,15 +243,12 @@ async def _die(*_: Any, **__: Any) -> None:
 
 
 async def _ends(installation: Installation) -> dict[TopicPartition, int]:
-    topics = installation.topics
+    """Returns where each partition ends that the relay writes to, with what is not committed."""
+    topics, cluster = installation.topics, installation.settings.cluster
     written = (topics.events, topics.outcomes, topics.dead_letters, topics.notifications)
-    every = [TopicPartition(topic, number) for topic in written for number in range(topics.partitions)]
-    consumer = AIOKafkaConsumer(bootstrap_servers=installation.settings.kafka)
-    await consumer.start()
-    try:
-        return await consumer.end_offsets([*every, TopicPartition(topics.relay, 0)])
-    finally:
-        await consumer.stop()
+    _, ends = await extents(cluster, written, topics.partitions)
+    _, own = await extents(cluster, [topics.relay], 1)
+    return {TopicPartition(topic, number): end for topic, by in (ends | own).items() for number, end in by.items()}
 
 
 async def assert_everything_came_once(installation: Installation) -> None:
