@@ -21,14 +21,18 @@ except ImportError as missing:
     raise ImportError("the client needs aiokafka: pip install 'resolution-contracts[kafka]'") from missing
 
 from . import topics
+from .closed_connections import notice_closed_connections
 from .commands import Command
 from .envelope import CommandEnvelope, EventEnvelope, OutcomeEnvelope
 from .events import EVENTS, PublicEvent
 from .outcomes import CommandAccepted, CommandRejected, Outcome
 
+notice_closed_connections()
+
 log = logging.getLogger(__name__)
 
 _STOP_SECONDS = 5.0
+_READ_AGAIN_SECONDS = 1.0
 _LARGEST_RECORD = 4 * 1024 * 1024
 _TIMEOUTS = {"request_timeout_ms": 10_000, "metadata_max_age_ms": 10_000}
 """aiokafka's defaults are 40 s and 5 minutes: the client would notice a hung broker no sooner."""
@@ -263,11 +267,17 @@ class Client:
             self._waiting.pop(use, None)
 
     async def _read_answers(self) -> None:
-        async for record in self._answers:
-            if record.topic == self._dead_letters:
-                self._buried(record)
-            else:
-                self._arrived(record)
+        """Reads for ever, also after a record that cannot be read: other senders may wait for what follows it."""
+        while True:
+            try:
+                async for record in self._answers:
+                    if record.topic == self._dead_letters:
+                        self._buried(record)
+                    else:
+                        self._arrived(record)
+            except Exception as error:
+                log.exception("reading outcomes failed; trying again: %s", error)
+                await asyncio.sleep(_READ_AGAIN_SECONDS)
 
     def _arrived(self, record: ConsumerRecord[bytes, bytes]) -> None:
         assert record.value is not None

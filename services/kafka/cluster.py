@@ -7,12 +7,15 @@ FastStream.
 from dataclasses import dataclass
 from typing import Any
 
+from resolution_contracts.closed_connections import notice_closed_connections
+
 from .hung_brokers import give_up_on_hung_brokers
 from .record_batches import read_whatever_senders_write
 from .security import PLAINTEXT, KafkaSecurity
 from .stop_consumer import stop_without_cancelling
 
 give_up_on_hung_brokers()
+notice_closed_connections()
 read_whatever_senders_write()
 stop_without_cancelling()
 

@@ -129,12 +129,11 @@ class PositionedConsumer:
     async def next_batch(self) -> Polled:
         """Waits for records and returns them. If a poll fails, the next poll reads its records again.
 
-        Raises RuntimeError if the client has stopped fetching for good and the caller needs a new one.
+        Raises RuntimeError if the client has stopped reading for good and the caller needs a new one.
         """
         while True:
-            fetcher = self._consumer._fetcher
-            if fetcher is not None and fetcher.error_future.done():
-                raise RuntimeError(f"the Kafka client does not fetch {self._topic} any more")
+            if _has_ended(self._consumer):
+                raise RuntimeError(f"the Kafka client does not read {self._topic} any more")
             if records := await self._poll(self._consumer):
                 # Nothing else has run since the client returned the records, so no seek happened in between.
                 return Polled(records, self._positions)
@@ -297,6 +296,14 @@ class PositionedConsumer:
             assigned(self._topic, self._positions.keys())
             await self._rewind()
             self._assigned.set()
+
+
+def _has_ended(consumer: AIOKafkaConsumer) -> bool:
+    """Whether one of the client's tasks has ended: that which fetches, or that which keeps it in its group."""
+    fetcher, coordinator = consumer._fetcher, consumer._coordinator
+    return (fetcher is not None and fetcher.error_future.done()) or (
+        coordinator is not None and coordinator._coordination_task.done()
+    )
 
 
 def _client_position(consumer: AIOKafkaConsumer, tp: TopicPartition) -> int | None:

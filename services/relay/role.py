@@ -103,7 +103,6 @@ class RelayRole:
             linger_ms=0,
             retry_backoff_ms=20,
         )
-        self._ends = AIOKafkaConsumer(**cluster.options, isolation_level="read_uncommitted")
         self._own = TopicPartition(topics.relay, 0)
         written = (topics.events, topics.outcomes, topics.dead_letters, topics.notifications)
         self._partitions = [
@@ -133,6 +132,7 @@ class RelayRole:
 
     @asynccontextmanager
     async def _opened(self) -> AsyncIterator[tuple[psycopg.AsyncConnection[Any], CommitListener]]:
+        self._ends = AIOKafkaConsumer(**self._cluster.options, isolation_level="read_uncommitted")
         try:
             await self._ends.start()
             session = connect_async(self._url, answer_within=ANSWER_WITHIN_SECONDS, autocommit=True)

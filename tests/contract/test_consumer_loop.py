@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from operator import attrgetter
 from types import SimpleNamespace
 from typing import Any
 from uuid import UUID, uuid4
@@ -31,6 +32,7 @@ class Client:
         self.sought: list[int] = []
         self._client = None
         self._fetcher = SimpleNamespace(error_future=asyncio.get_running_loop().create_future())
+        self._coordinator = SimpleNamespace(_coordination_task=asyncio.get_running_loop().create_future())
         state = SimpleNamespace(state_value=self._state, tps={WHERE})
         self._subscription = SimpleNamespace(subscription=SimpleNamespace(assignment=state))
 
@@ -259,7 +261,8 @@ async def test_a_role_that_is_told_to_stop_records_the_batch_in_hand(role: Role)
     assert role.store.offsets == [0, 1]
 
 
-async def test_a_role_whose_client_does_not_fetch_any_more_ends(role: Role):
-    role.client._fetcher.error_future.set_result(None)
-    with pytest.RaisesGroup(pytest.RaisesExc(RuntimeError, match="does not fetch commands any more")):
+@pytest.mark.parametrize("ended", ["_fetcher.error_future", "_coordinator._coordination_task"])
+async def test_a_role_whose_client_does_not_read_any_more_ends(role: Role, ended: str):
+    attrgetter(ended)(role.client).set_result(None)
+    with pytest.RaisesGroup(pytest.RaisesExc(RuntimeError, match="does not read commands any more")):
         await asyncio.wait_for(role.run(), 20)

@@ -61,6 +61,16 @@ async def test_what_is_no_command_for_the_service_is_raised_as_a_dead_letter(ins
             await shop.send("order-7", OpenDispute.model_construct(actor="ann", request=request))
 
 
+async def test_a_record_on_the_outcomes_that_is_none_is_logged_and_the_next_outcome_arrives(
+    installation: Installation, caplog: pytest.LogCaptureFixture
+):
+    await installation.run("commands", "relay")
+    async with client(installation) as shop:
+        await installation.publish_raw(b"order-7", b"garbage", installation.topics.outcomes)
+        assert isinstance(await shop.send("order-7", register()), CommandAccepted)
+    assert "reading outcomes failed; trying again" in caplog.text
+
+
 async def test_events_from_the_beginning_an_instant_and_a_position(installation: Installation):
     await installation.run("commands", "relay")
     async with client(installation) as shop:
