@@ -51,6 +51,8 @@ class Installation:
         self._stack = AsyncExitStack()
         self._client: Client | None = None
         self._producer: AIOKafkaProducer | None = None
+        self._sessions: dict[str, psycopg.Connection[Any]] = {}
+        """By URL, the sessions of `query`. A new one for each query costs the server more than the query."""
 
     @classmethod
     @asynccontextmanager
@@ -75,6 +77,8 @@ class Installation:
             await installation.supervisor.stop()
             await installation._stack.aclose()
             await installation._delete_topics()
+            for session in installation._sessions.values():
+                session.close()
             with psycopg.connect(servers.database, autocommit=True) as connection:
                 for each in names:
                     connection.execute(f"DROP DATABASE {each} WITH (FORCE)")
@@ -227,9 +231,17 @@ class Installation:
     # --- PostgreSQL ---
 
     def query(self, sql: str, parameters: Sequence[Any] = (), shard: int = 0) -> list[tuple[Any, ...]]:
-        with psycopg.connect(self.settings.shards[shard].database, autocommit=True) as connection:
+        url = self.settings.shards[shard].database
+        connection = self._sessions.get(url)
+        if connection is None or connection.closed:
+            connection = self._sessions[url] = psycopg.connect(url, autocommit=True, prepare_threshold=None)
+        try:
             cursor = connection.execute(sql, parameters)
-            return cursor.fetchall() if cursor.description else []
+        except psycopg.OperationalError:
+            if not connection.closed:
+                raise
+            return self.query(sql, parameters, shard)  # the server was stopped since the last query
+        return cursor.fetchall() if cursor.description else []
 
     @contextmanager
     def holding(self, table: str) -> Iterator[None]:
