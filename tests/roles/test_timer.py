@@ -50,8 +50,8 @@ async def test_R3_auto_accepted_within_a_second_of_the_deadline(installation: In
 async def test_a_restarted_timer_has_lost_no_deadline(installation: Installation):
     await installation.run("commands", "relay", "timer", scale=_IN_5_SECONDS)
     for number in range(20):
-        await installation.send(f"order-{number}", register())
-        await installation.send(f"order-{number}", ask_update())
+        await installation.publish(f"order-{number}", register())
+        await installation.publish(f"order-{number}", ask_update())
     await until(lambda: installation.query("SELECT count(*) FROM deadlines") == [(20,)])
     await installation.stop("timer")
     await installation.run("timer")
