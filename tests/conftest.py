@@ -8,6 +8,8 @@ import pytest
 from xdist.scheduler import LoadScopeScheduling
 
 from services.embedded import Servers
+from services.runtime.role_names import ROLE_NAMES
+from services.runtime.role_process import start_fork_server
 from tests.support.installation import Installation, drop_template
 from tests.support.servers_for_tests import servers as start_servers
 
@@ -60,6 +62,7 @@ def every_step(pytestconfig: pytest.Config) -> bool:
 
 @pytest.fixture(scope="session")
 def servers() -> Iterator[Servers]:
+    start_fork_server(ROLE_NAMES)
     with start_servers() as found:
         yield found
         assert found.database is not None

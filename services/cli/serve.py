@@ -32,7 +32,7 @@ def serve(
     configured = Settings.from_environment(os.environ | ({"RESOLUTION_SHARD": shard} if shard else {}))
     logs.configure(configured.log_format, "serve")
     require_free_ports(configured, wanted, list(ROLE_NAMES))
-    start_fork_server()
+    start_fork_server(wanted)
     with installation(configured) as settings:
         prepare(settings)
         require_known_topics(settings)

@@ -8,7 +8,7 @@ import asyncio
 import multiprocessing
 import os
 import sys
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from multiprocessing import forkserver
@@ -17,8 +17,12 @@ from pathlib import Path
 from signal import SIGKILL, SIGTERM
 from typing import Any
 
+_ROLES = "services.runtime.fork_server"
+_HTTP = "services.http.role"
+"""What only the role http needs. It takes as long to import as the other roles together."""
+
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["services.runtime.fork_server"])
+_context.set_forkserver_preload([_ROLES])
 _one_at_a_time = ThreadPoolExecutor(1, "multiprocessing")
 """Calls of multiprocessing that may block, or change what it knows of all processes, which it does not lock."""
 
@@ -33,8 +37,9 @@ def run_role(role: str, parent: Connection) -> None:
     main(role, parent)
 
 
-def start_fork_server() -> None:
-    """Imports the roles while this process does something else. Otherwise the first role's start waits for that."""
+def start_fork_server(roles: Collection[str]) -> None:
+    """Imports these roles while this process does something else. Otherwise the first role's start waits for that."""
+    _context.set_forkserver_preload([_HTTP, _ROLES] if "http" in roles else [_ROLES])
     forkserver.ensure_running()
 
 

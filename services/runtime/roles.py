@@ -241,7 +241,7 @@ def main(name: str, parent: Connection) -> None:
     logs.configure(settings.log_format, name)
     fault_points.arm(os.environ.get("RESOLUTION_FAULT"))
     if name == "http":
-        import_module("services.http.role")  # takes seconds, for which the event loop would hang
+        import_module("services.http.role")  # if the fork server has not: the event loop would hang for a second
     tune_interpreter()
     try:
         with traces.exported(name):

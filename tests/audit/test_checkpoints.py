@@ -198,6 +198,7 @@ def copy_of(installation: Installation) -> Iterator[Installation]:
     """The same with a copy of its database."""
     url = urlsplit(installation.settings.database)
     name, new = url.path[1:], f"{url.path[1:]}_copy"
+    installation.disconnect()
     with psycopg.connect(url._replace(path="/postgres").geturl(), autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {new} TEMPLATE {name}")
         try:

@@ -18,10 +18,10 @@ from services.kafka.relay_position import Position
 from tests.faults.load import FAST, under_load
 from tests.roles.test_parking import bug, judging_here, publish_a_few
 from tests.support.commands import ask_update, offer_refund, register
-from tests.support.installation import Installation, until
+from tests.support.installation import PARTITIONS, Installation, until
 
 ORDER = "order-7"
-PLACE = partition_of(ORDER.encode(), 8)
+PLACE = partition_of(ORDER.encode(), PARTITIONS)
 Json = dict[str, Any]
 planted = bug
 

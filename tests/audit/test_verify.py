@@ -19,7 +19,7 @@ from services import cli
 from services.judging.partitioner import partition_of
 from tests.faults.load import FAST, under_load
 from tests.support.commands import ask_cancellation, ask_update, offer_refund, register
-from tests.support.installation import Installation, until
+from tests.support.installation import PARTITIONS, Installation, until
 
 
 async def findings(installation: Installation, *options: str) -> dict[str, Any]:
@@ -168,7 +168,7 @@ async def test_a_command_dropped_from_the_log_and_one_forged_on_a_topic_are_foun
 
 async def test_a_topic_whose_beginning_has_expired_is_accepted(installation: Installation):
     await a_few(installation)
-    where = partition_of(b"order-2", 8)
+    where = partition_of(b"order-2", PARTITIONS)
     admin = AIOKafkaAdminClient(bootstrap_servers=installation.settings.kafka)
     await admin.start()
     try:

@@ -11,9 +11,8 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
 from services.judging.partitioner import partition_of
-from services.kafka.topics import DEFAULT_PARTITIONS
 from tests.faults.load import some_day
-from tests.support.installation import Installation, until
+from tests.support.installation import PARTITIONS, Installation, until
 
 _ORDERS_PER_PARTITION = 5
 
@@ -29,7 +28,7 @@ async def under_steady_load(
         while True:
             with suppress(KafkaError):
                 async for _ in some_day(installation, own_dice, orders):
-                    await asyncio.sleep(DEFAULT_PARTITIONS / per_second)
+                    await asyncio.sleep(PARTITIONS / per_second)
 
     senders = [asyncio.create_task(publish(orders)) for orders in _orders_by_partition()]
     try:
@@ -57,7 +56,7 @@ class Outcomes:
             auto_offset_reset="earliest",
         )
         await consumer.start()
-        consumer.assign([TopicPartition(installation.topics.outcomes, n) for n in range(DEFAULT_PARTITIONS)])
+        consumer.assign([TopicPartition(installation.topics.outcomes, n) for n in range(PARTITIONS)])
         outcomes = cls(consumer)
         reading = asyncio.create_task(outcomes._read())
         try:
@@ -92,11 +91,11 @@ class Outcomes:
 
 
 def _orders_by_partition() -> list[list[str]]:
-    found: list[list[str]] = [[] for _ in range(DEFAULT_PARTITIONS)]
+    found: list[list[str]] = [[] for _ in range(PARTITIONS)]
     number = 0
     while any(len(orders) < _ORDERS_PER_PARTITION for orders in found):
         number += 1
-        orders = found[partition_of(f"order-{number}".encode(), DEFAULT_PARTITIONS)]
+        orders = found[partition_of(f"order-{number}".encode(), PARTITIONS)]
         if len(orders) < _ORDERS_PER_PARTITION:
             orders.append(f"order-{number}")
     return found

@@ -23,7 +23,7 @@ from tests.faults.proxy import BehindProxy
 from tests.faults.test_servers_fail import Own, folder
 from tests.support.checkpoints import assert_chain_holds, store_events, with_key
 from tests.support.commands import CLIENT, register
-from tests.support.installation import Installation, until
+from tests.support.installation import PARTITIONS, Installation, until
 from tests.support.judgement_day import assert_as_the_oracle_says
 
 folder = folder
@@ -121,7 +121,7 @@ def orders_of_one_partition(dice: random.Random, count: int) -> list[str]:
     """Returns order ids that are all in partition 0."""
     order_ids: list[str] = []
     while len(order_ids) < count:
-        if partition_of((order_id := f"order-{dice.randrange(10**9)}").encode(), 8) == 0:
+        if partition_of((order_id := f"order-{dice.randrange(10**9)}").encode(), PARTITIONS) == 0:
             order_ids.append(order_id)
     return order_ids
 

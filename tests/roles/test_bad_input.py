@@ -20,11 +20,10 @@ from services.embedded import Servers
 from services.judging.partitioner import partition_of
 from services.kafka.record_batches import LARGEST_BATCH_BYTES
 from services.kafka.relay_position import Position
-from services.kafka.topics import DEFAULT_PARTITIONS
 from services.relay.unpublished import is_full, unpublished_outcomes
 from tests.roles.test_topics import STAMPED, set_on
 from tests.support.commands import CLIENT, FREELANCER, register
-from tests.support.installation import Installation, until
+from tests.support.installation import PARTITIONS, Installation, until
 from tests.support.judgement_day import assert_as_the_oracle_says
 
 ANY_TIME = {"message.timestamp.before.max.ms": str(2**63 - 1), "message.timestamp.after.max.ms": str(2**63 - 1)}
@@ -240,8 +239,8 @@ async def test_records_that_repeat_dead_letters_of_their_own_batch_have_the_firs
 
 async def test_a_sender_with_another_partitioner_is_told_which_setting_is_wrong(running: Installation):
     await running.send("order-1", register())
-    own = partition_of(b"order-1", DEFAULT_PARTITIONS)
-    await running.publish_raw(b"order-1", envelope(), partition=(own + 1) % DEFAULT_PARTITIONS)
+    own = partition_of(b"order-1", PARTITIONS)
+    await running.publish_raw(b"order-1", envelope(), partition=(own + 1) % PARTITIONS)
     await running.until_published()
     [letter] = await running.read(running.topics.dead_letters)
     assert b"partitioner=murmur2_random" in dict(letter.headers)["error"]

@@ -4,19 +4,18 @@ import httpx
 import pytest
 
 from services.judging.partitioner import partition_of
-from services.kafka.topics import DEFAULT_PARTITIONS
 from tests.observability.prometheus import free_port
 from tests.roles.test_bad_input import resolution
 from tests.support.commands import ask_update, register
 from tests.support.damage import damage
-from tests.support.installation import Installation, until
+from tests.support.installation import PARTITIONS, Installation, until
 
 STOPPED = "order-1"
 OTHERS = [f"order-{number}" for number in range(2, 12)]
 
 
 def partition(order_id: str) -> int:
-    return partition_of(order_id.encode(), DEFAULT_PARTITIONS)
+    return partition_of(order_id.encode(), PARTITIONS)
 
 
 @pytest.mark.timeout(240)

@@ -18,12 +18,12 @@ from services.judging import decode
 from services.judging.partitioner import partition_of
 from tests.roles.test_parking import judging_here
 from tests.support.commands import FREELANCER, ask_cancellation, register
-from tests.support.installation import Installation, until
+from tests.support.installation import PARTITIONS, Installation, until
 from tests.support.judgement_day import assert_as_the_oracle_says
 
 ACCEPT = "resolution.command.Accept.v1"
 REGISTER = "resolution.command.RegisterOrder.v1"
-PLACE = partition_of(b"order-7", 8)
+PLACE = partition_of(b"order-7", PARTITIONS)
 
 
 async def resolution(installation: Installation, *arguments: str, code: int = 0) -> str:
@@ -138,7 +138,7 @@ async def test_what_is_handled_is_listed_no_more_and_filters_choose(installation
 
 async def test_what_cannot_be_done_is_refused_with_a_sentence(installation: Installation):
     await installation.run("commands", "relay")
-    elsewhere = (PLACE + 1) % 8
+    elsewhere = (PLACE + 1) % PARTITIONS
     await installation.publish_raw(b"order-7", b"garbage", partition=elsewhere)
     await installation.until_published()
     with pytest.raises(NotRetried, match="not in the partition of its key"):
@@ -146,7 +146,7 @@ async def test_what_cannot_be_done_is_refused_with_a_sentence(installation: Inst
     for wrong in (["retry"], ["retry", "7"], ["retry", "7/99"], ["retry", "7/0", "--key", "x"], ["show", "1/99"]):
         await resolution(installation, "dead", *wrong, code=2)
     await resolution(installation, "dead", "discard", f"{elsewhere}/0", "--reason", " ", code=2)
-    with pytest.raises(NotSkipped, match=r"There is no partition 99: .* has 8"):
+    with pytest.raises(NotSkipped, match=rf"There is no partition 99: .* has {PARTITIONS}"):
         await resolution(installation, "dead", "skip", "99/0", "--reason", "x")
     assert len(await installation.read(installation.topics.commands)) == 1
 

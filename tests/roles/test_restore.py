@@ -26,7 +26,7 @@ from tests.audit.test_verify import findings
 from tests.faults.load import FAST, assert_nothing_lost_and_nothing_twice, under_load
 from tests.support.backups import back_up, empty, restore
 from tests.support.commands import ask_cancellation, ask_update, register
-from tests.support.installation import ROLES, Installation, until
+from tests.support.installation import PARTITIONS, ROLES, Installation, until
 from tests.support.judgement_day import assert_as_the_oracle_says
 
 Json = dict[str, Any]
@@ -241,7 +241,7 @@ async def test_new_topics_with_another_number_of_partitions_are_refused(installa
     await lose_topics(installation)
     refused = await asyncio.to_thread(invoke, installation, "renew-topics")
     assert isinstance(refused.exception, TopicError)
-    assert f"{installation.topics.commands} has 8 partitions" in str(refused.exception)
+    assert f"{installation.topics.commands} has {PARTITIONS} partitions" in str(refused.exception)
     assert "but the database knows 12" in str(refused.exception)
 
 
@@ -288,7 +288,7 @@ async def lose_commands(installation: Installation, order_id: str) -> None:
 
 async def delete_records(installation: Installation, topic: str, order_id: str) -> None:
     """All that an order's partition has."""
-    where = TopicPartition(topic, partition_of(order_id.encode(), 8))
+    where = TopicPartition(topic, partition_of(order_id.encode(), PARTITIONS))
     async with admin(installation) as client:
         await client.delete_records({where: RecordsToDelete(before_offset=-1)})
 

@@ -33,7 +33,7 @@ from services.shards.identity import WrongShard
 from services.shards.split_database import CannotSplit, State, keep_own
 from tests.faults.load import FAST, assert_nothing_lost_and_nothing_twice, under_load
 from tests.support.commands import register
-from tests.support.installation import ROLES, Installation, until
+from tests.support.installation import PARTITIONS, ROLES, Installation, until
 
 ALL = (*ROLES, "checkpoints")
 
@@ -50,8 +50,10 @@ async def copied(installation: Installation) -> AsyncIterator[Installation]:
     """Returns the installation with copies of its databases added after them."""
     urls = [one.database for one in installation.settings.shards]
     names = {urlsplit(url).path[1:]: f"{urlsplit(urls[0]).path[1:]}_{len(urls) + n}" for n, url in enumerate(urls)}
+    installation.disconnect()
     for name, copy in names.items():
         installation.query(f"CREATE DATABASE {copy} TEMPLATE {name}")
+    installation.disconnect()
     copies = [urlsplit(urls[0])._replace(path=f"/{copy}").geturl() for copy in names.values()]
     more = Installation(replace(installation.settings, database_url=" ".join(urls + copies)))
     try:
@@ -176,7 +178,7 @@ async def test_what_is_not_ready_is_not_split(installation: Installation):
     await installation.publish("order-1", register())
     # To a partition of the other shard: its sender does not use Kafka's partitioner.
     stray = CommandEnvelope.of("order-2", register(), source="/tests")
-    await installation.publish_raw(stray.key, stray.to_json(), partition=partition_of(b"order-1", 8))
+    await installation.publish_raw(stray.key, stray.to_json(), partition=partition_of(b"order-1", PARTITIONS))
     async with installation.earlier_here("commands"):
         await until(lambda: installation.query("SELECT 1 FROM outcomes WHERE outcome_id = 2"))
     async with copied(installation) as two:

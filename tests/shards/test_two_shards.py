@@ -19,7 +19,7 @@ from services.relay.renew_topics import NotRenewed
 from services.runtime.supervisor import Supervisor
 from tests.observability.prometheus import free_port
 from tests.support.commands import CLIENT, FREELANCER, ask_cancellation, ask_update, offer_refund, register
-from tests.support.installation import ROLES, Installation, until
+from tests.support.installation import PARTITIONS, ROLES, Installation, until
 from tests.support.judgement_day import assert_as_the_oracle_says
 
 Json = dict[str, Any]
@@ -145,7 +145,7 @@ async def as_prometheus(ports: dict[str, int]) -> None:
 async def on_the_command_line(installation: Installation, folder: Path) -> None:
     assert (await told(installation, "verify", "--from-commands"))[-1]["differences"] == []
     ledger = (await told(installation, "ledger"))[-1]
-    assert (ledger["differences"], len(ledger["partitions"])) == ([], 8)
+    assert (ledger["differences"], len(ledger["partitions"])) == ([], PARTITIONS)
     rebuilt = [line["rebuilt"] for line in await told(installation, "rebuild", "metrics") if "rebuilt" in line]
     assert [(one["shard"], one["differences"]) for one in rebuilt] == [(0, []), (1, [])]
     assert {letter["key"] for letter in await told(installation, "dead", "list")} == set(BOTH)

@@ -12,7 +12,6 @@ from projections.framework.rebuild import Rebuild
 from services.embedded import Servers
 from services.eventstore.database import UnfitDatabase, connect, connect_async, pool
 from services.eventstore.migrate import migrate
-from services.kafka.topics import DEFAULT_PARTITIONS
 from services.runtime.installation import claim_shards
 from services.runtime.roles import ROLES
 from tests.audit.test_verify import findings
@@ -20,7 +19,7 @@ from tests.observability.prometheus import free_port
 from tests.observability.test_endpoints import ready
 from tests.support.backups import empty
 from tests.support.commands import CLIENT, ask_update, register
-from tests.support.installation import Installation, until
+from tests.support.installation import PARTITIONS, Installation, until
 
 ODD = {
     "DateStyle": "'German, DMY'",
@@ -99,7 +98,7 @@ async def test_an_installation_in_another_schema_goes_on(installation: Installat
 
 
 async def works(installation: Installation) -> None:
-    claim_shards(installation.settings, DEFAULT_PARTITIONS)
+    claim_shards(installation.settings, PARTITIONS)
     installation.metrics_ports = {role: free_port() for role in ROLES}
     await installation.run(*ROLES, scale=86_400)  # 48 hours in 2 s
     for number in range(5):

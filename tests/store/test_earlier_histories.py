@@ -6,10 +6,9 @@ from typing import Any
 from resolution_contracts import Accept, CommandEnvelope
 
 from services.judging.partitioner import partition_of
-from services.kafka.topics import DEFAULT_PARTITIONS
 from tests.roles.test_bad_input import resolution
 from tests.support.commands import CLIENT, FREELANCER, ask_cancellation, ask_update, register
-from tests.support.installation import Installation
+from tests.support.installation import PARTITIONS, Installation
 
 SMALL = "abcdefab-cdef-abcd-efab-cdefabcdefab"
 CAPITAL = SMALL.upper()
@@ -38,7 +37,7 @@ def codes(outcomes: list[dict[str, Any]], order_id: str) -> list[str]:
 
 
 async def test_what_an_earlier_version_judged_goes_on_and_still_verifies(installation: Installation):
-    strange = (partition_of(b"order-1", DEFAULT_PARTITIONS) + 1) % DEFAULT_PARTITIONS
+    strange = (partition_of(b"order-1", PARTITIONS) + 1) % PARTITIONS
     for command in (register(), ask_update()):
         envelope = CommandEnvelope.of("order-1", command, source="/tests")
         await installation.publish_raw(envelope.key, envelope.to_json(), partition=strange)

@@ -10,7 +10,6 @@ import pytest
 
 from services.eventstore.database import UnfitDatabase, connect, connect_async
 from services.eventstore.migrate import migrate
-from services.kafka.topics import DEFAULT_PARTITIONS
 from services.runtime.installation import claim_shards
 from services.runtime.roles import ROLES
 from services.runtime.supervisor import Supervisor
@@ -19,7 +18,7 @@ from tests.observability.prometheus import free_port
 from tests.observability.test_endpoints import ready
 from tests.support.backups import empty
 from tests.support.commands import ask_update, register
-from tests.support.installation import Installation, until
+from tests.support.installation import PARTITIONS, Installation, until
 from tests.support.pgbouncer import PgBouncer, needed
 
 pytestmark = needed
@@ -57,7 +56,7 @@ async def test_the_service_works_behind_pgbouncer_and_leaves_nothing_with_others
     async with asyncio.timeout(30):
         await asyncio.gather(*(asyncio.to_thread(migrate, url) for _ in range(2)))
         assert await asyncio.to_thread(migrate, url) == []
-    claim_shards(pooled.settings, DEFAULT_PARTITIONS)
+    claim_shards(pooled.settings, PARTITIONS)
 
     await pooled.run(*ROLES)
     for number in range(20):

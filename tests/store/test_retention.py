@@ -15,14 +15,13 @@ from resolution_contracts import Accept, CommandEnvelope, RecordDelivery
 from services.eventstore.append import Batch
 from services.judging.partitioner import partition_of
 from services.kafka.read_topics import Ends, extents
-from services.kafka.topics import DEFAULT_PARTITIONS
 from services.retention.months import MonthBegan, months_kept
 from tests.audit.test_ledger import ledger
 from tests.audit.test_verify import findings
 from tests.roles.test_restore import admin, invoke, judged, lose_topics, published_again, timer_has_read_something
 from tests.store.test_store import row
 from tests.support.commands import FREELANCER, ask_update, register
-from tests.support.installation import Installation, until
+from tests.support.installation import PARTITIONS, Installation, until
 
 ORDER, OTHER, LATER = "order-1", "order-2", "order-3"
 
@@ -207,7 +206,7 @@ async def test_a_month_stays_as_long_as_somebody_needs_it(installation: Installa
 
 async def test_a_month_with_commands_in_a_strange_partition_stays(installation: Installation):
     envelope = CommandEnvelope.of(ORDER, register(), source="/tests")
-    strange = (partition_of(envelope.key, 8) + 1) % 8
+    strange = (partition_of(envelope.key, PARTITIONS) + 1) % PARTITIONS
     await installation.publish_raw(envelope.key, envelope.to_json(), partition=strange)
     async with installation.earlier_here("commands", "relay"):
         await installation.until_published()
@@ -266,7 +265,7 @@ async def ends_of(installation: Installation) -> Ends:
     """Of the topics that keep a month's outcomes."""
     topics = installation.topics
     _, ends = await extents(
-        installation.settings.cluster, (topics.commands, topics.outcomes, topics.dead_letters), DEFAULT_PARTITIONS
+        installation.settings.cluster, (topics.commands, topics.outcomes, topics.dead_letters), PARTITIONS
     )
     return ends
 

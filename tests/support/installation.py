@@ -28,7 +28,7 @@ from services.eventstore.migrate import migrate
 from services.judging.judge import read
 from services.judging.record import Record
 from services.kafka.read_topics import read_all
-from services.kafka.topics import DEFAULT_PARTITIONS, Topics, ensure_topics
+from services.kafka.topics import Topics, ensure_topics
 from services.runtime import roles
 from services.runtime.installation import claim_shards, clock_of
 from services.runtime.supervisor import Supervisor
@@ -37,6 +37,8 @@ from services.shards.arithmetic import Shard
 
 ROLES = ("commands", "relay", "timer", "projections")
 """The roles that run by default. Tests start `http` themselves."""
+PARTITIONS = 4
+"""Of each topic. For Kafka, creating a partition is more work than all that a test writes to it."""
 Json = dict[str, Any]
 
 
@@ -45,7 +47,7 @@ class Installation:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.topics = Topics(settings.topic_prefix, Shard(total=DEFAULT_PARTITIONS))
+        self.topics = Topics(settings.topic_prefix, Shard(total=PARTITIONS))
         self.supervisor = Supervisor(settings)
         self.metrics_ports: dict[str, int] = {}
         self._stack = AsyncExitStack()
@@ -69,7 +71,7 @@ class Installation:
             database_url=" ".join(urls), kafka_servers=servers.kafka, topic_prefix=f"{name}.", http_port=0, **settings
         )
         installation = cls(base)
-        claim_shards(base, DEFAULT_PARTITIONS)
+        claim_shards(base, PARTITIONS)
         await ensure_topics(base.cluster, installation.topics, shards)
         try:
             yield installation
@@ -77,8 +79,7 @@ class Installation:
             await installation.supervisor.stop()
             await installation._stack.aclose()
             await installation._delete_topics()
-            for session in installation._sessions.values():
-                session.close()
+            installation.disconnect()
             with psycopg.connect(servers.database, autocommit=True) as connection:
                 for each in names:
                     connection.execute(f"DROP DATABASE {each} WITH (FORCE)")
@@ -243,6 +244,11 @@ class Installation:
             return self.query(sql, parameters, shard)  # the server was stopped since the last query
         return cursor.fetchall() if cursor.description else []
 
+    def disconnect(self) -> None:
+        """Closes the sessions of `query`, for PostgreSQL copies and deletes only databases without any."""
+        while self._sessions:
+            self._sessions.popitem()[1].close()
+
     @contextmanager
     def holding(self, table: str) -> Iterator[None]:
         """Locks a table in an open transaction, so that nobody else can write to it."""
@@ -270,7 +276,7 @@ def _template(server: str) -> str:
     """Returns a database with the newest schema to copy, which takes a quarter of the time of migrating."""
     with psycopg.connect(server, autocommit=True) as connection:
         name = _templates.get(server)
-        if name and connection.execute("SELECT FROM pg_database WHERE datname = %s", (name,)).fetchone():
+        if name and connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", (name,)).fetchone():
             return name  # checked in the database, because another server may have this address by now
         name = f"template_{uuid4().hex[:12]}"
         connection.execute(f"CREATE DATABASE {name}")

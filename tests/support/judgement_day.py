@@ -13,10 +13,9 @@ from projections import READ_MODELS
 from services.audit.findings import Findings
 from services.audit.verify_read_models import verify_read_models
 from services.judging.record import Record
-from services.kafka.topics import DEFAULT_PARTITIONS
 from tests.rules.oracle import Oracle
 from tests.rules.oracle import Record as Read
-from tests.support.installation import Installation
+from tests.support.installation import PARTITIONS, Installation
 
 Json = dict[str, Any]
 
@@ -61,7 +60,7 @@ async def _expected(installation: Installation) -> Json:
 
 def _in_its_partition(record: Record) -> bool:
     """Whether a record is in its key's partition. True without a key: that makes it a dead letter anyway."""
-    everywhere = list(range(DEFAULT_PARTITIONS))
+    everywhere = list(range(PARTITIONS))
     return record.key is None or DefaultPartitioner()(record.key, everywhere, everywhere) == record.partition
 
 
