@@ -252,6 +252,8 @@ def table(result: Result) -> list[tuple[str, str, str]]:
     if latency := result.get("latency"):
         figures = f"{latency['p50_ms']:.1f} / {latency['p99_ms']:.1f} ms"
         rows.append(("produce to outcome at 100/s, p50 / p99", figures, "8 / 25 ms"))
+        spent = ", ".join(f"{name} {us:,.0f}" for name, us in latency["cpu_us"].items())
+        rows.append(("  a command's processor time", f"{sum(latency['cpu_us'].values()):,.0f} us: {spent}", ""))
     rows += _peer(result.get("kafka_streams"))
     if late := result.get("lateness"):
         figures = f"{late['p50_ms']:.0f} / {late['p99_ms']:.0f} ms"

@@ -3,21 +3,20 @@
 WAL depends on the size of the store. After one of PostgreSQL's checkpoints, the first change of a page logs the whole
 page, and in a large index with scattered order ids nearly every row changes another page.
 
-Unlike seconds, processor time does not depend on what else the machine does, so plan capacity with it.
+Plan capacity with processor time, which does not depend on what else the machine does.
 """
 
 import asyncio
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import suppress
 from typing import Any
 
-import psutil
 import psycopg
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from bench import growth
 from bench.engine import backlog, running
+from bench.processor_time import ProcessorTime, microseconds_each
 from projections import READ_MODELS
 from services.kafka.relay_position import published
 from services.kafka.topics import DEFAULT_PARTITIONS, Topics
@@ -29,7 +28,7 @@ Costs = dict[str, Any]
 async def per_command(settings: Settings, commands: int) -> Costs:
     """Runs one role after another on a full commands topic. Returns the costs by role, table and topic."""
     with psycopg.connect(settings.database, autocommit=True) as connection:
-        processor = _Processor(settings, connection)
+        used = ProcessorTime(settings, connection)
         wal = _wal(connection)
         steps: dict[str, Callable[[], Awaitable[int]]] = {
             "commands": lambda: _one(connection, "SELECT coalesce(max(outcome_id), 0) FROM outcomes"),
@@ -40,7 +39,7 @@ async def per_command(settings: Settings, commands: int) -> Costs:
         cpu, logged = {}, {}
         for role, done in steps.items():
             of = commands if role in ("commands", "relay") else await _end(settings, connection, role)
-            cpu[role] = await processor.of_role(role, done, of, commands)
+            cpu[role] = await _of_role(settings, used, role, done, of, commands)
             logged[role], wal = (_wal(connection) - wal) / commands, _wal(connection)
         return {
             "cpu_us": cpu,
@@ -68,43 +67,17 @@ _APPLIED = (
 )
 
 
-class _Processor:
-    """Microseconds of processor time of a role's process, of PostgreSQL and of Kafka."""
-
-    def __init__(self, settings: Settings, connection: psycopg.Connection[Any]) -> None:
-        self._settings = settings
-        postmaster = psutil.Process(connection.info.backend_pid).parent()
-        assert postmaster is not None
-        self._postmaster = postmaster
-        self._kafka = psutil.Process(_listener(int(settings.kafka.rpartition(":")[2])))
-
-    async def of_role(self, role: str, done: Callable[[], Awaitable[int]], of: int, commands: int) -> dict[str, float]:
-        """Measures from when the role works until it has done everything, per command that was left at the start."""
-        async with running(self._settings, role) as supervisor:
-            await supervisor.ready()
-            process = psutil.Process(supervisor.pid(role))
-            before, at_first = self._spent(process), await done()
-            while await done() < of:  # noqa: ASYNC110 (the servers have to be asked)
-                await asyncio.sleep(0.05)
-            after = self._spent(process)
-        left = commands * (of - at_first) / of
-        return {name: (after[name] - before[name]) * 1e6 / left for name in after}
-
-    def _spent(self, process: psutil.Process) -> dict[str, float]:
-        postgresql = 0.0
-        for child in self._postmaster.children(recursive=True):
-            with suppress(psutil.NoSuchProcess):  # the process has ended, and its time counts as the postmaster's
-                postgresql += sum(child.cpu_times()[:2])
-        postgresql += sum(self._postmaster.cpu_times()[:4])
-        own, kafka = sum(process.cpu_times()[:2]), sum(self._kafka.cpu_times()[:2])
-        return {"role": own, "postgresql": postgresql, "kafka": kafka}
-
-
-def _listener(port: int) -> int:
-    listening = (c for c in psutil.net_connections("tcp") if c.status == "LISTEN")
-    found = next(c.pid for c in listening if c.laddr and c.laddr[1] == port)
-    assert found is not None
-    return found
+async def _of_role(
+    settings: Settings, used: ProcessorTime, role: str, done: Callable[[], Awaitable[int]], of: int, commands: int
+) -> dict[str, float]:
+    """Measures from when the role works until it has done everything, per command that was left at the start."""
+    async with running(settings, role) as supervisor:
+        await supervisor.ready()
+        pid = supervisor.pid(role)
+        before, at_first = used.used(role=pid), await done()
+        while await done() < of:  # noqa: ASYNC110 (the servers have to be asked)
+            await asyncio.sleep(0.05)
+        return microseconds_each(before, used.used(role=pid), commands * (of - at_first) / of)
 
 
 async def _end(settings: Settings, connection: psycopg.Connection[Any], role: str) -> int:

@@ -6,6 +6,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import psutil
@@ -15,6 +16,7 @@ from resolution_contracts import Accept, CommandEnvelope, OpenDispute, OrderUpda
 from resolution_contracts.client import Client
 
 from bench.load import life
+from bench.processor_time import ProcessorTime, microseconds_each
 from services.kafka.topics import DEFAULT_PARTITIONS, Topics
 from services.runtime.supervisor import Supervisor, processes_of
 from services.settings import Settings
@@ -102,19 +104,33 @@ async def outcomes_of(settings: Settings) -> AsyncIterator[Callable[[int], Await
         await consumer.stop()
 
 
-async def latency(settings: Settings, per_second: int, seconds: int) -> dict[str, float]:
-    """Returns milliseconds from producing a command to reading its outcome, through all roles, at a steady rate."""
-    async with running(settings, "commands", "relay", "timer", "projections") as supervisor:
+async def latency(settings: Settings, per_second: int, seconds: int) -> dict[str, Any]:
+    """Returns milliseconds from producing a command to reading its outcome, through all roles, at a steady rate.
+
+    `cpu_us` in the result is the processor time per command of each role and server, in microseconds.
+    """
+    roles = ("commands", "relay", "timer", "projections")
+    async with running(settings, *roles) as supervisor:
         await supervisor.ready()
-        return await latency_of(settings, per_second, seconds)
+        with psycopg.connect(settings.database, autocommit=True) as connection:
+            processors = ProcessorTime(settings, connection)
+            pids = {role: supervisor.pid(role) for role in roles}
+            return await latency_of(settings, per_second, seconds, lambda: processors.used(**pids))
 
 
-async def latency_of(settings: Settings, per_second: int, seconds: int) -> dict[str, float]:
-    """Measures the same latency for any program that answers on these topics."""
+async def latency_of(
+    settings: Settings, per_second: int, seconds: int, used: Callable[[], dict[str, float]] = dict
+) -> dict[str, Any]:
+    """Measures the same latency for any program that answers on these topics.
+
+    `used` returns the processor time so far, in seconds by name.
+    """
     async with Client(settings.kafka, prefix=settings.topic_prefix) as client:
         await _at_a_rate(client, per_second, per_second * _WARM_SECONDS, "warm")
+        before = used()
         taken = await _at_a_rate(client, per_second, per_second * seconds, "measured")
-    return percentiles(taken) | {"commands": len(taken)}
+        spent = microseconds_each(before, used(), len(taken))
+    return percentiles(taken) | {"commands": len(taken), "cpu_us": spent}
 
 
 def percentiles(taken: Sequence[float]) -> dict[str, float]:
