@@ -11,10 +11,11 @@ from services.judging.decode import Unreadable, decode
 from services.judging.partitioner import partition_of
 from services.judging.record import Record as KafkaRecord
 from services.orders import Rejected
-from tests.fuzz.generate import ORDERS, PARTITIONS, command, drawn, text_of
+from tests.fuzz.generate import ORDERS, command, drawn, text_of
 from tests.rules.oracle import COMMAND_TYPES, COMMANDS, Record, read_envelope
 from tests.rules.oracle import Rejected as Invalid
 from tests.support.controls import raw_record
+from tests.support.installation import PARTITIONS
 
 ORDER = ORDERS[0][0]
 NUL = '"a\\u0000b"'

@@ -25,7 +25,7 @@ from typer.testing import CliRunner
 from services import cli
 from services.judging.partitioner import partition_of
 from services.runtime.supervisor import Supervisor
-from tests.fuzz.generate import PARTITIONS, Garbage, catalogue, drawn, flood, repeated
+from tests.fuzz.generate import Garbage, catalogue, drawn, flood, repeated
 from tests.fuzz.sender import BrokerHungUp, RawSender, Refused, Taken
 from tests.fuzz.topic import Found, Place, read_topic
 from tests.fuzz.wire import RawBatch, RawRecord
@@ -33,7 +33,7 @@ from tests.observability.prometheus import free_port
 from tests.rules.oracle import Judged, Oracle
 from tests.rules.oracle import Record as Read
 from tests.support.commands import ask_update, register
-from tests.support.installation import ROLES, Installation, until
+from tests.support.installation import PARTITIONS, ROLES, Installation, until
 from tests.support.judgement_day import _by_order, _comparable, _envelope
 
 _VALUES = Path("deploy/helm/resolution-center/values.yaml")

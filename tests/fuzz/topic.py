@@ -9,9 +9,10 @@ from functools import cached_property
 
 from aiokafka.record.memory_records import MemoryRecords
 
-from tests.fuzz.generate import PARTITIONS, Garbage
+from tests.fuzz.generate import Garbage
 from tests.fuzz.sender import RawSender
 from tests.fuzz.wire import CONTROL, BatchHeader, NotReadable, Seen, read_payload
+from tests.support.installation import PARTITIONS
 
 Place = tuple[int, int]
 """Partition and offset."""

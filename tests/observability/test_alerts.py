@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import subprocess
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,6 +18,7 @@ from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 from typer.testing import CliRunner
 
 from services import cli
+from services.embedded import Servers
 from services.runtime.roles import ROLES
 from tests.observability.conftest import refusing
 from tests.observability.prometheus import DEPLOYED, Prometheus, program, prometheus, rules
@@ -46,6 +48,13 @@ def test_each_alert_says_what_it_means_and_where_the_runbook_says_what_to_do():
         assert rule["annotations"]["summary"]
         assert rule["annotations"]["description"]
         assert rule["annotations"]["runbook_url"] == f"docs/runbook.md#{rule['alert'].lower()}"
+
+
+@pytest.fixture
+async def installation(servers: Servers) -> AsyncIterator[Installation]:
+    """With so many partitions, the steps after the damage use others than the damaged ones."""
+    async with Installation.fresh(servers, partitions=8) as fresh:
+        yield fresh
 
 
 @pytest.mark.timeout(400)

@@ -25,12 +25,12 @@ MOVES = next(f"moves-{n}" for n in range(99) if partition_of(f"moves-{n}".encode
 
 
 async def add_partitions(installation: Installation, *names: str) -> None:
-    """To these topics, by default to all."""
-    topics = installation.topics
+    """To these topics, by default to all: four more."""
+    topics, number = installation.topics, (installation.topics.shard.total or 0) + 4
     admin = AIOKafkaAdminClient(bootstrap_servers=installation.settings.kafka)
     await admin.start()
     try:
-        await admin.create_partitions({name: NewPartitions(MORE) for name in names or dict(topics.settings())})
+        await admin.create_partitions({name: NewPartitions(number) for name in names or dict(topics.settings())})
     finally:
         await admin.close()
 

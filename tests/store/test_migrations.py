@@ -3,7 +3,7 @@
 import asyncio
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable
 from importlib.resources import files
 from itertools import islice
 from pathlib import Path
@@ -14,6 +14,7 @@ import pytest
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
+from services.embedded import Servers
 from services.eventstore.migrate import migrate
 from tests.audit.test_verify import findings
 from tests.roles.test_restore import admin, judged
@@ -27,8 +28,14 @@ MIGRATIONS = sorted(path.name for path in files("services.eventstore").joinpath(
 
 
 @pytest.fixture
-async def first_release(installation: Installation) -> Installation:
+async def first_release(servers: Servers) -> AsyncIterator[Installation]:
     """The installation as the first release left it: its topics and its database."""
+    async with Installation.fresh(servers, partitions=8) as installation:
+        await fill(installation)
+        yield installation
+
+
+async def fill(installation: Installation) -> None:
     await put_commands(installation)
     for kind in ("events", "outcomes", "dead_letters", "relay"):
         await publish(installation, lines(kind), getattr(installation.topics, kind))
@@ -42,7 +49,6 @@ async def first_release(installation: Installation) -> Installation:
         "WHERE consumer = 'timer' AND partition = place - 1",
         (read,),
     )
-    return installation
 
 
 async def test_a_database_of_the_first_release_is_migrated_by_two_at_once_under_load(first_release: Installation):

@@ -45,9 +45,9 @@ Json = dict[str, Any]
 class Installation:
     """The service as a test uses it from outside."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, partitions: int = PARTITIONS) -> None:
         self.settings = settings
-        self.topics = Topics(settings.topic_prefix, Shard(total=PARTITIONS))
+        self.topics = Topics(settings.topic_prefix, Shard(total=partitions))
         self.supervisor = Supervisor(settings)
         self.metrics_ports: dict[str, int] = {}
         self._stack = AsyncExitStack()
@@ -58,7 +58,9 @@ class Installation:
 
     @classmethod
     @asynccontextmanager
-    async def fresh(cls, servers: Servers, shards: int = 1, **settings: Any) -> AsyncIterator["Installation"]:
+    async def fresh(
+        cls, servers: Servers, shards: int = 1, partitions: int = PARTITIONS, **settings: Any
+    ) -> AsyncIterator["Installation"]:
         name = f"test_{uuid4().hex[:12]}"
         assert servers.database is not None
         names = [name, *(f"{name}_{number}" for number in range(1, shards))]
@@ -70,8 +72,8 @@ class Installation:
         base = Settings(
             database_url=" ".join(urls), kafka_servers=servers.kafka, topic_prefix=f"{name}.", http_port=0, **settings
         )
-        installation = cls(base)
-        claim_shards(base, PARTITIONS)
+        installation = cls(base, partitions)
+        claim_shards(base, partitions)
         await ensure_topics(base.cluster, installation.topics, shards)
         try:
             yield installation
