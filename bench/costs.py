@@ -3,7 +3,7 @@
 WAL depends on the size of the store. After one of PostgreSQL's checkpoints, the first change of a page logs the whole
 page, and in a large index with scattered order ids nearly every row changes another page.
 
-Plan capacity with processor time, which does not depend on what else the machine does.
+Plan capacity with processor time: what else the machine does changes seconds more.
 """
 
 import asyncio
@@ -74,6 +74,7 @@ async def _of_role(
     async with running(settings, role) as supervisor:
         await supervisor.ready()
         pid = supervisor.pid(role)
+        assert pid is not None
         before, at_first = used.used(role=pid), await done()
         while await done() < of:  # noqa: ASYNC110 (the servers have to be asked)
             await asyncio.sleep(0.05)

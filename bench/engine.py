@@ -114,7 +114,7 @@ async def latency(settings: Settings, per_second: int, seconds: int) -> dict[str
         await supervisor.ready()
         with psycopg.connect(settings.database, autocommit=True) as connection:
             processors = ProcessorTime(settings, connection)
-            pids = {role: supervisor.pid(role) for role in roles}
+            pids = {role: pid for role in roles if (pid := supervisor.pid(role)) is not None}
             return await latency_of(settings, per_second, seconds, lambda: processors.used(**pids))
 
 

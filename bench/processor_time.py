@@ -1,4 +1,4 @@
-"""Processor time of roles and servers. Unlike seconds, it does not depend on what else the machine does."""
+"""Processor time of roles and servers. It hardly depends on what else the machine does, as seconds do."""
 
 from collections.abc import Mapping
 from contextlib import suppress
@@ -19,7 +19,7 @@ class ProcessorTime:
         self._postmaster = postmaster
         self._kafka = psutil.Process(_listener(int(settings.kafka.rpartition(":")[2])))
 
-    def used(self, **pids: int | None) -> dict[str, float]:
+    def used(self, **pids: int) -> dict[str, float]:
         """Returns seconds by name: of these processes, and of `postgresql` and `kafka`."""
         postgresql = 0.0
         for child in self._postmaster.children(recursive=True):

@@ -15,7 +15,7 @@ from typing import Any, Literal, Self
 
 try:
     from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord, TopicPartition
-    from aiokafka.errors import TopicAuthorizationFailedError
+    from aiokafka.errors import KafkaError, TopicAuthorizationFailedError
     from aiokafka.partitioner import murmur2
 except ImportError as missing:
     raise ImportError("the client needs aiokafka: pip install 'resolution-contracts[kafka]'") from missing
@@ -119,6 +119,7 @@ class Client:
         self._died: dict[tuple[int, int], Json] = {}
         self._unplaced = 0
         self._reader: asyncio.Task[None] | None = None
+        self._ended: KafkaError | None = None
 
     async def __aenter__(self) -> Self:
         try:
@@ -135,6 +136,8 @@ class Client:
         self._answers.assign(partitions)
         for partition, end in (await self._answers.end_offsets(partitions)).items():
             self._answers.seek(partition, end)
+        assert self._answers._fetcher is not None  # it has started
+        self._answers._fetcher.error_future.add_done_callback(self._fetching_ended)
         self._reader = asyncio.create_task(self._read_answers())
 
     async def __aexit__(
@@ -217,6 +220,8 @@ class Client:
         self, key: str, value: bytes, traceparent: str | None
     ) -> tuple[asyncio.Future[Json], asyncio.Future[Any]]:
         """Returns the futures of the outcome and of Kafka's acknowledgement."""
+        if self._ended is not None:
+            raise self._ended
         answer: asyncio.Future[Json] = asyncio.get_running_loop().create_future()
         use = (key, _id_of(value).lower())
         self._waiting[use].append(answer)
@@ -266,18 +271,35 @@ class Client:
         if not waiting:
             self._waiting.pop(use, None)
 
+    def _fetching_ended(self, fetching: asyncio.Task[None]) -> None:
+        """Fails all who wait for an outcome, now and from now on, if aiokafka has stopped to fetch for good."""
+        if fetching.cancelled() or (error := fetching.exception()) is None:
+            return
+        log.error("the Kafka client does not read outcomes any more; open a new one: %s", error)
+        self._ended = KafkaError(f"the client does not read outcomes any more; open a new one: {error}")
+        for answer in [answer for waiting in self._waiting.values() for answer in waiting if not answer.done()]:
+            answer.set_exception(self._ended)
+
     async def _read_answers(self) -> None:
-        """Reads for ever, also after a record that cannot be read: other senders may wait for what follows it."""
         while True:
             try:
                 async for record in self._answers:
-                    if record.topic == self._dead_letters:
-                        self._buried(record)
-                    else:
-                        self._arrived(record)
+                    self._read_answer(record)
             except Exception as error:
                 log.exception("reading outcomes failed; trying again: %s", error)
                 await asyncio.sleep(_READ_AGAIN_SECONDS)
+
+    def _read_answer(self, record: ConsumerRecord[bytes, bytes]) -> None:
+        """Only logs a record that cannot be read: senders may be waiting for what follows it."""
+        try:
+            if record.topic == self._dead_letters:
+                self._buried(record)
+            else:
+                self._arrived(record)
+        except Exception:
+            log.exception(
+                "the record at %s/%d offset %d is no answer to a command", record.topic, record.partition, record.offset
+            )
 
     def _arrived(self, record: ConsumerRecord[bytes, bytes]) -> None:
         assert record.value is not None

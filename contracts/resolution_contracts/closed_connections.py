@@ -1,7 +1,7 @@
 """Makes aiokafka's clients connect again when uvloop has closed a connection.
 
 If the broker resets a connection, uvloop closes it at once, and aiokafka learns of it a moment later. A request in
-between raises RuntimeError, which aiokafka expects from no connection: the task that made the request ends for good.
+between raises RuntimeError, which aiokafka does not expect: the task that made the request ends for good.
 So a consumer could stay in its group, and read nothing any more. asyncio's own event loop does not raise.
 """
 

@@ -16,8 +16,8 @@ log = logging.getLogger(__name__)
 _SHORTEST_PAUSE_SECONDS = 0.5
 _LONGEST_PAUSE_SECONDS = 30.0
 _BETWEEN_BATCHES_SECONDS = 0.04
-"""How much lies at least between the beginnings of two batches. The first event after a pause is applied at once, and a
-stream of events in batches, because a batch of fifty events takes hardly more processor time than one of one."""
+"""The least time between the beginnings of two batches, unless the first was full. The first event after a pause is
+applied at once, and a stream of events in batches, because fifty events take hardly more processor time than one."""
 
 
 class Follower:

@@ -299,11 +299,20 @@ class PositionedConsumer:
 
 
 def _has_ended(consumer: AIOKafkaConsumer) -> bool:
-    """Whether one of the client's tasks has ended: that which fetches, or that which keeps it in its group."""
+    """Whether a task of the client has ended: the one that fetches, or one of those that keep it in its group."""
     fetcher, coordinator = consumer._fetcher, consumer._coordinator
-    return (fetcher is not None and fetcher.error_future.done()) or (
-        coordinator is not None and coordinator._coordination_task.done()
+    if fetcher is not None and fetcher.error_future.done():
+        return True
+    return coordinator is not None and (
+        coordinator._coordination_task.done()
+        # These two also end and begin with each rebalance.
+        or _has_failed(coordinator._heartbeat_task)
+        or _has_failed(coordinator._commit_refresh_task)
     )
+
+
+def _has_failed(task: asyncio.Task[None] | None) -> bool:
+    return task is not None and task.done() and not task.cancelled() and task.exception() is not None
 
 
 def _client_position(consumer: AIOKafkaConsumer, tp: TopicPartition) -> int | None:

@@ -201,9 +201,11 @@ def copy_of(installation: Installation) -> Iterator[Installation]:
     installation.disconnect()
     with psycopg.connect(url._replace(path="/postgres").geturl(), autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {new} TEMPLATE {name}")
+        copy = Installation(replace(installation.settings, database_url=url._replace(path=f"/{new}").geturl()))
         try:
-            yield Installation(replace(installation.settings, database_url=url._replace(path=f"/{new}").geturl()))
+            yield copy
         finally:
+            copy.disconnect()
             connection.execute(f"DROP DATABASE {new} WITH (FORCE)")
 
 

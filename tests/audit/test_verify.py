@@ -81,7 +81,9 @@ async def a_copy(installation: Installation) -> AsyncIterator[Installation]:
     url = urlsplit(installation.settings.database)
     name = f"{url.path[1:]}_copy"
     installation.query(f"CREATE DATABASE {name} TEMPLATE {url.path[1:]}")
-    yield Installation(replace(installation.settings, database_url=url._replace(path=f"/{name}").geturl()))
+    copy = Installation(replace(installation.settings, database_url=url._replace(path=f"/{name}").geturl()))
+    yield copy
+    copy.disconnect()
     installation.query(f"DROP DATABASE {name} WITH (FORCE)")
 
 

@@ -10,6 +10,7 @@ from uuid import UUID, uuid4
 
 import pytest
 from aiokafka import TopicPartition
+from aiokafka.errors import KafkaError
 
 from services.judging.record import Record
 from services.kafka import consumer as module
@@ -32,7 +33,11 @@ class Client:
         self.sought: list[int] = []
         self._client = None
         self._fetcher = SimpleNamespace(error_future=asyncio.get_running_loop().create_future())
-        self._coordinator = SimpleNamespace(_coordination_task=asyncio.get_running_loop().create_future())
+        self._coordinator = SimpleNamespace(
+            _coordination_task=asyncio.get_running_loop().create_future(),
+            _heartbeat_task=asyncio.get_running_loop().create_future(),
+            _commit_refresh_task=None,
+        )
         state = SimpleNamespace(state_value=self._state, tps={WHERE})
         self._subscription = SimpleNamespace(subscription=SimpleNamespace(assignment=state))
 
@@ -261,8 +266,10 @@ async def test_a_role_that_is_told_to_stop_records_the_batch_in_hand(role: Role)
     assert role.store.offsets == [0, 1]
 
 
-@pytest.mark.parametrize("ended", ["_fetcher.error_future", "_coordinator._coordination_task"])
+@pytest.mark.parametrize(
+    "ended", ["_fetcher.error_future", "_coordinator._coordination_task", "_coordinator._heartbeat_task"]
+)
 async def test_a_role_whose_client_does_not_read_any_more_ends(role: Role, ended: str):
-    attrgetter(ended)(role.client).set_result(None)
+    attrgetter(ended)(role.client).set_exception(KafkaError())
     with pytest.RaisesGroup(pytest.RaisesExc(RuntimeError, match="does not read commands any more")):
         await asyncio.wait_for(role.run(), 20)

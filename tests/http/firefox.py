@@ -12,7 +12,7 @@ from tests.http.browser import debians
 from tests.support.installation import until
 
 _ELEMENT = "element-6066-11e4-a52e-4f735466cecf"  # what WebDriver calls a reference to an element
-_ANSWERED_WITHIN_SECONDS = 120  # 30 were too few once, on a busy machine
+_ANSWERED_WITHIN_SECONDS = 120  # 30 s were once too few on a busy machine
 _PREFERENCES = {
     "marionette.port": 0,  # a free one, which Firefox writes into its profile
     "datareporting.policy.dataSubmissionEnabled": False,

@@ -61,6 +61,7 @@ async def copied(installation: Installation) -> AsyncIterator[Installation]:
     finally:
         await more.supervisor.stop()
         await more._stack.aclose()
+        more.disconnect()
         for copy in names.values():
             installation.query(f"DROP DATABASE {copy} WITH (FORCE)")
 

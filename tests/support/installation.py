@@ -234,17 +234,17 @@ class Installation:
     # --- PostgreSQL ---
 
     def query(self, sql: str, parameters: Sequence[Any] = (), shard: int = 0) -> list[tuple[Any, ...]]:
-        url = self.settings.shards[shard].database
-        connection = self._sessions.get(url)
-        if connection is None or connection.closed:
-            connection = self._sessions[url] = psycopg.connect(url, autocommit=True, prepare_threshold=None)
-        try:
-            cursor = connection.execute(sql, parameters)
-        except psycopg.OperationalError:
-            if not connection.closed:
-                raise
-            return self.query(sql, parameters, shard)  # the server was stopped since the last query
+        cursor = self._session(self.settings.shards[shard].database).execute(sql, parameters)
         return cursor.fetchall() if cursor.description else []
+
+    def _session(self, url: str) -> psycopg.Connection[Any]:
+        """The session kept for `query`, or a new one if there is none or its server was stopped since."""
+        if (kept := self._sessions.get(url)) is not None:
+            with suppress(psycopg.OperationalError):
+                kept.execute("SELECT 1")
+                return kept
+        connection = self._sessions[url] = psycopg.connect(url, autocommit=True, prepare_threshold=None)
+        return connection
 
     def disconnect(self) -> None:
         """Closes the sessions of `query`, for PostgreSQL copies and deletes only databases without any."""

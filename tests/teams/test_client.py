@@ -1,18 +1,19 @@
 """The client that other teams install: `resolution_contracts.client`."""
 
+import asyncio
 import gc
 import json
 from datetime import UTC, datetime
 from uuid import uuid4
 
 import pytest
-from aiokafka.errors import KafkaConnectionError
+from aiokafka.errors import KafkaConnectionError, KafkaError
 from resolution_contracts import Accept, CommandAccepted, CommandRejected, EventEnvelope, OpenDispute
 from resolution_contracts.client import Client, DeadLetter, OutcomePending, Received, SequenceBroken, Start
 from resolution_contracts.events import Accepted, DisputeOpened, OrderRegistered
 
 from tests.support.commands import CLIENT, ask_cancellation, ask_update, offer_refund, register
-from tests.support.installation import Installation
+from tests.support.installation import Installation, until
 
 
 def client(installation: Installation) -> Client:
@@ -68,7 +69,18 @@ async def test_a_record_on_the_outcomes_that_is_none_is_logged_and_the_next_outc
     async with client(installation) as shop:
         await installation.publish_raw(b"order-7", b"garbage", installation.topics.outcomes)
         assert isinstance(await shop.send("order-7", register()), CommandAccepted)
-    assert "reading outcomes failed; trying again" in caplog.text
+    assert "is no answer to a command" in caplog.text
+
+
+async def test_a_client_that_has_stopped_reading_fails_those_who_wait(installation: Installation):
+    async with client(installation) as shop:
+        waiting = asyncio.create_task(shop.send("order-7", register()))
+        await until(lambda: shop._waiting)
+        shop._answers._fetcher._proc_fetch_request = None  # type: ignore[method-assign]  # its task fails at once
+        with pytest.raises(KafkaError, match="open a new one"):
+            await waiting
+        with pytest.raises(KafkaError, match="open a new one"):
+            await shop.send("order-7", register())
 
 
 async def test_events_from_the_beginning_an_instant_and_a_position(installation: Installation):
