@@ -3,7 +3,7 @@
 WAL depends on the size of the store. After one of PostgreSQL's checkpoints, the first change of a page logs the whole
 page, and in a large index with scattered order ids nearly every row changes another page.
 
-Plan capacity with processor time: what else the machine does changes seconds more.
+Plan capacity with processor time, which depends less than elapsed time on what else the machine does.
 """
 
 import asyncio
@@ -28,7 +28,7 @@ Costs = dict[str, Any]
 async def per_command(settings: Settings, commands: int) -> Costs:
     """Runs one role after another on a full commands topic. Returns the costs by role, table and topic."""
     with psycopg.connect(settings.database, autocommit=True) as connection:
-        used = ProcessorTime(settings, connection)
+        processors = ProcessorTime(settings, connection)
         wal = _wal(connection)
         steps: dict[str, Callable[[], Awaitable[int]]] = {
             "commands": lambda: _one(connection, "SELECT coalesce(max(outcome_id), 0) FROM outcomes"),
@@ -39,7 +39,7 @@ async def per_command(settings: Settings, commands: int) -> Costs:
         cpu, logged = {}, {}
         for role, done in steps.items():
             of = commands if role in ("commands", "relay") else await _end(settings, connection, role)
-            cpu[role] = await _of_role(settings, used, role, done, of, commands)
+            cpu[role] = await _of_role(settings, processors, role, done, of, commands)
             logged[role], wal = (_wal(connection) - wal) / commands, _wal(connection)
         return {
             "cpu_us": cpu,
@@ -68,17 +68,17 @@ _APPLIED = (
 
 
 async def _of_role(
-    settings: Settings, used: ProcessorTime, role: str, done: Callable[[], Awaitable[int]], of: int, commands: int
+    settings: Settings, processors: ProcessorTime, role: str, done: Callable[[], Awaitable[int]], of: int, commands: int
 ) -> dict[str, float]:
     """Measures from when the role works until it has done everything, per command that was left at the start."""
     async with running(settings, role) as supervisor:
         await supervisor.ready()
         pid = supervisor.pid(role)
         assert pid is not None
-        before, at_first = used.used(role=pid), await done()
+        before, at_first = processors.used(role=pid), await done()
         while await done() < of:  # noqa: ASYNC110 (the servers have to be asked)
             await asyncio.sleep(0.05)
-        return microseconds_each(before, used.used(role=pid), commands * (of - at_first) / of)
+        return microseconds_each(before, processors.used(role=pid), commands * (of - at_first) / of)
 
 
 async def _end(settings: Settings, connection: psycopg.Connection[Any], role: str) -> int:

@@ -1,4 +1,4 @@
-"""Processor time of roles and servers. It hardly depends on what else the machine does, as seconds do."""
+"""Processor time of roles and servers. It depends less than elapsed time on what else the machine does."""
 
 from collections.abc import Mapping
 from contextlib import suppress

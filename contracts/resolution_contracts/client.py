@@ -272,7 +272,7 @@ class Client:
             self._waiting.pop(use, None)
 
     def _fetching_ended(self, fetching: asyncio.Task[None]) -> None:
-        """Fails all who wait for an outcome, now and from now on, if aiokafka has stopped to fetch for good."""
+        """Fails all who wait for an outcome, now and from now on, if aiokafka has stopped fetching for good."""
         if fetching.cancelled() or (error := fetching.exception()) is None:
             return
         log.error("the Kafka client does not read outcomes any more; open a new one: %s", error)
@@ -298,7 +298,7 @@ class Client:
                 self._arrived(record)
         except Exception:
             log.exception(
-                "the record at %s/%d offset %d is no answer to a command", record.topic, record.partition, record.offset
+                "skipped a record that cannot be read: %s/%d/%d", record.topic, record.partition, record.offset
             )
 
     def _arrived(self, record: ConsumerRecord[bytes, bytes]) -> None:

@@ -7,11 +7,9 @@ import json
 import os
 import signal
 import struct
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import psycopg
 import pytest
@@ -31,6 +29,7 @@ from services.eventstore.read_events import copy_events
 from services.settings import Settings, SettingsError
 from tests.faults.test_processes_die import fail_at
 from tests.roles.test_erasure import as_stored_before_there_were_keys
+from tests.support.backups import copy_of
 from tests.support.checkpoints import (
     assert_chain_holds,
     chain,
@@ -191,22 +190,6 @@ async def test_whatever_is_done_to_stored_events_is_named(covered: tuple[Install
             for statement in sql.split("; "):
                 tampered.query(statement)
             assert_said(what, (await verify(tampered, file, public))["differences"], expected)
-
-
-@contextmanager
-def copy_of(installation: Installation) -> Iterator[Installation]:
-    """The same with a copy of its database."""
-    url = urlsplit(installation.settings.database)
-    name, new = url.path[1:], f"{url.path[1:]}_copy"
-    installation.disconnect()
-    with psycopg.connect(url._replace(path="/postgres").geturl(), autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {new} TEMPLATE {name}")
-        copy = Installation(replace(installation.settings, database_url=url._replace(path=f"/{new}").geturl()))
-        try:
-            yield copy
-        finally:
-            copy.disconnect()
-            connection.execute(f"DROP DATABASE {new} WITH (FORCE)")
 
 
 def assert_said(what: str, said: list[str], expected: list[str]) -> None:

@@ -3,12 +3,8 @@
 import asyncio
 import json
 import random
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import pytest
 from aiokafka import TopicPartition
@@ -18,6 +14,7 @@ from typer.testing import CliRunner
 from services import cli
 from services.judging.partitioner import partition_of
 from tests.faults.load import FAST, under_load
+from tests.support.backups import copy_of
 from tests.support.commands import ask_cancellation, ask_update, offer_refund, register
 from tests.support.installation import PARTITIONS, Installation, until
 
@@ -73,18 +70,6 @@ async def a_few(installation: Installation) -> None:
     await installation.until_projected()
     await until(lambda: installation.query("SELECT count(*) FROM deadlines") == [(2,)])
     await installation.stop("commands", "relay", "timer", "projections")
-
-
-@asynccontextmanager
-async def a_copy(installation: Installation) -> AsyncIterator[Installation]:
-    """The same with a database of its own. No role may run."""
-    url = urlsplit(installation.settings.database)
-    name = f"{url.path[1:]}_copy"
-    installation.query(f"CREATE DATABASE {name} TEMPLATE {url.path[1:]}")
-    copy = Installation(replace(installation.settings, database_url=url._replace(path=f"/{name}").geturl()))
-    yield copy
-    copy.disconnect()
-    installation.query(f"DROP DATABASE {name} WITH (FORCE)")
 
 
 _FLIPPED = "state = set_byte(state, position('{0}' IN convert_from(state, 'UTF8')) - 1, 57)"
@@ -145,7 +130,7 @@ async def test_what_is_changed_on_purpose_is_found(installation: Installation, s
     assert (await findings(installation))["differences"] == []
     for name, (tamper, said) in TAMPERED.items():
         with subtests.test(name):
-            async with a_copy(installation) as copy:
+            with copy_of(installation) as copy:
                 copy.query(tamper)
                 found = (await findings(copy))["differences"]
             for sentence in said:

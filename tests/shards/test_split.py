@@ -32,6 +32,7 @@ from services.shards.arithmetic import Shard
 from services.shards.identity import WrongShard
 from services.shards.split_database import CannotSplit, State, keep_own
 from tests.faults.load import FAST, assert_nothing_lost_and_nothing_twice, under_load
+from tests.support.backups import copy_database
 from tests.support.commands import register
 from tests.support.installation import PARTITIONS, ROLES, Installation, until
 
@@ -50,10 +51,8 @@ async def copied(installation: Installation) -> AsyncIterator[Installation]:
     """Returns the installation with copies of its databases added after them."""
     urls = [one.database for one in installation.settings.shards]
     names = {urlsplit(url).path[1:]: f"{urlsplit(urls[0]).path[1:]}_{len(urls) + n}" for n, url in enumerate(urls)}
-    installation.disconnect()
     for name, copy in names.items():
-        installation.query(f"CREATE DATABASE {copy} TEMPLATE {name}")
-    installation.disconnect()
+        copy_database(installation, name, copy)
     copies = [urlsplit(urls[0])._replace(path=f"/{copy}").geturl() for copy in names.values()]
     more = Installation(replace(installation.settings, database_url=" ".join(urls + copies)))
     try:

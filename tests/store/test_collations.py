@@ -20,7 +20,6 @@ AND relnamespace::regnamespace::text NOT IN ('pg_catalog', 'information_schema',
 
 def recreate(installation: Installation, locale: str) -> None:
     empty(installation)
-    installation.disconnect()
     url = installation.settings.database
     name = psycopg.conninfo.conninfo_to_dict(url)["dbname"]
     with psycopg.connect(url.replace(f"/{name}", "/postgres"), autocommit=True) as connection:

