@@ -18,7 +18,7 @@ import psycopg
 from rich.console import Console
 from rich.table import Table
 
-from bench import audit, ceiling, costs, deadlines, engine, growth, library, load, read_side, soak, stages
+from bench import audit, ceiling, costs, deadlines, engine, growth, library, load, posts, read_side, soak, stages
 from bench.peers import kafka_streams
 from services.embedded import embedded
 from services.eventstore.migrate import migrate
@@ -173,6 +173,9 @@ class Bench:
     async def latency(self) -> Result:
         return await engine.latency(await self.fresh(), 100, self.seconds)
 
+    async def posts(self) -> Result:
+        return await posts.beside_kafka(await self.fresh(), 50, self.seconds, _ROUNDS)
+
     async def lateness(self) -> Result:
         return await deadlines.lateness(await self.fresh(), 15 * self.seconds)
 
@@ -216,6 +219,7 @@ MEASURES: dict[str, Callable[[Bench], Awaitable[Result]]] = {
     "relay": Bench.relay,
     "latency": Bench.latency,
     "kafka_streams": Bench.kafka_streams,
+    "posts": Bench.posts,
     "lateness": Bench.lateness,
     "rebuild": Bench.rebuild,
     "verify": Bench.verify,
@@ -249,15 +253,7 @@ def table(result: Result) -> list[tuple[str, str, str]]:
         rows.append((f"  {stage}, alone", f"{spent['wall']:.1f} us, {spent['cpu']:.1f} of them computing", ""))
     if relay := result.get("relay"):
         rows.append(("relay", f"{relay['per_second']:,.0f} commands/s, {relay['x']:.2f} x of commands", "1 x"))
-    if latency := result.get("latency"):
-        figures = f"{latency['p50_ms']:.1f} / {latency['p99_ms']:.1f} ms"
-        rows.append(("produce to outcome at 100/s, p50 / p99", figures, "8 / 25 ms"))
-        spent = ", ".join(f"{name} {us:,.0f}" for name, us in latency["cpu_us"].items())
-        rows.append(("  a command's processor time", f"{sum(latency['cpu_us'].values()):,.0f} us: {spent}", ""))
-    rows += _peer(result.get("kafka_streams"))
-    if late := result.get("lateness"):
-        figures = f"{late['p50_ms']:.0f} / {late['p99_ms']:.0f} ms"
-        rows.append(("AutoAccepted after the deadline, p50 / p99", figures, "100 ms"))
+    rows += _waits(result)
     if due := result.get("deadlines"):
         rows.append((f"{due['disputes']:,} deadlines at once, all settled", f"{due['seconds']:.1f} s", "12 s"))
     rows += _of_the_read_side(result)
@@ -269,6 +265,25 @@ def table(result: Result) -> list[tuple[str, str, str]]:
     rows += soak.rows(result.get("soak"))
     peaks = ", ".join(f"{role} {megabytes:.0f}" for role, megabytes in result["memory_mb"].items())
     return [*rows, ("most memory, MB", peaks, "300")]
+
+
+def _waits(result: Result) -> list[tuple[str, str, str]]:
+    """Formats what somebody waits for."""
+    rows: list[tuple[str, str, str]] = []
+    if latency := result.get("latency"):
+        figures = f"{latency['p50_ms']:.1f} / {latency['p99_ms']:.1f} ms"
+        rows.append(("produce to outcome at 100/s, p50 / p99", figures, "8 / 25 ms"))
+        spent = ", ".join(f"{name} {us:,.0f}" for name, us in latency["cpu_us"].items())
+        rows.append(("  a command's processor time", f"{sum(latency['cpu_us'].values()):,.0f} us: {spent}", ""))
+    if posted := result.get("posts"):
+        figures = f"{posted['post']['p50_ms']:.1f} / {posted['post']['p99_ms']:.1f} ms"
+        rows.append(("a POST that waits for the outcome, at 50/s, p50 / p99", figures, ""))
+        figures = f"{posted['x']:.2f} x of {posted['kafka']['p50_ms']:.1f} ms (p50)"
+        rows.append(("  beside produce to outcome", figures, "0.7 x"))
+    if late := result.get("lateness"):
+        figures = f"{late['p50_ms']:.0f} / {late['p99_ms']:.0f} ms"
+        rows.append(("AutoAccepted after the deadline, p50 / p99", figures, "100 ms"))
+    return rows + _peer(result.get("kafka_streams"))
 
 
 def _costs(costs: Result | None) -> list[tuple[str, str, str]]:

@@ -3,8 +3,9 @@
 import asyncio
 import statistics
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -23,6 +24,8 @@ from services.settings import Settings
 
 _WARM_SECONDS = 20
 """How long a new broker compiles its code, on the same cores that are measured."""
+
+STEADY_ORDERS = 20
 
 
 @asynccontextmanager
@@ -126,9 +129,9 @@ async def latency_of(
     `used` returns the processor time so far, in seconds by name.
     """
     async with Client(settings.kafka, prefix=settings.topic_prefix) as client:
-        await _at_a_rate(client, per_second, per_second * _WARM_SECONDS, "warm")
+        await at_a_rate(client, per_second, steady("warm"), per_second * _WARM_SECONDS)
         before = used()
-        taken = await _at_a_rate(client, per_second, per_second * seconds, "measured")
+        taken = await at_a_rate(client, per_second, steady("measured"), per_second * seconds)
         spent = microseconds_each(before, used(), len(taken))
     return percentiles(taken) | {"commands": len(taken), "cpu_us": spent}
 
@@ -139,28 +142,27 @@ def percentiles(taken: Sequence[float]) -> dict[str, float]:
     return {"p50_ms": statistics.median(ordered), "p99_ms": ordered[int(len(ordered) * 0.99)], "max_ms": ordered[-1]}
 
 
-async def _at_a_rate(client: Client, per_second: int, commands: int, name: str) -> list[float]:
-    """Sends update requests and answers on the same orders. Returns each command's milliseconds to its outcome."""
+async def at_a_rate(client: Client, per_second: int, commands: Iterator[CommandEnvelope], count: int) -> list[float]:
+    """Sends the first `count` commands. Returns each one's milliseconds to its outcome."""
     tasks, start = [], time.perf_counter()
-    backlog = _steady(name)
-    for number in range(commands):
+    for number, command in enumerate(islice(commands, count)):
         await asyncio.sleep(max(0, start + number / per_second - time.perf_counter()))
-        tasks.append(asyncio.create_task(_time(client, next(backlog))))
+        tasks.append(asyncio.create_task(_time(client, command)))
     return list(await asyncio.gather(*tasks))
 
 
-def _steady(name: str):  # type: ignore[no-untyped-def]
-    orders = [life(f"{name}-{number}")[0] for number in range(20)]
+def steady(name: str) -> Iterator[CommandEnvelope]:
+    """Yields commands for ever: `STEADY_ORDERS` orders, then update requests and answers on them in turns."""
+    orders = [life(f"{name}-{number}")[0] for number in range(STEADY_ORDERS)]
     yield from orders
     request = OrderUpdateRequest(kind="order_update", message="How is it going?")
     while True:
-        for order in orders:
-            dispute_id = str(uuid4())
-            client, freelancer = order.data["client_id"], order.data["freelancer_id"]
-            yield CommandEnvelope.of(
-                order.subject, OpenDispute(actor=client, request=request), source="/bench", id=dispute_id
-            )
-            answer = Accept(actor=freelancer, dispute_id=dispute_id, message="Well.")
+        asked = [(order, str(uuid4())) for order in orders]
+        for order, dispute_id in asked:
+            ask = OpenDispute(actor=order.data["client_id"], request=request)
+            yield CommandEnvelope.of(order.subject, ask, source="/bench", id=dispute_id)
+        for order, dispute_id in asked:  # later, because commands that are sent at once may overtake each other
+            answer = Accept(actor=order.data["freelancer_id"], dispute_id=dispute_id, message="Well.")
             yield CommandEnvelope.of(order.subject, answer, source="/bench")
 
 

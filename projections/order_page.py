@@ -200,6 +200,16 @@ def look(
     return view(_decode(document), with_texts.get(order_id, []), viewer, now)
 
 
+def may_see(connection: psycopg.Connection[Any], order_id: str, viewer: str | None) -> bool:
+    """Returns whether the order exists and `viewer`, a user id or None for an operator, may see it.
+
+    Raises psycopg.Error.
+    """
+    query = "SELECT %(viewer)s::text IS NULL OR %(viewer)s IN (client_id, freelancer_id) FROM order_page.orders "
+    found = fetch_value(connection, query + "WHERE order_id = %(order)s", {"viewer": viewer, "order": order_id})
+    return bool(found)
+
+
 def view(page: Page, with_texts: Iterable[e.Event], viewer: str | None, now: datetime) -> dict[str, Any]:
     """Adds texts to a page and applies a deadline that has passed. `with_texts` are the order's events with texts.
 

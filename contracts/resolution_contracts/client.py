@@ -85,6 +85,18 @@ class Received:
         return self.envelope.subject
 
 
+@dataclass(frozen=True)
+class Delivered:
+    """A record that Kafka has acknowledged."""
+
+    partition: int
+    """The partition of the commands topic that has the record."""
+    offset: int
+    """The record's offset there."""
+    answer: asyncio.Future[Json]
+    """The outcome's envelope, or `{"dead": reason}`."""
+
+
 class Client:
     """Sends commands and reads events. Use it as an async context manager.
 
@@ -203,18 +215,24 @@ class Client:
 
         Raises NotAcknowledged after `timeout` seconds, and KafkaError if Kafka refuses the record.
         """
+        return (await self.deliver_to_place(key, value, timeout=timeout, traceparent=traceparent)).answer
+
+    async def deliver_to_place(
+        self, key: str, value: bytes, *, timeout: float = 10.0, traceparent: str | None = None
+    ) -> Delivered:
+        """Does what `deliver` does, and also says where the record is."""
         answer: asyncio.Future[Json] | None = None
         try:
             async with asyncio.timeout(timeout):
                 answer, acknowledged = await self._publish(key, value, traceparent)
-                await asyncio.shield(acknowledged)
+                record = await asyncio.shield(acknowledged)
         except BaseException as error:
             if answer is not None:
                 answer.cancel()  # nobody gets it
             if isinstance(error, TimeoutError):
                 raise NotAcknowledged(f"Kafka has not acknowledged the record within {timeout:g} s") from None
             raise
-        return answer
+        return Delivered(record.partition, record.offset, answer)
 
     async def _publish(
         self, key: str, value: bytes, traceparent: str | None

@@ -11,6 +11,9 @@ import psycopg
 
 from .database import AsyncConnection, connect_async
 
+APPENDS = "order_events"
+"""The channel on which PostgreSQL notifies of each commit that appended to the event store."""
+
 _MAX_WAIT_SECONDS = 1.0
 _MAX_WAIT_BEHIND_POOLER_SECONDS = 0.05
 
@@ -30,7 +33,7 @@ class CommitListener:
         """Connects and listens. Raises psycopg.Error if the database does not answer."""
         connection = await connect_async(database_url, autocommit=True)
         if not connection.pooled:
-            await connection.execute("LISTEN order_events")
+            await connection.execute(f"LISTEN {APPENDS}")
         return cls(connection)
 
     async def _listen(self) -> None:

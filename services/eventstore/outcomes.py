@@ -153,6 +153,36 @@ def outcome_of_command(connection: psycopg.Connection[Any], order_id: str, comma
     return outcomes[0] if outcomes else None
 
 
+class PlacedOutcome(NamedTuple):
+    """The outcome of a command id's first use, and where that record is on the commands topic."""
+
+    order_id: str
+    command_id: str
+    partition: int
+    offset: int
+    """The offset on the topic that there is now, without the base of earlier topics."""
+    message: bytes
+    last_event_id: int
+
+
+def placed_outcomes(connection: psycopg.Connection[Any], commands: Collection[tuple[str, str]]) -> list[PlacedOutcome]:
+    """Returns the outcomes of those commands (order id, command id) that were judged. Raises psycopg.Error.
+
+    Command ids count as they were first sent: in other letters in capitals they are not found.
+    """
+    order_ids, ids = zip(*commands, strict=True)
+    with connection.cursor(row_factory=tuple_row, binary=True) as cursor:
+        cursor.execute(
+            "SELECT order_id, command_id, partition, record_offset - base, message, last_event_id "  # noqa: S608
+            "FROM unnest(%s::text[], %s::text[]) AS asked (order_id, command_id) "
+            "JOIN outcomes USING (order_id, command_id) JOIN positions USING (partition) "
+            f"WHERE consumer = 'commands' AND {_FIRST_USE}",
+            (list(order_ids), list(ids)),
+            prepare=True,
+        )
+        return [PlacedOutcome(*row) for row in cursor]
+
+
 _STORED_USES: LiteralString = (
     "WITH asked AS (SELECT * FROM unnest(%s::text[], %s::text[]) AS asked (order_id, command_id)), "  # noqa: S608
     "used AS (SELECT o.* FROM asked JOIN outcomes AS o USING (order_id, command_id) "

@@ -10,7 +10,7 @@ import msgspec
 import psycopg
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
-from resolution_contracts.client import Client, NotAcknowledged
+from resolution_contracts.client import Client, Delivered, NotAcknowledged
 from resolution_contracts.commands import (
     Accept,
     CancelOrder,
@@ -28,7 +28,7 @@ from projections.framework import paging
 from projections.framework.paging import Cursor, Page
 from services.clock import Clock
 from services.eventstore.database import fetch_value
-from services.eventstore.outcomes import last_outcome, outcome_of_command
+from services.eventstore.outcomes import PlacedOutcome, last_outcome, outcome_of_command
 from services.eventstore.read_events import events_of_order, newest_event, read_with_texts
 from services.kafka.cluster import Cluster
 from services.kafka.relay_position import published
@@ -38,6 +38,7 @@ from services.sealing.master_keys import MasterKeys
 
 from . import operator_view
 from .databases import Databases
+from .judged import JudgedCommands
 from .problems import Problem, unknown
 from .viewers import Viewer
 from .wake_ups import WakeUps
@@ -53,6 +54,7 @@ PARTY_COMMANDS: dict[str, type[Command]] = {
 _LONGEST_WAIT_SECONDS = 10.0
 _LONGEST_DELIVERY_SECONDS = 10.0
 _SHORTEST_DELIVERY_SECONDS = 1.0
+_ANSWER_KEPT_SECONDS = 30.0
 _REST_SECONDS = 0.25
 """The shortest time between two reads of a stream. Under load, read models change many times a second."""
 
@@ -75,6 +77,8 @@ class Gateway:
     """Gives the business time."""
     wake_ups: WakeUps
     """Wakes streams when a read model has changed."""
+    judged: JudgedCommands
+    """Finds outcomes that are committed and perhaps not published yet."""
     masters: MasterKeys
     """The master keys that open sealed texts."""
 
@@ -90,6 +94,11 @@ class Gateway:
         if page is None:
             raise unknown("order")
         return page
+
+    async def must_see(self, viewer: Viewer, order_id: str) -> None:
+        """Raises Problem (404) if the order does not exist or the viewer isn't a party."""
+        if not await self.databases.read_order(order_page.may_see, order_id, viewer.party):
+            raise unknown("order")
 
     async def orders(self, viewer: Viewer, after: Cursor | None = None, limit: int = order_page.MOST_ORDERS) -> Page:
         """Returns a page of the viewer's orders, starting after the line `after`."""
@@ -126,12 +135,12 @@ class Gateway:
 
     async def history(self, viewer: Viewer, order_id: str, after: int, limit: int) -> list[Json]:
         """Returns an order's public events whose sequence is above `after`, oldest first."""
-        await self.order(viewer, order_id)
+        await self.must_see(viewer, order_id)
         return await self.databases.read_order(_events, order_id, after, limit, self.masters)
 
     async def outcome(self, viewer: Viewer, order_id: str, command_id: str) -> Json:
         """Returns the outcome of a command, with its API position. Raises Problem (404) while there is none."""
-        await self.order(viewer, order_id)
+        await self.must_see(viewer, order_id)
         stored = await self.databases.read_order(_outcome, order_id, command_id)
         if stored is None:
             raise unknown("command on this order")
@@ -210,33 +219,52 @@ class Gateway:
             raise Problem(403, "Operators act for no party; a party has to send this.")
         if data.setdefault("actor", viewer.user) != viewer.user:
             raise Problem(403, "actor has to be you; leave it out.")
-        await self.order(viewer, order_id)
+        await self.must_see(viewer, order_id)
         envelope = CommandEnvelope(
             id=id or str(uuid4()), type=command_type(name), source="/resolution-http", subject=order_id, data=data
         )
-        future = await self._deliver(envelope, traceparent, until)
         if wait is None:
-            future.cancel()
+            _let_go((await self._deliver(envelope, traceparent, until)).answer)
             return envelope.id, None
-        try:
-            async with asyncio.timeout_at(until):
-                outcome = await future
-                if "dead" not in outcome:
-                    outcome["position"] = await self._position_of(order_id, envelope.id)
-        except TimeoutError:
-            return envelope.id, None
+        with self.judged.awaited(order_id, envelope.id) as stored:
+            delivered = await self._deliver(envelope, traceparent, until)
+            try:
+                async with asyncio.timeout_at(until):
+                    outcome = await self._first_to_come(delivered, stored, order_id, envelope.id)
+            except TimeoutError:
+                return envelope.id, None
+            finally:
+                _let_go(delivered.answer)
         if "dead" in outcome:
             raise Problem(422, f"This is not a command: {outcome['dead']}.")
         return envelope.id, outcome
 
-    async def _deliver(self, envelope: CommandEnvelope, traceparent: str | None, until: float) -> asyncio.Future[Json]:
-        """Sends a command. Returns its future outcome once Kafka has the command.
+    async def _first_to_come(
+        self, delivered: Delivered, stored: asyncio.Future[PlacedOutcome], order_id: str, command_id: str
+    ) -> Json:
+        """Returns the outcome with its API position, or `{"dead": reason}`: the store's, or Kafka's if that is first.
+
+        The store's counts only if it is that of the delivered record. If the id was used before, the record has an
+        outcome of its own, which says so.
+        """
+        await asyncio.wait((delivered.answer, stored), return_when=asyncio.FIRST_COMPLETED)
+        if stored.done():
+            first_use = stored.result()
+            if (first_use.partition, first_use.offset) == (delivered.partition, delivered.offset):
+                position = self.databases.position(order_id, first_use.last_event_id)
+                stored_outcome: Json = msgspec.json.decode(first_use.message)
+                return stored_outcome | {"position": position}
+        outcome = await delivered.answer
+        return outcome if "dead" in outcome else outcome | {"position": await self._position_of(order_id, command_id)}
+
+    async def _deliver(self, envelope: CommandEnvelope, traceparent: str | None, until: float) -> Delivered:
+        """Sends a command. Returns once Kafka has it.
 
         Raises Problem (503) if Kafka has not acknowledged the command in time.
         """
         left = until - asyncio.get_running_loop().time()
         try:
-            return await self.client.deliver(
+            return await self.client.deliver_to_place(
                 envelope.subject,
                 envelope.to_json(),
                 timeout=min(left, _LONGEST_DELIVERY_SECONDS),
@@ -254,6 +282,15 @@ class Gateway:
     async def _position_of(self, order_id: str, command_id: str) -> int:
         stored = await self.databases.read_order(_outcome, order_id, command_id)
         return self.databases.position(order_id, stored[1]) if stored else 0
+
+
+def _let_go(answer: asyncio.Future[Json]) -> None:
+    """Cancels an answer that nobody waits for, but not at once.
+
+    The client hands answers with the same command id out in turns, so the next use of the id would get this one.
+    """
+    answer.add_done_callback(lambda done: done.cancelled() or done.exception())
+    asyncio.get_running_loop().call_later(_ANSWER_KEPT_SECONDS, answer.cancel)
 
 
 def _seconds_for(wait: float | None) -> float:

@@ -24,7 +24,7 @@ Cursors = dict[str, Cursor | None]
 
 async def follow_order(gateway: Gateway, viewer: Viewer, order_id: str, shown: int) -> EventSourceResponse:
     """Streams later versions of an order than `shown`, the version on the page. Raises Problem (404, 503)."""
-    await gateway.order(viewer, order_id)
+    await gateway.must_see(viewer, order_id)
 
     async def version() -> str:
         # A deadline that has passed may already be on the page, and its event not yet stored.

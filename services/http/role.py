@@ -22,6 +22,7 @@ from .app import create
 from .connection_limits import Connection
 from .databases import Databases
 from .gateway import Gateway
+from .judged import JudgedCommands
 from .listening import listen
 from .viewers import Gate
 from .wake_ups import WakeUps
@@ -57,14 +58,16 @@ async def run(settings: Settings, topics: Topics, clock: Clock, ready: Callable[
             ) as client:
                 ends = AIOKafkaConsumer(**settings.cluster.options, enable_auto_commit=False)
                 await ends.start()
-                waking = asyncio.create_task(wake_ups.run())
+                judged = JudgedCommands(databases, wake_ups)
+                tasks = [asyncio.create_task(task) for task in (wake_ups.run(), judged.run())]
                 try:
                     ready(url)  # the socket listens already
                     shards = [Topics(settings.topic_prefix, shard.shard) for shard in settings.shards]
                     masters = settings.master_keys
-                    yield Gateway(databases, client, ends, settings.cluster, shards, clock, wake_ups, masters)
+                    yield Gateway(databases, client, ends, settings.cluster, shards, clock, wake_ups, judged, masters)
                 finally:
-                    waking.cancel()
+                    for task in tasks:
+                        task.cancel()
                     await ends.stop()
 
     await serve(

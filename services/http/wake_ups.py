@@ -1,4 +1,4 @@
-"""Wakes requests that wait for a change of a read model, with one listener per database for the whole process."""
+"""Wakes requests that wait for a change of a read model or for an outcome, with one listener for each database."""
 
 import asyncio
 import contextlib
@@ -9,6 +9,7 @@ from typing import Any
 import psycopg
 
 from projections.framework.projector import CHANNEL
+from services.eventstore.commit_listener import APPENDS
 from services.eventstore.database import ANSWER_WITHIN_SECONDS, AsyncConnection, connect_async
 
 log = logging.getLogger(__name__)
@@ -23,6 +24,8 @@ class WakeUps:
     def __init__(self, database_urls: Sequence[str]) -> None:
         self._urls = database_urls
         self._changed = asyncio.Event()
+        self.appended = asyncio.Event()
+        """Set when something was appended to an event store. Whoever waits for it clears it before reading."""
 
     async def run(self) -> None:
         """Listens for ever, and connects again when a connection is lost."""
@@ -34,9 +37,12 @@ class WakeUps:
                 async with await connect_async(url, autocommit=True) as connection:
                     if connection.pooled:
                         await self._look(connection)
-                    await connection.execute(f"LISTEN {CHANNEL}".encode())
-                    async for _ in connection.notifies():
-                        self._set()
+                    await connection.execute(f"LISTEN {CHANNEL}; LISTEN {APPENDS}".encode())
+                    async for notification in connection.notifies():
+                        if notification.channel == APPENDS:
+                            self.appended.set()
+                        else:
+                            self._set()
             except psycopg.Error as error:
                 log.warning("no notifications from PostgreSQL, trying again: %s", error)
             await asyncio.sleep(_LOOK_EVERY_SECONDS)
@@ -49,6 +55,7 @@ class WakeUps:
             if (positions := dict(await cursor.fetchall())) != known:
                 self._set()
                 known = positions
+            self.appended.set()
             await asyncio.sleep(_LOOK_OFTEN_SECONDS)
 
     def _set(self) -> None:

@@ -26,6 +26,9 @@ class FakeDesk:
     async def order(self, viewer: Any, order_id: str) -> dict[str, Any]:
         return {"order_id": order_id, "version": 1, "available_actions": {}}
 
+    async def must_see(self, viewer: Any, order_id: str) -> None:
+        """Everybody may see it."""
+
     async def history(self, viewer: Any, order_id: str, after: int, limit: int) -> list[dict[str, Any]]:
         return []
 

@@ -87,6 +87,25 @@ async def test_an_idempotency_key_is_the_command_id_in_any_letter_case(api: http
     assert other.json()["data"]["code"] == "command_id_reused"
 
 
+async def test_an_outcome_comes_from_the_store_before_the_relay_publishes_it(
+    api: httpx.AsyncClient, installation: Installation
+):
+    await installation.stop("relay", "commands")
+    # As if the topic had been renewed: from here on, the store's offsets are not those of the topic.
+    installation.query("UPDATE positions SET base = 1000, next_offset = next_offset + 1000 WHERE consumer = 'commands'")
+    await installation.run("commands")
+    key = str(uuid4())
+    first = await _send(api, "OpenDispute", UPDATE, **{"Idempotency-Key": key})
+    assert first.status_code == 200
+    found = await api.get(first.headers["location"])
+    assert found.json() == first.json()
+    for data in (UPDATE, EXTENSION):  # a repeat and another use have outcomes of their own, which the relay publishes
+        again = await _send(api, "OpenDispute", data, **{"Idempotency-Key": key, "Prefer": "wait=2"})
+        assert (again.status_code, set(again.json())) == (202, {"command_id"})
+    in_capitals = await _send(api, "OpenDispute", UPDATE, **{"Idempotency-Key": str(uuid4()).upper()})
+    assert (in_capitals.status_code, in_capitals.json()["data"]["code"]) == (200, "dispute_open")
+
+
 async def test_a_refusal_is_an_outcome_and_a_command_without_wait_is_only_taken(api: httpx.AsyncClient):
     refused = await _send(api, "OpenDispute", EXTENSION)
     assert (refused.status_code, refused.json()["data"]["code"]) == (200, "not_allowed")

@@ -65,6 +65,9 @@ class OneOrder:
             raise unknown("order")
         return order_page.view(page, self.events, viewer.party, T + timedelta(minutes=len(self.events)))
 
+    async def must_see(self, viewer: Viewer, order_id: str) -> None:
+        await self.order(viewer, order_id)
+
     async def orders(self, viewer: Viewer, after: object = None, limit: int = 0) -> Page:
         page = await self.order(viewer, self.order_id)
         return Page([page], 1, 0, None)
