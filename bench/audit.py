@@ -12,7 +12,7 @@ from services.settings import Settings
 
 
 def verify(settings: Settings) -> dict[str, Any]:
-    """Returns events per second, start included: of the whole verification, and of history without read models."""
+    """Returns events and commands per second, start included, of everything and of history without read models."""
     with OrderStore(settings.database, settings.master_keys) as store:
         for model in READ_MODELS.values():
             projector = Projector(store, model())
@@ -33,6 +33,8 @@ def verify(settings: Settings) -> dict[str, Any]:
     different = [difference for difference in found.differences if "has no deadline" not in difference]
     assert not different, different[:5]
     return {
+        "commands_per_second": found.outcomes / seconds,
+        "history_commands_per_second": found.outcomes / (history_until - began),
         "per_second": found.events / seconds,
         "history_per_second": found.events / (history_until - began),
         "events": found.events,

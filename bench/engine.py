@@ -53,8 +53,10 @@ def _peak_mb(pid: int) -> float:
     return float(status.split("VmHWM:")[1].split()[0]) / 1000
 
 
-async def backlog(settings: Settings, commands: int, *, processes: int = 1, already: int = 0) -> dict[str, float]:
-    """Measures commands processes on a full topic, from the first committed outcome to the last.
+async def backlog(
+    settings: Settings, commands: int, *, processes: int = 1, already: int = 0, warm: int = 1
+) -> dict[str, float]:
+    """Measures commands processes on a full topic, from the outcome number `warm` to the last one.
 
     `processes` is their number for each shard, and `already` how many outcomes the store has before. `busy` in the
     result is the share of all cores that all processes of the machine used meanwhile.
@@ -63,7 +65,7 @@ async def backlog(settings: Settings, commands: int, *, processes: int = 1, alre
         for _ in range(processes):
             await stack.enter_async_context(running(settings, "commands"))
         shards = [stack.enter_context(psycopg.connect(one.database, autocommit=True)) for one in settings.shards]
-        first, started = await _count(shards, already + 1)
+        first, started = await _count(shards, already + warm)
         psutil.cpu_percent()
         last, ended = await _count(shards, already + commands)
         busy = psutil.cpu_percent() / 100

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import statistics
 import threading
 import time
 from collections.abc import Sequence
@@ -17,6 +16,7 @@ from resolution_contracts import CommandEnvelope
 from resolution_contracts.client import Client
 
 from bench import engine
+from bench.rounds import medians
 from services.http.viewers import COOKIE
 from services.settings import Settings
 
@@ -39,16 +39,9 @@ async def beside_kafka(settings: Settings, per_second: int, seconds: int, rounds
                 await engine.at_a_rate(client, per_second, posted, engine.STEADY_ORDERS)
                 await asyncio.sleep(1)  # until the read model knows the new orders
                 by_post = await _at_a_rate(supervisor.said["http"], per_second, [*islice(posted, per_second * seconds)])
-                turns.append({"kafka": engine.percentiles(by_kafka), "post": engine.percentiles(by_post)})
-    turns = turns[1:]  # the first turn warms up
-    result: dict[str, Any] = {
-        way: {name: statistics.median(turn[way][name] for turn in turns) for name in turns[0][way]}
-        for way in ("kafka", "post")
-    }
-    return result | {
-        "x": statistics.median(turn["post"]["p50_ms"] / turn["kafka"]["p50_ms"] for turn in turns),
-        "rounds": turns,
-    }
+                turn: dict[str, Any] = {"kafka": engine.percentiles(by_kafka), "post": engine.percentiles(by_post)}
+                turns.append(turn | {"x": turn["post"]["p50_ms"] / turn["kafka"]["p50_ms"]})
+    return medians(turns[1:])  # the first turn warms up
 
 
 async def _at_a_rate(url: str, per_second: int, commands: Sequence[CommandEnvelope]) -> list[float]:
