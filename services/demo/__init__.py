@@ -15,10 +15,13 @@ from .checks import verify
 from .evidence import come_to_rest, gather
 from .narrate import ConsoleNarrator, Narrator
 from .play import Director
-from .stage import ROLES, DemoError, Stage, open_stage, ready
+from .stage import ROLES, DemoError, Stage, TooSlow, open_stage, ready
 from .story import story
 
 __all__ = ["run"]
+
+SECONDS_FOR_48_HOURS = (10, 25, 60)
+"""How fast the clock runs. A machine that is too slow for it plays the story again with the next one."""
 
 
 async def run(settings: Settings, console: Console, *, as_json: bool, keep: bool = False) -> bool:
@@ -32,15 +35,29 @@ async def run(settings: Settings, console: Console, *, as_json: bool, keep: bool
     passed = False
     try:
         with _stopped_by_sigterm(), narrator.live():
-            async with open_stage(settings, narrator.note, keep=keep) as stage:
-                await _play(stage, narrator)
-                passed = True
-                if keep:
-                    await _stay(stage, narrator)
+            for seconds in SECONDS_FOR_48_HOURS:
+                with _again_if_too_slow(narrator, seconds):
+                    async with open_stage(settings, narrator.note, seconds_for_48_hours=seconds, keep=keep) as stage:
+                        await _play(stage, narrator)
+                        passed = True
+                        if keep:
+                            await _stay(stage, narrator, seconds)
+                    break
     except DemoError as error:
         narrator.tell("trouble", text=str(error))
     narrator.tell("result", passed=passed, seconds=round(time.monotonic() - started, 1))
     return passed
+
+
+@contextmanager
+def _again_if_too_slow(narrator: Narrator, seconds: int) -> Iterator[None]:
+    """Says so if this machine is too slow for this speed of the clock. Raises TooSlow at the slowest one."""
+    try:
+        yield
+    except TooSlow:
+        if seconds == SECONDS_FOR_48_HOURS[-1]:
+            raise
+        narrator.note(f"This machine is too slow to let 48 hours pass in {seconds} seconds. Once more, more slowly.")
 
 
 async def _play(stage: Stage, narrator: Narrator) -> None:
@@ -59,12 +76,12 @@ async def _play(stage: Stage, narrator: Narrator) -> None:
         raise DemoError(f"{failed} of {len(checks)} checks failed.")
 
 
-async def _stay(stage: Stage, narrator: Narrator) -> None:
+async def _stay(stage: Stage, narrator: Narrator, seconds: int) -> None:
     """Starts all roles again and serves the pages."""
     stage.roles.start(*ROLES, "http")
     await ready(stage.roles)
     narrator.note(f"The pages: {stage.roles.said['http']}. Log in as mia (a client) or ben (a freelancer).")
-    narrator.note("Here 48 hours pass in 10 seconds. Press Ctrl-C to end the demo.")
+    narrator.note(f"Here 48 hours pass in {seconds} seconds. Press Ctrl-C to end the demo.")
     with suppress(asyncio.CancelledError):
         await asyncio.Event().wait()
 

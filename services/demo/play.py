@@ -12,7 +12,7 @@ from resolution_contracts.values import format_instant
 
 from .narrate import Narrator
 from .script import Expected, Json, Moment, RunsOut, Step, Tale, event_name
-from .stage import DemoError, Stage, ready
+from .stage import DemoError, Stage, TooSlow, ready
 
 T = TypeVar("T")
 
@@ -122,7 +122,7 @@ class Director:
         await self._stage.roles.stop("commands")
         self._narrator.note(f"Process {process} has ended. What is published from now on waits in Kafka.")
         if self._clock.now() >= min(await self._deadlines(Moment.OUTAGE)):
-            raise DemoError(
+            raise TooSlow(
                 "This machine was too slow for the story: a deadline passed before the answer that should be in time "
                 "was sent. Try again when the machine is less busy."
             )

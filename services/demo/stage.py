@@ -29,15 +29,16 @@ from services.settings import Settings
 
 log = logging.getLogger(__name__)
 
-TIME_SCALE = Fraction(17280)
-"""48 hours pass in 10 seconds."""
-
 ROLES = ("commands", "relay", "timer", "projections")
 _START_SECONDS = 60
 
 
 class DemoError(Exception):
     """The demo cannot start or continue. The message says why and what to do."""
+
+
+class TooSlow(DemoError):
+    """The machine is too slow for the speed at which the demo's clock runs."""
 
 
 @dataclass(frozen=True)
@@ -59,10 +60,13 @@ class Stage:
 
 
 @asynccontextmanager
-async def open_stage(settings: Settings, say: Callable[[str], None], *, keep: bool) -> AsyncIterator[Stage]:
+async def open_stage(
+    settings: Settings, say: Callable[[str], None], *, seconds_for_48_hours: int, keep: bool
+) -> AsyncIterator[Stage]:
     """Sets everything up on the servers of `settings`, and removes it at the end, even after an error, unless `keep`.
 
-    The roles log to a file, which stays if something fails. Raises DemoError, psycopg.Error, KafkaError and TopicError.
+    After TooSlow it is removed in any case. The demo's clock lets 48 hours pass in `seconds_for_48_hours`. The roles
+    log to a file, which stays if something fails. Raises DemoError, psycopg.Error, KafkaError and TopicError.
     """
     name = f"demo_{uuid4().hex[:12]}"
     server = settings.shards[0].database
@@ -71,18 +75,18 @@ async def open_stage(settings: Settings, say: Callable[[str], None], *, keep: bo
         database_url=_url_of(server, name),
         only_shard=None,
         topic_prefix=name.replace("_", "-") + ".",
-        time_scale=TIME_SCALE,
+        time_scale=Fraction(48 * 3600, seconds_for_48_hours),
         time_origin=datetime.now(UTC),
         http_port=0,
     )
     topics = Topics(own.topic_prefix)
     say(f"The demo uses its own database {name} and topics {own.topic_prefix}*")
-    async with AsyncExitStack() as stack:
+    async with AsyncExitStack() as removal, AsyncExitStack() as stack:
         log_file = stack.enter_context(_log_file(say))
         _create_database(server, name)
-        if not keep:
-            stack.callback(_drop_database, server, name)
-            stack.push_async_callback(_delete_topics, own)
+        removal.callback(_drop_database, server, name)
+        removal.push_async_callback(_delete_topics, own)
+        stack.enter_context(_kept(removal, keep))
         migrate(own.database)
         partitions = await ensure_topics(own.cluster, topics)
         roles = Supervisor(own, log_file=log_file)
@@ -95,6 +99,21 @@ async def open_stage(settings: Settings, say: Callable[[str], None], *, keep: bo
         yield Stage(own, topics, partitions, clock_of(own), roles, client)
     if keep:
         say(f"The database {name} and the topics {own.topic_prefix}* stay on the servers.")
+
+
+@contextmanager
+def _kept(removal: AsyncExitStack, keep: bool) -> Iterator[None]:
+    """Calls the removal off at the end, unless nothing is to be kept, or the story begins anew."""
+    try:
+        yield
+    except TooSlow:
+        raise
+    except BaseException:
+        if keep:
+            removal.pop_all()
+        raise
+    if keep:
+        removal.pop_all()
 
 
 @contextmanager

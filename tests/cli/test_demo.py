@@ -8,7 +8,8 @@ import re
 import signal
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,11 +24,12 @@ from services import demo
 from services.demo.checks import verify
 from services.demo.evidence import Evidence, gather
 from services.demo.script import Expected, Happens, Tale
-from services.demo.stage import Stage
+from services.demo.stage import DemoError, Stage, TooSlow, _kept
 from services.embedded import Servers
 from services.settings import Settings
 
 ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.timeout(400)  # a slow machine plays the story twice
 
 
 async def test_the_demo_comes_out_as_told_line_by_line_in_json_and_leaves_nothing_behind(servers: Servers):
@@ -103,6 +105,41 @@ async def test_the_demos_verification_notices_a_changed_event_and_a_story_that_w
     assert _failed(seen["tampered"]) == ["Store, topics and pages agree"]
     assert re.search(r"order logo: event \d+ is not what follows", " ".join(told.getvalue().split()))
     assert max(len(line) for line in told.getvalue().splitlines()) <= 80
+
+
+@pytest.mark.parametrize(("plays", "passed"), [(1, True), (3, True), (4, False)])
+async def test_a_machine_that_is_too_slow_plays_the_story_again_with_a_slower_clock(
+    monkeypatch: pytest.MonkeyPatch, plays: int, passed: bool
+):
+    speeds: list[int] = []
+
+    @asynccontextmanager
+    async def open_stage(*_: Any, seconds_for_48_hours: int, keep: bool) -> AsyncIterator[None]:
+        speeds.append(seconds_for_48_hours)
+        yield
+
+    async def play(*_: Any) -> None:
+        if len(speeds) < plays:
+            raise TooSlow("Too slow.")
+
+    monkeypatch.setattr(demo, "open_stage", open_stage)
+    monkeypatch.setattr(demo, "_play", play)
+    told = io.StringIO()
+    assert await demo.run(Settings(), Console(file=told, width=200), as_json=True) is passed
+    assert tuple(speeds) == demo.SECONDS_FOR_48_HOURS[:plays]
+    assert told.getvalue().count("Once more, more slowly.") == len(speeds) - 1
+
+
+async def test_what_a_machine_that_is_too_slow_has_begun_is_removed_and_what_failed_is_kept_if_asked_for():
+    for error, removed in ((TooSlow("Too slow."), True), (DemoError("A check failed."), False), (None, False)):
+        done: list[str] = []
+        with suppress(DemoError):
+            async with AsyncExitStack() as removal:
+                removal.callback(done.append, "removed")
+                with _kept(removal, keep=True):
+                    if error is not None:
+                        raise error
+        assert bool(done) is removed
 
 
 def _pay_back_more(connection: psycopg.Connection[Any]) -> None:
