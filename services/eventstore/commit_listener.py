@@ -9,6 +9,8 @@ from typing import Any
 
 import psycopg
 
+from services.waiting import happens_within
+
 from .database import AsyncConnection, connect_async
 
 APPENDS = "order_events"
@@ -53,8 +55,7 @@ class CommitListener:
         """
         self.check()
         if self._count == mark:
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._changed.wait(), self._max_wait_seconds)
+            await happens_within(self._changed, self._max_wait_seconds)
 
     def check(self) -> None:
         """Raises psycopg.Error if the connection is lost."""

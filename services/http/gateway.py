@@ -300,7 +300,8 @@ def _seconds_for(wait: float | None) -> float:
 
 async def _answered(answer: Awaitable[_T]) -> _T:
     try:
-        return await asyncio.wait_for(answer, 10)
+        async with asyncio.timeout(10):
+            return await answer
     except (KafkaError, TimeoutError):
         raise Problem(503, "Kafka does not answer; try again soon.", {"Retry-After": "2"}) from None
 

@@ -4,9 +4,10 @@ import asyncio
 import logging
 from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 
 from services.eventstore.outcomes import PlacedOutcome, placed_outcomes
+from services.waiting import happens_within
 
 from .databases import Databases
 from .problems import Problem
@@ -54,8 +55,7 @@ class JudgedCommands:
                 self._anybody.clear()
                 await self._anybody.wait()
                 appended.clear()  # an append before now has none of the commands that are awaited from now on
-            with suppress(TimeoutError):  # a notification may have got lost
-                await asyncio.wait_for(appended.wait(), _LOOK_EVERY_SECONDS)
+            await happens_within(appended, _LOOK_EVERY_SECONDS)  # a notification may have got lost
             appended.clear()
             if self._awaited:
                 await self._look()

@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,6 +15,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
 from services.environment import SettingsError
+from services.waiting import happens_within
 
 log = logging.getLogger(__name__)
 
@@ -84,10 +85,8 @@ class IssuerKeys:
         """The key with this id. Raises KeysUnavailable if nobody can say whether there is one."""
         if key_id not in self._keys and time.monotonic() - self._tried_at > _SHORTEST_PAUSE_SECONDS:
             self._wanted.set()
-            try:
-                await asyncio.wait_for(self._tried.wait(), _LONGEST_FETCH_SECONDS)
-            except TimeoutError:
-                raise KeysUnavailable from None
+            if not await happens_within(self._tried, _LONGEST_FETCH_SECONDS):
+                raise KeysUnavailable
         known_for = time.monotonic() - self._fetched_at
         if known_for > _KEPT_WITHOUT_ISSUER_SECONDS or (self._failed and key_id not in self._keys):
             raise KeysUnavailable
@@ -106,15 +105,14 @@ class IssuerKeys:
     async def _fetch_for_ever(self) -> None:
         while True:
             await self._fetch()
-            with suppress(TimeoutError):
-                pause = _SHORTEST_PAUSE_SECONDS if self._failed else _REFRESH_EVERY_SECONDS
-                await asyncio.wait_for(self._wanted.wait(), pause)
+            await happens_within(self._wanted, _SHORTEST_PAUSE_SECONDS if self._failed else _REFRESH_EVERY_SECONDS)
 
     async def _fetch(self) -> None:
         self._wanted.clear()
         fetching = asyncio.get_running_loop().run_in_executor(self._thread, self._client.fetch_data)
         try:
-            document = await asyncio.wait_for(fetching, 2 * _LONGEST_FETCH_SECONDS)
+            async with asyncio.timeout(2 * _LONGEST_FETCH_SECONDS):
+                document = await fetching
             self._keys = _by_id(jwt.PyJWKSet.from_dict(document)) if document.get("keys") != [] else {}
             self._fetched_at, self._failed = time.monotonic(), False
         except Exception as error:  # whatever the issuer sends, the keys known so far stay in use

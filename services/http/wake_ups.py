@@ -1,7 +1,6 @@
 """Wakes requests that wait for a change of a read model or for an outcome, with one listener for each database."""
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Sequence
 from typing import Any
@@ -11,6 +10,7 @@ import psycopg
 from projections.framework.projector import CHANNEL
 from services.eventstore.commit_listener import APPENDS
 from services.eventstore.database import ANSWER_WITHIN_SECONDS, AsyncConnection, connect_async
+from services.waiting import happens_within
 
 log = logging.getLogger(__name__)
 
@@ -66,5 +66,4 @@ class WakeUps:
         """Waits `rest_seconds`, then for a change since the call, at most `seconds`."""
         changed = self._changed
         await asyncio.sleep(rest_seconds)
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(changed.wait(), seconds)
+        await happens_within(changed, seconds)

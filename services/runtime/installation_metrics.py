@@ -157,7 +157,8 @@ class Watch:
         consumer, self._consumer = self._consumer, None
         if consumer is not None:
             with suppress(KafkaError, TimeoutError):
-                await asyncio.wait_for(consumer.stop(), _ANSWER_WITHIN_SECONDS)
+                async with asyncio.timeout(_ANSWER_WITHIN_SECONDS):
+                    await consumer.stop()
 
     def _answered(self, server: str, trouble: str = "") -> None:
         self._health.server(server, trouble)

@@ -94,7 +94,8 @@ class RoleProcess:
             return True
         self._signal(SIGTERM)
         try:
-            await asyncio.wait_for(self.wait(), within_seconds)
+            async with asyncio.timeout(within_seconds):
+                await self.wait()
         except TimeoutError:
             self._signal(SIGKILL)
             await self.wait()

@@ -5,7 +5,6 @@ twice, late or too early, and two timers may run.
 """
 
 import asyncio
-import contextlib
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -33,6 +32,7 @@ from services.kafka.consumer import PositionedConsumer, Positions
 from services.kafka.topics import Topics
 from services.telemetry import role_metrics
 from services.telemetry.health import progress
+from services.waiting import happens_within
 
 from .deadlines import Deadline, Deadlines
 
@@ -133,8 +133,7 @@ class TimerRole:
         seconds = _MAX_SLEEP_SECONDS
         if until is not None:
             seconds = min(seconds, (until - datetime.now(UTC)).total_seconds())
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._deadline_added.wait(), max(seconds, 0))
+        await happens_within(self._deadline_added, max(seconds, 0))
 
     async def _record(
         self, opened: Sequence[Deadline], settled: Sequence[tuple[str, str]], moves: dict[int, tuple[int, int]]
