@@ -1,4 +1,4 @@
-"""A consumer that is stopped while Kafka does not answer ends, and its caller continues."""
+"""What is stopped ends: a role at its work, and a consumer while Kafka does not answer."""
 
 import asyncio
 from typing import Any
@@ -9,7 +9,41 @@ from aiokafka.consumer.fetcher import Fetcher
 from aiokafka.errors import RequestTimedOutError
 from aiokafka.protocol.fetch import FetchRequest
 
+from services.runtime import roles
+from services.timer.role import TimerRole
+from tests.support.commands import offer_refund, register
 from tests.support.installation import Installation
+
+
+async def test_a_timer_that_is_stopped_while_it_stores_a_deadline_ends(
+    installation: Installation, monkeypatch: pytest.MonkeyPatch
+):
+    """The new deadline wakes the part that asks about deadlines in the moment in which that part is cancelled."""
+    stores, record = asyncio.Event(), TimerRole._record
+
+    async def stores_slowly(timer: TimerRole, *what: Any) -> None:
+        stores.set()
+        await asyncio.sleep(0.2)
+        await record(timer, *what)
+
+    monkeypatch.setattr(TimerRole, "_record", stores_slowly)
+    await installation.run("commands", "relay")
+    await installation.send("order-1", register())
+    ready = asyncio.Event()
+    start = roles.Start(installation.settings, installation.topics, installation.clock, ready)
+    timer = asyncio.create_task(roles.ROLES["timer"](start))
+    try:
+        await asyncio.wait_for(ready.wait(), 30)
+        await installation.until_published()
+        stores.clear()
+        await installation.send("order-1", offer_refund())
+        await asyncio.wait_for(stores.wait(), 30)
+        timer.cancel()
+        await asyncio.wait([timer], timeout=10)
+        assert timer.cancelled()
+        assert installation.query("SELECT count(*) FROM deadlines") == [(1,)]
+    finally:
+        timer.cancel()
 
 
 async def test_a_consumer_whose_fetch_has_just_failed_stops(installation: Installation):
