@@ -30,8 +30,8 @@ def table(result: Result) -> list[Row]:
     if backlog := result.get("backlog"):
         rows += [
             ("backlog, one commands process", f"{backlog['one']:,.0f} commands/s", ""),
-            ("  beside the plain library", f"{backlog['x_library']:.1f} x of {backlog['library']:,.0f}/s", "50 x"),
-            ("  beside the raw ceiling", f"{backlog['x_ceiling']:.2f} x of {backlog['ceiling']:,.0f}/s", "0.5 x"),
+            ("  beside the plain library", f"{backlog['x_library']:.1f} x of {backlog['library']:,.0f}/s", ""),
+            ("  beside the raw ceiling", f"{backlog['x_ceiling']:.2f} x of {backlog['ceiling']:,.0f}/s", ""),
             ("two commands processes", f"{backlog['x_two']:.2f} x of one", "1.5 x"),
             ("  cores in use, with one and two", f"{backlog['busy_one']:.0%}, {backlog['busy_two']:.0%}", ""),
         ]
@@ -45,7 +45,7 @@ def table(result: Result) -> list[Row]:
         rows.append(("relay", f"{relay['per_second']:,.0f} commands/s, {relay['x']:.2f} x of commands", "1 x"))
     rows += _waits(result)
     if due := result.get("deadlines"):
-        rows.append((f"{due['disputes']:,} deadlines at once, all settled", f"{due['seconds']:.1f} s", "12 s"))
+        rows.append((f"{due['disputes']:,} deadlines at once, all settled", f"{due['seconds']:.1f} s", ""))
     rows += _of_the_read_side(result)
     if long := result.get("long_orders"):
         rows.append(("per command, 1,000 events in an order against 10", f"{long['x']:.2f} x", "1.3 x"))
@@ -69,10 +69,10 @@ def _waits(result: Result) -> list[Row]:
         figures = f"{posted['post']['p50_ms']:.1f} / {posted['post']['p99_ms']:.1f} ms"
         rows.append(("a POST that waits for the outcome, at 50/s, p50 / p99", figures, ""))
         figures = f"{posted['x']:.2f} x of {posted['kafka']['p50_ms']:.1f} ms (p50)"
-        rows.append(("  beside produce to outcome", figures, "0.7 x"))
+        rows.append(("  beside produce to outcome", figures, ""))
     if late := result.get("lateness"):
         figures = f"{late['p50_ms']:.0f} / {late['p99_ms']:.0f} ms"
-        rows.append(("AutoAccepted after the deadline, p50 / p99", figures, "100 ms"))
+        rows.append(("AutoAccepted after the deadline, p50 / p99", figures, ""))
     return rows + _peer(result)
 
 
@@ -107,7 +107,7 @@ def _of_the_read_side(result: Result) -> list[Row]:
         rows.append(("rebuilding the order page", f"{rebuilt['per_second']:,.0f} events/s", "20,000"))
         rows.append(("  beside the library's runner", f"{rebuilt['x']:.0f} x of {rebuilt['library']:,.0f}/s", "8 x"))
     if verified := result.get("verify"):
-        rows.append(("verifying history and read models", f"{verified['per_second']:,.0f} events/s", "50,000"))
+        rows.append(("verifying history and read models", f"{verified['per_second']:,.0f} events/s", ""))
         rows.append(("  history alone", f"{verified['history_per_second']:,.0f} events/s", ""))
     for name, what, bar in (
         ("live", "an event into the order page, p50 / p99", "50 ms"),
@@ -119,14 +119,14 @@ def _of_the_read_side(result: Result) -> list[Row]:
 
 
 def _peer(result: Result) -> list[Row]:
+    for name in ("kafka_streams", "beside_streams"):
+        if skipped := result.get(name, {}).get("skipped"):
+            return [("Kafka Streams", skipped, "")]
     rows: list[Row] = []
     if peer := result.get("kafka_streams"):
-        if "skipped" in peer:
-            return [("Kafka Streams", peer["skipped"], "")]
         figures = f"{peer['per_second']:,.0f}/s; the service {peer['x']:.2f} x of it"
         rows.append(("Kafka Streams, one thread, a long backlog", figures, ""))
     for rate, beside in result.get("beside_streams", {}).items():
-        if rate != "skipped":
-            taken = [f"{beside[who]['p50_ms']:.1f} / {beside[who]['p99_ms']:.1f}" for who in ("service", "peer")]
-            rows.append((f"produce to outcome at {rate}/s, service and Kafka Streams", ", ".join(taken) + " ms", ""))
+        taken = [f"{beside[who]['p50_ms']:.1f} / {beside[who]['p99_ms']:.1f}" for who in ("service", "peer")]
+        rows.append((f"produce to outcome at {rate}/s, service and Kafka Streams", ", ".join(taken) + " ms", ""))
     return rows

@@ -103,17 +103,16 @@ async def open_stage(
 
 @contextmanager
 def _kept(removal: AsyncExitStack, keep: bool) -> Iterator[None]:
-    """Calls the removal off at the end, unless nothing is to be kept, or the story begins anew."""
+    """Calls the removal off at the end, unless nothing is to be kept, or the machine was too slow."""
+    too_slow = False
     try:
         yield
     except TooSlow:
+        too_slow = True
         raise
-    except BaseException:
-        if keep:
+    finally:
+        if keep and not too_slow:
             removal.pop_all()
-        raise
-    if keep:
-        removal.pop_all()
 
 
 @contextmanager
@@ -124,6 +123,8 @@ def _log_file(say: Callable[[str], None]) -> Iterator[Path]:
     failed = False
     try:
         yield file
+    except TooSlow:
+        raise
     except Exception:
         failed = True
         raise

@@ -154,7 +154,7 @@ def outcome_of_command(connection: psycopg.Connection[Any], order_id: str, comma
 
 
 class PlacedOutcome(NamedTuple):
-    """The outcome of a command id's first use, and where that record is on the commands topic."""
+    """The outcome of a command, and where the command's record is on the commands topic."""
 
     order_id: str
     command_id: str
@@ -164,23 +164,44 @@ class PlacedOutcome(NamedTuple):
     message: bytes
     last_event_id: int
 
+    def is_of(self, partition: int, offset: int) -> bool:
+        """Whether it is the outcome of the record at this place."""
+        return (self.partition, self.offset) == (partition, offset)
 
-def placed_outcomes(connection: psycopg.Connection[Any], commands: Collection[tuple[str, str]]) -> list[PlacedOutcome]:
-    """Returns the outcomes of those commands (order id, command id) that were judged. Raises psycopg.Error.
 
-    Command ids count as they were first sent: in other letters in capitals they are not found.
+_PLACED: LiteralString = (
+    "SELECT order_id, command_id, partition, record_offset - base, message, last_event_id "
+    "FROM outcomes JOIN positions USING (partition) WHERE consumer = 'commands' "
+)
+
+
+def first_outcomes(connection: psycopg.Connection[Any], commands: Collection[tuple[str, str]]) -> list[PlacedOutcome]:
+    """Returns the outcomes of the first uses of these commands (order id, command id). Raises psycopg.Error.
+
+    Letter case matters: an id is found only as it was first spelled.
     """
     order_ids, ids = zip(*commands, strict=True)
+    query: LiteralString = (
+        f"{_PLACED}AND {_FIRST_USE}"  # noqa: S608
+        "AND (order_id, command_id) IN (SELECT * FROM unnest(%s::text[], %s::text[]) AS asked (order_id, command_id))"
+    )
     with connection.cursor(row_factory=tuple_row, binary=True) as cursor:
-        cursor.execute(
-            "SELECT order_id, command_id, partition, record_offset - base, message, last_event_id "  # noqa: S608
-            "FROM unnest(%s::text[], %s::text[]) AS asked (order_id, command_id) "
-            "JOIN outcomes USING (order_id, command_id) JOIN positions USING (partition) "
-            f"WHERE consumer = 'commands' AND {_FIRST_USE}",
-            (list(order_ids), list(ids)),
-            prepare=True,
-        )
+        cursor.execute(query, (list(order_ids), list(ids)), prepare=True)
         return [PlacedOutcome(*row) for row in cursor]
+
+
+def outcome_at(
+    connection: psycopg.Connection[Any], order_id: str, command_id: str, partition: int, offset: int
+) -> PlacedOutcome | None:
+    """Returns the outcome of a command in the record at this place on the topic that there is now, or None.
+
+    Also that of a repeat, or of another use of the id. Raises psycopg.Error.
+    """
+    here: LiteralString = "AND order_id = %s AND command_id = %s AND partition = %s AND record_offset = %s + base "
+    query: LiteralString = f"{_PLACED}AND {_FIRST_USE}{here}UNION ALL {_PLACED}AND {_REPEAT}{here}"
+    with connection.cursor(row_factory=tuple_row, binary=True) as cursor:
+        row = cursor.execute(query, (order_id, command_id, partition, offset) * 2).fetchone()
+    return None if row is None else PlacedOutcome(*row)
 
 
 _STORED_USES: LiteralString = (

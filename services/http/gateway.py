@@ -28,7 +28,7 @@ from projections.framework import paging
 from projections.framework.paging import Cursor, Page
 from services.clock import Clock
 from services.eventstore.database import fetch_value
-from services.eventstore.outcomes import PlacedOutcome, last_outcome, outcome_of_command
+from services.eventstore.outcomes import PlacedOutcome, last_outcome, outcome_at, outcome_of_command
 from services.eventstore.read_events import events_of_order, newest_event, read_with_texts
 from services.kafka.cluster import Cluster
 from services.kafka.relay_position import published
@@ -55,6 +55,7 @@ _LONGEST_WAIT_SECONDS = 10.0
 _LONGEST_DELIVERY_SECONDS = 10.0
 _SHORTEST_DELIVERY_SECONDS = 1.0
 _ANSWER_KEPT_SECONDS = 30.0
+_LOOK_AGAIN_SECONDS = 0.25
 _REST_SECONDS = 0.25
 """The shortest time between two reads of a stream. Under load, read models change many times a second."""
 
@@ -242,20 +243,29 @@ class Gateway:
     async def _first_to_come(
         self, delivered: Delivered, stored: asyncio.Future[PlacedOutcome], order_id: str, command_id: str
     ) -> Json:
-        """Returns the outcome with its API position, or `{"dead": reason}`: the store's, or Kafka's if that is first.
+        """Returns the outcome of the delivered record with its API position, or `{"dead": reason}`.
 
-        The store's counts only if it is that of the delivered record. If the id was used before, the record has an
-        outcome of its own, which says so.
+        The store has the outcome of the id's first use before Kafka has it. If that was another record's, the delivered
+        one is a repeat, or uses the id for something else. Its outcome is looked up once Kafka has one for this id.
         """
         await asyncio.wait((delivered.answer, stored), return_when=asyncio.FIRST_COMPLETED)
-        if stored.done():
-            first_use = stored.result()
-            if (first_use.partition, first_use.offset) == (delivered.partition, delivered.offset):
-                position = self.databases.position(order_id, first_use.last_event_id)
-                stored_outcome: Json = msgspec.json.decode(first_use.message)
-                return stored_outcome | {"position": position}
-        outcome = await delivered.answer
-        return outcome if "dead" in outcome else outcome | {"position": await self._position_of(order_id, command_id)}
+        unread = delivered.answer.done() and delivered.answer.exception() is not None
+        if unread:
+            await stored  # the client does not read Kafka's outcomes any more
+        if stored.done() and stored.result().is_of(delivered.partition, delivered.offset):
+            return self._outcome_in(stored.result(), stored.result().last_event_id)
+        if not unread and "dead" in (answer := await delivered.answer):
+            return answer
+        place = (delivered.partition, delivered.offset)
+        # What Kafka has may be the outcome of a record that another process sent under the same id.
+        while (found := await self.databases.read_order(outcome_at, order_id, command_id, *place)) is None:  # noqa: ASYNC110
+            await asyncio.sleep(_LOOK_AGAIN_SECONDS)
+        first = await self.databases.read_order(outcome_of_command, order_id, command_id)
+        return self._outcome_in(found, (first or found).last_event_id)
+
+    def _outcome_in(self, stored: PlacedOutcome, event_id: int) -> Json:
+        outcome: Json = msgspec.json.decode(stored.message)
+        return outcome | {"position": self.databases.position(stored.order_id, event_id)}
 
     async def _deliver(self, envelope: CommandEnvelope, traceparent: str | None, until: float) -> Delivered:
         """Sends a command. Returns once Kafka has it.
@@ -279,18 +289,20 @@ class Gateway:
                 command_id=envelope.id,
             ) from None
 
-    async def _position_of(self, order_id: str, command_id: str) -> int:
-        stored = await self.databases.read_order(_outcome, order_id, command_id)
-        return self.databases.position(order_id, stored[1]) if stored else 0
-
 
 def _let_go(answer: asyncio.Future[Json]) -> None:
     """Cancels an answer that nobody waits for, but not at once.
 
-    The client hands answers with the same command id out in turns, so the next use of the id would get this one.
+    The client hands out the answers to one command id in turn, so the next use of the id would get this one.
     """
-    answer.add_done_callback(lambda done: done.cancelled() or done.exception())
-    asyncio.get_running_loop().call_later(_ANSWER_KEPT_SECONDS, answer.cancel)
+    later = asyncio.get_running_loop().call_later(_ANSWER_KEPT_SECONDS, answer.cancel)
+
+    def came(done: asyncio.Future[Json]) -> None:
+        later.cancel()
+        if not done.cancelled():
+            done.exception()  # which nobody else asks for
+
+    answer.add_done_callback(came)
 
 
 def _seconds_for(wait: float | None) -> float:

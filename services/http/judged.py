@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from services.eventstore.outcomes import PlacedOutcome, placed_outcomes
+from services.eventstore.outcomes import PlacedOutcome, first_outcomes
 from services.waiting import happens_within
 
 from .databases import Databases
@@ -22,7 +22,7 @@ Command = tuple[str, str]
 
 
 class JudgedCommands:
-    """The outcomes that requests wait for. All of them are looked up in one query after each commit."""
+    """The outcomes that requests wait for. After each commit they are looked up, in one query for each shard."""
 
     def __init__(self, databases: Databases, wake_ups: WakeUps) -> None:
         self._databases = databases
@@ -32,7 +32,7 @@ class JudgedCommands:
 
     @contextmanager
     def awaited(self, order_id: str, command_id: str) -> Iterator[asyncio.Future[PlacedOutcome]]:
-        """Yields the future outcome of the first use of a command id, which may be the use by an earlier record.
+        """Yields the future outcome of the first use of a command id, which may be an earlier record's.
 
         It may never come, for example because the command's record became a dead letter, or while the database is away.
         """
@@ -65,13 +65,18 @@ class JudgedCommands:
         for command, futures in self._awaited.items():
             if not all(future.done() for future in futures):
                 shards[self._databases.shard_of(command[0])].append(command)
-        for shard, commands in shards.items():
-            try:
-                found = await self._databases.read(shard, placed_outcomes, commands)
-            except Problem:
-                log.info("the database does not answer; outcomes come from Kafka meanwhile")
-                continue
-            for outcome in found:
-                for future in self._awaited.get((outcome.order_id, outcome.command_id), ()):
-                    if not future.done():
-                        future.set_result(outcome)
+        await asyncio.gather(*(self._look_in(shard, commands) for shard, commands in shards.items()))
+
+    async def _look_in(self, shard: int, commands: list[Command]) -> None:
+        try:
+            found = await self._databases.read(shard, first_outcomes, commands)
+        except Problem as problem:
+            log.info("no outcomes from the database, trying again: %s", problem)
+            return
+        except Exception:
+            log.exception("outcomes cannot be looked up, trying again; meanwhile they come from Kafka")
+            return
+        for outcome in found:
+            for future in self._awaited.get((outcome.order_id, outcome.command_id), ()):
+                if not future.done():
+                    future.set_result(outcome)

@@ -106,6 +106,29 @@ async def test_an_outcome_comes_from_the_store_before_the_relay_publishes_it(
     assert (in_capitals.status_code, in_capitals.json()["data"]["code"]) == (200, "dispute_open")
 
 
+async def test_an_outcome_that_kafka_has_of_another_record_under_the_same_id_is_not_given(
+    api: httpx.AsyncClient, installation: Installation
+):
+    await installation.stop("relay")
+    key = {"Idempotency-Key": str(uuid4())}
+    first = await _send(api, "OpenDispute", UPDATE, **key)
+    await installation.stop("http")
+    await installation.run("http")  # a process that knows nothing of the first request, as with two replicas
+    async with httpx.AsyncClient(base_url=installation.url, timeout=30) as other:
+        sending = [
+            asyncio.create_task(_send(other, "OpenDispute", data, **key, Prefer="wait=20"))
+            for data in (EXTENSION, UPDATE)
+        ]
+        await until(
+            lambda: installation.query("SELECT count(*) FROM outcomes WHERE kind IN ('repeated', 'reused')") == [(2,)]
+        )
+        await installation.run("relay")
+        reused, repeated = [answer.json() for answer in await asyncio.gather(*sending)]
+    assert reused["data"]["code"] == "command_id_reused"
+    assert repeated["data"] == first.json()["data"] | {"duplicate": True}
+    assert repeated["position"] == first.json()["position"]
+
+
 async def test_a_refusal_is_an_outcome_and_a_command_without_wait_is_only_taken(api: httpx.AsyncClient):
     refused = await _send(api, "OpenDispute", EXTENSION)
     assert (refused.status_code, refused.json()["data"]["code"]) == (200, "not_allowed")
