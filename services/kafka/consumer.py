@@ -304,7 +304,8 @@ def _has_ended(consumer: AIOKafkaConsumer) -> bool:
     if fetcher is not None and fetcher.error_future.done():
         return True
     return coordinator is not None and (
-        coordinator._coordination_task.done()
+        _has_failed(coordinator._coordination_task)  # also retrieves its error, which asyncio would log some day
+        or coordinator._coordination_task.done()
         # These two also end and begin with each rebalance.
         or _has_failed(coordinator._heartbeat_task)
         or _has_failed(coordinator._commit_refresh_task)
