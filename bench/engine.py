@@ -3,11 +3,11 @@
 import asyncio
 import statistics
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from uuid import uuid4
 
 import psutil
@@ -21,6 +21,8 @@ from bench.processor_time import ProcessorTime, microseconds_each
 from services.kafka.topics import DEFAULT_PARTITIONS, Topics
 from services.runtime.supervisor import Supervisor, processes_of
 from services.settings import Settings
+
+_T = TypeVar("_T")
 
 _WARM_SECONDS = 20
 """How long a new broker compiles its code, on the same cores that are measured."""
@@ -146,11 +148,16 @@ def percentiles(taken: Sequence[float]) -> dict[str, float]:
 
 async def at_a_rate(client: Client, per_second: int, commands: Iterator[CommandEnvelope], count: int) -> list[float]:
     """Sends the first `count` commands. Returns each one's milliseconds to its outcome."""
-    tasks, start = [], time.perf_counter()
-    for number, command in enumerate(islice(commands, count)):
+    return await paced(per_second, islice(commands, count), lambda command: _time(client, command))
+
+
+async def paced(per_second: int, items: Iterable[_T], begin: Callable[[_T], Awaitable[float]]) -> list[float]:
+    """Begins something with each item at a steady rate, however long it takes. Returns all results."""
+    begun, start = [], time.perf_counter()
+    for number, item in enumerate(items):
         await asyncio.sleep(max(0, start + number / per_second - time.perf_counter()))
-        tasks.append(asyncio.create_task(_time(client, command)))
-    return list(await asyncio.gather(*tasks))
+        begun.append(asyncio.ensure_future(begin(item)))
+    return list(await asyncio.gather(*begun))
 
 
 def steady(name: str) -> Iterator[CommandEnvelope]:

@@ -48,12 +48,11 @@ async def _at_a_rate(url: str, per_second: int, commands: Sequence[CommandEnvelo
     sender = _Sender(url)
     for user in {command.data["actor"] for command in commands}:
         await asyncio.to_thread(sender.log_in, user)
-    loop, sent, start = asyncio.get_running_loop(), [], time.perf_counter()
     with ThreadPoolExecutor(_SENDERS) as senders:
-        for number, command in enumerate(commands):
-            await asyncio.sleep(max(0, start + number / per_second - time.perf_counter()))
-            sent.append(loop.run_in_executor(senders, sender.send, command, time.perf_counter()))
-        return list(await asyncio.gather(*sent))
+        run = asyncio.get_running_loop().run_in_executor
+        return await engine.paced(
+            per_second, commands, lambda command: run(senders, sender.send, command, time.perf_counter())
+        )
 
 
 class _Sender:

@@ -167,8 +167,5 @@ class _Browser:
 
 
 async def _at_a_rate(browsers: Executor, browser: _Browser, per_second: int, views: int) -> list[float]:
-    loop, seen, start = asyncio.get_running_loop(), [], time.perf_counter()
-    for number in range(views):
-        await asyncio.sleep(max(0, start + number / per_second - time.perf_counter()))
-        seen.append(loop.run_in_executor(browsers, browser.view, time.perf_counter()))
-    return list(await asyncio.gather(*seen))
+    run = asyncio.get_running_loop().run_in_executor
+    return await engine.paced(per_second, range(views), lambda _: run(browsers, browser.view, time.perf_counter()))
