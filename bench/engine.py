@@ -133,9 +133,9 @@ async def latency_of(
     `used` returns the processor time so far, in seconds by name.
     """
     async with Client(settings.kafka, prefix=settings.topic_prefix) as client:
-        await at_a_rate(client, per_second, steady("warm"), per_second * _WARM_SECONDS)
+        await at_a_rate(client, per_second, steady("warm", per_second), per_second * _WARM_SECONDS)
         before = used()
-        taken = await at_a_rate(client, per_second, steady("measured"), per_second * seconds)
+        taken = await at_a_rate(client, per_second, steady("measured", per_second), per_second * seconds)
         spent = microseconds_each(before, used(), len(taken))
     return percentiles(taken) | {"commands": len(taken), "cpu_us": spent}
 
@@ -160,9 +160,12 @@ async def paced(per_second: int, items: Iterable[_T], begin: Callable[[_T], Awai
     return list(await asyncio.gather(*begun))
 
 
-def steady(name: str) -> Iterator[CommandEnvelope]:
-    """Yields commands for ever: `STEADY_ORDERS` orders, then update requests and answers on them in turns."""
-    orders = [life(f"{name}-{number}")[0] for number in range(STEADY_ORDERS)]
+def steady(name: str, orders_at_once: int = STEADY_ORDERS) -> Iterator[CommandEnvelope]:
+    """Yields commands for ever: that many orders, then update requests and answers on them in turns.
+
+    With as many orders as commands a second, an order's commands are a second apart, so that none overtakes another.
+    """
+    orders = [life(f"{name}-{number}")[0] for number in range(orders_at_once)]
     yield from orders
     request = OrderUpdateRequest(kind="order_update", message="How is it going?")
     while True:
