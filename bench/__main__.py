@@ -171,7 +171,8 @@ class Bench:
             await engine.relay_backlog(settings, commands)
             verified = await asyncio.to_thread(audit.verify, settings)
             x = {"x": verified["commands_per_second"] / one, "x_history": verified["history_commands_per_second"] / one}
-            rounds.append(verified | x)
+            what_if = await asyncio.to_thread(audit.what_if, settings)
+            rounds.append(verified | x | {"what_if": what_if, "x_what_if": what_if / verified["seconds"]})
         return medians(rounds)
 
     async def live(self) -> Result:

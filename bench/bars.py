@@ -82,6 +82,9 @@ def _verify(found: Result, _: Result) -> Iterator[Bar]:
         rounds = [r[name] for r in found["rounds"]]
         yield Bar(f"verifying {what} beside the commands process", rounds, bar, at_most=False)
 
+    rounds = [r["x_what_if"] for r in found["rounds"]]
+    yield Bar("a what-if beside verifying history and read models", rounds, 2.0)
+
 
 def _large_store(found: Result, _: Result) -> Iterator[Bar]:
     yield Bar(f"per command, {found['events']:,} events stored beside 1 %", [found["x"]], 1.3)

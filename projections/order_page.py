@@ -236,6 +236,7 @@ def view(page: Page, with_texts: Iterable[e.Event], viewer: str | None, now: dat
         "client_id": facts.client_id,
         "freelancer_id": facts.freelancer_id,
         "price": msgspec.to_builtins(facts.price),
+        "terms": msgspec.to_builtins(order.terms),
         "expected_delivery_at": _instant(order.expected_delivery_at),
         "canceled": page.canceled,
         "refund": _refund(order),

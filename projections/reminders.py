@@ -1,25 +1,25 @@
-"""The reminders that are due 24 and 2 hours before a deadline. `send_reminders.py` sends each once."""
+"""The reminders that are due at parts of the time to answer. `send_reminders.py` sends each once."""
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import ClassVar
 
 from psycopg import Cursor
 from psycopg.rows import DictRow
 
 from services.orders import events as e
+from services.orders.reminders import NAMES, due_at
 
 from .framework import known_order
 from .framework.known_order import KnownOrder
 from .framework.read_model import Fact, Handler, ReadModel
 
-HOURS_BEFORE = (24, 2)
-
 
 def _opened(order: KnownOrder, event: e.DisputeOpened) -> Fact:
     known_order.opened(order, event)
     role = event.opened_by.other
-    return event.dispute_id, order.order_id, event.kind, role, order.party(role), event.respond_by
+    recipient = order.party(role)
+    return event.dispute_id, order.order_id, event.kind, role, recipient, event.timestamp, event.respond_by
 
 
 def _settled(order: KnownOrder, event: e.Event) -> Fact:
@@ -39,7 +39,7 @@ class Reminders(ReadModel[KnownOrder]):
         CREATE TABLE IF NOT EXISTS due (
             order_id   text        NOT NULL,
             dispute_id text        NOT NULL,
-            hours      integer     NOT NULL,
+            hours      integer     NOT NULL,  -- which reminder: services/orders/reminders.py
             at         timestamptz NOT NULL,  -- business time
             kind       text        NOT NULL,
             role       text        NOT NULL,
@@ -64,11 +64,12 @@ class Reminders(ReadModel[KnownOrder]):
                 "WHERE due.order_id = settled.order_id AND due.dispute_id = settled.dispute_id",
                 [list(column) for column in zip(*settled, strict=True)],
             )
+        opened = (fact for fact in facts if len(fact) > 2)
         rows = [
-            (order_id, dispute_id, hours, respond_by - timedelta(hours=hours), kind, role, recipient, respond_by)
-            for dispute_id, order_id, kind, role, recipient, respond_by in (fact for fact in facts if len(fact) > 2)
+            (order_id, dispute_id, number, due_at(number, opened_at, respond_by), kind, role, recipient, respond_by)
+            for dispute_id, order_id, kind, role, recipient, opened_at, respond_by in opened
             if (order_id, dispute_id) not in settled
-            for hours in HOURS_BEFORE
+            for number in NAMES
         ]
         if rows:
             cursor.execute(

@@ -7,18 +7,19 @@ relay publishes. That table remembers every reminder that was ever sent, even if
 import asyncio
 import logging
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import msgspec
 import psycopg
 from psycopg.rows import namedtuple_row
 from resolution_contracts import topics
-from resolution_contracts.notifications import DisputeReminder
+from resolution_contracts.notifications import DisputeReminder, DisputeReminderV2
 from resolution_contracts.values import format_instant
 
 from services.clock import Clock
 from services.eventstore.database import ANSWER_WITHIN_SECONDS, connect, fetch_value, lock_appends
+from services.orders.reminders import NAMES
 from services.telemetry import role_metrics
 from services.telemetry.health import progress
 
@@ -122,21 +123,21 @@ def _store(connection: psycopg.Connection[Any], rows: Sequence[Any], now: dateti
 
 
 def _message(row: Any, now: datetime) -> bytes:
-    reminder = DisputeReminder(
-        dispute_id=row.dispute_id,
-        kind=row.kind,
-        recipient=row.recipient,
-        role=row.role,
-        respond_by=row.respond_by,
-        hours_before=row.hours,
-    )
+    facts = {name: getattr(row, name) for name in ("dispute_id", "kind", "recipient", "role", "respond_by")}
+    before, reminder = row.respond_by - row.at, NAMES[row.hours]
+    data: DisputeReminder | DisputeReminderV2
+    if before == timedelta(hours=row.hours):  # as before there were terms
+        version, name, data = 1, f"{row.hours}h", DisputeReminder(**facts, hours_before=row.hours)
+    else:
+        seconds = before // timedelta(seconds=1)
+        version, name, data = 2, reminder, DisputeReminderV2(**facts, reminder=reminder, seconds_before=seconds)
     envelope = {
         "specversion": "1.0",
-        "id": f"{row.order_id}:{row.dispute_id}:{row.hours}h",
-        "type": topics.notification_type("DisputeReminder"),
+        "id": f"{row.order_id}:{row.dispute_id}:{name}",
+        "type": topics.notification_type("DisputeReminder", version),
         "source": topics.SOURCE,
         "subject": row.order_id,
         "time": format_instant(now),
-        "data": reminder.model_dump(mode="json"),
+        "data": data.model_dump(mode="json"),
     }
     return msgspec.json.encode(envelope)

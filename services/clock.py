@@ -1,4 +1,4 @@
-"""Business time: equal to real time, or faster for demos and tests. The rules' 48 hours are hours of business time."""
+"""Business time: equal to real time, or faster for demos and tests. Hours of rules and terms are of business time."""
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta

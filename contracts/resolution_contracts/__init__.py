@@ -23,12 +23,14 @@ from .commands import (
     RecordRequirementsSubmitted,
     RecordRevisionRequested,
     RegisterOrder,
+    RegisterOrderV2,
     Withdraw,
 )
 from .envelope import CommandEnvelope, EventEnvelope, NotificationEnvelope, OutcomeEnvelope
 from .events import EVENTS, PublicEvent
-from .notifications import DisputeReminder
+from .notifications import DisputeReminder, DisputeReminderV2
 from .outcomes import Code, CommandAccepted, CommandRejected, Outcome
+from .terms import OrderTerms, Terms
 from .values import CancellationReason, DisputeKind, Money, RefundReason, Role
 
 __all__ = [
@@ -48,6 +50,7 @@ __all__ = [
     "DeliveryExtensionRequest",
     "DisputeKind",
     "DisputeReminder",
+    "DisputeReminderV2",
     "EraseOrderTexts",
     "EventEnvelope",
     "ExpireDispute",
@@ -56,6 +59,7 @@ __all__ = [
     "OfferPartialRefund",
     "OfferPartialRefundV2",
     "OpenDispute",
+    "OrderTerms",
     "OrderUpdateRequest",
     "Outcome",
     "OutcomeEnvelope",
@@ -68,7 +72,9 @@ __all__ = [
     "RecordRevisionRequested",
     "RefundReason",
     "RegisterOrder",
+    "RegisterOrderV2",
     "Role",
+    "Terms",
     "Withdraw",
     "topics",
 ]

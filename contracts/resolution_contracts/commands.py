@@ -5,6 +5,7 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from . import topics
+from .terms import Terms
 from .values import Amount, CancellationReason, Id, Instant, Message, RefundReason, Text
 
 
@@ -83,10 +84,10 @@ class CancellationRequest(Message):
 
 
 class DeliveryExtensionRequest(Message):
-    """The freelancer asks for 1 to 60 more days, added to the delivery date (R7)."""
+    """The freelancer asks for more days, added to the delivery date (R7). The order's terms say how many at most."""
 
     kind: Literal["delivery_extension"]
-    days: Annotated[int, Field(ge=1, le=60)]
+    days: Annotated[int, Field(ge=1, le=365)]
     note: Text
 
 
@@ -96,14 +97,17 @@ DisputeRequest = Annotated[
 
 
 class OpenDispute(Command):
-    """A party sends a request to the other party, who has 48 hours to answer (R1)."""
+    """A party sends a request to the other party. The order's terms say how long that party has to answer (R1)."""
 
     actor: Id
     request: DisputeRequest
 
 
 class OfferPartialRefund(Command):
-    """The freelancer offers up to 60% of the original price back (R8). The reason is confidential."""
+    """The freelancer offers a part of the original price back (R8). The reason is confidential.
+
+    The order's terms say how much at most.
+    """
 
     actor: Id
     amount: Amount
@@ -142,7 +146,7 @@ class CancelOrder(Command):
 
 
 class ExpireDispute(Command):
-    """The timer: the 48 hours of this dispute are over (R3)."""
+    """The timer: the time to answer this dispute is over (R3)."""
 
     dispute_id: Id
 
@@ -158,18 +162,29 @@ COMMANDS: dict[str, type[Command]] = {command.__name__: command for command in C
 """The first version of every command, by its name on the wire."""
 
 
-class OfferPartialRefundV2(Command):
-    """The freelancer offers up to 60% of the original price back (R8): an `amount`, or `percent` of the price.
+class RegisterOrderV2(RegisterOrder):
+    """The order service: this order exists from now on, under these terms (D20).
 
-    A percentage is rounded down to a whole number of minor units, so that 60 percent is always within the limit (D9).
-    The reason is confidential.
+    What is missing is as on the help page. Without terms it is the same as version 1.
+    """
+
+    version = 2
+
+    terms: Terms | None = None
+
+
+class OfferPartialRefundV2(Command):
+    """The freelancer offers a part of the original price back (R8): an `amount`, or `percent` of the price.
+
+    The order's terms say how much at most. A percentage is rounded down to a whole number of minor units, so that the
+    largest one is always within the limit (D9). The reason is confidential.
     """
 
     version = 2
 
     actor: Id
     amount: Amount | None = None
-    percent: Annotated[int, Field(ge=1, le=60)] | None = None
+    percent: Annotated[int, Field(ge=1, le=100)] | None = None
     explanation: Text
     reason: RefundReason
 
@@ -180,7 +195,10 @@ class OfferPartialRefundV2(Command):
         return self
 
 
-V2_COMMANDS: dict[str, type[Command]] = {"OfferPartialRefund": OfferPartialRefundV2}
+V2_COMMANDS: dict[str, type[Command]] = {
+    "RegisterOrder": RegisterOrderV2,
+    "OfferPartialRefund": OfferPartialRefundV2,
+}
 """The second versions, by name. The service accepts both versions."""
 
 COMMAND_TYPES: dict[str, type[Command]] = {

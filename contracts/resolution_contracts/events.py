@@ -2,6 +2,7 @@
 
 from pydantic import BaseModel, ConfigDict
 
+from .terms import OrderTerms
 from .values import (
     CancellationGrounds,
     CancellationReason,
@@ -29,13 +30,14 @@ class RefundDue(PublicEvent):
 
 
 class OrderRegistered(PublicEvent):
-    """The service knows the order from now on."""
+    """The service knows the order from now on. `terms` are absent if they are the help page's (D20)."""
 
     client_id: str
     freelancer_id: str
     price: Money
     expected_delivery_at: Instant | None
     awaiting_requirements: bool
+    terms: OrderTerms = OrderTerms()
 
 
 class RequirementsSubmitted(PublicEvent):

@@ -76,7 +76,10 @@ def _fields(data: Json, schema: Json) -> Iterator[str]:
 
 
 def _optional(name: str, of: Json) -> str:
-    return "" if name in of.get("required", ()) else "; optional"
+    if name in of.get("required", ()):
+        return ""
+    default = of["properties"][name].get("default")
+    return f"; {default} if absent" if isinstance(default, int) and not isinstance(default, bool) else "; optional"
 
 
 def _kind(of: Json, schema: Json) -> str:

@@ -10,7 +10,7 @@ from . import topics
 from .commands import COMMANDS, V2_COMMANDS
 from .envelope import CommandEnvelope, Envelope, EventEnvelope, NotificationEnvelope, OutcomeEnvelope
 from .events import EVENTS
-from .notifications import DisputeReminder
+from .notifications import DisputeReminder, DisputeReminderV2
 from .outcomes import OUTCOMES
 
 Json = dict[str, Any]
@@ -57,7 +57,8 @@ _FAMILIES = (
         "notifications",
         topics.NOTIFICATIONS,
         NotificationEnvelope,
-        _typed({"DisputeReminder": DisputeReminder}, topics.notification_type),
+        _typed({"DisputeReminder": DisputeReminder}, topics.notification_type)
+        | _typed({"DisputeReminder": DisputeReminderV2}, topics.notification_type, 2),
         "time data",
     ),
 )

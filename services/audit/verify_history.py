@@ -20,11 +20,9 @@ import psycopg
 from eventsourcing.persistence import MapperDeserialisationError
 
 from services.eventstore.database import connect
-from services.eventstore.dead_letters import dead_letters
 from services.eventstore.event_codec import decode_event, is_stored_as
 from services.eventstore.outcomes import OutcomeWithEvents
 from services.eventstore.read_events import NumberedRow, digest_of_last_events, histories_of
-from services.judging.dead_letters import at_first_time, first_offset
 from services.judging.decode import Received
 from services.judging.first_uses import FirstUse, first_use, remember
 from services.judging.judge import Judged, Reading, judge, read
@@ -45,6 +43,7 @@ from services.shards.identity import Split
 
 from .earlier_rules import code_of, judged_before, same_but_for_sentences, spelled_twice
 from .findings import Findings
+from .judged_commands import JudgedCommands, as_first_sent
 from .open_disputes import Change, Disputes, OpenDispute
 from .published_records import Published
 from .stored_history import Chunk, ChunkLoader, is_erased_letter
@@ -124,9 +123,8 @@ class History:
         self._findings = Findings()
         self._findings.add(progress.findings)
         self._disputes = Disputes(limits.timer, progress.open, progress.later)
-        self._waiting: dict[tuple[int, int], Record] = {}
         self._streams: dict[str, dict[int, Stream]]
-        self._commands: dict[int, Stream]
+        self._commands: JudgedCommands
         self._published: Published
         self._connection: psycopg.Connection[Any]
 
@@ -137,7 +135,7 @@ class History:
         """
         async with AsyncExitStack() as stack:
             self._streams = {topic: await self._opened(stack, cluster, topic) for topic in self._limits.ends}
-            self._commands = self._streams[self._topics.commands]
+            self._commands = JudgedCommands(self._streams[self._topics.commands])
             self._published = Published(
                 self._topics,
                 self._streams,
@@ -147,7 +145,7 @@ class History:
                 self._findings,
             )
             self._connection = stack.enter_context(connect(self._url, autocommit=True))
-            await self._reread_waiting()
+            await self._commands.wait_again(self._progress.waiting)
             loader = self._loader(stack.enter_context(connect(self._url, autocommit=True)))
             await self._retired(loader, saved)
             await self._chunks(loader, min(self._limits.published, self._limits.outcome_id), saved)
@@ -248,11 +246,7 @@ class History:
         if row.record_offset < self._limits.begins[self._topics.commands][row.partition]:
             self._findings.expired += 1
             return None
-        stream = self._commands[row.partition]
-        if (record := stream.take_at(row.record_offset)) is None:  # not fetched yet, or read before
-            while (record := await stream.peek()) is not None and record.offset <= row.record_offset:
-                self._waiting[record.partition, record.offset] = stream.take()
-            record = self._waiting.pop(at, None)
+        record = await self._commands.take(*at)
         if record is None:
             self._findings.differs(f"outcome {row.outcome_id} has no command: there is none at {_at(at)}")
         elif self._limits.retired.outcome_id and _repeats_retired_use(row, chunk):
@@ -264,7 +258,7 @@ class History:
         self, rows: Sequence[tuple[OutcomeWithEvents, Record]], chunk: Chunk
     ) -> dict[tuple[int, int], tuple[JudgedOutcome, list[Event]] | str]:
         """Judges the commands. Returns, by partition and offset, what should be stored, or why judging failed."""
-        records = [self._at_first_time(record) for _, record in rows]
+        records = [as_first_sent(self._connection, record) for _, record in rows]
         first = [(row.order_id, row.command_id) for row in chunk.outcomes if row.kind.is_first_use]
         twice = spelled_twice([*first, *chunk.first_uses])
         readings = []
@@ -283,11 +277,6 @@ class History:
         self._orders.put(orders)
         self._orders.drop(command.order_id for command in judged.parked)
         return _by_offset(judged)
-
-    def _at_first_time(self, record: Record) -> Record:
-        if (offset := first_offset(record)) is None:
-            return record
-        return at_first_time(record, next(iter(dead_letters(self._connection, [(record.partition, offset)])), None))
 
     def _outgrown(self, row: OutcomeWithEvents, record: Record, keys: OrderKeys) -> None:
         """Compares a dead letter that this version reads as a command: its content must be the record's.
@@ -365,13 +354,12 @@ class History:
     async def _look_for_surplus(self) -> None:
         """Reports what is left on the topics. Only parked commands may be left."""
         await self._published.look_for_surplus()
-        for stream in self._commands.values():
-            while (record := await stream.peek()) is not None:
-                self._waiting[record.partition, record.offset] = stream.take()
+        await self._commands.read_rest()
+        waiting = self._commands.waiting.keys()
         parked = {at for at in self._limits.parked if at[0] in self._progress.partitions}
-        for at in sorted(self._waiting.keys() - parked):
+        for at in sorted(waiting - parked):
             self._findings.differs(f"the command at {_at(at)} has no outcome, and is not parked")
-        for at in sorted(parked - self._waiting.keys()):
+        for at in sorted(parked - waiting):
             if at[1] >= self._limits.begins[self._topics.commands][at[0]]:
                 self._findings.differs(f"the command at {_at(at)} is parked, but is not on the topic")
         self._findings.parked += len(parked)
@@ -383,19 +371,12 @@ class History:
             topic: {partition: stream.position for partition, stream in streams.items()}
             for topic, streams in self._streams.items()
         }
-        self._progress.waiting = list(self._waiting)
+        self._progress.waiting = list(self._commands.waiting)
         self._progress.open = self._disputes.open
         self._progress.later = self._disputes.later
         self._progress.findings = self._findings.as_dict()
         self._progress.history = digest_of_last_events(self._connection, self._progress.event_id)
         return self._progress
-
-    async def _reread_waiting(self) -> None:
-        """Reads again the commands that an earlier verification had read, and whose outcome had not come yet."""
-        for partition, stream in self._commands.items():
-            offsets = {offset for number, offset in self._progress.waiting if number == partition}
-            for record in await stream.again(offsets):
-                self._waiting[partition, record.offset] = record
 
 
 def _load(loader: ChunkLoader, after: int, end: int) -> tuple[int, asyncio.Future[Chunk]] | None:

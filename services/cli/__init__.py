@@ -30,6 +30,7 @@ COMMANDS = {
     "ledger": "ledger:ledger",
     "rebuild": "rebuild:rebuild",
     "replay": "replay:replay",
+    "what-if": "what_if:what_if",
     "schema": "schema:schema",
     "export": "export:export",
     "erase": "erase:erase",

@@ -20,12 +20,16 @@ from services.eventstore.database import connect
 from services.runtime.installation import clock_of, installation, shard_of, up_to_date
 from services.settings import Settings
 from services.shards.arithmetic import Shard
+from services.what_if.change import Change
+from services.what_if.one_order import judge_order_again
 
 from .history import history
 from .instants import instant
 from .options import AsJson
 from .progress import events_progress
 from .terminal import Terminal, say
+from .what_if_options import LargestRefundPercent, LongestExtensionDays, ResponseHours, VeryLateAfterHours
+from .what_if_order import side_by_side
 
 _PREFIX = re.compile(r"(?!pg_)[a-z][a-z0-9_]{0,39}")
 _NO_PREFIX = "a prefix has up to 40 of a-z, 0-9 and _, begins with a letter, and not with pg_"
@@ -54,12 +58,26 @@ def replay(
     drop: Annotated[
         str | None, typer.Option(metavar="PREFIX", help="Delete the schemas that --all made with this prefix.")
     ] = None,
+    what_if: Annotated[
+        bool, typer.Option("--what-if", help="Show the order beside what it would have been under the terms named.")
+    ] = False,
+    response_hours: ResponseHours = None,
+    very_late_after_hours: VeryLateAfterHours = None,
+    longest_extension_days: LongestExtensionDays = None,
+    largest_refund_percent: LargestRefundPercent = None,
     as_json: AsJson = False,
 ) -> None:
     """Show an order's history: each event with its cause and what it changed. Includes confidential fields.
 
     With --all, build the read models as they were at an instant, from the event store: docs/auditors.md.
+    With --what-if, judge the order again under other terms: docs/terms.md.
     """
+    change = Change(
+        response_hours=response_hours,
+        very_late_after_hours=very_late_after_hours,
+        longest_extension_days=longest_extension_days,
+        largest_refund_percent=largest_refund_percent,
+    )
     for wrong, sentence in (
         ((order_id is not None) + every + (drop is not None) != 1, "name one order, or say --all, or --drop PREFIX"),
         (as_of is not None and at is not None, "--as-of and --at exclude each other; say one of them"),
@@ -68,11 +86,17 @@ def replay(
         (drop is not None and as_of is not None, "--drop deletes everything with the prefix; leave --as-of out"),
         (not every and (into is not None or to is not None), "--into and --to go with --all"),
         (into is not None and to is not None, "--into and --to exclude each other; say one of them"),
+        (bool(change.terms) and not what_if, "other terms need --what-if"),
+        (what_if and order_id is None, "--what-if is for one order; name it"),
+        (what_if and (as_of is not None or at is not None or commands), "--what-if shows all of the order's commands"),
         (not all(map(_PREFIX.fullmatch, (prefix for prefix in (into, drop) if prefix is not None))), _NO_PREFIX),
     ):
         if wrong:
             raise typer.BadParameter(sentence)
-    with installation(Settings.from_environment(), kafka=False) as settings:
+    with installation(Settings.from_environment(), kafka=what_if) as settings:
+        if order_id is not None and what_if:
+            _show_what_if(shard_of(settings, order_id), order_id, change, as_json)
+            return
         if order_id is not None:
             # `shard_of` changes nothing, unlike `up_to_date`: an auditor may only have the right to read.
             _show_order(shard_of(settings, order_id), order_id, as_of, at, commands, as_json)
@@ -111,6 +135,17 @@ def _show_order(
         say("", note)
     if parked:
         say("", f"{parked} commands of this order are parked, not judged yet: see `resolution parked show {order_id}`")
+
+
+def _show_what_if(settings: Settings, order_id: str, change: Change, as_json: bool) -> None:
+    steps = judge_order_again(settings, clock_of(settings), order_id, change)
+    if not steps:
+        raise NoHistory(f"Order {order_id} has no event.")
+    if as_json:
+        for step in steps:
+            say(json.dumps(step))
+    else:
+        side_by_side(Terminal(), order_id, steps)
 
 
 def _overdue(steps: list[dict[str, Any]], until: datetime) -> str:

@@ -23,6 +23,7 @@ def order(console: Terminal, page: dict[str, Any]) -> None:
     facts.add_row("freelancer", page["freelancer_id"])
     facts.add_row("price", plain_text(page["price"]))
     facts.add_row("delivery", _short(page["expected_delivery_at"]) or "no date yet")
+    facts.add_row("terms", _terms(page["terms"]))
     if refund := page["refund"]:
         facts.add_row("refund", f"{plain_text(refund['amount'])}, {refund['state']}")
     if canceled := page["canceled"]:
@@ -42,6 +43,14 @@ def order(console: Terminal, page: dict[str, Any]) -> None:
         )
     for party, actions in page["available_actions"].items():
         _actions(console, party, actions)
+
+
+def _terms(terms: dict[str, Any]) -> str:
+    name = f"{terms['name']}: " if terms["name"] else ""
+    return (
+        f"{name}{terms['response_hours']} h to answer, very late after {terms['very_late_after_hours']} h, "
+        f"at most {terms['longest_extension_days']} days and {terms['largest_refund_percent']}% back"
+    )
 
 
 def _disputes(console: Terminal, disputes: list[dict[str, Any]]) -> None:

@@ -20,7 +20,7 @@ from .story import story
 
 __all__ = ["run"]
 
-SECONDS_FOR_48_HOURS = (10, 25, 60)
+SECONDS_FOR_TWO_DAYS = (10, 25, 60)
 """How fast the clock runs. A machine that is too slow for it plays the story again with the next one."""
 
 
@@ -35,9 +35,9 @@ async def run(settings: Settings, console: Console, *, as_json: bool, keep: bool
     passed = False
     try:
         with _stopped_by_sigterm(), narrator.live():
-            for seconds in SECONDS_FOR_48_HOURS:
+            for seconds in SECONDS_FOR_TWO_DAYS:
                 with _again_if_too_slow(narrator, seconds):
-                    async with open_stage(settings, narrator.note, seconds_for_48_hours=seconds, keep=keep) as stage:
+                    async with open_stage(settings, narrator.note, seconds_for_two_days=seconds, keep=keep) as stage:
                         await _play(stage, narrator)
                         passed = True
                         if keep:
@@ -55,9 +55,9 @@ def _again_if_too_slow(narrator: Narrator, seconds: int) -> Iterator[None]:
     try:
         yield
     except TooSlow:
-        if seconds == SECONDS_FOR_48_HOURS[-1]:
+        if seconds == SECONDS_FOR_TWO_DAYS[-1]:
             raise
-        narrator.note(f"This machine is too slow to let 48 hours pass in {seconds} seconds. Once more, more slowly.")
+        narrator.note(f"This machine is too slow to let two days pass in {seconds} seconds. Once more, more slowly.")
 
 
 async def _play(stage: Stage, narrator: Narrator) -> None:
@@ -81,7 +81,7 @@ async def _stay(stage: Stage, narrator: Narrator, seconds: int) -> None:
     stage.roles.start(*ROLES, "http")
     await ready(stage.roles)
     narrator.note(f"The pages: {stage.roles.said['http']}. Log in as mia (a client) or ben (a freelancer).")
-    narrator.note(f"Here 48 hours pass in {seconds} seconds. Press Ctrl-C to end the demo.")
+    narrator.note(f"Here two days pass in {seconds} seconds. Press Ctrl-C to end the demo.")
     with suppress(asyncio.CancelledError):
         await asyncio.Event().wait()
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import zip_longest
 
-from resolution_contracts import COMMANDS, EVENTS, Code
+from resolution_contracts import COMMAND_TYPES, EVENTS, Code
+from resolution_contracts.events import OrderRegistered
 from resolution_contracts.values import format_instant
 
 from services.judging.record import Record
@@ -15,7 +16,6 @@ from services.judging.record import Record
 from .evidence import Evidence
 from .script import Happens, Json, Tale, event_name
 
-_WINDOW = timedelta(hours=48)
 _COMPARED = {"outcomes": "outcomes", "events": "events", "read_models": "rows"}
 
 
@@ -89,18 +89,31 @@ def _who(step: Json) -> str:
 
 
 def _deadlines(events: Sequence[Json]) -> Check:
-    """Checks that AutoAccepted and what follows from it have the deadline's time: 48 hours after opening (D3, D18)."""
+    """Checks that AutoAccepted and what follows from it have the deadline's time (D3, D18).
+
+    Each order's own terms say how long after the opening that is (D20).
+    """
+    windows = _windows(events)
     opened = {event["data"]["dispute_id"]: event for event in events if event_name(event) == "DisputeOpened"}
-    accepted = [event for event in events if event_name(event) == "AutoAccepted"]
+    accepted = [event for event in events if event_name(event) == "AutoAccepted" and event["subject"] in windows]
     differences = []
     for event in (event for event in accepted if event["data"]["dispute_id"] in opened):
         opening = opened[event["data"]["dispute_id"]]
-        deadline = format_instant(datetime.fromisoformat(opening["time"]) + _WINDOW)
+        deadline = format_instant(datetime.fromisoformat(opening["time"]) + windows[event["subject"]])
         same_cause = [other["time"] for other in events if other["causationid"] == event["causationid"]]
         times = {event["data"]["deadline"], opening["data"]["respond_by"], *same_cause}
         if times != {deadline}:
             differences.append(f"{event['subject']}: opened {opening['time']}, auto-accepted {sorted(times)}")
-    return Check("Auto-accepted as of the deadline", f"{len(accepted)} times, 48 h after the opening", differences)
+    hours = sorted({windows[event["subject"]] // timedelta(hours=1) for event in accepted})
+    after = " or ".join(map(str, hours))
+    return Check("Auto-accepted as of the deadline", f"{len(accepted)} times, {after} h after the opening", differences)
+
+
+def _windows(events: Sequence[Json]) -> dict[str, timedelta]:
+    """Returns each order's time to answer. It is in the order's registration, unless it is the help page's (D20)."""
+    registered = [event for event in events if event_name(event) == "OrderRegistered"]
+    terms = {event["subject"]: OrderRegistered.model_validate(event["data"]).terms for event in registered}
+    return {order: timedelta(hours=of_order.response_hours) for order, of_order in terms.items()}
 
 
 def _confidential(evidence: Evidence, tales: Sequence[Tale]) -> Check:
@@ -123,14 +136,14 @@ def _confidential(evidence: Evidence, tales: Sequence[Tale]) -> Check:
 
 
 def _everything_shown(told: Sequence[Json], events: Sequence[Json]) -> Check:
-    """Checks that the story has shown every command, event and rejection code."""
+    """Checks that the story has shown every command in each version, every event and every rejection code."""
     missing = [
-        *_missing("command", COMMANDS, (step.get("command") for step in told)),
+        *_missing("command", COMMAND_TYPES, (step.get("type") for step in told)),
         *_missing("event", EVENTS, map(event_name, events)),
         *_missing("rejection", map(str, Code), (step.get("code") for step in told)),
     ]
     return Check(
-        "Shown: all there is", f"{len(COMMANDS)} commands, {len(EVENTS)} events, {len(Code)} rejections", missing
+        "Shown: all there is", f"{len(COMMAND_TYPES)} commands, {len(EVENTS)} events, {len(Code)} rejections", missing
     )
 
 

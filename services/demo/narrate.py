@@ -99,8 +99,8 @@ class ConsoleNarrator(Narrator):
 
     def _opens(self, start: str, time_scale: str) -> None:
         self._note(
-            f"Business time runs {time_scale} times as fast as real time: 48 hours pass in "
-            f"{48 * 3600 / float(time_scale):.0f} s. The story's day 1 09:00 is {start[:16]} UTC in the data."
+            f"Business time runs {time_scale} times as fast as real time: two days pass in "
+            f"{2 * 24 * 3600 / float(time_scale):.0f} s. The story's day 1 09:00 is {start[:16]} UTC in the data."
         )
 
     def _chapter(self, title: str) -> None:

@@ -103,15 +103,15 @@ class Director:
         """Waits for a moment and starts or stops roles before the moment's first step."""
         match moment:
             case Moment.DAY_2:
-                await self._reach(self._start + timedelta(hours=24), "The night passes")
+                await self._reach(self._start + timedelta(days=1), "The night passes")
             case Moment.RUN_OUT:
                 first = min(await self._deadlines(moment))
-                await self._reach(first, "48 hours have to pass since the first request of day 1")
+                await self._reach(first, "Waiting for the next deadline")
             case Moment.OUTAGE:
                 await self._stop_reading()
             case Moment.OVERDUE:
                 last = max(await self._deadlines(moment))
-                await self._reach(last + _SURELY_LATE, "48 hours have to pass since the requests of day 2")
+                await self._reach(last + _SURELY_LATE, "Waiting for the deadlines of the requests of day 2")
             case Moment.RECOVERY:
                 self._stage.roles.start("commands")
                 await ready(self._stage.roles)
@@ -227,7 +227,8 @@ def _facts(sent: _Sent) -> Json:
     """Returns who did what, for the narrator."""
     step = sent.step
     known = {"order": sent.tale.order, "who": step.who.name, "does": step.does}
-    return known | {"command": step.command or None, "command_id": step.id if step.command else None}
+    command = {"command": step.command, "type": step.type, "command_id": step.id}
+    return known | (command if step.command else dict.fromkeys(command))
 
 
 def _dispute_at_stake(step: Step | RunsOut) -> str | None:

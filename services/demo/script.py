@@ -25,7 +25,7 @@ class Moment(Enum):
     RUN_OUT = "Day 3: what nobody has answered runs out"
     DAY_3 = "Day 3: and what follows from it"
     OUTAGE = "The commands role is stopped; Kafka takes commands all the same"
-    OVERDUE = "Still stopped, and 48 hours are over"
+    OVERDUE = "Still stopped, and the deadlines are over"
     RECOVERY = "The commands role is back and reads what waited"
     EPILOGUE = "Afterwards"
 
@@ -85,10 +85,11 @@ class Expected:
 
 @dataclass(frozen=True)
 class Said:
-    """A command without its sender: its name and the rest of its data."""
+    """A command without its sender: its name, its version, and the rest of its data."""
 
     command: str
     data: Json
+    version: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,13 +115,18 @@ class Step:
         """Returns the value of the record to publish. Its key is the order's id."""
         if isinstance(self.what, bytes):
             return self.what
-        type_ = command_type(self.command)
-        return CommandEnvelope(id=self.id, type=type_, source=self.who.source, subject=order, data=self.data).to_json()
+        source = self.who.source
+        return CommandEnvelope(id=self.id, type=self.type, source=source, subject=order, data=self.data).to_json()
 
     @property
     def command(self) -> str:
         """The command's name. Empty if the record isn't a command."""
         return "" if isinstance(self.what, bytes) else self.what.command
+
+    @property
+    def type(self) -> str:
+        """The command's name with its version, as its envelope has it. Empty if the record isn't a command."""
+        return "" if isinstance(self.what, bytes) else command_type(self.what.command, self.what.version)
 
     @property
     def data(self) -> Json:
@@ -152,7 +158,7 @@ class Person:
 
 @dataclass(frozen=True, kw_only=True)
 class RunsOut:
-    """Nobody answers a dispute for 48 hours. The timer asks, and the order accepts the dispute automatically."""
+    """Nobody answers a dispute before its deadline. The timer asks, and the order accepts it automatically."""
 
     when: Moment = Moment.RUN_OUT
     """Set by `on`."""
@@ -200,9 +206,9 @@ def on(moment: Moment, *steps: Step | RunsOut) -> list[Step | RunsOut]:
     return [replace(step, when=moment) for step in steps]
 
 
-def sends(command: str) -> Callable[..., Said]:
+def sends(command: str, version: int = 1) -> Callable[..., Said]:
     """Returns a function that makes such a command from its data."""
-    return lambda **data: Said(command, data)
+    return lambda **data: Said(command, data, version)
 
 
 def happens(name: str, **data: Any) -> Happens:

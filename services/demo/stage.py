@@ -61,11 +61,11 @@ class Stage:
 
 @asynccontextmanager
 async def open_stage(
-    settings: Settings, say: Callable[[str], None], *, seconds_for_48_hours: int, keep: bool
+    settings: Settings, say: Callable[[str], None], *, seconds_for_two_days: int, keep: bool
 ) -> AsyncIterator[Stage]:
     """Sets everything up on the servers of `settings`, and removes it at the end, even after an error, unless `keep`.
 
-    After TooSlow it is removed in any case. The demo's clock lets 48 hours pass in `seconds_for_48_hours`. The roles
+    After TooSlow it is removed in any case. The demo's clock lets two days pass in `seconds_for_two_days`. The roles
     log to a file, which stays if something fails. Raises DemoError, psycopg.Error, KafkaError and TopicError.
     """
     name = f"demo_{uuid4().hex[:12]}"
@@ -75,7 +75,7 @@ async def open_stage(
         database_url=_url_of(server, name),
         only_shard=None,
         topic_prefix=name.replace("_", "-") + ".",
-        time_scale=Fraction(48 * 3600, seconds_for_48_hours),
+        time_scale=Fraction(2 * 24 * 3600, seconds_for_two_days),
         time_origin=datetime.now(UTC),
         http_port=0,
     )

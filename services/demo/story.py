@@ -1,13 +1,16 @@
 """The story: a marketplace's orders over a few days, each with a tale that shows some rules.
 
 A step says who does what, and what the expected result is. Together the tales show every command, every event and every
-rejection code. Numbers in parentheses, such as R3 and D8, name rules (docs/rules.md).
+rejection code. Numbers in parentheses, such as R3 and D8, name rules (docs/rules.md). All orders but one have the help
+page's terms.
 """
 
 from datetime import datetime, timedelta
 from typing import Any
 
-from resolution_contracts import Code, Money
+from resolution_contracts import Code, Money, OrderTerms
+
+from services.orders.policy import HELP_PAGE
 
 from .script import Expected, Happens, Moment, Person, Said, Step, Tale, happens, money, new_id, on, runs_out, sends
 
@@ -24,12 +27,21 @@ DAY_1, DAY_2, RUN_OUT, DAY_3 = Moment.DAY_1, Moment.DAY_2, Moment.RUN_OUT, Momen
 OUTAGE, OVERDUE, RECOVERY, EPILOGUE = Moment.OUTAGE, Moment.OVERDUE, Moment.RECOVERY, Moment.EPILOGUE
 HOURS, DAYS = timedelta(hours=1), timedelta(days=1)
 
+WINDOW = f"{HELP_PAGE.response_hours} hours"
+MOST_DAYS = HELP_PAGE.longest_extension_days
+EXPRESS = OrderTerms(
+    response_hours=24, very_late_after_hours=6, longest_extension_days=3, largest_refund_percent=25, name="express"
+)
+
 
 def story(start: datetime) -> list[Tale]:
-    """Returns the tales of a story that begins at this business time. Each day starts with requests that run out."""
+    """Returns the tales of a story that begins at this business time. Each day starts with requests that run out.
+
+    The order with terms of its own is the last one, so that its time to answer is over at the end of the second day.
+    """
     first_day = [poster(start), haiku(start), brochure(start), logo(start), website(start), mascot(), podcast(start)]
     second_day = [app(start), ebook(start), song(start), flyer(start), menu(start), video(start), mistyped()]
-    return first_day + second_day
+    return [*first_day, *second_day, banner(start)]
 
 
 # fmt: off
@@ -41,13 +53,13 @@ def poster(start: datetime) -> Tale:
     news = new_id()
     return Tale(
         "poster", "Aiko draws a poster for Ben, 45,000 JPY",
-        "Ben asks for news and gets no answer: after 48 hours the system accepts (R3), openly as such (D8, D17).",
+        f"Ben asks for news and gets no answer: after {WINDOW} the system accepts (R3), openly as such (D8, D17).",
         on(DAY_1,
            registers(BEN, AIKO, money(45_000, "JPY"), start + 9 * DAYS),
            BEN.does("asks how the poster is coming along", asks_news(), opens("order_update", opened_by="client"),
                     id=news)),
         on(RUN_OUT,
-           runs_out(news, "Aiko has not answered Ben for 48 hours.", happens("AutoAccepted", kind="order_update"))),
+           runs_out(news, f"Aiko has not answered Ben for {WINDOW}.", happens("AutoAccepted", kind="order_update"))),
         on(DAY_3,
            AIKO.does("answers at last", accepts(news, "Nearly done!"), settled("auto_accepted")),
            SHOP.does("records the delivery", delivers(), happens("OrderDelivered")),
@@ -58,13 +70,13 @@ def haiku(start: datetime) -> Tale:
     offer, most = new_id(), money(599, "JPY")
     return Tale(
         "haiku", "Aiko translates a haiku for Mia, 999 JPY",
-        "Yen have no cents, and 60% of 999 is 599 (R8, D9). Mia ignores the offer, so she gets it (R3).",
+        "Yen have no cents, and the largest refund of 999 is 599 (R8, D9). Mia ignores the offer, so she gets it (R3).",
         on(DAY_1,
            registers(MIA, AIKO, money(999, "JPY"), start + 5 * DAYS),
            AIKO.does("offers 600 yen back", offers(money(600, "JPY")), refused(Code.REFUND_OVER_LIMIT, limit=most)),
            AIKO.does("offers 599 yen back", offers(most), opens("partial_refund", amount=most), id=offer)),
         on(RUN_OUT,
-           runs_out(offer, "Mia has not answered Aiko for 48 hours.", happens("AutoAccepted", kind="partial_refund"),
+           runs_out(offer, f"Mia has not answered Aiko for {WINDOW}.", happens("AutoAccepted", kind="partial_refund"),
                     happens("PartialRefundGranted", refund_id=offer, amount=most))),
         on(DAY_3,
            BANK.does("pays the 599 yen", pays(refund_id=offer), happens("RefundProcessed", refund_id=offer))))
@@ -74,14 +86,14 @@ def brochure(start: datetime) -> Tale:
     request, price = new_id(), money(300, "EUR")
     return Tale(
         "brochure", "Sam writes a brochure for Chloe, 300.00 EUR",
-        "Chloe asks to cancel. Sam ignores it, so after 48 hours the order is canceled (R1, R3).",
+        f"Chloe asks to cancel. Sam ignores it, so after {WINDOW} the order is canceled (R1, R3).",
         on(DAY_1,
            registers(CHLOE, SAM, price, start + 6 * DAYS),
            CHLOE.does("asks to cancel: the trade fair is off",
                       asks_cancellation("The trade fair is off.", "requirements_changed"),
                       opens("cancellation", opened_by="client"), id=request)),
         on(RUN_OUT,
-           runs_out(request, "Sam has not answered Chloe for 48 hours.", happens("AutoAccepted", kind="cancellation"),
+           runs_out(request, f"Sam has not answered Chloe for {WINDOW}.", happens("AutoAccepted", kind="cancellation"),
                     canceled("client", "auto_accepted", price))),
         on(DAY_3,
            SHOP.does("records a completion that comes too late", completes(), refused(Code.ORDER_CLOSED))))
@@ -104,8 +116,8 @@ def logo(start: datetime) -> Tale:
            TOM.does("offers 50.00 USD back, 25%", offers(usd(50), "scope_reduced"),
                     opens("partial_refund", amount=usd(50)), id=first),
            MIA.does("declines: too little", declines(first, "Too little."), happens("Declined", by="client")),
-           TOM.does("offers 120.00 USD back, 60%", offers(usd(120)), opens("partial_refund", amount=usd(120)),
-                    id=second),
+           TOM.does("offers 120.00 USD back, the most allowed", offers(usd(120)),
+                    opens("partial_refund", amount=usd(120)), id=second),
            MIA.does("accepts", accepts(second), happens("Accepted", by="client"),
                     happens("PartialRefundGranted", refund_id=second, amount=usd(120))),
            BANK.does("pays it", pays(refund_id=second), happens("RefundProcessed", refund_id=second)),
@@ -127,14 +139,14 @@ def website(start: datetime) -> Tale:
     extension, due = new_id(), start + 10 * DAYS
     return Tale(
         "website", "Noor builds a website for Lena, 1,500.00 EUR",
-        "Nothing to extend before the requirements are there (D13); 5 days are, 61 are not (R7); delivered, "
-        "revised, delivered again, completed.",
+        f"Nothing to extend before the requirements are there (D13); 5 days are, {MOST_DAYS + 1} are not (R7); "
+        "delivered, revised, delivered again, completed.",
         on(DAY_1,
            registers(LENA, NOOR, money(1500, "EUR"), None),
            LENA.does("asks for news already", asks_news(), refused(Code.NOT_ALLOWED)),
            SHOP.does("records that Lena sent what Noor needs", submits_requirements(expected_delivery_at=due),
                      happens("RequirementsSubmitted", expected_delivery_at=due)),
-           NOOR.does("asks for 61 more days", asks_days(61), refused(Code.INVALID)),
+           NOOR.does(f"asks for {MOST_DAYS + 1} more days", asks_days(MOST_DAYS + 1), refused(Code.INVALID)),
            NOOR.does("asks for 5 more days", asks_days(5), opens("delivery_extension", days=5), id=extension),
            NOOR.does("accepts her own request", accepts(extension), refused(Code.NOT_ALLOWED)),
            LENA.does("accepts", accepts(extension), happens("Accepted", by="client"),
@@ -163,17 +175,45 @@ def podcast(start: datetime) -> Tale:
     due = start + 20 * HOURS
     return Tale(
         "podcast", "Sam edits a podcast for Ben, 400.00 USD, due within 20 hours",
-        "24 hours past its date the order is very late, and Ben may cancel, whatever request is open (R5, D5, D6).",
+        f"{HELP_PAGE.very_late_after_hours} hours past its date the order is very late, and Ben may cancel, whatever "
+        "request is open (R5, D5, D6).",
         on(DAY_1,
            registers(BEN, SAM, usd(400), due),
            BEN.does("cancels, without asking", cancels(comment="Changed my mind."),
-                    refused(Code.APPROVAL_NEEDED, possible_from=due + 24 * HOURS))),
+                    refused(Code.APPROVAL_NEEDED, possible_from=due + HELP_PAGE.very_late_after))),
         on(DAY_2,
-           SAM.does("is late and asks for 60 more days", asks_days(60), opens("delivery_extension", days=60))),
+           SAM.does(f"is late and asks for {MOST_DAYS} more days", asks_days(MOST_DAYS),
+                    opens("delivery_extension", days=MOST_DAYS))),
         on(DAY_3,
            BEN.does("cancels, for it is very late", cancels(comment="Too late."),
                     closes("delivery_extension", "order_canceled"),
                     canceled("client", "very_late", usd(400)))))
+
+
+# --- terms of its own ---
+
+
+def banner(start: datetime) -> Tale:
+    extension, price, due = new_id(), usd(80), start + 4 * DAYS
+    return Tale(
+        "banner", "Tom paints a banner for Chloe, 80.00 USD, under express terms",
+        f"The order has terms of its own, which count (D20): {EXPRESS.response_hours} hours to answer, very late after "
+        f"{EXPRESS.very_late_after_hours} hours, at most {EXPRESS.longest_extension_days} more days, and at most "
+        f"{EXPRESS.largest_refund_percent}% back.",
+        on(DAY_1,
+           registers(CHLOE, TOM, price, due, EXPRESS),
+           SHOP.does("registers it again, under the help page's terms", registration(CHLOE, TOM, price, due),
+                     refused(Code.ORDER_EXISTS)),
+           CHLOE.does("cancels, without asking", cancels(comment="I found one."),
+                      refused(Code.APPROVAL_NEEDED, possible_from=due + EXPRESS.very_late_after_hours * HOURS)),
+           TOM.does("offers 40% back", offers_percent(40), refused(Code.REFUND_OVER_LIMIT, limit=usd(20))),
+           TOM.does("asks for 4 more days", asks_days(4),
+                    refused(Code.INVALID, errors=[{"path": "request.days", "reason": "should be at most 3"}])),
+           TOM.does("asks for 3 more days", asks_days(3), opens("delivery_extension", days=3), id=extension)),
+        on(DAY_2,
+           runs_out(extension, f"Chloe has not answered Tom for {EXPRESS.response_hours} hours.",
+                    happens("AutoAccepted", kind="delivery_extension"),
+                    happens("DeliveryDateExtended", days=3, expected_delivery_at=due + 3 * DAYS))))
 
 
 # --- one dispute at a time ---
@@ -201,7 +241,7 @@ def flyer(start: datetime) -> Tale:
     request = new_id()
     return Tale(
         "flyer", "Tom designs a flyer for Ben, 75.00 EUR",
-        "Delivery leaves a cancellation request open, completion closes it, and nothing happens at 48 hours (D11).",
+        "Delivery leaves a cancellation request open, completion closes it, and nothing happens at its deadline (D11).",
         on(DAY_2,
            registers(BEN, TOM, money(75, "EUR"), start + 2 * DAYS),
            BEN.does("asks to cancel",
@@ -293,7 +333,7 @@ def song(start: datetime) -> Tale:
                     asks_cancellation("The studio is closed.", "unable_to_complete"),
                     opens("cancellation", opened_by="freelancer"), id=request)),
         on(RECOVERY,
-           runs_out(request, "Mia had not answered Sam when 48 hours were over.",
+           runs_out(request, f"Mia had not answered Sam when {WINDOW} were over.",
                     happens("AutoAccepted", kind="cancellation"), canceled("freelancer", "auto_accepted", usd(180)))),
         on(OVERDUE,
            MIA.does("declines, too late", declines(request), settled("auto_accepted"))),
@@ -328,19 +368,24 @@ def expires(dispute: str) -> Said:
     return Said("ExpireDispute", {"dispute_id": dispute})
 
 
-def registers(client: Person, freelancer: Person, price: Money, due: datetime | None) -> Step:
+def registers(
+    client: Person, freelancer: Person, price: Money, due: datetime | None, terms: OrderTerms | None = None
+) -> Step:
     does = "registers the order" if due else "registers the order, which waits for requirements"
-    facts = happens("OrderRegistered", client_id=client.id, freelancer_id=freelancer.id, price=price)
-    return SHOP.does(does, registration(client, freelancer, price, due), facts)
+    facts = happens("OrderRegistered", client_id=client.id, freelancer_id=freelancer.id, price=price, terms=terms)
+    return SHOP.does(does, registration(client, freelancer, price, due, terms), facts)
 
 
-def registration(client: Person, freelancer: Person, price: Money, due: datetime | None) -> Said:
-    return sends("RegisterOrder")(
+def registration(
+    client: Person, freelancer: Person, price: Money, due: datetime | None, terms: OrderTerms | None = None
+) -> Said:
+    return sends("RegisterOrder", version=1 if terms is None else 2)(
         client_id=client.id,
         freelancer_id=freelancer.id,
         price=price,
         expected_delivery_at=due,
         awaiting_requirements=due is None,
+        terms=terms,
     )
 
 
@@ -359,6 +404,11 @@ def asks_cancellation(comment: str, reason: str | None = None) -> Said:
 
 def offers(amount: Money, reason: str = "delay_compensation") -> Said:
     return offers_refund(amount=amount, explanation="It is not what you paid for.", reason=reason)
+
+
+def offers_percent(percent: int) -> Said:
+    offer = sends("OfferPartialRefund", version=2)
+    return offer(percent=percent, explanation="It is not what you paid for.", reason="delay_compensation")
 
 
 def usd(units: int) -> Money:

@@ -6,8 +6,9 @@ from typing import Any, Protocol
 import msgspec
 from eventsourcing.domain import DomainEventProtocol
 from eventsourcing.persistence import Mapper, MapperDeserialisationError, StoredEvent
+from msgspec import UNSET
 
-from services.orders.events import EVENTS, Event, OrderTextsErased
+from services.orders.events import EVENTS, Event, OrderRegistered, OrderTextsErased
 from services.orders.texts import WITH_TEXTS, texts, without, without_texts
 from services.sealing.master_keys import MasterKeys
 from services.sealing.order_keys import OrderKey, OrderKeys
@@ -25,8 +26,11 @@ from services.sealing.seal import (
 
 CHANGE_KEYS = WITH_TEXTS | {OrderTextsErased}
 """The events that make or erase order keys."""
+_WITH_TERMS = OrderRegistered.__name__ + VERSION_2
+"""The topic of a registration under terms of its own. Earlier versions do not know it, and so judge no such order."""
 _DECODE_V1 = {topic: msgspec.json.Decoder(event_type).decode for topic, event_type in EVENTS.items()}
-_DECODE_V2 = {event_type.__name__ + VERSION_2: _DECODE_V1[event_type.__name__] for event_type in WITH_TEXTS}
+_DECODE_PLAIN = _DECODE_V1 | {_WITH_TERMS: _DECODE_V1[OrderRegistered.__name__]}
+_DECODE_SEALED = {event_type.__name__ + VERSION_2: _DECODE_V1[event_type.__name__] for event_type in WITH_TEXTS}
 
 
 class Stored(Protocol):
@@ -68,7 +72,7 @@ class StoredRow(msgspec.Struct, gc=False):
 
 def sealed_orders(stored: Iterable[Stored]) -> set[str]:
     """Returns the orders whose keys are needed to read these events."""
-    return {str(event.originator_id) for event in stored if event.topic.endswith(VERSION_2)}
+    return {str(event.originator_id) for event in stored if event.topic in _DECODE_SEALED}
 
 
 class Sealing:
@@ -86,9 +90,8 @@ class Sealing:
     def stored(self, event: Event) -> StoredRow:
         """Returns the event as it is stored."""
         kind = type(event)
-        topic, state = kind.__name__, None
+        topic, state = _topic(event), None
         if kind in WITH_TEXTS:
-            topic += VERSION_2
             if event_texts := texts(event):
                 state = seal(event, event_texts, *self._key(event.originator_id), self._random.take(NONCE_BYTES))
         elif kind is OrderTextsErased:
@@ -143,7 +146,8 @@ def decode_event(stored: Stored, keys: OrderKeys) -> Event:
     whose content belongs to another one.
     """
     try:
-        event = _DECODE_V1[stored.topic](stored.state) if stored.topic in _DECODE_V1 else _decode_sealed(stored, keys)
+        decode = _DECODE_PLAIN.get(stored.topic)
+        event = _decode_sealed(stored, keys) if decode is None else decode(stored.state)
     except (KeyError, Broken, msgspec.MsgspecError) as error:
         raise _unreadable(stored, f"{error!r}. Run the version that wrote it, or a later one.") from error
     if (event.originator_id, event.originator_version) != (stored.originator_id, stored.originator_version):
@@ -153,7 +157,7 @@ def decode_event(stored: Stored, keys: OrderKeys) -> Event:
 
 def _decode_sealed(stored: Stored, keys: OrderKeys) -> Event:
     """Decodes an event with sealed texts. msgspec keeps the last of two equal keys, so the unsealed texts win."""
-    decode = _DECODE_V2[stored.topic]
+    decode = _DECODE_SEALED[stored.topic]
     state, sealed = split(stored.state)
     bare = decode(state)
     if sealed is None or (key := keys.get(bare.originator_id, sealed.key_number)) is None:
@@ -161,16 +165,22 @@ def _decode_sealed(stored: Stored, keys: OrderKeys) -> Event:
     return decode(state[:-1] + b"," + unseal(bare, sealed.content, key)[1:])
 
 
+def _topic(event: Event) -> str:
+    """Returns the topic under which this version stores an event."""
+    kind = type(event)
+    if kind in WITH_TEXTS or (isinstance(event, OrderRegistered) and event.terms is not UNSET):
+        return kind.__name__ + VERSION_2
+    return kind.__name__
+
+
 def is_stored_as(stored: Stored, event: Event, keys: OrderKeys) -> bool:
     """Whether any version of the service stores the event as these bytes. Does not compare erased texts."""
-    name, version = stored.topic.removesuffix(VERSION_2), stored.topic.endswith(VERSION_2)
-    if (stored.originator_id, stored.originator_version, name) != (
-        event.originator_id,
-        event.originator_version,
-        type(event).__name__,
-    ):
+    name, topic = type(event).__name__, _topic(event)
+    if (stored.originator_id, stored.originator_version) != (event.originator_id, event.originator_version):
         return False
-    if not version:
+    if stored.topic != topic and not (type(event) in WITH_TEXTS and stored.topic == name):
+        return False
+    if stored.topic not in _DECODE_SEALED:
         erased = event.originator_id in keys.erased and stored.state == encode_event(without_texts(event))
         return erased or stored.state == encode_event(event)
     event_texts = texts(event)

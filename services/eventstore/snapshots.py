@@ -13,7 +13,7 @@ import psycopg
 
 from services.orders import Order
 
-STATE_VERSION = "1"
+STATE_VERSION = "2"
 """Increase it when `evolve`, the fields of `Order` or their encoding change. Snapshots of another version are ignored.
 A golden file notices such a change (`tests/contract/test_golden_states.py`)."""
 

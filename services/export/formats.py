@@ -13,19 +13,21 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from msgspec import UNSET
 
-from services.orders.events import EVENTS, Event, Money
+from services.orders.events import EVENTS, Event, Money, OrderRegistered
+from services.orders.policy import HELP_PAGE, Terms
 from services.orders.public_events import event_message, public_fields
 
-from .summary import Summary
+from .summary import Summary, terms_columns
 
 _ROWS_AT_ONCE = 50_000
 _TIME = pa.timestamp("us", tz="UTC")
 _AMOUNT = pa.decimal128(38, 0)  # an amount has no upper bound in the contract
 _TOO_LARGE = 10**38
+_RESPONSE_HOURS = "terms_response_hours"
 
 
 class JsonLines:
-    """Writes the public envelopes, as they are on Kafka."""
+    """Writes the public envelopes, as they are on Kafka: without the terms of an order if they are the help page's."""
 
     suffix = "jsonl"
 
@@ -45,9 +47,17 @@ class JsonLines:
             for line in lines:
                 yield msgspec.json.decode(line, type=Summary)
 
+    def has_terms(self, summaries: Path) -> bool:
+        """Whether a file of summaries has the terms of its orders. Earlier versions wrote none."""
+        with summaries.open("rb") as lines:
+            return all(_RESPONSE_HOURS in msgspec.json.decode(line) for line in islice(lines, 1))
+
 
 class Parquet:
-    """Writes a column for each public field. Money has two columns. An amount with more than 38 digits is null."""
+    """Writes a column for each public field. Money has two columns. An amount with more than 38 digits is null.
+
+    The terms of an order have five columns, with the help page's terms where an event has none.
+    """
 
     suffix = "parquet"
 
@@ -71,6 +81,19 @@ class Parquet:
                 for row in batch.to_pylist():
                     yield msgspec.convert(row | {name: _int(row[name]) for name in _AMOUNTS}, Summary)
 
+    def has_terms(self, file: Path) -> bool:
+        """Whether a file of summaries or registrations has the terms of its orders. Earlier versions wrote none."""
+        return _RESPONSE_HOURS in pq.read_schema(file).names
+
+    def add_terms(self, registrations: Path, new: Path) -> None:
+        """Writes the registrations that an earlier version exported to a new file, with the help page's terms.
+
+        Earlier versions cannot read the registration of an order with other terms, so that none of them is there.
+        """
+        with pq.ParquetFile(registrations) as file:
+            rows = [row | terms_columns(HELP_PAGE) for row in file.read().to_pylist()]
+        pq.write_table(pa.Table.from_pylist(rows, schema=_SCHEMAS[OrderRegistered]), new, compression="zstd")
+
 
 Format = Parquet | JsonLines
 FORMATS: dict[str, type[Format]] = {"parquet": Parquet, "jsonl": JsonLines}
@@ -88,6 +111,9 @@ def _columns(name: str, hint: Any) -> Iterator[tuple[str, pa.DataType]]:
     kinds = set(get_args(hint) if isinstance(hint, UnionType) or get_args(hint) else [hint])
     if Money in kinds:
         yield from ((f"{name}_amount", _AMOUNT), (f"{name}_currency", pa.string()))
+    elif Terms in kinds:
+        for term, kind in get_type_hints(Terms).items():
+            yield from _columns(f"{name}_{term}", kind)
     elif datetime in kinds:
         yield name, _TIME
     elif bool in kinds:
@@ -120,6 +146,8 @@ def _event_row(position: int, event: Event) -> dict[str, Any]:
         value = getattr(event, name)
         if isinstance(value, Money):
             row |= {f"{name}_amount": _amount(value.amount), f"{name}_currency": value.currency}
+        elif name == "terms":
+            row |= terms_columns(HELP_PAGE if value is UNSET else value)
         else:
             row[name] = None if value is UNSET else value
     return row

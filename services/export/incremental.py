@@ -3,6 +3,8 @@
 A directory is complete up to the position in its `state.json`. An export's files appear together, once all of them are
 written (`services/export/staging.py`). If an export is killed, the next one continues it: an export notes each range of
 positions before it writes the range, so that the same files are written again under the same names.
+
+Earlier versions wrote no terms of orders. The first export of this version to their directory adds the terms.
 """
 
 from collections import defaultdict
@@ -18,10 +20,10 @@ from services.eventstore.application import OrderStore
 from services.eventstore.event_codec import decode_event
 from services.eventstore.read_events import digest_of_last_events, histories_of
 from services.failures import Failure
-from services.orders.events import Event, OrderTextsErased
+from services.orders.events import Event, OrderRegistered, OrderTextsErased
 from services.sealing.order_keys import WITHOUT_TEXTS
 
-from .formats import FORMATS, Format
+from .formats import FORMATS, Format, Parquet
 from .staging import Staging, alone, finish_killed, is_of_staging
 from .summary import Summary, summarize
 
@@ -151,13 +153,18 @@ class _Export:
         self._began = began
         self._files: Format = FORMATS[began.format]()
         self._staging = Staging(directory, began.position)
+        self._summaries = f"orders.{self._files.suffix}"
+        summaries = directory / self._summaries
+        self._has_terms = summaries.exists() and self._files.has_terms(summaries)
 
     def run(self, last: int, progress: Callable[[int, int], None]) -> Exported:
-        began, orders = self._began, f"orders.{self._files.suffix}"
+        began = self._began
         self._staging.discard_others()
-        if began.position == began.summarized == last and (self._directory / orders).exists():
+        if began.position == began.summarized == last and self._has_terms:
             return Exported(last, 0, 0)
         state = self._so_far()
+        if not self._has_terms:
+            self._add_terms()
         while state.position < last:
             if state.writing == state.position:
                 state.writing = min(state.position + _AT_ONCE, last)
@@ -169,7 +176,7 @@ class _Export:
             state.position = state.writing
             self._note(state)
             progress(state.position - began.position, last - began.position)
-        renewed = self._write_summaries(orders, state.position)
+        renewed = self._write_summaries(state.position)
         state.summarized = state.position
         self._note(state)
         self._staging.publish(last=_STATE)
@@ -224,18 +231,27 @@ class _Export:
             if not positions.isdisjoint(range(first, last + 1)):
                 self._write_events(range(first, last + 1))
 
-    def _write_summaries(self, name: str, position: int) -> int:
-        """Rewrites the file of summaries. Returns how many orders had new events and got a new summary."""
-        changed = _changed(self._store, range(self._began.summarized + 1, position + 1))
-        before = self._directory / name
-        kept = self._files.read_summaries(before) if before.exists() else iter(())
+    def _add_terms(self) -> None:
+        """Writes the files of registrations again that have no terms. JSON lines are as on Kafka in any version."""
+        if not isinstance(self._files, Parquet):
+            return
+        for name, file in self._staging.files(f"{OrderRegistered.__name__}/**/part-*.{self._files.suffix}").items():
+            if not self._files.has_terms(file):
+                with self._staging.file(name) as new:
+                    self._files.add_terms(file, new)
+
+    def _write_summaries(self, position: int) -> int:
+        """Rewrites the file of summaries. Returns how many orders got a new summary: those with new events, or all."""
+        known = self._began.summarized if self._has_terms else self._began.first
+        changed = _changed(self._store, range(known + 1, position + 1))
+        kept = self._files.read_summaries(self._directory / self._summaries) if self._has_terms else iter(())
         ids = sorted(changed)
         new = (
             row
             for start in range(0, len(ids), _ORDERS_AT_ONCE)
             for row in _summaries(self._store, ids[start : start + _ORDERS_AT_ONCE], position)
         )
-        with self._staging.file(name) as file:
+        with self._staging.file(self._summaries) as file:
             self._files.write_summaries(file, chain((row for row in kept if row.order_id not in changed), new))
         return len(changed)
 

@@ -47,6 +47,12 @@ class Staging:
         """Yields the names, without folders, of the staged files that match."""
         return (file.name.removesuffix(_NEW) for file in self._folder.rglob(f"{pattern}{_NEW}"))
 
+    def files(self, pattern: str) -> dict[str, Path]:
+        """Returns the path of each file whose name matches: the staged file, or else the directory's."""
+        present = {str(file.relative_to(self._directory)): file for file in self._directory.glob(pattern)}
+        staged = (file.relative_to(self._folder) for file in self._folder.glob(f"{pattern}{_NEW}"))
+        return present | {str(name).removesuffix(_NEW): self._folder / name for name in staged}
+
     def publish(self, last: str) -> None:
         """Moves all files into the directory. Moves the file named `last` at the end."""
         (self._folder / _COMPLETE).touch()

@@ -2,12 +2,14 @@
 
 from collections.abc import Iterable
 from datetime import datetime
+from typing import Any
 
 import msgspec
 
 from services.orders import Order
 from services.orders import events as e
 from services.orders.evolve import evolve
+from services.orders.policy import HELP_PAGE, Terms
 from services.orders.state import Status
 
 
@@ -65,6 +67,16 @@ class Summary(msgspec.Struct):
     """How many events the order has."""
     last_event_at: datetime | None = None
     """When the last event happened."""
+    terms_response_hours: int = HELP_PAGE.response_hours
+    """How long the other party has to answer a request (D20)."""
+    terms_very_late_after_hours: int = HELP_PAGE.very_late_after_hours
+    """How long after its delivery date the order is very late."""
+    terms_longest_extension_days: int = HELP_PAGE.longest_extension_days
+    """The longest delivery extension of one request."""
+    terms_largest_refund_percent: int = HELP_PAGE.largest_refund_percent
+    """The largest partial refund, in percent of the price."""
+    terms_name: str | None = None
+    """What the marketplace calls these terms."""
 
 
 def summarize(order_id: str, history: Iterable[e.Event]) -> Summary:
@@ -84,7 +96,12 @@ def summarize(order_id: str, history: Iterable[e.Event]) -> Summary:
     if order.refund is not None:
         row.refund_amount, row.refund_granted_at = order.refund.amount.amount, order.refund.timestamp
     row.events, row.last_event_at = order.version, order.last_event_at
-    return row
+    return msgspec.structs.replace(row, **terms_columns(order.terms))
+
+
+def terms_columns(terms: Terms) -> dict[str, Any]:
+    """Returns the terms of an order as columns of its registration and of its summary."""
+    return {f"terms_{name}": value for name, value in msgspec.structs.asdict(terms).items()}
 
 
 def _count(row: Summary, event: e.Event) -> None:

@@ -10,7 +10,6 @@ from fastapi import Request
 from markupsafe import Markup
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
-from resolution_contracts.commands import DeliveryExtensionRequest
 from resolution_contracts.values import COMMAND_ID
 
 from .gateway import PARTY_COMMANDS, Json
@@ -30,7 +29,6 @@ _LABELS: Mapping[str, Mapping[str, str]] = {
     "CancelOrder-": {"comment": "Comment"},
 }
 _OTHER_LABELS = {"message": "Message"}
-_DAYS = DeliveryExtensionRequest.model_json_schema()["properties"]["days"]
 _LONGEST_QUOTE = 40
 _CHOOSE = "Choose one from the list."
 _is_command_id = re.compile(COMMAND_ID).fullmatch
@@ -77,16 +75,25 @@ def command_id_of(form: Mapping[str, str]) -> str | None:
     return id_ if _is_command_id(id_) else None
 
 
-def wrong_fields(key: str, form: Mapping[str, str], data: Json) -> dict[str, Markup]:
-    """Checks a command's data against the contract. Returns a sentence for each wrong field of the form, by field."""
+def wrong_fields(key: str, form: Mapping[str, str], data: Json, terms: Json) -> dict[str, Markup]:
+    """Checks a command's data against the contract and the order's terms.
+
+    Returns a sentence for each wrong field of the form, by field.
+    """
     model = PARTY_COMMANDS.get(form.get("command", ""))
     if model is None:
         return {}
+    most_days = terms["longest_extension_days"]
+    sentences: dict[str, Markup] = {}
+    days = data.get("request", {}).get("days")
+    if days is not None and not 1 <= days <= most_days:
+        sentence = f"Enter a whole number from 1 to {most_days}." if most_days else "This order has no extensions."
+        sentences["days"] = about(key, "days", sentence, form)
     try:
         model.model_validate_json(msgspec.json.encode(data | {"actor": "-"}))
     except ValidationError as error:
-        return _sentences(key, form, error)
-    return {}
+        sentences = _sentences(key, form, error) | sentences
+    return sentences
 
 
 def _sentences(key: str, form: Mapping[str, str], error: ValidationError) -> dict[str, Markup]:
@@ -105,8 +112,6 @@ def _field_of(key: str, path: Iterable[object]) -> str | None:
 
 
 def _sentence(key: str, name: str, form: Mapping[str, str], error: ErrorDetails) -> Markup:
-    if name == "days":
-        return about(key, name, "Enter a whole number from {minimum} to {maximum}.".format(**_DAYS), form)
     if name == "reason":
         return about(key, name, _CHOOSE, form)
     if name == "amount":

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from contextlib import suppress
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import urlencode
@@ -141,7 +142,7 @@ async def follow_order(gateway: AGateway, viewer: AViewer, order_id: OrderId, sh
 _NOT_SENT = "Your command was not sent: the service cannot take any right now. Nothing is lost here; try again soon."
 _SENT = "Your command was sent and will be judged soon. Open the order again to see what came of it."
 _DONE = {
-    "DisputeOpened": "Your request was sent. The other party has 48 hours to answer.",
+    "DisputeOpened": "Your request was sent. The other party has {time} to answer.",
     "Accepted": "You accepted the request.",
     "Declined": "You declined the request.",
     "Withdrawn": "You withdrew your request.",
@@ -158,7 +159,8 @@ async def _confirmation(gateway: Gateway, viewer: Viewer, order_id: str, command
             [event] = await gateway.history(viewer, order_id, reference["sequence"] - 1, 1)
             by = [event["data"].get(name) for name in ("opened_by", "by", "initiated_by")]
             if page["viewer"] in by:
-                return _DONE.get(event["type"].split(".")[-2])
+                done = _DONE.get(event["type"].split(".")[-2])
+                return done and done.format(time=_hours(page["terms"]["response_hours"]))
     return None
 
 
@@ -214,7 +216,8 @@ async def act(request: Request, gateway: AGateway, viewer: AViewer, order_id: Or
         data = _data_of(form)
     except ValueError as error:
         return await refuse(fields={"amount": forms.about(key, "amount", str(error), form)})
-    if wrong := forms.wrong_fields(key, form, data):
+    page = await gateway.order(viewer, order_id)
+    if wrong := forms.wrong_fields(key, form, data, page["terms"]):
         return await refuse(fields=wrong)
     try:
         id_ = forms.command_id_of(form)
@@ -266,8 +269,9 @@ def _reason(rejected: Json) -> str:
         settled_as = str(rejected["details"].get("settled_as", "")).replace("_", "-")
         return _ON_THE_ORDER_PAGE[rejected["code"]].format(settled_as=settled_as)
     if rejected["code"] == "refund_over_limit":
+        before, _, minor_units = str(rejected["message"]).partition(": offer ")
         limit = money_text(rejected["details"]["limit"])
-        return f"A partial refund is at most 60% of the original price: offer {limit} or less."
+        return f"{before}: offer {limit} or less." if minor_units else before
     if rejected["code"] == "approval_needed" and (instant := rejected["details"]["possible_from"]):
         return _macro("early", instant) + " Until then, ask to cancel it."
     return str(rejected["message"])
@@ -376,6 +380,16 @@ def _words(name: object) -> str:
     return str(name).replace("_", " ")
 
 
+def _hours(hours: int) -> str:
+    return f"{hours} hour{'' if hours == 1 else 's'}"
+
+
+def _time_to_answer(dispute: Json) -> str:
+    """Returns how long the other party had to answer, in hours."""
+    opened_at, respond_by = (datetime.fromisoformat(dispute[name]) for name in ("opened_at", "respond_by"))
+    return _hours((respond_by - opened_at) // timedelta(hours=1))
+
+
 def _duration(seconds: float) -> str:
     hours, minutes = int(seconds // 3600), int(seconds % 3600 // 60)
     return f"{hours} h {minutes:02} min"
@@ -391,6 +405,8 @@ _templates.env.filters |= {
     "words": _words,
     "waiting": _waiting,
     "duration": _duration,
+    "hours": _hours,
+    "time_to_answer": _time_to_answer,
     "in_address": in_address,
 }
 _templates.env.globals |= {"key_of": forms.key_of, "labels_of": forms.labels_of}

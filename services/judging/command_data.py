@@ -183,6 +183,7 @@ def _error(path: tuple[str, ...], reason: str) -> Error:
 # --- what the errors say ---
 
 _CURRENCY = "should be an ISO 4217 code of three capital letters, such as USD"
+_NAME = "should be 1 to 64 letters, digits, dots, underscores and hyphens"
 _INTEGER = "should be a whole number"
 _REASONS: dict[str, str] = {
     "missing": "is missing: add it",
@@ -190,7 +191,6 @@ _REASONS: dict[str, str] = {
     "string_type": "should be a text",
     "string_too_short": "should not be empty",
     "string_too_long": "should have at most {max_length} characters",
-    "string_pattern_mismatch": _CURRENCY,  # nothing else in a command has a pattern
     "int_type": _INTEGER,
     "int_from_float": _INTEGER,
     "bool_type": "should be true or false",
@@ -210,5 +210,8 @@ def _describe(error: ErrorDetails) -> Error:
     """Returns the path and the reason of an error. Drops the request's kind, which pydantic puts into the path."""
     path = ".".join(str(part) for part in error["loc"] if part not in _KINDS)
     template = _REASONS.get(error["type"], "is not what the command needs: see docs/messages.md")
-    reason = str(error["ctx"]["error"]) if error["type"] == "value_error" else template.format_map(error.get("ctx", {}))
+    context = error.get("ctx", {})
+    if error["type"] == "string_pattern_mismatch":
+        template = _NAME if path.endswith("name") else _CURRENCY
+    reason = str(context["error"]) if error["type"] == "value_error" else template.format_map(context)
     return {"path": path[:_MAX_PATH_CHARACTERS], "reason": reason}

@@ -1,7 +1,7 @@
 """Reads a command's `data` as earlier versions did, for history that they judged.
 
 They accepted equal keys (the last one counts), amounts of any size, and texts with invisible characters only. They
-refused 100.0 as an integer, and instants with more than six decimals.
+refused 100.0 as an integer, instants with more than six decimals, and more than the help page's terms on any order.
 """
 
 import re
@@ -14,6 +14,7 @@ from resolution_contracts import values
 from resolution_contracts.commands import COMMAND_TYPES, Command
 
 from services.orders import rejections
+from services.orders.policy import HELP_PAGE
 
 from .command_data import refused
 
@@ -30,7 +31,9 @@ def read_data_as_before(type_: str, data: bytes) -> Command | rejections.Rejecte
 
 @cache
 def _validator(type_: str) -> Callable[[bytes], Command]:
-    validator = SchemaValidator(_as_before(COMMAND_TYPES[type_].__pydantic_core_schema__))
+    # Without this, pydantic takes today's validators for the models in the command: its request, its amount.
+    schema = _as_before(COMMAND_TYPES[type_].__pydantic_core_schema__)
+    validator = SchemaValidator(schema, _use_prebuilt=False)
     return cast("Callable[[bytes], Command]", validator.validate_json)
 
 
@@ -44,9 +47,19 @@ def _as_before(schema: Any) -> Any:
     if function is values.at_most_64_bits:
         return _as_before(schema["schema"])
     copy = {name: _as_before(value) for name, value in schema.items()}
+    for name, most in _EARLIER_LIMITS.items():
+        if name in copy.get("fields", ()):
+            copy["fields"][name] = _limited(copy["fields"][name], most)
     if function in _EARLIER:
         copy["function"] = {**schema["function"], "function": _EARLIER[function]}
     return copy
+
+
+def _limited(schema: Any, most: int) -> Any:
+    """Returns a schema with this limit for its integer."""
+    if schema["type"] == "int":
+        return schema | {"le": most}
+    return schema | {"schema": _limited(schema["schema"], most)}
 
 
 def _no_nul(value: str) -> str:
@@ -61,4 +74,5 @@ def _six_decimals(value: Any) -> Any:
     return values.rfc3339_only(value)
 
 
+_EARLIER_LIMITS = {"days": HELP_PAGE.longest_extension_days, "percent": HELP_PAGE.largest_refund_percent}
 _EARLIER: dict[Any, Any] = {values.readable: _no_nul, values.rfc3339_only: _six_decimals}

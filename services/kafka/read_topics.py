@@ -285,6 +285,26 @@ async def oldest_unread(
     return {tp.partition: (behind[tp] - positions[tp.partition], timestamp) for tp, timestamp in oldest.items()}
 
 
+async def records_at(
+    cluster: Cluster, topic: str, partition: int, offsets: Collection[int], base: int = 0
+) -> dict[int, Record]:
+    """Returns a partition's records at these offsets, which are the topic's plus `base`. Raises KafkaError.
+
+    Leaves out offsets that have expired.
+    """
+    where = TopicPartition(topic, partition)
+    records: dict[int, Record] = {}
+    async with open_consumer(cluster) as consumer:
+        consumer.assign([where])
+        [first] = (await consumer.beginning_offsets([where])).values()
+        for offset in sorted(offsets):
+            if offset - base >= first:
+                record = await Stream(consumer, where, offset, offset + 1, base).peek()
+                if record is not None:
+                    records[offset] = record
+    return records
+
+
 async def next_readable(cluster: Cluster, topic: str, partition: int, start: int) -> int:
     """Returns the first offset from `start` on that is not damaged on the broker's disk, or else the partition's end.
 

@@ -14,10 +14,9 @@ from resolution_contracts.values import (
     format_instant,
 )
 
-from . import policy
 from .events import Money
 from .guards import must_be_free_to_request, must_need_no_approval
-from .rejections import Rejected
+from .rejections import Rejected, no_room_for_refund
 from .state import CLOSED, Order
 
 
@@ -68,24 +67,34 @@ def _requests(order: Order, price: Money, role: Role) -> list[Action]:
             _request(order, role, DisputeKind.ORDER_UPDATE, {"message": texts}),
             _request(order, role, DisputeKind.CANCELLATION, {"comment": texts, "reasons": sorted(CLIENT_REASONS)}),
         ]
-    extension = {"days": {"min": 1, "max": 60}, "note": texts}
+    cancellation = {"comment": texts, "reasons": sorted(FREELANCER_REASONS)}
+    return [
+        _extension(order, role, texts),
+        _refund(order, price, role, texts),
+        _request(order, role, DisputeKind.CANCELLATION, cancellation),
+    ]
+
+
+def _extension(order: Order, role: Role, texts: str) -> Action:
+    most, kind = order.terms.longest_extension_days, DisputeKind.DELIVERY_EXTENSION
+    if most == 0:
+        return Action("OpenDispute", False, kind, why_not="This order's terms allow no delivery extension.")
+    extension = {"days": {"min": 1, "max": most}, "note": texts}
     if order.expected_delivery_at is not None:
         extension["expected_delivery_at"] = format_instant(order.expected_delivery_at)
-    limit = policy.largest_refund(price.amount)
+    return _request(order, role, kind, extension)
+
+
+def _refund(order: Order, price: Money, role: Role, texts: str) -> Action:
+    limit, kind = order.terms.largest_refund(price.amount), DisputeKind.PARTIAL_REFUND
+    if limit == 0:
+        return Action("OfferPartialRefund", False, kind, why_not=no_room_for_refund(order.terms))
     refund = {
         "largest_refund": {"amount": limit, "currency": price.currency},
         "explanation": texts,
         "reasons": sorted(RefundReason),
     }
-    return [
-        _request(order, role, DisputeKind.DELIVERY_EXTENSION, extension),
-        _request(order, role, DisputeKind.PARTIAL_REFUND, refund)
-        if limit
-        else Action(
-            "OfferPartialRefund", False, DisputeKind.PARTIAL_REFUND, why_not="The price leaves no room for a refund."
-        ),
-        _request(order, role, DisputeKind.CANCELLATION, {"comment": texts, "reasons": sorted(FREELANCER_REASONS)}),
-    ]
+    return _request(order, role, kind, refund)
 
 
 def _request(order: Order, role: Role, kind: DisputeKind, needs: dict[str, Any]) -> Action:

@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Any
 
 import msgspec
+from msgspec import UNSET
 from resolution_contracts.commands import (
     Accept,
     CancelOrder,
@@ -26,6 +27,7 @@ from resolution_contracts.commands import (
     RecordRequirementsSubmitted,
     RecordRevisionRequested,
     RegisterOrder,
+    RegisterOrderV2,
     Withdraw,
 )
 from resolution_contracts.values import CancellationGrounds, ClosedBecause, DisputeKind, Initiator, Role
@@ -62,6 +64,7 @@ from .guards import (
     must_be_party,
     must_be_withdrawable,
     must_be_within_limit,
+    must_be_within_terms,
     must_give_listed_reason,
     must_need_no_approval,
     must_not_be_closed,
@@ -147,14 +150,16 @@ class Case(msgspec.Struct, gc=False):
 # --- facts from other services ---
 
 
-def register_order(order: Order, command: RegisterOrder, case: Case) -> None:
-    """Another service reports a new order. Reporting the same facts again changes nothing."""
+def register_order(order: Order, command: RegisterOrder | RegisterOrderV2, case: Case) -> None:
+    """Another service reports a new order and its terms (D20). Reporting the same again changes nothing."""
+    terms = policy.terms_of(command.terms if isinstance(command, RegisterOrderV2) else None)
     facts = {
         "client_id": command.client_id,
         "freelancer_id": command.freelancer_id,
         "price": Money(command.price.amount, command.price.currency),
         "expected_delivery_at": command.expected_delivery_at,
         "awaiting_requirements": command.awaiting_requirements,
+        "terms": UNSET if terms == policy.HELP_PAGE else terms,
     }
     known = order.registered
     if known is None:
@@ -220,27 +225,29 @@ def open_dispute(order: Order, command: OpenDispute, case: Case) -> None:
     request = command.request
     must_be_known(order)
     must_give_listed_reason(order, command.actor, request)
+    must_be_within_terms(order, request)
     must_not_be_closed(order)
     role = must_be_party(order, command.actor)
     must_be_free_to_request(order, DisputeKind(request.kind), role)
     if request.kind == "order_update":
-        _open(DisputeKind.ORDER_UPDATE, role, case, message=request.message)
+        _open(DisputeKind.ORDER_UPDATE, role, order, case, message=request.message)
     elif request.kind == "cancellation":
-        _open(DisputeKind.CANCELLATION, role, case, comment=request.comment, reason=request.reason)
+        _open(DisputeKind.CANCELLATION, role, order, case, comment=request.comment, reason=request.reason)
     else:
-        _open(DisputeKind.DELIVERY_EXTENSION, role, case, days=request.days, note=request.note)
+        _open(DisputeKind.DELIVERY_EXTENSION, role, order, case, days=request.days, note=request.note)
 
 
 def offer_partial_refund(order: Order, command: OfferPartialRefund | OfferPartialRefundV2, case: Case) -> None:
-    """The freelancer offers up to 60% of the original price (R8, D9). At most one refund is granted (R9)."""
+    """The freelancer offers a part of the original price (R8, D9). At most one refund is granted (R9)."""
     price = must_not_be_closed(order).price
     role = must_be_party(order, command.actor)
     must_be_free_to_request(order, DisputeKind.PARTIAL_REFUND, role)
-    amount = _offered(command, price)
-    must_be_within_limit(amount, price)
+    amount = _offered(order, command, price)
+    must_be_within_limit(order, amount, price)
     _open(
         DisputeKind.PARTIAL_REFUND,
         role,
+        order,
         case,
         amount=amount,
         explanation=command.explanation,
@@ -308,23 +315,25 @@ def erase_order_texts(order: Order, command: EraseOrderTexts, case: Case) -> Non
 # --- what follows ---
 
 
-def _open(kind: DisputeKind, opened_by: Role, case: Case, **request: Any) -> None:
+def _open(kind: DisputeKind, opened_by: Role, order: Order, case: Case, **request: Any) -> None:
     case.add(
         DisputeOpened,
         dispute_id=case.command_id,
         kind=kind,
         opened_by=opened_by,
-        respond_by=case.now + policy.RESPONSE_WINDOW,
+        respond_by=case.now + order.terms.response_window,
         **request,
     )
 
 
-def _offered(command: OfferPartialRefund | OfferPartialRefundV2, price: Money) -> Money:
-    """The amount of an offer, which version 2 may give in percent of the price."""
+def _offered(order: Order, command: OfferPartialRefund | OfferPartialRefundV2, price: Money) -> Money:
+    """The amount of an offer, which version 2 may give in percent of the price: at most what the terms allow (D20)."""
     if command.amount is not None:
         return Money(command.amount.amount, command.amount.currency)
     assert isinstance(command, OfferPartialRefundV2)
     assert command.percent is not None
+    if command.percent > order.terms.largest_refund_percent:
+        raise rejections.refund_over_limit(order.terms, price)
     amount = policy.share(price.amount, command.percent)
     if amount == 0:
         raise rejections.not_allowed(f"{command.percent} percent of the price is less than one minor unit.")
@@ -376,6 +385,7 @@ def _cancel(
 
 _DECIDE: dict[type[Command], Callable[[Order, Any, Case], None]] = {
     RegisterOrder: register_order,
+    RegisterOrderV2: register_order,
     RecordRequirementsSubmitted: record_requirements_submitted,
     RecordDelivery: record_delivery,
     RecordRevisionRequested: record_revision_requested,

@@ -21,6 +21,8 @@ from resolution_contracts.values import (
     SettledAs,
 )
 
+from .policy import Terms
+
 Confidential = msgspec.Meta(extra={"confidential": True})
 Written = msgspec.Meta(extra={"written": True})
 
@@ -58,6 +60,8 @@ class OrderRegistered(Event, frozen=True, kw_only=True, gc=False):
     """The delivery date; None if the requirements have to come first."""
     awaiting_requirements: bool
     """Whether work waits for the client's requirements."""
+    terms: Terms | UnsetType = UNSET
+    """The order's terms. Unset if they are the help page's, as in every event of earlier versions (D20)."""
 
 
 class RequirementsSubmitted(Event, frozen=True, kw_only=True, gc=False):

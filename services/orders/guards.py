@@ -8,7 +8,7 @@ from datetime import datetime
 from resolution_contracts.commands import CancellationRequest, DeliveryExtensionRequest, OrderUpdateRequest
 from resolution_contracts.values import CLIENT_REASONS, FREELANCER_REASONS, CancellationGrounds, DisputeKind, Role
 
-from . import policy, rejections
+from . import rejections
 from .events import DisputeOpened, Money, OrderRegistered, PartialRefundGranted
 from .state import CLOSED, Order, Settled, Status
 
@@ -90,12 +90,21 @@ def must_give_listed_reason(
         raise rejections.invalid_field("request.reason", f"is not on the {role}'s list of reasons")
 
 
-def must_be_within_limit(offered: Money, price: Money) -> None:
-    """The offer is at most 60% of the original price, and in its currency (R8, D9)."""
+def must_be_within_terms(
+    order: Order, request: OrderUpdateRequest | CancellationRequest | DeliveryExtensionRequest
+) -> None:
+    """An extension is not longer than the order's terms allow (R7, D20)."""
+    if request.kind == "delivery_extension" and request.days > (most := order.terms.longest_extension_days):
+        reason = f"should be at most {most}" if most else rejections.NO_EXTENSIONS
+        raise rejections.invalid_field("request.days", reason)
+
+
+def must_be_within_limit(order: Order, offered: Money, price: Money) -> None:
+    """The offer is at most what the order's terms allow, and in the price's currency (R8, D9, D20)."""
     if offered.currency != price.currency:
         raise rejections.currency_mismatch(price.currency)
-    if offered.amount > (limit := policy.largest_refund(price.amount)):
-        raise rejections.refund_over_limit(limit, price.currency)
+    if offered.amount > order.terms.largest_refund(price.amount):
+        raise rejections.refund_over_limit(order.terms, price)
 
 
 # --- disputes and refunds that a command names ---
@@ -168,7 +177,7 @@ def must_need_no_approval(order: Order, role: Role, now: datetime) -> Cancellati
         return CancellationGrounds.AWAITING_REQUIREMENTS
     if order.status == Status.DELIVERED or order.expected_delivery_at is None:
         raise rejections.approval_needed(None)
-    very_late_at = order.expected_delivery_at + policy.VERY_LATE_AFTER
+    very_late_at = order.expected_delivery_at + order.terms.very_late_after
     if now < very_late_at:
         raise rejections.approval_needed(very_late_at)
     return CancellationGrounds.VERY_LATE

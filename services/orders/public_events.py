@@ -10,6 +10,7 @@ from resolution_contracts import topics
 
 from .events import EVENTS, Confidential, Event, Money, annotated
 from .instants import format_instant
+from .policy import Terms
 
 _ENVELOPE_FIELDS = {"originator_id", "originator_version", "timestamp", "command_id"}
 
@@ -34,6 +35,7 @@ _EVENT_TYPES = {event_type: topics.event_type(name) for name, event_type in EVEN
 _CONVERTERS: dict[type, Callable[[Any], Any]] = {
     datetime: format_instant,
     Money: lambda money: {"amount": money.amount, "currency": money.currency},
+    Terms: msgspec.structs.asdict,
 }
 """For each type whose values are published in another form than they are stored: what converts them."""
 

@@ -6,6 +6,9 @@ from typing import Any
 from resolution_contracts.outcomes import Code
 from resolution_contracts.values import DisputeKind, Role, SettledAs, format_instant
 
+from .events import Money
+from .policy import Terms
+
 KIND_NAMES = {
     DisputeKind.ORDER_UPDATE: "order update request",
     DisputeKind.CANCELLATION: "cancellation request",
@@ -13,6 +16,9 @@ KIND_NAMES = {
     DisputeKind.PARTIAL_REFUND: "partial refund offer",
 }
 
+
+NO_EXTENSIONS = "cannot be asked for: this order's terms allow no delivery extension"
+"""Why no number of days is valid, if the order's terms allow none (D20)."""
 
 _ERRORS_IN_MESSAGE = 3
 """How many errors of a command's data the message names. The details have all errors."""
@@ -124,13 +130,24 @@ def approval_needed(possible_from: datetime | None) -> Rejected:
     )
 
 
-def refund_over_limit(limit: int, currency: str) -> Rejected:
-    """The offer is larger than `limit`, in minor units (D9)."""
-    return Rejected(
-        Code.REFUND_OVER_LIMIT,
-        f"A partial refund is at most 60% of the original price: offer {limit} {currency} (minor units) or less.",
-        limit={"amount": limit, "currency": currency},
-    )
+def refund_over_limit(terms: Terms, price: Money) -> Rejected:
+    """The offer is larger than the order's terms allow of this price (D9, D20)."""
+    limit = terms.largest_refund(price.amount)
+    if limit:
+        message = (
+            f"A partial refund is at most {terms.largest_refund_percent}% of the original price: "
+            f"offer {limit} {price.currency} (minor units) or less."
+        )
+    else:
+        message = f"{no_room_for_refund(terms)} Ask to cancel the order if money is to be paid back."
+    return Rejected(Code.REFUND_OVER_LIMIT, message, limit={"amount": limit, "currency": price.currency})
+
+
+def no_room_for_refund(terms: Terms) -> str:
+    """Says why the largest refund is nothing."""
+    if terms.largest_refund_percent == 0:
+        return "This order's terms allow no partial refund."
+    return "The price leaves no room for a refund."
 
 
 def refund_already_granted() -> Rejected:
@@ -178,4 +195,5 @@ def wrong_role(role: Role, verb: str) -> Rejected:
 
 def only_in_progress(status: str, kind: DisputeKind) -> Rejected:
     """The request needs an order in progress (D12, D13)."""
-    return not_allowed(f"The order is {status}; a {KIND_NAMES[kind]} fits an order in progress only.")
+    article = "an" if kind is DisputeKind.ORDER_UPDATE else "a"
+    return not_allowed(f"The order is {status}; {article} {KIND_NAMES[kind]} fits an order in progress only.")

@@ -6,6 +6,7 @@ from enum import StrEnum
 import msgspec
 from resolution_contracts.values import Role, SettledAs
 
+from . import policy
 from .events import DisputeOpened, OrderRegistered, PartialRefundGranted
 
 
@@ -59,6 +60,13 @@ class Order(msgspec.Struct):
     """Whether any event has a text or a confidential field that isn't erased yet."""
     last_event_at: datetime | None = None
     """The business time of the last event."""
+
+    @property
+    def terms(self) -> policy.Terms:
+        """The order's terms (D20). The help page's for an order that nobody registered."""
+        if self.registered is None or isinstance(self.registered.terms, msgspec.UnsetType):
+            return policy.HELP_PAGE
+        return self.registered.terms
 
     def role_of(self, user: str) -> Role | None:
         """Returns the user's role in this order, or None if the user is not a party."""

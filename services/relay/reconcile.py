@@ -28,6 +28,7 @@ from services.kafka.cluster import Cluster
 from services.kafka.read_topics import Ends, Stream, extents, open_streams
 from services.kafka.relay_position import Position
 from services.kafka.topics import Topics, count_partitions
+from services.orders.reminders import NUMBERS
 from services.orders.texts import published_without_texts
 from services.relay.store_notes import note_intent
 from services.sealing.master_keys import MasterKeys
@@ -293,4 +294,6 @@ def _check_begins(begins: Ends, starts: Ends) -> None:
 
 def _reminder(message: bytes) -> tuple[str, str, int]:
     envelope = msgspec.json.decode(message)
-    return envelope["subject"], envelope["data"]["dispute_id"], envelope["data"]["hours_before"]
+    data = envelope["data"]
+    number = data["hours_before"] if "hours_before" in data else NUMBERS[data["reminder"]]
+    return envelope["subject"], data["dispute_id"], number

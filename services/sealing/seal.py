@@ -1,7 +1,7 @@
 """Seals the texts of an event with the order's key: AES-256-GCM, bound to this event.
 
-A sealed event's type ends in `.v2`. Its state is the JSON of the event with its texts erased, with one more member at
-the end: `sealed` has the number of the key and the sealed texts.
+The topic of an event that can have texts ends in `.v2`. Its state is the JSON of the event with its texts erased, with
+one more member at the end: `sealed` has the number of the key and the sealed texts.
 """
 
 import os

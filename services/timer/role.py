@@ -41,7 +41,7 @@ _MAX_PUBLISHED_AT_ONCE = 5000
 _FIRST_RETRY = timedelta(milliseconds=250)
 _LONGEST_RETRY = timedelta(seconds=60)
 _MAX_SLEEP_SECONDS = 5.0
-_GATHER_MS = 50  # deadlines are two days ahead, so the timer need not wake up for each event
+_GATHER_MS = 50  # deadlines are hours ahead, so the timer need not wake up for each event
 _SETTLED = (Accepted, AutoAccepted, Declined, DisputeClosed, Withdrawn)
 
 

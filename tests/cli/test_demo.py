@@ -11,22 +11,26 @@ import tempfile
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import httpx
 import psycopg
 import pytest
-from resolution_contracts import COMMANDS, EVENTS, Code
+from resolution_contracts import COMMAND_TYPES, EVENTS, Code
+from resolution_contracts.topics import event_type
+from resolution_contracts.values import format_instant
 from rich.console import Console
 
 from services import demo
-from services.demo.checks import verify
+from services.demo.checks import _deadlines, verify
 from services.demo.evidence import Evidence, gather
 from services.demo.script import Expected, Happens, Tale
 from services.demo.stage import DemoError, Stage, TooSlow, _kept
 from services.embedded import Servers
 from services.settings import Settings
+from tests.support.controls import HOURS, T
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.timeout(400)  # a slow machine plays the story twice
@@ -43,7 +47,7 @@ async def test_the_demo_comes_out_as_told_line_by_line_in_json_and_leaves_nothin
     assert process.returncode == 0, lines[-3:]
     steps = [line for line in lines if line["kind"] in ("step", "auto_accepted")]
     assert [line for line in steps if not line["as_told"]] == []
-    assert {line["command"] for line in steps if line.get("command")} == set(COMMANDS)
+    assert {line["type"] for line in steps if line.get("type")} == set(COMMAND_TYPES)
     assert {e["type"].split(".")[2] for line in steps for e in line["events"]} == set(EVENTS)
     assert {line["code"] for line in steps if line.get("code")} == {str(code) for code in Code}
     assert all(line["passed"] for line in lines if line["kind"] == "check")
@@ -114,8 +118,8 @@ async def test_a_machine_that_is_too_slow_plays_the_story_again_with_a_slower_cl
     speeds: list[int] = []
 
     @asynccontextmanager
-    async def open_stage(*_: Any, seconds_for_48_hours: int, keep: bool) -> AsyncIterator[None]:
-        speeds.append(seconds_for_48_hours)
+    async def open_stage(*_: Any, seconds_for_two_days: int, keep: bool) -> AsyncIterator[None]:
+        speeds.append(seconds_for_two_days)
         yield
 
     async def play(*_: Any) -> None:
@@ -126,8 +130,28 @@ async def test_a_machine_that_is_too_slow_plays_the_story_again_with_a_slower_cl
     monkeypatch.setattr(demo, "_play", play)
     told = io.StringIO()
     assert await demo.run(Settings(), Console(file=told, width=200), as_json=True) is passed
-    assert tuple(speeds) == demo.SECONDS_FOR_48_HOURS[:plays]
+    assert tuple(speeds) == demo.SECONDS_FOR_TWO_DAYS[:plays]
     assert told.getvalue().count("Once more, more slowly.") == len(speeds) - 1
+
+
+@pytest.mark.parametrize(
+    ("terms", "hours", "passed"),
+    [(None, 48, True), (None, 24, False), ({"response_hours": 24}, 24, True), ({"response_hours": 24}, 48, False)],
+)
+def test_the_check_of_deadlines_goes_by_each_orders_own_time_to_answer(
+    terms: dict[str, int] | None, hours: int, passed: bool
+):
+    facts = {"client_id": "c", "freelancer_id": "f", "price": {"amount": 1, "currency": "USD"}}
+    facts |= {"expected_delivery_at": None, "awaiting_requirements": True} | ({"terms": terms} if terms else {})
+    deadline = format_instant(T + hours * HOURS)
+    events = [
+        _event("OrderRegistered", "a", T, **facts),
+        _event("DisputeOpened", "b", T, dispute_id="b", respond_by=deadline),
+        _event("AutoAccepted", "c", T + hours * HOURS, dispute_id="b", deadline=deadline),
+    ]
+    check = _deadlines(events)
+    assert check.passed is passed
+    assert check.detail == f"1 times, {24 if terms else 48} h after the opening"
 
 
 async def test_what_a_machine_that_is_too_slow_has_begun_is_removed_and_what_failed_is_kept_if_asked_for():
@@ -140,6 +164,11 @@ async def test_what_a_machine_that_is_too_slow_has_begun_is_removed_and_what_fai
                     if error is not None:
                         raise error
         assert bool(done) is removed
+
+
+def _event(name: str, command: str, at: datetime, **data: Any) -> dict[str, Any]:
+    facts = {"type": event_type(name), "subject": "order-1", "causationid": command}
+    return facts | {"time": format_instant(at), "data": data}
 
 
 def _pay_back_more(connection: psycopg.Connection[Any]) -> None:

@@ -77,6 +77,11 @@ def test_what_was_released_is_still_understood():
             lambda data: (data["properties"].update(why={"type": "string"}), data["required"].append("why")),
             "why is required now",
         ),
+        (
+            "commands/OfferPartialRefund.v2.json",
+            lambda data: data["properties"]["percent"]["anyOf"][0].update(maximum=59),
+            "anyOf.0.maximum changed",
+        ),
         ("events/Accepted.v1.json", lambda data: data["required"].remove("by"), "by is optional now"),
         ("events/Accepted.v1.json", lambda data: data["properties"]["by"].clear(), "properties.by.$ref is gone"),
     ],

@@ -1,24 +1,26 @@
 """Stored events of every released version replay for ever: the files in `stored/` are never written again.
 
 A new version of a stored event comes with a file of its own and an upcaster; a change that fails here would make
-histories unreadable that are in somebody's database. The keys that version 2 was sealed with lie beside it; one of
-them is erased.
+histories unreadable that are in somebody's database. The keys that versions 2 and 3 were sealed with lie beside them;
+one of each is erased. Version 3 has orders with terms of their own.
 """
 
 import json
 from dataclasses import replace
+from datetime import timedelta
 from itertools import groupby
 from pathlib import Path
 
 import pytest
 from eventsourcing.persistence import StoredEvent
+from msgspec import to_builtins
 
 from projections import READ_MODELS
 from services.eventstore.event_codec import Sealing, decode_event, is_stored_as
 from services.orders import Order
-from services.orders.events import EVENTS, Event
+from services.orders.events import EVENTS, DisputeOpened, Event, OrderRegistered
 from services.orders.evolve import evolve_all
-from services.orders.public_events import event_envelope
+from services.orders.public_events import event_envelope, public_data
 from services.orders.state import CLOSED, Settled
 from services.orders.texts import ERASED, WITH_TEXTS, texts
 from services.sealing.master_keys import MasterKeys
@@ -27,7 +29,16 @@ from services.sealing.seal import NONCE_BYTES, split
 from tests.support.in_memory import StoredInMemory
 
 CORPUS = sorted((Path(__file__).parent / "stored").glob("v*.jsonl"))
-assert CORPUS, "the corpus is gone"
+assert [file.stem for file in CORPUS] == ["v1", "v2", "v3"], "part of the corpus is gone"
+
+HELP_PAGE = {
+    "response_hours": 48,
+    "very_late_after_hours": 24,
+    "longest_extension_days": 60,
+    "largest_refund_percent": 60,
+    "name": None,
+}
+"""Of orders that were registered without terms. These numbers may never change: no stored event has them."""
 
 
 def stored(file: Path) -> list[StoredEvent]:
@@ -93,10 +104,45 @@ def test_read_models_are_built_from_histories_of_a_released_version(file: Path):
         assert documents.keys() == histories(file).keys()
 
 
-def test_the_current_version_is_stored_as_the_newest_file_says():
-    newest = CORPUS[-1]
-    of_orders, anew = keys(newest), StoredInMemory()
-    for event in stored(newest):
+def test_D20_an_order_of_an_earlier_version_has_the_help_pages_terms():
+    for file in CORPUS[:2]:
+        for order_id, history in histories(file).items():
+            assert to_builtins(evolve_all(Order(id=order_id), history).terms) == HELP_PAGE
+            assert "terms" not in event_envelope(history[0])["data"]
+
+
+def test_D20_an_order_with_terms_of_its_own_is_stored_as_version_2_of_its_registration():
+    own = 0
+    for event, read in zip(stored(CORPUS[2]), decoded(CORPUS[2]), strict=True):
+        if isinstance(read, OrderRegistered):
+            told = json.loads(event.state).get("terms")
+            assert to_builtins(evolve_all(Order(id=read.originator_id), [read]).terms) == (told or HELP_PAGE)
+            assert public_data(read).get("terms") == told
+            assert event.topic == ("OrderRegistered" if told is None else "OrderRegistered.v2")
+            own += told is not None
+    assert own > 1
+
+
+def test_D20_what_was_stored_under_an_orders_own_terms_was_reckoned_from_them():
+    for history in histories(CORPUS[2]).values():
+        terms = evolve_all(Order(id=history[0].originator_id), history).terms
+        for event in history:
+            if isinstance(event, DisputeOpened):
+                assert event.respond_by - event.timestamp == timedelta(hours=terms.response_hours)
+
+
+def test_D20_a_registration_under_another_topic_is_not_what_is_stored():
+    for event, read in zip(stored(CORPUS[2]), decoded(CORPUS[2]), strict=True):
+        if isinstance(read, OrderRegistered):
+            other = {"OrderRegistered": "OrderRegistered.v2", "OrderRegistered.v2": "OrderRegistered"}[event.topic]
+            assert is_stored_as(event, read, keys(CORPUS[2]))
+            assert not is_stored_as(replace(event, topic=other), read, keys(CORPUS[2]))
+
+
+@pytest.mark.parametrize("file", CORPUS[1:], ids=lambda file: file.stem)
+def test_the_current_version_is_stored_as_the_newer_files_say(file: Path):
+    of_orders, anew = keys(file), StoredInMemory()
+    for event in stored(file):
         read = decode_event(event, of_orders)
         assert is_stored_as(event, read, of_orders)
         anew.append([read])

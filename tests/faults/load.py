@@ -1,4 +1,7 @@
-"""Publishes commands of many orders until it is stopped: requests, answers, repeats and garbage, from a seed."""
+"""Publishes commands of many orders until it is stopped: requests, answers, repeats and garbage, from a seed.
+
+The orders have all kinds of terms (D20).
+"""
 
 import asyncio
 import random
@@ -9,7 +12,16 @@ from uuid import uuid4
 from aiokafka.errors import KafkaError
 from resolution_contracts import Accept, Command, Decline, Withdraw
 
-from tests.support.commands import CLIENT, ask_cancellation, ask_extension, ask_update, offer_refund, register
+from tests.support.commands import (
+    CLIENT,
+    ask_cancellation,
+    ask_extension,
+    ask_update,
+    cancel_order,
+    offer_refund,
+    offer_share,
+    register_under_some_terms,
+)
 from tests.support.installation import Installation, until
 from tests.support.judgement_day import assert_as_the_oracle_says, assert_read_models_count_each_event_once
 
@@ -24,7 +36,7 @@ async def some_day(
 ) -> AsyncIterator[None]:
     """Publishes a command at each step, some twice, some garbage."""
     for order_id in orders:
-        await installation.publish(order_id, register())
+        await installation.publish(order_id, register_under_some_terms(dice))
         yield
     disputes: dict[str, list[str]] = {}
     while True:
@@ -33,8 +45,8 @@ async def some_day(
         about, actor = known[-1], dice.choice([CLIENT, "freelancer-1"])
         command: Command = dice.choice(
             [
-                ask_update(), ask_extension(), ask_cancellation() if dice.random() < 0.05 else ask_update(),
-                offer_refund(dice.choice([1, 6_000, 6_001])),
+                ask_update(), ask_extension(dice.choice([1, 45, 60, 61, 90])), _seldom_an_end(dice),
+                dice.choice([offer_refund(dice.choice([1, 6_000, 6_001])), offer_share(dice.choice([1, 60, 61, 100]))]),
                 Accept(actor=actor, dispute_id=about), Decline(actor=actor, dispute_id=about),
                 Withdraw(actor=actor, dispute_id=about),
             ]
@@ -46,6 +58,11 @@ async def some_day(
         if dice.random() < 0.05:
             await installation.publish_raw(order_id.encode(), b"garbage")
         yield
+
+
+def _seldom_an_end(dice: random.Random) -> Command:
+    """A twentieth of these would end the order."""
+    return dice.choice([ask_cancellation(), cancel_order()]) if dice.random() < 0.05 else ask_update()
 
 
 @asynccontextmanager

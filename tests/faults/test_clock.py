@@ -7,7 +7,7 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from resolution_contracts import CommandEnvelope
 
-from tests.support.commands import ask_update, register
+from tests.support.commands import ask_update, register_under_some_terms
 from tests.support.installation import Installation
 from tests.support.judgement_day import assert_as_the_oracle_says
 
@@ -21,7 +21,7 @@ async def test_D1_a_clock_that_jumps_gives_each_order_one_history(installation: 
     now = time.time() * 1000
     for number in range(300):
         order_id = f"order-{dice.randrange(10)}"
-        command = register() if number < 40 else ask_update()
+        command = register_under_some_terms(dice) if number < 40 else ask_update()
         envelope = CommandEnvelope.of(order_id, command, source="/tests")
         passed = 240 * number / 300 + dice.uniform(-40, 40)  # ten days, with jumps of up to 80 hours in them
         at = int(now - max(0, 240 - passed) * _HOUR_MS)

@@ -22,7 +22,7 @@ from tests.faults.holding import Holding, Kind
 from tests.faults.proxy import BehindProxy
 from tests.faults.test_servers_fail import Own, folder
 from tests.support.checkpoints import assert_chain_holds, store_events, with_key
-from tests.support.commands import CLIENT, register
+from tests.support.commands import CLIENT, register_under_some_terms
 from tests.support.installation import PARTITIONS, Installation, until
 from tests.support.judgement_day import assert_as_the_oracle_says
 
@@ -76,7 +76,7 @@ async def test_a_request_of_the_relay_that_comes_late_changes_nothing(
         async with Installation.fresh(servers) as installation:
             await installation.run("commands")
             for order_id in orders_of_one_partition(dice, _ORDERS):
-                await installation.publish(order_id, register())
+                await installation.publish(order_id, register_under_some_terms(dice))
                 await installation.publish(order_id, long_request())
             await until(partial(is_judged, installation, 2 * _ORDERS))
             proxy.transactional_id, proxy.kind = installation.topics.relay, kind

@@ -10,7 +10,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from bench.load import publish
 from services.kafka.topics import count_partitions
 from tests.faults.load import FAST, assert_nothing_lost_and_nothing_twice, under_load
-from tests.support.commands import ask_update, register
+from tests.support.commands import ask_update, register, register_under_some_terms
 from tests.support.installation import Installation
 from tests.support.judgement_day import assert_as_the_oracle_says
 
@@ -88,7 +88,7 @@ async def test_offsets_that_another_database_left_in_kafka_mean_nothing(installa
         connection.execute("LOCK TABLE positions")
         starting = asyncio.create_task(installation.run("commands"))
         for number in range(20):
-            await installation.publish(f"late-{number}", register())
+            await installation.publish(f"late-{number}", register_under_some_terms(random.Random(number)))
             await asyncio.sleep(0.3)
     await starting
     await installation.run("relay")

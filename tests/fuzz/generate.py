@@ -77,7 +77,7 @@ _STRANGE = [
     '"' + "x" * 3000 + '"', "[]", "{}", "[null]", "[1]", '{"a":{"a":{}}}', "[" * 500 + "]" * 500, "[" * 5000 + "]" * 5000,
     "[" * 2000, '{"a":' * 300 + "1" + "}" * 300, "'a'", "", "undefined", '"unfinished', '"\\x"', '"\\u12"', "1 2", "[1,]", "{,}",
     '{"actor":"a","actor":"b"}', '"2026-01-31T12:00:00Z"', '"9999-12-31T23:59:59.999999999+23:59"', '"0000-00-00T00:00:00Z"',
-    '"-1"', '"1"',
+    '"-1"', '"1"', "48.0", "60", "61", "100", "101", "365", "366", "720", "721", '"gold-2"', '"a b"', '{"response_hours":2,"response_hours":3}',
 ]  # fmt: skip
 
 _strange_values = st.one_of(
@@ -90,11 +90,25 @@ _strange_values = st.one_of(
     ),
 )
 
+_FACTS: list[dict[str, Any]] = [
+    {"client_id": "a", "freelancer_id": "b", "price": {"amount": 10000, "currency": "USD"}, "expected_delivery_at": day}
+    for day in ("2027-01-31T12:00:00Z", "2020-01-31T12:00:00+02:00")
+]
+_TERMS: list[dict[str, Any] | None] = [
+    None,
+    {},
+    {"response_hours": 1, "very_late_after_hours": 0, "longest_extension_days": 2, "largest_refund_percent": 0},
+    {
+        "response_hours": 720,
+        "very_late_after_hours": 720,
+        "longest_extension_days": 365,
+        "largest_refund_percent": 100,
+        "name": "a",
+    },
+]
 _DATA: dict[str, list[dict[str, Any]]] = {
-    "RegisterOrder": [
-        {"client_id": "a", "freelancer_id": "b", "price": {"amount": 10000, "currency": "USD"}, "expected_delivery_at": day}
-        for day in ("2027-01-31T12:00:00Z", "2020-01-31T12:00:00+02:00")
-    ],
+    "RegisterOrder": _FACTS,
+    "RegisterOrder.v2": [facts | {"terms": terms} for facts in _FACTS for terms in _TERMS],
     "RecordDelivery": [{}],
     "RecordRevisionRequested": [{}],
     "RecordCompletion": [{}],
@@ -107,11 +121,15 @@ _DATA: dict[str, list[dict[str, Any]]] = {
     "OfferPartialRefund": [
         {"actor": "b", "amount": {"amount": 1, "currency": "USD"}, "explanation": "One draft less.", "reason": "other"}
     ],
+    "OfferPartialRefund.v2": [
+        {"actor": "b", "percent": percent, "explanation": "One draft less.", "reason": "other"} for percent in (1, 61, 100)
+    ],
     "Accept": [{"actor": "a", "dispute_id": "00000000-0000-0000-0000-000000000001"}],
     "Withdraw": [{"actor": "a", "dispute_id": "00000000-0000-0000-0000-000000000001"}],
     "ExpireDispute": [{"dispute_id": "00000000-0000-0000-0000-000000000001"}],
 }  # fmt: skip
-_TYPES = [*_DATA, "RegisterOrder", "RegisterOrder", "OpenDispute", "OpenDispute"]
+"""By the command's name, and its version if it is not the first."""
+_TYPES = [*_DATA, "RegisterOrder", "RegisterOrder.v2", "RegisterOrder.v2", "OpenDispute", "OpenDispute"]
 
 
 def command(order_id: str, number: int, name: str = "RegisterOrder", data: str | None = None) -> Members:
@@ -119,14 +137,22 @@ def command(order_id: str, number: int, name: str = "RegisterOrder", data: str |
     return [
         ("specversion", '"1.0"'),
         ("id", json.dumps(str(UUID(int=number)))),
-        ("type", json.dumps(f"resolution.command.{name}.v1")),
+        ("type", json.dumps(f"resolution.command.{name if '.' in name else name + '.v1'}")),
         ("source", '"/fuzz"'),
         ("subject", json.dumps(order_id)),
         ("data", json.dumps(_DATA[name][0]) if data is None else data),
     ]
 
 
-_FIELDS = ["actor", "dispute_id", "price", "request", "amount", "x"]
+_FIELDS = ["actor", "dispute_id", "price", "request", "amount", "percent", "terms", "x"]
+_TERM_FIELDS = [
+    "response_hours",
+    "very_late_after_hours",
+    "longest_extension_days",
+    "largest_refund_percent",
+    "name",
+    "x",
+]
 _ATTRIBUTES = [
     "specversion", "id", "type", "source", "subject", "data", "time", "datacontenttype", "dataschema", "data_base64",
     "traceparent", "sequence", "causationid", "a\0b", "", "unknown", "\ud800",
@@ -261,8 +287,16 @@ class _Sender:
         data = self._dice.choice(_DATA[name])
         if not self._once_in(3):
             return json.dumps(data)
+        if data.get("terms") is not None and self._once_in(2):
+            terms = self._object(data["terms"], _TERM_FIELDS)
+            facts = {key: value for key, value in data.items() if key != "terms"}
+            return json.dumps(facts)[:-1] + f',"terms":{terms}}}'
+        return self._object(data, _FIELDS)
+
+    def _object(self, data: dict[str, Any], names: Sequence[str]) -> str:
+        """An object with one member changed."""
         members = [(key, json.dumps(value)) for key, value in data.items()]
-        return text_of(self._changed(members, _FIELDS)).decode("utf-8", "surrogatepass")
+        return text_of(self._changed(members, names)).decode("utf-8", "surrogatepass")
 
     def _changed(self, members: Members, names: Sequence[str]) -> Members:
         """One member replaced, doubled, taken away or added."""

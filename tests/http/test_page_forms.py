@@ -8,10 +8,16 @@ import httpx
 import pytest
 
 from services.http import pages
+from services.orders import Order
+from services.orders.decide import auto_acceptance
+from services.orders.evolve import evolve_all
 from tests.http.without_servers import OneOrder, pages_of
 from tests.support.controls import (
     CLIENT,
     FREELANCER,
+    HOURS,
+    ORDER,
+    T,
     cancel,
     decline,
     opened,
@@ -277,3 +283,45 @@ async def test_refusals_on_the_order_page_do_not_send_to_the_order_page():
         assert alerts(page) == [
             "This order has no such dispute. This page shows its disputes, and what is possible now."
         ]
+
+
+async def test_D20_the_page_speaks_of_the_orders_own_terms():
+    gateway = OneOrder()
+    terms = {"response_hours": 24, "longest_extension_days": 5, "largest_refund_percent": 30}
+    gateway.judge(registered(terms=terms))
+    async with pages_of(gateway, FREELANCER) as browser:
+        page = (await browser.get("/orders/order-1")).text
+        assert "<dt>Time to answer</dt><dd>24 hours</dd>" in page
+        assert "has 24 hours to accept or decline." in page
+        assert "Days to add to the delivery date, 1 to 5" in page
+        assert "Amount in USD, up to $30.00" in page
+        wrong = await browser.post("/orders/order-1", data=EXTENSION | {"days": "6", "note": "Please."})
+        assert alerts(wrong) == [
+            "“Days to add to the delivery date”: Enter a whole number from 1 to 5. You entered “6”."
+        ]
+        wrong = await browser.post("/orders/order-1", data=REFUND | {"amount": "30.01"})
+        assert alerts(wrong) == [
+            "“Amount”: A partial refund is at most 30% of the original price: offer $30.00 or less. "
+            "You entered “30.01”."
+        ]
+        sent = await browser.post("/orders/order-1", data=EXTENSION | {"days": "5", "note": "Please."})
+        assert "Your request was sent. The other party has 24 hours to answer." in sent.text
+    order = evolve_all(Order(id=ORDER), gateway.events)
+    gateway.events += auto_acceptance(order, T + 25 * HOURS)
+    async with pages_of(gateway, CLIENT) as browser:
+        assert "Nobody answered within 24 hours, so" in (await browser.get("/orders/order-1")).text
+
+
+async def test_D20_what_the_terms_rule_out_is_said_and_cannot_be_sent():
+    gateway = OneOrder()
+    gateway.judge(registered(terms={"longest_extension_days": 0, "largest_refund_percent": 0, "response_hours": 1}))
+    async with pages_of(gateway, FREELANCER) as browser:
+        page = (await browser.get("/orders/order-1")).text
+        assert "has 1 hour to accept or decline." in page
+        assert "This order&#39;s terms allow no delivery extension." in page
+        assert "This order&#39;s terms allow no partial refund." in page
+        for form in (EXTENSION | {"days": "1", "note": "Please."}, REFUND | {"amount": "1"}):
+            assert (await browser.post("/orders/order-1", data=form)).status_code == 422
+        for odd in ({"command": "Accept", "form": "Accept-", "days": "1", "dispute_id": "x"}, EXTENSION | {"days": ""}):
+            assert (await browser.post("/orders/order-1", data=odd)).status_code == 422
+    assert [type(event).__name__ for event in gateway.events] == ["OrderRegistered"]

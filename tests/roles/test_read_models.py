@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from datetime import datetime, timedelta
 from typing import Any
 
 import psycopg
@@ -98,6 +99,27 @@ async def test_reminders_go_out_once_each_and_none_for_a_settled_dispute(install
     sent = [json.loads(record.value or b"") for record in await installation.read(installation.topics.notifications)]
     assert [(m["data"]["dispute_id"], m["data"]["hours_before"]) for m in sent] == [(reminded, 24), (reminded, 2)]
     assert all(m["time"] < m["data"]["respond_by"] and m["data"]["recipient"] == FREELANCER for m in sent)
+
+
+async def test_D20_reminders_are_due_at_parts_of_the_orders_own_time_to_answer(installation: Installation):
+    await installation.run("commands", "relay", "projections")
+    await installation.send("order-1", register(terms={"response_hours": 72}))
+    await installation.send("order-2", register(terms={"name": "as-ever"}))
+    for order in ("order-1", "order-2"):
+        await installation.send(order, ask_update())
+    await installation.until_projected()
+    [asked_at] = [event["time"] for event in await installation.events("order-1") if "respond_by" in event["data"]]
+    due = dict(installation.query("SELECT hours, at FROM reminders.due WHERE order_id = 'order-1'"))
+    opened_at = datetime.fromisoformat(asked_at)
+    assert due == {24: opened_at + timedelta(hours=36), 2: opened_at + timedelta(hours=69)}
+    for (at,) in installation.query("SELECT at FROM reminders.due ORDER BY at"):
+        assert await asyncio.to_thread(send_due, installation.settings.database, at) == 1
+    sent = [json.loads(bytes(row)) for (row,) in installation.query("SELECT message FROM notifications")]
+    assert sorted((m["subject"], m["type"].rpartition(".")[2], m["id"].rpartition(":")[2]) for m in sent) == [
+        ("order-1", "v2", "first"), ("order-1", "v2", "last"), ("order-2", "v1", "24h"), ("order-2", "v1", "2h")
+    ]  # fmt: skip
+    seconds = {m["data"]["reminder"]: m["data"]["seconds_before"] for m in sent if "reminder" in m["data"]}
+    assert seconds == {"first": 36 * 3600, "last": 3 * 3600}
 
 
 async def test_a_reminder_waits_until_the_read_model_knows_all_that_happened_to_its_order(installation: Installation):

@@ -226,8 +226,7 @@ class Story:
 
     order: Order = field(default_factory=lambda: Order(id=ORDER))
     stored: StoredInMemory = field(default_factory=StoredInMemory)
-    oracle: Oracle | None = field(default_factory=Oracle)
-    """None once it was sent a second version of a command, which the oracle does not know."""
+    oracle: Oracle = field(default_factory=Oracle)
     now: datetime = T
     cause: str = ""
     new: list[Event] = field(default_factory=list)
@@ -250,7 +249,7 @@ class Story:
         self.stored.append(self.new)
         evolve_all(self.order, self.new)
         assert self.order == evolve_all(Order(id=ORDER), self.history), "an order loaded anew stands elsewhere"
-        self._ask_oracle(record, envelope.version)
+        self._ask_oracle(record)
         self.checked = False
 
     @property
@@ -265,11 +264,7 @@ class Story:
             told.append((number, event.name, time, event.data, self.cause))
         return told
 
-    def _ask_oracle(self, record: Record, version: int) -> None:
-        if version != 1:
-            self.oracle = None
-        if self.oracle is None:
-            return
+    def _ask_oracle(self, record: Record) -> None:
         said = read_by_oracle(self.oracle, record, self.now)
         assert [event_of(event) for event in said.events] == [as_published(event) for event in self.new]
         assert said.outcome is not None

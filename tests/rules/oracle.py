@@ -20,9 +20,13 @@ from typing import Any, NoReturn
 
 HOUR = 3_600_000_000
 DAY = 24 * HOUR
-ANSWER_WINDOW = 48 * HOUR  # R1, R3, D18
-VERY_LATE_AFTER = 24 * HOUR  # R5, D5
-MOST_PERCENT = 60  # R8, D9
+HELP_PAGE: dict[str, Any] = {  # the terms of an order that is registered without any (D20)
+    "response_hours": 48,  # R1, R3, D18
+    "very_late_after_hours": 24,  # R5, D5
+    "longest_extension_days": 60,  # R7
+    "largest_refund_percent": 60,  # R8, D9
+    "name": None,
+}
 LARGEST_RECORD = 262_144
 LONGEST_SOURCE = 1_000
 LARGEST_AMOUNT = 2**63 - 1
@@ -99,10 +103,10 @@ class Oracle:
         envelope = read_envelope(record)
         if envelope is None:
             return Judged(dead=True)
-        name = COMMAND_TYPES[envelope["type"]]
-        return self.judge(envelope["subject"], name, envelope["id"], envelope.get("data", {}), record.time)
+        return self.judge(envelope["subject"], envelope["type"], envelope["id"], envelope.get("data", {}), record.time)
 
-    def judge(self, order_id: str, name: str, command_id: str, data: Any, time: int) -> Judged:
+    def judge(self, order_id: str, type: str, command_id: str, data: Any, time: int) -> Judged:
+        name, schema = COMMAND_TYPES[type]
         order = self.orders.get(order_id)
         now = time if order is None else max(time, order["last"])  # D1, D4
 
@@ -125,7 +129,7 @@ class Oracle:
 
         said = {"command_id": command_id, "command": name}
         try:
-            self.decide(order_id, name, command_id, COMMANDS[name](data), now, events)
+            self.decide(order_id, name, command_id, schema(data), now, events)
             said["events"] = [
                 {"type": f"resolution.event.{event['type']}.v1", "sequence": event["sequence"]} for event in events
             ]
@@ -150,6 +154,8 @@ class Oracle:
                 order = self.orders[order_id] = new_order(order_id, data)
                 expected = data["expected_delivery_at"]
                 told = {**data, "expected_delivery_at": None if expected is None else instant_text(expected)}
+                if told["terms"] == HELP_PAGE:
+                    del told["terms"]  # then nothing is said of them
                 into(events, order, command_id, now)("OrderRegistered", **told)
             elif data != order["registered"]:
                 raise Rejected("order_exists")
@@ -158,7 +164,7 @@ class Oracle:
         if order is None:
             raise Rejected("order_unknown")
         happens = into(events, order, command_id, now)
-        state, opened = order["state"], order["open"]
+        state, opened, terms = order["state"], order["open"], order["terms"]
 
         # -- an operator, the timer and the payment service: in every state
 
@@ -262,6 +268,11 @@ class Oracle:
             if role == "freelancer" and reason not in FREELANCER_REASONS:
                 raise invalid()
 
+        # -- nor is an extension longer than the order's terms allow (R7, D20)
+
+        if name == "OpenDispute" and data["request"].get("days", 0) > terms["longest_extension_days"]:
+            raise invalid()
+
         if state in CLOSED:  # R4
             raise Rejected("order_closed")
         if role is None:
@@ -275,7 +286,7 @@ class Oracle:
             if state == DELIVERED:
                 raise Rejected("approval_needed", possible_from=None)
             if state == IN_PROGRESS:
-                very_late = order["expected"] + VERY_LATE_AFTER  # D5, D14
+                very_late = order["expected"] + terms["very_late_after_hours"] * HOUR  # D5, D14, D20
                 if now < very_late:
                     raise Rejected("approval_needed", possible_from=instant_text(very_late))
             grounds = "awaiting_requirements" if state == AWAITING else "very_late"
@@ -298,16 +309,20 @@ class Oracle:
         if opened is not None:  # R11
             raise Rejected("dispute_open", dispute_id=opened["id"], kind=opened["kind"])
         if kind == "partial_refund":
-            price, offer = order["price"], asked["amount"]
+            price, most, percent = order["price"], terms["largest_refund_percent"], data.get("percent")
             if order["refund"] is not None:  # R9
                 raise Rejected("refund_already_granted")
+            if percent is not None:  # a share of the price, rounded down
+                asked["amount"] = money_of(order, percent * price["amount"] // 100)
+            offer = asked["amount"]
             if offer["currency"] != price["currency"]:
                 raise Rejected("currency_mismatch")
-            if 100 * offer["amount"] > MOST_PERCENT * price["amount"]:  # R8, D9
-                limit = MOST_PERCENT * price["amount"] // 100
-                raise Rejected("refund_over_limit", limit=money_of(order, limit))
+            if (percent or 0) > most or 100 * offer["amount"] > most * price["amount"]:  # R8, D9, D20
+                raise Rejected("refund_over_limit", limit=money_of(order, most * price["amount"] // 100))
+            if offer["amount"] == 0:  # of a small price; an amount is at least one minor unit (D9)
+                raise Rejected("not_allowed")
 
-        respond_by = now + ANSWER_WINDOW  # fixed from now on (D18)
+        respond_by = now + terms["response_hours"] * HOUR  # fixed from now on (D18, D20)
         dispute = {"id": command_id, "kind": kind, "opened_by": role, "respond_by": respond_by}
         order["open"] = order["disputes"][command_id.lower()] = {**dispute, "settled_as": None, "asked": asked}
         happens(
@@ -329,6 +344,7 @@ def new_order(order_id: str, facts: Data) -> Data:
     return {
         "id": order_id,
         "registered": facts,  # never changes
+        "terms": facts["terms"],  # nor do they (D20)
         "client": facts["client_id"],
         "freelancer": facts["freelancer_id"],
         "price": facts["price"],  # the original one (D9)
@@ -386,7 +402,7 @@ def carry_out(order: Data, happens: Happens, dispute: Data, grounds: str) -> Non
     if dispute["kind"] == "cancellation":
         cancel(order, happens, dispute["opened_by"], grounds, asked["comment"], dispute["id"])
     elif dispute["kind"] == "delivery_extension":  # R7: added to the delivery date, not to today; D14
-        order["expected"] += asked["days"] * DAY
+        order["expected"] = min(order["expected"] + asked["days"] * DAY, LAST_DELIVERY)
         told = {"days": asked["days"], "expected_delivery_at": instant_text(order["expected"])}
         happens("DeliveryDateExtended", dispute_id=dispute["id"], **told)
     elif dispute["kind"] == "partial_refund":  # R9, D10
@@ -459,6 +475,7 @@ INVISIBLE |= {
 INVISIBLE |= {*"\u2800\u3164\ufeff\uffa0", *map(chr, range(0xFE00, 0xFE10)), *map(chr, range(0xFFF0, 0xFFFC))}
 INVISIBLE |= {*map(chr, [*range(0x1BCA0, 0x1BCA4), *range(0x1D173, 0x1D17B), *range(0xE0000, 0xE1000)])}
 CURRENCY = re.compile("[A-Z]{3}")
+SHORT_NAME = re.compile("[A-Za-z0-9._-]{1,64}")
 INSTANT = re.compile(  # RFC 3339 lets T and Z be small
     r"([0-9]{4})-([0-9]{2})-([0-9]{2})[Tt]([0-9]{2}):([0-9]{2}):([0-9]{2})(?:\.([0-9]+))?"
     r"(?:[Zz]|([+-])([0-9]{2}):([0-9]{2}))"
@@ -466,6 +483,7 @@ INSTANT = re.compile(  # RFC 3339 lets T and Z be small
 MICROSECOND = timedelta(microseconds=1)
 EPOCH = datetime(1970, 1, 1)
 END_OF_TIME = (datetime(9000, 1, 1) - EPOCH) // MICROSECOND
+LAST_DELIVERY = (datetime(9999, 1, 1) - EPOCH) // MICROSECOND  # extensions end there, where dates do
 
 
 def invalid() -> Rejected:
@@ -485,6 +503,11 @@ def fields(**readers: Reader) -> Reader:
 
 def optional(reader: Reader) -> Reader:
     return lambda value: None if value is None or value is ABSENT else reader(value)
+
+
+def or_else(default: Any, reader: Reader) -> Reader:
+    """Null is no way to leave it out: it has a default, it is not optional."""
+    return lambda value: default if value is ABSENT else reader(value)
 
 
 def one_of(names: set[str]) -> Reader:
@@ -527,9 +550,13 @@ def currency(value: Any) -> str:
 
 
 def flag(value: Any) -> bool:
-    if value is ABSENT:
-        return False
-    if type(value) is not bool:  # null neither: it has a default, it is not optional
+    if type(value) is not bool:
+        raise invalid()
+    return value
+
+
+def short_name(value: Any) -> str:
+    if type(value) is not str or not SHORT_NAME.fullmatch(value):
         raise invalid()
     return value
 
@@ -555,12 +582,28 @@ def instant(value: Any) -> int:
 
 
 def registration(value: Any) -> Data:
-    facts: Data = REGISTRATION(value)
+    return possible({**REGISTRATION(value), "terms": HELP_PAGE})
+
+
+def registration_with_terms(value: Any) -> Data:
+    facts: Data = REGISTRATION_WITH_TERMS(value)
+    return possible({**facts, "terms": facts["terms"] or HELP_PAGE})
+
+
+def possible(facts: Data) -> Data:
     if facts["client_id"] == facts["freelancer_id"]:
         raise invalid()
     if facts["expected_delivery_at"] is None and not facts["awaiting_requirements"]:
         raise invalid()
     return facts
+
+
+def offer_or_share(value: Any) -> Data:
+    """An amount, or percent of the price: one of the two."""
+    offer: Data = OFFER_OR_SHARE(value)
+    if (offer["amount"] is None) == (offer["percent"] is None):
+        raise invalid()
+    return offer
 
 
 def request(value: Any) -> Data:
@@ -572,18 +615,36 @@ def request(value: Any) -> Data:
 
 
 MONEY = fields(amount=whole_number(1, LARGEST_AMOUNT), currency=currency)
-REGISTRATION = fields(
-    client_id=identifier,
-    freelancer_id=identifier,
-    price=MONEY,
-    expected_delivery_at=optional(instant),
-    awaiting_requirements=flag,
+FACTS: dict[str, Reader] = {
+    "client_id": identifier,
+    "freelancer_id": identifier,
+    "price": MONEY,
+    "expected_delivery_at": optional(instant),
+    "awaiting_requirements": or_else(False, flag),
+}
+TERMS = fields(  # D20
+    response_hours=or_else(HELP_PAGE["response_hours"], whole_number(1, 720)),
+    very_late_after_hours=or_else(HELP_PAGE["very_late_after_hours"], whole_number(0, 720)),
+    longest_extension_days=or_else(HELP_PAGE["longest_extension_days"], whole_number(0, 365)),
+    largest_refund_percent=or_else(HELP_PAGE["largest_refund_percent"], whole_number(0, 100)),
+    name=optional(short_name),
+)
+REGISTRATION = fields(**FACTS)
+REGISTRATION_WITH_TERMS = fields(**FACTS, terms=optional(TERMS))
+REFUND_REASON = one_of(REFUND_REASONS)
+OFFER = fields(actor=identifier, amount=MONEY, explanation=text, reason=REFUND_REASON)
+OFFER_OR_SHARE = fields(
+    actor=identifier,
+    amount=optional(MONEY),
+    percent=optional(whole_number(1, 100)),
+    explanation=text,
+    reason=REFUND_REASON,
 )
 CANCELLATION_REASON = one_of(CLIENT_REASONS | FREELANCER_REASONS)  # whose: only the order can tell
 REQUESTS = {
     "order_update": fields(kind=identifier, message=text),
     "cancellation": fields(kind=identifier, comment=text, reason=optional(CANCELLATION_REASON)),
-    "delivery_extension": fields(kind=identifier, days=whole_number(1, 60), note=text),  # R7
+    "delivery_extension": fields(kind=identifier, days=whole_number(1, 365), note=text),  # R7, D20
 }
 ANSWER = fields(actor=identifier, dispute_id=identifier, message=optional(text))
 NOTHING = fields()
@@ -596,7 +657,7 @@ COMMANDS: dict[str, Reader] = {
     "RecordCancellation": fields(comment=optional(text)),
     "RecordRefundProcessed": fields(refund_id=identifier),
     "OpenDispute": fields(actor=identifier, request=request),
-    "OfferPartialRefund": fields(actor=identifier, amount=MONEY, explanation=text, reason=one_of(REFUND_REASONS)),
+    "OfferPartialRefund": OFFER,
     "Accept": ANSWER,
     "Decline": ANSWER,
     "Withdraw": fields(actor=identifier, dispute_id=identifier),
@@ -604,10 +665,15 @@ COMMANDS: dict[str, Reader] = {
     "ExpireDispute": fields(dispute_id=identifier),
     "EraseOrderTexts": NOTHING,
 }
+SECOND_VERSIONS: dict[str, Reader] = {"RegisterOrder": registration_with_terms, "OfferPartialRefund": offer_or_share}
 
 # -- the envelope, and JSON in and out -----------------------------------------------------------------------
 
-COMMAND_TYPES = {f"resolution.command.{name}.v1": name for name in COMMANDS}
+COMMAND_TYPES = {  # a version has a schema of its own, and is judged under the same name
+    f"resolution.command.{name}.{version}": (name, schema)
+    for version, schemas in (("v1", COMMANDS), ("v2", SECOND_VERSIONS))
+    for name, schema in schemas.items()
+}
 UUID = re.compile("[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}")
 ORDER_ID = re.compile("[A-Za-z0-9._-]{1,64}")
 

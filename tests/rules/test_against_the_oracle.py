@@ -22,7 +22,7 @@ from services.orders.evolve import evolve_all
 from services.orders.public_events import event_envelope
 from services.sealing.order_keys import WITHOUT_TEXTS
 from tests.rules.logs import Service, published, service_after
-from tests.rules.oracle import CLOSED, Oracle, instant_text
+from tests.rules.oracle import CLOSED, HELP_PAGE, Oracle, instant_text
 from tests.rules.oracle import Judged as OracleJudged
 from tests.rules.oracle import Record as OracleRecord
 from tests.support.controls import CLIENT, FREELANCER, STRANGER, T, command_id, milliseconds, raw_record
@@ -50,8 +50,24 @@ NOW = st.sampled_from([*SOON, *SOON, *SHARP, "10 days later", "back 3 days"])
 IN_TIME_OR_NOT = st.sampled_from([*SOON[10:], *SOON[10:], *SHARP])
 LATE_OR_NOT = st.sampled_from([*SOON[8:], *VERY_LATE, *SHARP])
 REASONS = ["other", "other", "late_delivery", "conduct", None]
-PRICES = st.sampled_from([1, 2, 3, 999, 3333, 10_000, 10_000, 10**20 + 1])
+PRICES = st.sampled_from([1, 2, 3, 999, 3333, 10_000, 10_000, 2**63 - 1, 10**20 + 1])
 DATES = st.sampled_from([2 * DAY, 10 * DAY, 10 * DAY, -DAY])
+EDGES: dict[str, list[Any]] = {
+    "response_hours": [1, 24, 48, 72, 720],
+    "very_late_after_hours": [0, 1, 24, 720],
+    "longest_extension_days": [0, 1, 45, 60, 90, 365],
+    "largest_refund_percent": [0, 1, 60, 61, 99, 100],
+    "name": [None, "gold", "x" * 64],
+}
+GENEROUS = {"response_hours": 72, "longest_extension_days": 90, "largest_refund_percent": 100, "name": "gold"}
+STRICT = {"response_hours": 1, "very_late_after_hours": 0, "longest_extension_days": 1, "largest_refund_percent": 61}
+TERMS = st.one_of(
+    st.fixed_dictionaries({}, optional={name: st.sampled_from(edges) for name, edges in EDGES.items()}),
+    st.sampled_from([GENEROUS, STRICT]),
+    st.sampled_from(["version 1", "version 1", None, {}]),
+)
+"""The terms of a registration, of which any may be missing. "version 1" has none."""
+DAYS = [1, 1, 2, 45, 60, 60, 61, 90, 0, 365, 366]
 REQUESTS = st.one_of(
     st.builds(lambda text: {"kind": "order_update", "message": text}, WORDS),
     st.builds(
@@ -61,12 +77,25 @@ REQUESTS = st.one_of(
     ),
     st.builds(
         lambda days, text: {"kind": "delivery_extension", "days": days, "note": text},
-        st.sampled_from([1, 1, 2, 60, 60, 0, 61]),
+        st.sampled_from(["most", "most", "one too many", *DAYS]),
         WORDS,
     ),
 )
-ODD_NUMBERS = [None, True, 0, -1, 1, 61, 5.0, 1.5, 10**30]
-ODD_TEXTS = ["", " ", "\0", "x" * 2501, "x" * 201, "order_update", "partial_refund", "conduct", "usd", "EUR", CLIENT]
+ODD_NUMBERS = [None, True, 0, -1, 1, 61, 100, 365, 720, 721, 5.0, 1.5, 10**30]
+ODD_TEXTS = [
+    "",
+    " ",
+    "\0",
+    "x" * 2501,
+    "x" * 201,
+    "order_update",
+    "partial_refund",
+    "conduct",
+    "usd",
+    "EUR",
+    CLIENT,
+    "a b",
+]
 ODD_DATES = [
     "2026-02-30T00:00:00Z",
     "2026-03-30T00:00:00+05:00",
@@ -142,6 +171,8 @@ class History:
 
     events: list[Json] = field(default_factory=list)
     price: int = 0
+    terms: Json = field(default_factory=dict)
+    expected: str | None = None
     open: Json | None = None
     granted: Json | None = None
     processed: bool = False
@@ -160,8 +191,11 @@ class History:
         self._follows(name, event, before)
         if name == "OrderRegistered":
             self.price = data["price"]["amount"]
+            self.terms = data.get("terms", HELP_PAGE)
+            assert self.terms.keys() == HELP_PAGE.keys(), "terms in part (D20)"
+            assert data.get("terms") != HELP_PAGE, "the help page's terms are not told (D20)"
         elif name == "DisputeOpened":
-            self._opened(data)
+            self._opened(event)
         elif name in ("Accepted", "Declined", "Withdrawn", "AutoAccepted", "DisputeClosed"):
             self._settled(name, event)
         elif name == "PartialRefundGranted":
@@ -172,7 +206,8 @@ class History:
             assert not self.processed
             self.processed = True
         elif name == "OrderCanceled":
-            self._canceled(data, before)
+            self._canceled(event, before)
+        self.expected = data.get("expected_delivery_at", self.expected)
         self.over = self.over or name in ENDS
         assert not (self.over and self.open), "over, with an open dispute (D11)"
         self.events.append(event)
@@ -189,12 +224,17 @@ class History:
             assert name in ("OrderDelivered", *ENDS)
         self.due = CONSEQUENCES.get(event["data"]["kind"]) if name in ACCEPTANCES else None
 
-    def _opened(self, dispute: Json) -> None:
+    def _opened(self, event: Json) -> None:
         assert self.open is None, "two open disputes (R11)"
+        self.open = dispute = event["data"]
+        window = hours_between(event["time"], dispute["respond_by"])
+        assert window == self.terms["response_hours"], "another time to answer than the order's (D20)"
         if dispute["kind"] == "partial_refund":
-            assert 100 * dispute["amount"]["amount"] <= 60 * self.price, "more than 60% (R8)"
+            most = self.terms["largest_refund_percent"] * self.price
+            assert 100 <= 100 * dispute["amount"]["amount"] <= most, "more than the order's percentage (R8, D9, D20)"
             assert self.granted is None, "another refund after a granted one (R9)"
-        self.open = dispute
+        elif dispute["kind"] == "delivery_extension":
+            assert 1 <= dispute["days"] <= self.terms["longest_extension_days"], "longer than the order's (R7, D20)"
 
     def _settled(self, name: str, event: Json) -> None:
         data, asked = event["data"], self.open
@@ -208,12 +248,21 @@ class History:
             assert (data["by"] == asked["opened_by"]) == (name == "Withdrawn"), "for the other (D7)"
         self.open = None
 
-    def _canceled(self, data: Json, before: Json | None) -> None:
+    def _canceled(self, event: Json, before: Json | None) -> None:
+        data = event["data"]
         assert before is not None
+        if data["grounds"] == "very_late":
+            assert self.expected is not None
+            late = hours_between(self.expected, event["time"])
+            assert late >= self.terms["very_late_after_hours"], "not very late under the order's terms (R5, D20)"
         agreed = ACCEPTANCES.get(name_of(before)) if before["data"].get("kind") == "cancellation" else None
         assert data["grounds"] == agreed if agreed else data["grounds"] not in ACCEPTANCES.values()
         left = self.price - (self.granted["amount"]["amount"] if self.granted else 0)
         assert (data["refund_due"] or {}).get("amount") == (None if data["grounds"] == "external" else left)
+
+
+def hours_between(one: str, other: str) -> float:
+    return (datetime.fromisoformat(other) - datetime.fromisoformat(one)) / timedelta(hours=1)
 
 
 def name_of(event: Json) -> str:
@@ -239,7 +288,14 @@ class SameLogSameStory(RuleBasedStateMachine):
 
     def state(self, order: str) -> Json:
         """An order as the oracle knows it; with nothing in it, if nobody registered it."""
-        nothing = {"open": None, "disputes": {}, "expected": None, "state": "", "price": {"amount": 10}}
+        nothing = {
+            "open": None,
+            "disputes": {},
+            "expected": None,
+            "state": "",
+            "price": {"amount": 10},
+            "terms": HELP_PAGE,
+        }
         return self.oracle.orders.get(order) or nothing
 
     def order(self, which: str, disputed: bool | None = None) -> str:
@@ -267,14 +323,14 @@ class SameLogSameStory(RuleBasedStateMachine):
         if name == "deadline" and state["open"]:
             start = max(start, state["open"]["respond_by"] // 1000)
         if name == "very late" and state["expected"]:
-            start = max(start, state["expected"] // 1000 + DAY)
+            start = max(start, state["expected"] // 1000 + state["terms"]["very_late_after_hours"] * HOUR)
         self.clock = start + shift
         return self.clock
 
     # - sending -
 
-    def send(self, order: str, name: str, data: Any, moment: str, **dressing: Any) -> None:
-        self.sent.append(envelope_of(order, name, data, len(self.log) + 1) | dressing)
+    def send(self, order: str, name: str, data: Any, moment: str, version: str = "v1", **dressing: Any) -> None:
+        self.sent.append(envelope_of(order, name, data, len(self.log) + 1, version) | dressing)
         self.publish(order.encode(), json.dumps(self.sent[-1]).encode(), self.at(order, moment))
 
     def publish(self, key: bytes | None, value: bytes | None, time: int) -> None:
@@ -298,28 +354,50 @@ class SameLogSameStory(RuleBasedStateMachine):
 
     # - steps that lead somewhere -
 
-    @initialize(price=PRICES, waiting=st.sampled_from([False] * 4 + [True]))
-    def begin(self, price: int, waiting: bool) -> None:
-        self.register(10_000, False, 10 * DAY)
-        self.register(price, waiting, 10 * DAY)
+    @initialize(price=PRICES, waiting=st.sampled_from([False] * 4 + [True]), terms=TERMS, others=TERMS)
+    def begin(self, price: int, waiting: bool, terms: Json | str | None, others: Json | str | None) -> None:
+        self.register(10_000, False, 10 * DAY, terms)
+        self.register(price, waiting, 10 * DAY, others)
 
-    @rule(price=PRICES, waiting=st.sampled_from([False] * 4 + [True]), due=DATES)
-    def register(self, price: int, waiting: bool, due: int) -> None:
+    @rule(price=PRICES, waiting=st.sampled_from([False] * 4 + [True]), due=DATES, terms=TERMS)
+    def register(self, price: int, waiting: bool, due: int, terms: Json | str | None) -> None:
         """An order more, so that there is always one that is not over."""
         if len(self.oracle.orders) < 8:
             data = facts(price, waiting, text_of(self.clock + due))
-            self.send(f"order-{len(self.oracle.orders) + 1}", "RegisterOrder", data, "at once")
+            self.send_registration(f"order-{len(self.oracle.orders) + 1}", data, terms, "at once")
+
+    def send_registration(self, order: str, data: Json, terms: Json | str | None, moment: str) -> None:
+        if terms == "version 1":
+            self.send(order, "RegisterOrder", data, moment)
+        else:
+            self.send(order, "RegisterOrder", data | {"terms": terms}, moment, "v2")
 
     @rule(which=ORDERS, request=REQUESTS, moment=NOW, dressing=DRESSING)
     def ask(self, which: str, request: Json, moment: str, dressing: Json) -> None:
-        self.send(
-            self.order(which, False), "OpenDispute", {"actor": asker(request), "request": request}, moment, **dressing
-        )
+        order = self.order(which, False)
+        data = {"actor": asker(request), "request": self.with_days(order, request)}
+        self.send(order, "OpenDispute", data, moment, **dressing)
 
     @rule(which=ORDERS, share=st.sampled_from(["least", "most", "most", "most", "too much", "all"]), moment=NOW)
     def offer(self, which: str, share: str, moment: str) -> None:
         order = self.order(which, False)
         self.send(order, "OfferPartialRefund", refund(FREELANCER, self.amount(order, share)), moment)
+
+    @rule(
+        which=ORDERS,
+        share=st.sampled_from(["most", "most", "one too many", "amount", 1, 60, 61, 99, 100, 101, 0]),
+        who=ACTORS,
+        moment=NOW,
+    )
+    def offer_share(self, which: str, share: str | int, who: str, moment: str) -> None:
+        """The second version's offer: of percent, or of an amount."""
+        order = self.order(which, False)
+        most = self.state(order)["terms"]["largest_refund_percent"]
+        percent = {"most": most, "one too many": most + 1}.get(share, share)
+        offer = refund(actor(who, FREELANCER), self.amount(order, "most"))
+        if share != "amount":
+            offer |= {"percent": percent, "amount": None}
+        self.send(order, "OfferPartialRefund", offer, moment, "v2")
 
     @precondition(disputed)
     @rule(which=ORDERS, message=st.none() | WORDS, moment=IN_TIME_OR_NOT)
@@ -364,8 +442,9 @@ class SameLogSameStory(RuleBasedStateMachine):
 
     @rule(which=ORDERS, request=REQUESTS, who=ACTORS, moment=NOW)
     def ask_anyway(self, which: str, request: Json, who: str, moment: str) -> None:
-        data = {"actor": actor(who, asker(request)), "request": request}
-        self.send(self.order(which), "OpenDispute", data, moment)
+        order = self.order(which)
+        data = {"actor": actor(who, asker(request)), "request": self.with_days(order, request)}
+        self.send(order, "OpenDispute", data, moment)
 
     @rule(which=ORDERS, who=ACTORS, currency=st.sampled_from(["USD", "EUR"]), moment=NOW)
     def offer_anyway(self, which: str, who: str, currency: str, moment: str) -> None:
@@ -391,12 +470,14 @@ class SameLogSameStory(RuleBasedStateMachine):
     def cancel(self, which: str, who: str, moment: str) -> None:
         self.send(self.order(which), "CancelOrder", {"actor": actor(who, CLIENT), "comment": "Enough."}, moment)
 
-    @rule(which=ORDERS, again=st.booleans(), waiting=st.booleans(), moment=NOW)
-    def register_again(self, which: str, again: bool, waiting: bool, moment: str) -> None:
+    @rule(which=ORDERS, again=st.booleans(), waiting=st.booleans(), terms=TERMS | st.just("whole"), moment=NOW)
+    def register_again(self, which: str, again: bool, waiting: bool, terms: Json | str | None, moment: str) -> None:
+        """Under these terms, or with the order's own, all of them."""
         order = self.order(which)
-        first = [e["data"] for e in self.sent if (e["subject"], e["type"]) == (order, REGISTER)]
-        other = facts(10_000, waiting, text_of(START))
-        self.send(order, "RegisterOrder", first[0] if first and again else other, moment)
+        first = [e["data"] for e in self.sent if e["subject"] == order and e["type"] in REGISTER]
+        data = first[0] if first and again and isinstance(first[0], dict) else facts(10_000, waiting, text_of(START))
+        data = {name: value for name, value in data.items() if name != "terms"}
+        self.send_registration(order, data, self.state(order)["terms"] if terms == "whole" else terms, moment)
 
     @rule(which=ORDERS, due=st.none() | DATES, moment=NOW)
     def requirements(self, which: str, due: int | None, moment: str) -> None:
@@ -417,15 +498,21 @@ class SameLogSameStory(RuleBasedStateMachine):
         self.send(order, answer, data if answer == "Withdraw" else data | {"message": message}, moment)
 
     def amount(self, order: str, share: str) -> int:
-        price = self.state(order)["price"]["amount"]
-        most = price * 3 // 5
+        price, terms = self.state(order)["price"]["amount"], self.state(order)["terms"]
+        most = price * terms["largest_refund_percent"] // 100
         return {"least": 1, "most": most or 1, "too much": most + 1, "all": price}[share]
+
+    def with_days(self, order: str, request: Json) -> Json:
+        """Of an extension, as many days as the order's terms allow, or one too many, if that is wanted."""
+        most = self.state(order)["terms"]["longest_extension_days"]
+        days = {"most": most, "one too many": most + 1}
+        return request | {"days": days.get(request["days"], request["days"])} if "days" in request else request
 
     # - mischief -
 
     @rule(
         back=st.integers(0, 30),
-        change=st.sampled_from(["none"] * 4 + ["data", "more data", "name", "order", "source"]),
+        change=st.sampled_from(["none"] * 4 + ["data", "more data", "name", "version", "order", "source"]),
         moment=NOW,
     )
     def repeat(self, back: int, change: str, moment: str) -> None:
@@ -436,6 +523,7 @@ class SameLogSameStory(RuleBasedStateMachine):
             "data": {"data": {**data, "actor": FREELANCER if data.get("actor") == CLIENT else CLIENT}},
             "more data": {"data": {**data, "surplus": None}},
             "name": {"type": "resolution.command.RecordDelivery.v1"},
+            "version": {"type": OTHER_VERSION.get(envelope["type"], envelope["type"])},
             "order": {"subject": "order-2"},
             "source": {"source": "/elsewhere", "time": "2031-01-01T00:00:00Z"},
         }[change]
@@ -452,7 +540,8 @@ class SameLogSameStory(RuleBasedStateMachine):
         data = (
             without(envelope["data"], path) if odd == "left out" and path else with_value(envelope["data"], path, odd)
         )
-        self.send(envelope["subject"], envelope["type"].split(".")[2], data, moment)
+        _, _, name, version = envelope["type"].split(".")
+        self.send(envelope["subject"], name, data, moment, version)
 
     @rule(back=st.integers(0, 30), kind=st.sampled_from([*GARBAGE, *KEYS]), moment=NOW)
     def garbage(self, back: int, kind: str, moment: str) -> None:
@@ -516,11 +605,11 @@ def with_timer(records: list[OracleRecord], judged: list[OracleJudged]) -> Itera
         yield record
 
 
-def envelope_of(order: str, name: str, data: Any, number: int) -> Json:
+def envelope_of(order: str, name: str, data: Any, number: int, version: str = "v1") -> Json:
     return {
         "specversion": "1.0",
         "id": command_id(number),
-        "type": f"resolution.command.{name}.v1",
+        "type": f"resolution.command.{name}.{version}",
         "source": "/tests",
         "subject": order,
         "data": data,
@@ -542,7 +631,12 @@ MOMENT = {
     "very late - 1 ms": ("very late", -MS),
     "very late + 1 ms": ("very late", MS),
 }
-REGISTER = "resolution.command.RegisterOrder.v1"
+REGISTER = ("resolution.command.RegisterOrder.v1", "resolution.command.RegisterOrder.v2")
+OTHER_VERSION = {
+    f"resolution.command.{name}.{one}": f"resolution.command.{name}.{other}"
+    for name in ("RegisterOrder", "OfferPartialRefund")
+    for one, other in (("v1", "v2"), ("v2", "v1"))
+}
 AUTO_ACCEPTED = "resolution.event.AutoAccepted.v1"
 
 

@@ -4,11 +4,11 @@ from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 import pytest
+from msgspec import structs
 from resolution_contracts import OfferPartialRefund
 
 from services.orders import policy
 from services.orders.events import OrderCanceled
-from tests.rules import oracle
 from tests.rules.given_when_then import (
     accepted,
     at,
@@ -418,22 +418,32 @@ def test_D18_the_window_is_48_elapsed_hours_whatever_the_calendar_does(asked_at,
     then(declined("order_update"))
 
 
+def change_the_help_page(monkeypatch, **terms):
+    monkeypatch.setattr(policy, "HELP_PAGE", structs.replace(policy.HELP_PAGE, **terms))
+
+
 def test_D18_a_later_change_of_policy_moves_no_open_deadline(monkeypatch):
     given(registered(), opened(cancellation()))
-    monkeypatch.setattr(policy, "RESPONSE_WINDOW", 24 * HOURS)
-    monkeypatch.setattr(oracle, "ANSWER_WINDOW", 24 * oracle.HOUR)
+    change_the_help_page(monkeypatch, response_hours=24)
     when(decline(), at=T + 48 * HOURS - MS)
     then(declined())
-    when(opened(cancellation()), at=T + 48 * HOURS)
-    then(dispute_opened("cancellation", "client", SECOND, respond_by=T + 72 * HOURS, comment=COMMENT, reason=None))
 
 
 def test_D18_a_longer_window_moves_no_open_deadline_either(monkeypatch):
     given(registered(), opened(cancellation()))
-    monkeypatch.setattr(policy, "RESPONSE_WINDOW", 96 * HOURS)
-    monkeypatch.setattr(oracle, "ANSWER_WINDOW", 96 * oracle.HOUR)
+    change_the_help_page(monkeypatch, response_hours=96)
     when(expire(), at=T + 48 * HOURS)
     then(auto_accepted(), order_canceled(grounds="auto_accepted"))
+
+
+@pytest.mark.parametrize("hours", [1, 47, 96])
+def test_D18_D20_an_order_with_terms_of_its_own_keeps_them_whatever_the_policy_becomes(monkeypatch, hours):
+    given(registered(terms={"response_hours": 72}), opened(cancellation()))
+    change_the_help_page(monkeypatch, response_hours=hours)
+    when(decline(), at=T + 72 * HOURS - MS)
+    then(declined())
+    when(opened(cancellation()), at=T + 72 * HOURS)
+    then(dispute_opened("cancellation", "client", SECOND, respond_by=T + 144 * HOURS, comment=COMMENT, reason=None))
 
 
 def test_D18_views_give_the_deadline_the_servers_time_and_the_seconds_left():

@@ -1,9 +1,7 @@
 """What a command's data may look like, and how it is said what is wrong: the field, and what to do."""
 
 import json
-from dataclasses import replace
 from datetime import datetime
-from functools import partial
 from typing import Any
 
 import pytest
@@ -24,8 +22,8 @@ def received(data: str, name: str = "RegisterOrder"):
     return decoded(with_data(data, name))
 
 
-def with_data(data: str, name: str = "RegisterOrder") -> Record:
-    value = untyped(name, {}).to_json().replace(b'"data":{}', b'"data":' + data.encode())
+def with_data(data: str, name: str = "RegisterOrder", version: int = 1) -> Record:
+    value = untyped(name, {}, version=version).to_json().replace(b'"data":{}', b'"data":' + data.encode())
     return raw_record(ORDER.encode(), value)
 
 
@@ -152,7 +150,33 @@ def test_what_shows_something_is_a_text(text):
     assert received(FACTS.replace('"a"', json.dumps(text))).command.client_id == text
 
 
-WRONG = [None, True, 0, -1, 61, 1.5, "", "x" * 2501, "\0", "no", [], {}, {"a": 1}, "\ud800", 10**30, float("1e300")]
+TERMS = {
+    "response_hours": 48,
+    "very_late_after_hours": 24,
+    "longest_extension_days": 60,
+    "largest_refund_percent": 60,
+    "name": "gold-2",
+}
+WRONG = [
+    None,
+    True,
+    0,
+    -1,
+    61,
+    1.5,
+    "",
+    "x" * 2501,
+    "\0",
+    "no",
+    [],
+    {},
+    {"a": 1},
+    "\ud800",
+    10**30,
+    float("1e300"),
+    721,
+    "a b",
+]
 
 
 def test_every_message_names_the_field_and_speaks_to_a_person():
@@ -161,21 +185,21 @@ def test_every_message_names_the_field_and_speaks_to_a_person():
         "client_id": "a", "freelancer_id": "b", "price": {"amount": 1, "currency": "USD"}, "awaiting_requirements": False,
         "expected_delivery_at": "2027-01-31T12:00:00Z", "comment": "c", "refund_id": "r", "actor": "a", "percent": 5,
         "amount": {"amount": 1, "currency": "USD"}, "explanation": "e", "reason": "other", "dispute_id": "d", "message": "m",
-        "request": {"kind": "delivery_extension", "days": 5, "note": "n"},
+        "request": {"kind": "delivery_extension", "days": 5, "note": "n"}, "terms": TERMS,
     }  # fmt: skip
     for type_, model in COMMAND_TYPES.items():
-        read = decoded if type_.endswith(".v1") else partial(decode, time=T, partitions=None)
+        name, version = type_.split(".")[-2:]
         right = {name: full[name] for name in model.model_fields}
         changed: list[Any] = [{**right, name: wrong} for name in right for wrong in WRONG]
         changed += [{**right, "price": {"amount": wrong, "currency": "USD"}} for wrong in WRONG if "price" in right]
         changed += [{**right, "price": {"amount": 1, "currency": wrong}} for wrong in WRONG if "price" in right]
         changed += [{**right, "request": {**full["request"], "days": wrong}} for wrong in WRONG if "request" in right]
         changed += [{**right, "request": {"kind": wrong}} for wrong in WRONG if "request" in right]
+        changed += [{**right, "terms": {**TERMS, name: wrong}} for name in TERMS for wrong in WRONG if "terms" in right]
+        changed += [{**right, "terms": {"x": 1}}, {**right, "percent": 5, "amount": None}]
         refused: list[Any] = [[], None, 5, 0, 1.5, False, "", "x", {**right, "x": 1}]
         for data in [{}, *changed, *refused]:
-            record = with_data(json.dumps(data), model.__name__)
-            value = (record.value or b"").replace(f"{model.__name__}.v1".encode(), type_.split(".", 2)[2].encode())
-            command = read(replace(record, value=value)).command
+            command = decoded(with_data(json.dumps(data), name, int(version[1:]))).command
             assert data not in refused or isinstance(command, Rejected)
             if isinstance(command, Rejected):
                 assert command.message.startswith("Correct the command's data: ")
@@ -379,8 +403,8 @@ def test_requests_that_are_not(request_):
 # --- as earlier versions read it ---
 
 
-def received_before(data):
-    return decode(with_data(data), T, None, as_before=True).command
+def received_before(data, name="RegisterOrder", version=1):
+    return decode(with_data(data, name, version), T, None, as_before=True).command
 
 
 @pytest.mark.parametrize(
@@ -400,6 +424,70 @@ def test_history_is_read_as_before(change, then):
     assert (None if isinstance(command, Rejected) else command.price.amount) == then
     now = received(FACTS.replace(*change)).command
     assert isinstance(now, Rejected) != isinstance(command, Rejected) or then is None
+
+
+UPDATE = '{"actor":"a","request":{"kind":"order_update","message":"m"}}'
+CANCELLATION = '{"actor":"a","request":{"kind":"cancellation","comment":"c"}}'
+EXTENSION = '{"actor":"a","request":{"kind":"delivery_extension","days":5,"note":"n"}}'
+OFFER = '{"actor":"a","amount":{"amount":7,"currency":"USD"},"explanation":"e","reason":"other"}'
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "change"),
+    [
+        ("OpenDispute", UPDATE, ('"m"', '"\\u200b"')),
+        ("OpenDispute", CANCELLATION, ('"c"', '"\\u2800"')),
+        ("OpenDispute", EXTENSION, ('"n"', '"\\u200b\\ufeff"')),
+        ("OpenDispute", EXTENSION, ('"n"', '"x","note":"n"')),
+        ("OpenDispute", EXTENSION, ('"a"', '"\\u00ad"')),
+        ("OfferPartialRefund", OFFER, ("7", str(2**63))),
+        ("OfferPartialRefund", OFFER, ('"USD"', '"USD","amount":8')),
+        ("OfferPartialRefund", OFFER, ('"e"', '"\\u3164"')),
+        ("CancelOrder", '{"actor":"a","comment":"c"}', ('"c"', '"\\u200b"')),
+    ],
+)
+def test_history_is_read_as_before_inside_of_a_request_and_an_amount_too(name, data, change):
+    """Earlier versions accepted all these. Today they are invalid."""
+    assert not isinstance(received_before(data, name), Rejected)
+    assert not isinstance(received_before(data.replace(*change), name), Rejected)
+    assert isinstance(received(data.replace(*change), name).command, Rejected)
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "change", "path"),
+    [
+        ("OpenDispute", UPDATE, ('"m"', '"\\u0000"'), "request.message"),
+        ("OpenDispute", UPDATE, ('"m"', '" "'), "request.message"),
+        ("OpenDispute", EXTENSION, ("5", "5.0"), "request.days"),
+        ("OpenDispute", EXTENSION, ("5", "0"), "request.days"),
+        ("OfferPartialRefund", OFFER, ("7", "7.0"), "amount.amount"),
+        ("OfferPartialRefund", OFFER, ("7", "0"), "amount.amount"),
+    ],
+)
+def test_history_is_refused_as_before_inside_of_a_request_and_an_amount_too(name, data, change, path):
+    command = received_before(data.replace(*change), name)
+    assert isinstance(command, Rejected)
+    assert [error["path"] for error in command.details["errors"]] == [path]
+
+
+@pytest.mark.parametrize(("days", "read"), [(1, True), (60, True), (61, False), (365, False), (366, False)])
+def test_D20_earlier_versions_refused_more_than_60_days_on_any_order(days, read):
+    data = EXTENSION.replace("5", str(days))
+    assert isinstance(received_before(data, "OpenDispute"), Rejected) != read
+    assert isinstance(received(data, "OpenDispute").command, Rejected) == (days > 365)
+
+
+def test_D20_an_earlier_version_named_its_limit_of_60_days():
+    command = received_before(EXTENSION.replace("5", "61"), "OpenDispute")
+    assert command.details == {"errors": [{"path": "request.days", "reason": "should be at most 60"}]}
+
+
+@pytest.mark.parametrize(("percent", "read"), [(1, True), (60, True), (61, False), (100, False), (101, False)])
+def test_D20_earlier_versions_refused_more_than_60_percent_on_any_order(percent, read):
+    data = OFFER.replace('"amount":{"amount":7,"currency":"USD"}', f'"percent":{percent}')
+    assert isinstance(received_before(data, "OfferPartialRefund", 2), Rejected) != read
+    now = decoded(with_data(data, "OfferPartialRefund", 2)).command
+    assert isinstance(now, Rejected) == (percent > 100)
 
 
 def test_of_every_command_there_is_the_earlier_reading():

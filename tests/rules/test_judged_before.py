@@ -6,7 +6,24 @@ import pytest
 
 from services.audit.earlier_rules import code_of, judged_before, same_but_for_sentences, spelled_twice
 from services.judging.decode import decode
-from tests.support.controls import T, accept, as_record, in_envelope, untyped
+from services.orders import Order
+from services.orders.decide import decide
+from tests.support.controls import (
+    FIRST,
+    FREELANCER,
+    HOURS,
+    ORDER,
+    T,
+    accept,
+    as_record,
+    cancellation,
+    command_id,
+    in_envelope,
+    opened,
+    registered,
+    untyped,
+)
+from tests.support.decisions import carry_out
 
 
 def message(**data):
@@ -62,6 +79,30 @@ def test_a_good_command_was_judged_before_if_its_outcome_says_so(code, twice, be
 @pytest.mark.parametrize(("code", "before"), [("invalid", False), ("", True), ("order_closed", True)])
 def test_and_a_bad_one(code, before):
     assert judged_before(decode(as_record(untyped("Accept", {})), T, None), code, False) is before
+
+
+@pytest.mark.parametrize("longest", [None, 1, 45, 59, 61, 90, 365])
+@pytest.mark.parametrize("days", [1, 45, 46, 60, 61, 90, 91, 365, 366])
+@pytest.mark.parametrize("later", [0, 48])
+def test_D20_days_are_judged_the_same_if_they_look_as_if_an_earlier_version_had_judged_them(longest, days, later):
+    """Today's `invalid` under an order's own terms looks like an earlier version's, so verification may try its rules."""
+    facts = {} if longest is None else {"terms": {"longest_extension_days": longest}}
+    order, now = Order(id=ORDER), T + later * HOURS
+    carry_out(order, registered(**facts), command_id(1), T)
+    carry_out(order, opened(cancellation()), command_id(2), T)
+    record = as_record(untyped("OpenDispute", {"actor": FREELANCER, "request": extension_of(days)}), now)
+    command = decode(record, now, None)
+    today = decide(order, command.command, FIRST, now)
+    code = today.rejection.code
+    assert (code == "invalid") == (days > (longest or 60))
+    if judged_before(command, code, False):
+        before = decode(record, now, None, as_before=True)
+        again = decide(order, before.command, FIRST, now, ids_as_written=True)
+        assert (again.rejection.code, again.events) == (code, today.events)
+
+
+def extension_of(days):
+    return {"kind": "delivery_extension", "days": days, "note": "n"}
 
 
 def test_ids_that_differ_in_letter_case_only():

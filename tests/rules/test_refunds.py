@@ -208,7 +208,24 @@ def test_D9_a_share_below_one_minor_unit_is_no_offer():
     then(rejected("not_allowed"))
 
 
-@pytest.mark.parametrize("amount", [{}, {"percent": 5, "amount": usd_on_the_wire(5)}, {"percent": 61}, {"percent": 0}])
+@pytest.mark.parametrize(("price", "limit"), [(100_00, 60_00), (3, 1), (1, 0)])
+def test_R8_a_larger_share_than_60_percent_is_over_the_limit_also_if_rounding_would_hide_it(price, limit):
+    given(registered(price=usd(price)))
+    when(offer_v2(percent=61))
+    then(rejected("refund_over_limit", limit=usd_on_the_wire(limit)))
+
+
+@pytest.mark.parametrize(
+    "amount",
+    [
+        {},
+        {"percent": None, "amount": None},
+        {"percent": 5, "amount": usd_on_the_wire(5)},
+        {"percent": 101},
+        {"percent": 0},
+        {"percent": 5.5},
+    ],
+)
 def test_R8_the_second_version_takes_one_of_the_two(amount):
     given(registered())
     when(offer_v2(**amount))

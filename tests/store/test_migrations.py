@@ -14,7 +14,9 @@ import pytest
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
+from projections.order_page import look
 from services.embedded import Servers
+from services.eventstore.database import connect
 from services.eventstore.migrate import migrate
 from tests.audit.test_verify import findings
 from tests.roles.test_restore import admin, judged
@@ -22,6 +24,7 @@ from tests.store.first_release import FOLDER, FirstRelease, Json, decoded, lines
 from tests.support.backups import empty
 from tests.support.commands import register
 from tests.support.installation import Installation, until
+from tests.support.judgement_day import assert_own_terms_make_no_difference
 
 ROOT = Path(__file__).parents[2]
 MIGRATIONS = sorted(path.name for path in files("services.eventstore").joinpath("migrations").iterdir())
@@ -68,12 +71,16 @@ async def test_a_database_of_the_first_release_is_migrated_by_two_at_once_under_
 
     await installation.run()
     await installation.send("order-90", register())
+    await installation.send("order-91", register(terms={"response_hours": 24}))
     await installation.until_quiet()
     await installation.until_projected()
     assert (await findings(installation))["differences"] == []
     assert stored < all_events(installation)
     versions = dict(installation.query("SELECT originator_id, max(originator_version) FROM order_events GROUP BY 1"))
     assert dict(installation.query("SELECT order_id, version FROM order_page.orders")) == versions
+    terms = {order_id: terms_of(installation, order_id)["response_hours"] for order_id in versions}
+    assert terms == dict.fromkeys(versions, 48) | {"order-91": 24}, "no order's terms changed (D20)"
+    await assert_own_terms_make_no_difference(installation)
 
 
 def test_a_table_that_is_in_use_for_long_is_not_waited_for(installation: Installation, monkeypatch: pytest.MonkeyPatch):
@@ -134,6 +141,13 @@ def write(url: str, appends: Iterable[Json]) -> None:
             old = FirstRelease(url)
             old.append(append)
     old.close()
+
+
+def terms_of(installation: Installation, order_id: str) -> Json:
+    with connect(installation.settings.database) as connection:
+        page = look(connection, installation.settings.master_keys, order_id, None, installation.clock.now())
+    assert page is not None
+    return dict(page["terms"])
 
 
 def all_events(installation: Installation) -> set[tuple[Any, ...]]:

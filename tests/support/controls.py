@@ -21,6 +21,7 @@ from resolution_contracts import (
     ExpireDispute,
     Money,
     OfferPartialRefund,
+    OfferPartialRefundV2,
     OpenDispute,
     OrderUpdateRequest,
     RecordCancellation,
@@ -34,6 +35,7 @@ from resolution_contracts import (
     Withdraw,
     topics,
 )
+from resolution_contracts.commands import RegisterOrderV2
 
 from services.judging.record import Record
 
@@ -89,9 +91,12 @@ def other(user: str) -> str:
 
 
 def registered(**facts: Any) -> RegisterOrder:
-    """Registers an order that is in progress, unless the facts say otherwise."""
+    """Registers an order that is in progress, unless the facts say otherwise.
+
+    With `terms`, a dictionary or None, it is the second version of the command: `registered(terms={"response_hours": 1})`.
+    """
     usual = {"client_id": CLIENT, "freelancer_id": FREELANCER, "price": PRICE, "expected_delivery_at": DUE}
-    return RegisterOrder(**(usual | facts))
+    return (RegisterOrderV2 if "terms" in facts else RegisterOrder)(**(usual | facts))
 
 
 def registered_awaiting(**facts: Any) -> RegisterOrder:
@@ -162,6 +167,11 @@ def refund_offer(
         explanation=explanation,
         reason=RefundReason(reason),
     )
+
+
+def share_offer(percent: int, by: str = FREELANCER) -> OfferPartialRefundV2:
+    """Offers a percentage of the price."""
+    return OfferPartialRefundV2(actor=by, percent=percent, explanation=EXPLANATION, reason=RefundReason.OTHER)
 
 
 # --- answers, the client's right, the timer ---

@@ -3,6 +3,7 @@
 And the read models against the events.
 """
 
+import asyncio
 import json
 from collections import Counter, defaultdict
 from typing import Any
@@ -13,6 +14,10 @@ from projections import READ_MODELS
 from services.audit.findings import Findings
 from services.audit.verify_read_models import verify_read_models
 from services.judging.record import Record
+from services.runtime.installation import clock_of
+from services.what_if.change import Change
+from services.what_if.comparison import Comparison
+from services.what_if.history import compare_shard
 from tests.rules.oracle import Oracle
 from tests.rules.oracle import Record as Read
 from tests.support.installation import PARTITIONS, Installation
@@ -32,7 +37,20 @@ async def assert_as_the_oracle_says(installation: Installation) -> int:
     dead = await installation.read(installation.topics.dead_letters)
     assert sorted((r.key or b"", r.value or b"") for r in dead) == sorted(expected["dead"])
     _assert_stored(installation, expected["events"])
+    await assert_own_terms_make_no_difference(installation)
     return int(expected["commands"])
+
+
+async def assert_own_terms_make_no_difference(installation: Installation) -> None:
+    """Judges history again under the terms that orders had: nothing else may come out (D20)."""
+    for shard in installation.settings.shards:
+        comparison = Comparison(Change())
+        clock = clock_of(shard)
+        await asyncio.to_thread(compare_shard, shard, clock, comparison, lambda done, of: None)
+        assert comparison.differences == []
+        assert comparison.commands == {}
+        assert comparison.only_other_times == comparison.unknown == 0
+        assert comparison.before == comparison.after
 
 
 async def _expected(installation: Installation) -> Json:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import pyarrow.parquet as pq
 import pytest
 from resolution_contracts import Command
 from typer.testing import CliRunner
@@ -49,6 +50,13 @@ DAY_ONE: dict[str, list[Step]] = {
     "declined": [(0 * HOURS, registered()), (HOURS, opened(extension())), (2 * HOURS, decline(by=CLIENT))],
     "canceled": [(0 * HOURS, registered_awaiting()), (HOURS, cancel())],
     "open": [(0 * HOURS, registered()), (HOURS, opened(order_update()))],
+}
+EXPRESS: dict[str, list[Step]] = {
+    "express": [
+        (0 * HOURS, registered(terms={"response_hours": 24, "name": "express"})),
+        (HOURS, opened(extension())),
+        (25 * HOURS, expire()),
+    ]
 }
 DEAR = registered().model_copy(update={"price": usd(10**40)})  # earlier versions took amounts of any size
 LATER: dict[str, list[Step]] = {
@@ -94,12 +102,12 @@ def queries() -> dict[str, str]:
 
 
 async def test_the_queries_of_the_documentation_answer_as_written(installation: Installation, tmp_path: Path):
-    play(installation, DAY_ONE)
+    play(installation, DAY_ONE | EXPRESS)
     export(installation, tmp_path)
     asked = queries()
     assert ask(tmp_path, asked.pop("Auto")) == [
         ("cancellation", 2, 0.5),
-        ("delivery_extension", 1, 0.0),
+        ("delivery_extension", 2, 0.5),
         ("partial_refund", 1, 0.0),
     ]
     assert ask(tmp_path, asked.pop("Time")) == [
@@ -113,7 +121,8 @@ async def test_the_queries_of_the_documentation_answer_as_written(installation: 
         ("auto_accepted", 1, 1),
         ("awaiting_requirements", 1, 0),
     ]
-    assert ask(tmp_path, asked.pop("Orders")) == [("canceled", 3, 2, 0), ("in progress", 3, 3, 1)]
+    assert ask(tmp_path, asked.pop("Orders")) == [("canceled", 3, 2, 0), ("in progress", 4, 4, 1)]
+    assert ask(tmp_path, asked.pop("Terms")) == [("express", 24, 1, 1, 1.0), (None, 48, 6, 4, 0.25)]
     assert not asked
 
 
@@ -299,3 +308,103 @@ async def test_a_directory_of_an_earlier_version_is_gone_on_with(installation: I
     play(installation, LATER)
     assert "2 orders" in export(installation, tmp_path)
     assert (tmp_path / "history.json").exists()
+
+
+# --- the terms of orders ---
+
+TERMS = ("response_hours", "very_late_after_hours", "longest_extension_days", "largest_refund_percent", "name")
+HELP_PAGE = (48, 24, 60, 60, None)
+EXPRESS_TERMS = (24, 24, 60, 60, "express")
+
+
+def terms_in(directory: Path, files: str) -> dict[str, tuple[Any, ...]]:
+    """The terms of each order, as a table has them."""
+    names = ", ".join(f"terms_{name}" for name in TERMS)
+    return {order: tuple(terms) for order, *terms in ask(directory, f"SELECT order_id, {names} FROM '{files}'")}
+
+
+def assert_terms(directory: Path, *stories: dict[str, list[Step]]) -> None:
+    """Every order has its complete terms, in its registration and in its summary."""
+    orders = {order: EXPRESS_TERMS if order in EXPRESS else HELP_PAGE for story in stories for order in story}
+    assert terms_in(directory, "OrderRegistered/**/*.parquet") == orders
+    assert terms_in(directory, "orders.parquet") == orders
+
+
+def as_the_last_release_wrote(*files: Path) -> None:
+    """Takes the terms out of Parquet files."""
+    for file in files:
+        with pq.ParquetFile(file) as source:
+            table = source.read()
+        terms = [name for name in table.column_names if name.startswith("terms_")]
+        assert terms, f"{file} has no terms"
+        pq.write_table(table.drop_columns(terms), file, compression="zstd")
+
+
+@pytest.mark.parametrize("later", [{}, EXPRESS], ids=["nothing new", "an order with terms of its own"])
+async def test_the_next_export_to_a_directory_of_the_last_release_adds_the_terms(
+    installation: Installation, tmp_path: Path, later: dict[str, list[Step]]
+):
+    play(installation, DAY_ONE)
+    export(installation, tmp_path)
+    as_the_last_release_wrote(tmp_path / "orders.parquet", *(tmp_path / "OrderRegistered").rglob("*.parquet"))
+    play(installation, later)
+    events = installation.query("SELECT count(*) FROM order_events")[0][0] - 19
+    assert f"{events} events added, {len(DAY_ONE | later)} orders" in export(installation, tmp_path)
+    assert_terms(tmp_path, DAY_ONE, later)
+    assert_complete(tmp_path)
+    assert "0 events added, 0 orders" in export(installation, tmp_path)
+
+
+async def test_terms_that_the_last_release_left_out_of_the_summaries_come_back(
+    installation: Installation, tmp_path: Path
+):
+    play(installation, DAY_ONE | EXPRESS)
+    export(installation, tmp_path)
+    as_the_last_release_wrote(tmp_path / "orders.parquet")  # it exported between two exports of this version
+    export(installation, tmp_path)
+    assert_terms(tmp_path, DAY_ONE, EXPRESS)
+
+
+async def test_an_export_that_is_killed_while_it_adds_the_terms_is_continued(
+    installation: Installation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killer: Killer
+):
+    play(installation, DAY_ONE)
+    monkeypatch.setattr(incremental, "_AT_ONCE", 5)
+    export(installation, tmp_path)
+    registrations = sorted((tmp_path / "OrderRegistered").rglob("*.parquet"))
+    assert len(registrations) > 2
+    as_the_last_release_wrote(tmp_path / "orders.parquet", *registrations)
+    play(installation, EXPRESS)
+    killed = 0
+    with OrderStore(installation.settings.database, installation.settings.master_keys) as store:
+        for survived in range(1, 50, 3):
+            killer.left = survived
+            try:
+                incremental.export(store, tmp_path, "parquet", 0, lambda done, of: None)
+            except Killed:
+                killed += 1
+            assert_complete(tmp_path)
+    assert killed > 2
+    assert_terms(tmp_path, DAY_ONE, EXPRESS)
+
+
+async def test_summaries_in_json_lines_have_the_terms_and_envelopes_are_as_on_kafka(
+    installation: Installation, tmp_path: Path
+):
+    play(installation, DAY_ONE)
+    export(installation, tmp_path, "--format", "jsonl")
+    summaries = tmp_path / "orders.jsonl"
+    assert '"terms_response_hours":48' in summaries.read_text()
+    summaries.write_text(re.sub(r',"terms_\w+":(\d+|null)', "", summaries.read_text()))  # as the last release wrote it
+    assert "terms" not in summaries.read_text()
+    play(installation, EXPRESS)
+    export(installation, tmp_path, "--format", "jsonl")
+    rows = [json.loads(line) for line in summaries.read_text().splitlines()]
+    assert {row["order_id"]: row["terms_response_hours"] for row in rows} == {
+        **dict.fromkeys(DAY_ONE, 48),
+        "express": 24,
+    }
+    lines = [line for file in (tmp_path / "OrderRegistered").rglob("*.jsonl") for line in file.read_text().splitlines()]
+    terms = {event["subject"]: event["data"].get("terms") for event in map(json.loads, lines)}
+    assert terms.pop("express") == dict(zip(TERMS, EXPRESS_TERMS, strict=True))
+    assert terms == dict.fromkeys(DAY_ONE)

@@ -1,0 +1,260 @@
+"""`resolution what-if` judges history again under other terms, beside the running service (D20)."""
+
+import asyncio
+import json
+import random
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiokafka import AIOKafkaProducer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+from resolution_contracts import Accept, Decline
+from typer.testing import CliRunner, Result
+
+from services import cli
+from services.audit.replay import NoHistory
+from services.embedded import Servers
+from services.failures import Misuse
+from services.judging.record import Record
+from services.orders.texts import published_without_texts
+from tests.faults.load import FAST, under_load
+from tests.support.commands import CLIENT, FREELANCER, ask_cancellation, ask_extension, offer_refund, register
+from tests.support.installation import Installation
+from tests.support.judgement_day import assert_own_terms_make_no_difference
+
+Json = dict[str, Any]
+HOURS_72 = ("--response-hours", "72")
+
+
+async def ran(installation: Installation, *arguments: str) -> Result:
+    environment = installation.settings.as_environment()
+    result = await asyncio.to_thread(CliRunner().invoke, cli.app, list(arguments), env=environment)
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result
+
+
+async def what_if(installation: Installation, *options: str) -> Json:
+    result = await ran(installation, "what-if", "--json", *options)
+    assert result.exit_code == 0, result.output
+    return dict(json.loads(result.stdout.splitlines()[-1]))
+
+
+async def a_busy_time(installation: Installation, seconds: float = 4) -> None:
+    await installation.run(scale=FAST)
+    async with under_load(installation, random.Random(7), per_second=100):
+        await asyncio.sleep(seconds)
+    await installation.until_quiet()
+
+
+async def test_D20_own_terms_make_no_difference_beside_a_live_service(installation: Installation):
+    await installation.run(scale=FAST)
+    async with under_load(installation, random.Random(3), per_second=100):
+        await asyncio.sleep(4)
+        live = await what_if(installation)
+        assert live["orders"]["different"] == live["orders"]["only_other_times"] == 0
+        assert live["commands"] == live["examples"] == []
+        assert live["before"] == live["after"]
+        assert live["before"]["settled"]["auto_accepted"] > 0
+    await installation.until_quiet()
+    await assert_own_terms_make_no_difference(installation)
+
+
+async def test_D20_what_72_hours_would_have_made_is_what_they_make(
+    servers: Servers, installation: Installation, tmp_path: Path
+):
+    """A fresh installation gets the same commands at the same times, and its orders have 72 hours."""
+    await a_busy_time(installation)
+    await asyncio.sleep(72 * 3600 / FAST)
+    report = await what_if(installation, *HOURS_72, "--to", str(tmp_path / "72"))
+    assert report["orders"]["different"] > 0
+    assert report["before"] != report["after"]
+    would_have = by_order([json.loads(line) for line in (tmp_path / "72" / "events.jsonl").read_text().splitlines()])
+
+    scaled = {"time_origin": installation.clock.origin, "time_scale": installation.clock.scale}
+    async with Installation.fresh(servers, **scaled) as fresh:
+        await write_as_of_then(fresh, await installation.read(installation.topics.commands))
+        await fresh.run()
+        await fresh.until_published()
+        await fresh.until_quiet()
+        happened = by_order(await fresh.events())
+        assert would_have == happened
+        there = await what_if(fresh)
+    assert report["after"] == there["before"]
+    lines = [json.loads(line) for line in (tmp_path / "72" / "orders.jsonl").read_text().splitlines()]
+    was = by_order(await installation.events())
+    by_answers_alone = {line["order_id"] for line in lines if "rejected" in line["before"] + line["after"]}
+    others = {line["order_id"] for line in lines} - by_answers_alone
+    assert (
+        others
+        <= {order for order in was if essence(was[order]) != essence(happened[order])}
+        <= others | by_answers_alone
+    )
+
+
+async def write_as_of_then(installation: Installation, commands: Sequence[Record]) -> None:
+    """Writes commands with the times that they had, under 72 hours, without those of the timer."""
+    await set_timestamps(installation, "CreateTime")
+    producer = AIOKafkaProducer(**installation.settings.cluster.options, enable_idempotence=True)
+    async with producer:
+        for record in commands:
+            if (value := under_72_hours(record.value)) is not None:
+                where = {"partition": record.partition, "timestamp_ms": record.timestamp}
+                await producer.send(installation.topics.commands, key=record.key, value=value, **where)
+        await producer.flush()
+    await set_timestamps(installation, "LogAppendTime")
+
+
+async def set_timestamps(installation: Installation, kind: str) -> None:
+    admin = AIOKafkaAdminClient(bootstrap_servers=installation.settings.kafka)
+    await admin.start()
+    try:
+        settings = {"message.timestamp.type": kind}
+        await admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, installation.topics.commands, settings)])
+    finally:
+        await admin.close()
+
+
+def under_72_hours(value: bytes | None) -> bytes | None:
+    try:
+        envelope = json.loads(value or b"")
+    except ValueError:
+        return value
+    if ".ExpireDispute." in envelope["type"]:
+        return None
+    if ".RegisterOrder." in envelope["type"]:
+        envelope["type"] = "resolution.command.RegisterOrder.v2"
+        envelope["data"]["terms"] = (envelope["data"].get("terms") or {}) | {"response_hours": 72}
+    return json.dumps(envelope).encode()
+
+
+def by_order(events: Sequence[Json]) -> dict[str, list[Json]]:
+    """Without texts, and without the command that noticed a deadline: it may be another one."""
+    orders: defaultdict[str, list[Json]] = defaultdict(list)
+    for event in events:
+        plain = json.loads(published_without_texts(json.dumps(event).encode()))
+        with_the_last = [plain, *orders[event["subject"]][-1:]]
+        if any(".AutoAccepted." in one["type"] for one in with_the_last):
+            plain["causationid"] = None
+        orders[event["subject"]].append(plain)
+    return dict(orders)
+
+
+def essence(events: Sequence[Json]) -> list[Any]:
+    of_terms = ("respond_by", "deadline", "terms")
+    return [(e["type"], {n: v for n, v in e["data"].items() if n not in of_terms}) for e in events]
+
+
+async def test_D20_where_the_commands_have_expired_their_events_tell_them(installation: Installation):
+    await a_busy_time(installation, seconds=2)
+    await installation.stop()
+    whole = await what_if(installation, *HOURS_72)
+    await expire_half(installation)
+    own = await what_if(installation)
+    assert own["orders"]["different"] == 0
+    assert own["not_judged"]["expired"] > 0
+    rest = await what_if(installation, *HOURS_72)
+    assert rest["before"] == whole["before"]
+    assert 0 < rest["orders"]["different"] <= whole["orders"]["different"]
+
+
+async def expire_half(installation: Installation) -> None:
+    """Deletes the first half of the commands of each partition."""
+    ends: defaultdict[int, list[int]] = defaultdict(list)
+    for record in await installation.read(installation.topics.commands):
+        ends[record.partition].append(record.offset)
+    admin = AIOKafkaAdminClient(bootstrap_servers=installation.settings.kafka)
+    await admin.start()
+    try:
+        topic = installation.topics.commands
+        halves = {TopicPartition(topic, n): RecordsToDelete(of[len(of) // 2]) for n, of in ends.items()}
+        await admin.delete_records(halves)
+    finally:
+        await admin.close()
+
+
+ORDER, OTHER, EARLY = "order-1", "order-2", "order-3"
+
+
+async def three_stories(installation: Installation) -> dict[str, str]:
+    """An extension that nobody answers in time, a refund that is over the limit, and one that is accepted."""
+    await installation.run(scale=FAST)
+    for order_id in (ORDER, OTHER, EARLY):
+        await installation.send(order_id, register())
+    late = (await installation.send(ORDER, ask_extension(10)))["causationid"]
+    await installation.send(OTHER, offer_refund(7_000))
+    early = (await installation.send(EARLY, ask_cancellation()))["causationid"]
+    await installation.send(EARLY, Accept(actor=FREELANCER, dispute_id=early))
+    await installation.until_quiet()
+    await asyncio.sleep(6 * 3600 / FAST)
+    refused = await installation.send(ORDER, Decline(actor=CLIENT, dispute_id=late))
+    assert refused["data"]["details"]["settled_as"] == "auto_accepted"
+    return {"late": late, "early": early}
+
+
+async def test_the_report_says_what_would_have_come_out_differently(installation: Installation):
+    await three_stories(installation)
+    await asyncio.sleep(24 * 3600 / FAST)  # the offer that would have been open has run out
+    result = await ran(installation, "what-if", *HOURS_72, "--largest-refund-percent", "70")
+    assert result.exit_code == 0
+    lines = [" ".join(line.split()) for line in result.output.splitlines()]
+    for line in (
+        "3 orders under response hours 72, largest refund percent 70: 2 would have come out differently, "
+        "0 more the same at other times.",
+        "settled: auto accepted 1 1",
+        "refunds in USD 0 1 +1",
+        "refunded 0.00 USD 70.00 USD +70.00 USD",
+        "disputes, partial refund 0 1 +1",
+        "settled: declined 0 1 +1",
+        "answers that came too late 1 0 -1",
+        "days of extensions 10 0 -10",
+        "Decline dispute_settled accepted 1",
+        "OfferPartialRefund refund_over_limit accepted 1",
+        "What this cannot know:",
+    ):
+        assert line in lines, result.output
+    assert any(line.startswith("To see one: resolution replay order-") for line in lines)
+    report = await what_if(installation, "--response-hours", "1")
+    assert report["orders"] == {"covered": 3, "different": 0, "only_other_times": 1}
+
+
+async def test_an_order_is_shown_side_by_side(installation: Installation):
+    ids = await three_stories(installation)
+    result = await ran(installation, "replay", ORDER, "--what-if", *HOURS_72, "--json")
+    steps = [json.loads(line) for line in result.stdout.splitlines()]
+    names = [step["command"] for step in steps]
+    assert names == ["RegisterOrder", "OpenDispute", "ExpireDispute", "Decline"]
+    *_, expired, declined = steps
+    assert [e["event"] for e in expired["before"]["events"]] == ["AutoAccepted", "DeliveryDateExtended"]
+    assert expired["after"]["events"] == []
+    assert declined["command_id"] != ids["late"]
+    assert (declined["before"]["outcome"], declined["after"]["outcome"]) == ("dispute_settled", "accepted")
+    assert [e["event"] for e in declined["after"]["events"]] == ["Declined"]
+    told = await ran(installation, "replay", ORDER, "--what-if", *HOURS_72)
+    assert "#3 Declined" in told.output
+    assert "#3 AutoAccepted" in told.output
+    for wrong in (
+        ("replay", ORDER, *HOURS_72),
+        ("replay", "--what-if", *HOURS_72),
+        ("replay", ORDER, "--what-if", "--at", "1"),
+        ("what-if", "--response-hours", "721"),
+        ("what-if", "--since", "yesterday"),
+    ):
+        assert (await ran(installation, *wrong)).exit_code == 2
+    with pytest.raises(NoHistory):
+        await ran(installation, "replay", "order-9", "--what-if")
+
+
+async def test_only_some_orders_have_other_terms(installation: Installation, tmp_path: Path):
+    await three_stories(installation)
+    middle = sorted(event["time"] for event in await installation.events() if ".OrderRegistered." in event["type"])[1]
+    assert (await what_if(installation, *HOURS_72, "--since", middle))["orders"]["covered"] == 2
+    assert (await what_if(installation, *HOURS_72, "--until", middle))["orders"]["covered"] == 1
+    assert (await what_if(installation, *HOURS_72, "--terms-name", "gold"))["orders"]["covered"] == 0
+    (tmp_path / "there").mkdir()
+    with pytest.raises(Misuse, match=r"there exists. Name a new directory."):
+        await ran(installation, "what-if", "--to", str(tmp_path / "there"))
