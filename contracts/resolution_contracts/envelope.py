@@ -10,7 +10,7 @@ from . import topics
 from .commands import COMMAND_TYPES, Command
 from .events import EVENTS, PublicEvent
 from .outcomes import OUTCOMES, Outcome
-from .values import CommandId, Instant, OrderId
+from .values import CommandId, Instant, OrderId, PublishedInstant
 
 
 class Envelope(BaseModel):
@@ -78,7 +78,7 @@ class CommandEnvelope(Envelope):
 class EventEnvelope(Envelope):
     """An event. `time` is its business time, `sequence` its number in the order, `causationid` the command's id."""
 
-    time: Instant
+    time: PublishedInstant
     sequence: int
     causationid: str
     data: dict[str, Any]
@@ -91,7 +91,7 @@ class EventEnvelope(Envelope):
 class OutcomeEnvelope(Envelope):
     """An outcome. `time` is the business time at which the command was judged, `causationid` the command's id."""
 
-    time: Instant
+    time: PublishedInstant
     causationid: str
     data: dict[str, Any]
 
@@ -103,7 +103,7 @@ class OutcomeEnvelope(Envelope):
 class NotificationEnvelope(Envelope):
     """A message that other services pass on to a person. `time` is the business time at which it fell due."""
 
-    time: Instant
+    time: PublishedInstant
     data: dict[str, Any]
 
 

@@ -10,8 +10,8 @@ from .values import (
     Currency,
     DisputeKind,
     Initiator,
-    Instant,
     Money,
+    PublishedInstant,
     Role,
 )
 
@@ -35,7 +35,7 @@ class OrderRegistered(PublicEvent):
     client_id: str
     freelancer_id: str
     price: Money
-    expected_delivery_at: Instant | None
+    expected_delivery_at: PublishedInstant | None
     awaiting_requirements: bool
     terms: OrderTerms = OrderTerms()
 
@@ -43,7 +43,7 @@ class OrderRegistered(PublicEvent):
 class RequirementsSubmitted(PublicEvent):
     """The client submitted the requirements, and the order is in progress."""
 
-    expected_delivery_at: Instant
+    expected_delivery_at: PublishedInstant
 
 
 class OrderDelivered(PublicEvent):
@@ -64,7 +64,7 @@ class DisputeOpened(PublicEvent):
     dispute_id: str
     kind: DisputeKind
     opened_by: Role
-    respond_by: Instant
+    respond_by: PublishedInstant
     message: str | None = None
     comment: str | None = None
     reason: CancellationReason | None = None
@@ -105,7 +105,7 @@ class AutoAccepted(PublicEvent):
 
     dispute_id: str
     kind: DisputeKind
-    deadline: Instant
+    deadline: PublishedInstant
 
 
 class DisputeClosed(PublicEvent):
@@ -121,7 +121,7 @@ class DeliveryDateExtended(PublicEvent):
 
     dispute_id: str
     days: int
-    expected_delivery_at: Instant
+    expected_delivery_at: PublishedInstant
 
 
 class OrderCanceled(PublicEvent):

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from .values import DisputeKind, Id, Instant, Role
+from .values import DisputeKind, Id, PublishedInstant, Role
 
 
 class _Reminder(BaseModel):
@@ -14,7 +14,7 @@ class _Reminder(BaseModel):
     kind: DisputeKind
     recipient: Id
     role: Role
-    respond_by: Instant
+    respond_by: PublishedInstant
 
 
 class DisputeReminder(_Reminder):

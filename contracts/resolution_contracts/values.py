@@ -48,9 +48,13 @@ def rfc3339_only(value: Any) -> Any:
 
 def _to_utc(value: datetime) -> datetime:
     try:
-        instant = value.astimezone(UTC)
+        return value.astimezone(UTC)
     except OverflowError:
-        instant = datetime.min.replace(tzinfo=UTC)
+        return datetime.min.replace(tzinfo=UTC)
+
+
+def _to_utc_of_commands(value: datetime) -> datetime:
+    instant = _to_utc(value)
     if not FIRST_YEAR <= instant.year <= LAST_YEAR:
         raise ValueError(f"should lie in the years {FIRST_YEAR} to {LAST_YEAR}")
     return instant
@@ -68,12 +72,20 @@ def readable(value: str) -> str:
 Instant = Annotated[
     AwareDatetime,
     BeforeValidator(rfc3339_only),
-    AfterValidator(_to_utc),
+    AfterValidator(_to_utc_of_commands),
     PlainSerializer(format_instant, return_type=str, when_used="json"),
 ]
 """A moment in UTC. On the wire: RFC 3339 with an offset, read to the microsecond, written with six decimals and `Z`.
 
 Further decimals are cut."""
+
+PublishedInstant = Annotated[
+    AwareDatetime,
+    BeforeValidator(rfc3339_only),
+    AfterValidator(_to_utc),
+    PlainSerializer(format_instant, return_type=str, when_used="json"),
+]
+"""A moment in an event. It may lie after the last year of a command's moments: terms and extensions add to those."""
 
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=2500), AfterValidator(readable)]
 """What a person wrote: 1 to 2,500 characters after trimming, one of them visible at least."""

@@ -336,7 +336,9 @@ def _offered(order: Order, command: OfferPartialRefund | OfferPartialRefundV2, p
         raise rejections.refund_over_limit(order.terms, price)
     amount = policy.share(price.amount, command.percent)
     if amount == 0:
-        raise rejections.not_allowed(f"{command.percent} percent of the price is less than one minor unit.")
+        raise rejections.not_allowed(
+            f"{command.percent} percent of the price is less than one minor unit; offer a larger part of it."
+        )
     return Money(amount, price.currency)
 
 

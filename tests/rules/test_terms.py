@@ -570,7 +570,7 @@ def test_R7_D20_delivery_dates_end_with_the_year_9998():
         commands.append((T, command_id(number + 1), accept(dispute, by=CLIENT)))
     commands.append((T, command_id(9000), cancel()))
     records = log(*commands)
-    service, oracle = service_after(records, beside_oracle=False), Oracle()
+    service, oracle = service_after(records), Oracle()
     said = [read_by_oracle(oracle, record, T) for record in records]
     moved = [event for event in service.events if isinstance(event, DeliveryDateExtended)]
     dates = [instant(event.expected_delivery_at) for event in moved]
@@ -652,7 +652,7 @@ def test_D9_D20_a_price_may_be_too_small_for_the_orders_own_percentage(percent, 
     assert current().message.startswith("The price leaves no room for a refund.")
     when(share_offer(percent))
     then(rejected("not_allowed"))
-    assert current().message == f"{percent} percent of the price is less than one minor unit."
+    assert current().message == f"{percent} percent of the price is less than one minor unit; offer a larger part of it."
 
 
 @pytest.mark.parametrize("percent", [1, 59, 60, 61, 99, 100])
