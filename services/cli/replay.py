@@ -134,18 +134,26 @@ def _show_order(
     if at is None and (note := _overdue(steps, as_of or clock_of(settings).now())):
         say("", note)
     if parked:
-        say("", f"{parked} commands of this order are parked, not judged yet: see `resolution parked show {order_id}`")
+        say("", _parked(order_id, parked))
+
+
+def _parked(order_id: str, parked: int) -> str:
+    return f"{parked} commands of this order are parked, not judged yet: see `resolution parked show {order_id}`"
 
 
 def _show_what_if(settings: Settings, order_id: str, change: Change, as_json: bool) -> None:
     steps = judge_order_again(settings, clock_of(settings), order_id, change)
     if not steps:
         raise NoHistory(f"Order {order_id} has no event.")
+    with OrderStore(settings.database, settings.master_keys) as store:
+        parked = len(store.parked(order_id))
     if as_json:
         for step in steps:
             say(json.dumps(step))
     else:
         side_by_side(Terminal(), order_id, steps)
+        if parked:
+            say("", _parked(order_id, parked))
 
 
 def _overdue(steps: list[dict[str, Any]], until: datetime) -> str:

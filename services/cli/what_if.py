@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from services.runtime.installation import clock_of, installation, up_to_date
+from services.runtime.installation import as_they_are, clock_of, installation
 from services.settings import Settings
 from services.what_if.change import Change
 from services.what_if.comparison import Comparison
@@ -48,6 +48,8 @@ def what_if(
     Terms that are not named stay each order's own. Without any, nothing should differ. Reads only, and the service may
     run meanwhile. `resolution replay ORDER --what-if` shows one order: docs/terms.md.
     """
+    if since is not None and until is not None and since >= until:
+        raise typer.BadParameter("--since is not before --until, so there is no order between them")
     change = Change(
         response_hours=response_hours,
         very_late_after_hours=very_late_after_hours,
@@ -59,13 +61,13 @@ def what_if(
     )
     report = Report(change)
     with installation(Settings.from_environment()) as settings, new_files(to) as files:
-        shards = up_to_date(settings)
+        shards = as_they_are(settings)
         for shard in shards:
             of_shard = f"commands of {shard.shard}" if len(shards) > 1 else "commands"
             comparison = Comparison(change, None if files is None else files.write)
             with events_progress(as_json, of_shard) as progress:
-                parked = compare_shard(shard, clock_of(shard), comparison, progress)
-            report.add(comparison, parked)
+                not_judged = compare_shard(shard, clock_of(shard), comparison, progress)
+            report.add(comparison, not_judged)
         if files is not None:
             files.finish(report)
     if as_json:

@@ -47,8 +47,10 @@ def _data(data: Json) -> Iterator[str]:
     for name, value in data.items():
         if name in _LEFT_OUT or value is None:
             continue
-        if isinstance(value, dict):
-            text = plain_text(value) if "currency" in value else ", ".join(f"{n} {v}" for n, v in value.items() if v)
+        if isinstance(value, dict) and "currency" in value:
+            text = plain_text(value)
+        elif isinstance(value, dict):
+            text = ", ".join(f"{part} {number}" for part, number in value.items() if number is not None)
         else:
             text = str(value)
         yield f"{name.replace('_', ' ')}: {text}"

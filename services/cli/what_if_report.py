@@ -20,7 +20,7 @@ def print_report(console: Terminal, report: Report) -> None:
     """Prints the report."""
     different = len(report.differences)
     say(
-        f"{_orders(report.orders)}{_which(report.change)} under {_terms(report.change)}: {different:,} would have come "
+        f"{_orders(report.orders)}{_which(report.change)}, with {_terms(report.change)}: {different:,} would have come "
         f"out differently, {report.only_other_times:,} more the same at other times."
     )
     rows = list(_rows(report.before, report.after))
@@ -41,12 +41,17 @@ def print_report(console: Terminal, report: Report) -> None:
         say("", "For example:")
         for example in report.examples:
             say(f"  {example.order_id}, {short(format_instant(example.at))}: {example.before} -> {example.after}")
-        say("", f"To see one: resolution replay {report.examples[0].order_id} --what-if{_arguments(report.change)}")
+        say("", f"To see one: resolution replay --what-if{_arguments(report.change)} -- {report.examples[0].order_id}")
     say("", "What this cannot know:", *(f"- {sentence}" for sentence in LIMITS))
     if report.unknown:
         say(f"- The content of {report.unknown:,} refused commands has expired. They stay refused.")
-    if report.parked:
-        say(f"- {report.parked:,} commands are parked, and not judged at all.")
+    if report.retired:
+        say(f"- {report.retired:,} events have retired outcomes. What was refused beside them is not known any more.")
+    if report.parked or report.waiting:
+        say(
+            f"- {report.parked:,} commands are parked, and some {report.waiting:,} are not judged yet. Until they are, "
+            "no deadline runs out on their orders."
+        )
 
 
 def _orders(count: int) -> str:
@@ -56,7 +61,7 @@ def _orders(count: int) -> str:
 def _which(change: Change) -> str:
     parts = []
     if change.terms_name is not None:
-        parts.append(f" under the terms {change.terms_name}")
+        parts.append(f" of the terms {change.terms_name}")
     if change.since is not None:
         parts.append(f" registered from {short(format_instant(change.since))} on")
     if change.until is not None:

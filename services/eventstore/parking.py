@@ -45,6 +45,12 @@ def parked_orders(connection: psycopg.Connection[Any]) -> list[dict[str, Any]]:
         return cursor.fetchall()
 
 
+def parked_since(connection: psycopg.Connection[Any]) -> dict[str, int]:
+    """Returns the timestamp of each parked order's first parked command, in milliseconds. Raises psycopg.Error."""
+    rows = connection.execute("SELECT order_id, min(record_time) FROM parked_commands GROUP BY order_id")
+    return dict(rows.fetchall())
+
+
 def parked_commands(connection: psycopg.Connection[Any], order_id: str) -> list[ParkedCommand]:
     """Returns an order's parked commands, in the order of their records. Raises psycopg.Error.
 

@@ -85,14 +85,14 @@ def wrong_fields(key: str, form: Mapping[str, str], data: Json, terms: Json) -> 
         return {}
     most_days = terms["longest_extension_days"]
     sentences: dict[str, Markup] = {}
-    days = data.get("request", {}).get("days")
-    if days is not None and not 1 <= days <= most_days:
-        sentence = f"Enter a whole number from 1 to {most_days}." if most_days else "This order has no extensions."
-        sentences["days"] = about(key, "days", sentence, form)
     try:
         model.model_validate_json(msgspec.json.encode(data | {"actor": "-"}))
     except ValidationError as error:
-        sentences = _sentences(key, form, error) | sentences
+        sentences = _sentences(key, form, error)
+    days = data.get("request", {}).get("days")
+    if "days" in sentences or (days is not None and not 1 <= days <= most_days):
+        sentence = f"Enter a whole number from 1 to {most_days}." if most_days else "This order has no extensions."
+        sentences["days"] = about(key, "days", sentence, form)
     return sentences
 
 

@@ -297,12 +297,29 @@ async def records_at(
     async with open_consumer(cluster) as consumer:
         consumer.assign([where])
         [first] = (await consumer.beginning_offsets([where])).values()
-        for offset in sorted(offsets):
-            if offset - base >= first:
-                record = await Stream(consumer, where, offset, offset + 1, base).peek()
-                if record is not None:
-                    records[offset] = record
+        [end] = (await consumer.end_offsets([where])).values()
+        stream: Stream | None = None
+        for offset in sorted(offset for offset in offsets if first <= offset - base < end):
+            if stream is None or offset - stream.position > _RECORDS_PER_POLL:  # otherwise it is fetched, or soon
+                stream = Stream(consumer, where, offset, end + base, base)
+            while (record := await stream.peek()) is not None and record.offset < offset:
+                stream.take()
+            if record is not None and record.offset == offset:
+                records[offset] = stream.take()
     return records
+
+
+async def first_from(cluster: Cluster, topic: str, partition: int, offset: int, base: int = 0) -> Record | None:
+    """Returns the first committed record from this offset on, which is the topic's plus `base`, or None.
+
+    Raises KafkaError.
+    """
+    where = TopicPartition(topic, partition)
+    async with open_consumer(cluster) as consumer:
+        consumer.assign([where])
+        [first] = (await consumer.beginning_offsets([where])).values()
+        [end] = (await consumer.end_offsets([where])).values()
+        return await Stream(consumer, where, max(first + base, offset), end + base, base).peek()
 
 
 async def next_readable(cluster: Cluster, topic: str, partition: int, start: int) -> int:

@@ -55,7 +55,8 @@ def order_exists() -> Rejected:
     """The order was registered before, with other facts or terms."""
     return Rejected(
         Code.ORDER_EXISTS,
-        "This order is registered already with other facts or terms, which stay; use another order id for another order.",
+        "This order is registered already with other facts or terms, which stay; use another order id for another "
+        "order.",
     )
 
 

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 from resolution_contracts.commands import Command
+from resolution_contracts.outcomes import Code
 from resolution_contracts.values import SettledAs
 
 from services.orders import Order, Rejected
@@ -139,8 +140,8 @@ class Comparison:
         if step.events and isinstance(step.events[0], OrderRegistered):
             would.events = [self.change.applied(step.events[0])]
         elif step.asked is not None and step.name not in _NOT_JUDGED:
-            decision = self._judge(courses, step, step.asked)
-            would.code, would.events = _code(decision), decision.events
+            decision, would.code = self._judge(courses, step, step.asked)
+            would.events = decision.events
             would.settled_as = str(decision.rejection.details.get("settled_as", "")) if decision.rejection else ""
         else:
             self.unknown += bool(step.code) and step.name not in _NOT_JUDGED
@@ -149,23 +150,32 @@ class Comparison:
                 would.events = auto_acceptance(courses.after, courses.after.business_time(time))
         return would
 
-    def _judge(self, courses: _Courses, step: Step, asked: Asked) -> Decision:
-        """Judges the command under the other terms.
+    def _judge(self, courses: _Courses, step: Step, asked: Asked) -> tuple[Decision, str]:
+        """Judges the command under the other terms. Returns the decision, and the code that it would have had then.
 
         Reads it as the version did that judged it: if this version would not have given the outcome under the terms
         that the order had, an earlier one gave it.
         """
         decision = _decide(courses.after, asked)
-        if _code(decision) != step.code and _code(_decide(courses.before, asked)) != step.code:
-            earlier = step.as_before()
-            return decision if earlier is None else _decide(courses.after, earlier)
-        return decision
+        code = _code(decision)
+        if code == step.code or (own := _code(_decide(courses.before, asked))) == step.code:
+            return decision, code
+        if (step.code, own) == (Code.INVALID, Code.REFUND_OVER_LIMIT):  # earlier versions had the limit in the schema
+            return decision, step.code if code == own else code
+        if (earlier := step.as_before()) is None:
+            return decision, code
+        decision = _decide(courses.after, earlier)
+        return decision, _code(decision)
 
     # --- the two courses ---
 
-    def end(self, now: datetime) -> None:
-        """Lets time pass until the business time `now`, which may be after open disputes' deadlines (D3)."""
-        for courses in self._orders.values():
+    def end(self, until: Callable[[str], datetime]) -> None:
+        """Lets time pass on each order until the business time that `until` returns for it (D3).
+
+        That is now, or the time of the first command that was not judged yet: it may be an answer in time (D4).
+        """
+        for order_id, courses in self._orders.items():
+            now = until(order_id)
             for event in auto_acceptance(courses.before, now):
                 self._happened(courses, event)
             for event in auto_acceptance(courses.after, now):

@@ -1,10 +1,12 @@
 """Writes a what-if as files: the report, the orders that differ, and all events under the other terms."""
 
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import mkdtemp
 
 import msgspec
 
@@ -48,12 +50,11 @@ def new_files(folder: Path | None) -> Iterator[Files | None]:
     if folder is None:
         yield None
         return
-    if folder.exists():
+    if os.path.lexists(folder):
         raise Misuse(f"{folder} exists. Name a new directory.")
-    unfinished = folder.with_name(f".{folder.name}.unfinished")
-    if unfinished.exists():  # of a run that was killed
-        shutil.rmtree(unfinished)
-    unfinished.mkdir(parents=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = Path(mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    unfinished.chmod(0o755)
     files = Files(unfinished)
     try:
         yield files

@@ -2,13 +2,15 @@
 
 import asyncio
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import partial
-from typing import Any
+from itertools import groupby
+from typing import Any, NamedTuple
 
 import psycopg
 from eventsourcing.persistence import MapperDeserialisationError
+from resolution_contracts.commands import RegisterOrder
 
 from services.audit.earlier_rules import code_of
 from services.audit.judged_commands import JudgedCommands, as_first_sent
@@ -17,16 +19,18 @@ from services.clock import Clock
 from services.eventstore.database import connect
 from services.eventstore.event_codec import Stored, decode_event
 from services.eventstore.outcomes import outcomes_between
+from services.eventstore.parking import parked_since
 from services.eventstore.positions import commands_bases
 from services.eventstore.read_events import events_between
 from services.failures import Failure
 from services.judging.decode import Received
 from services.judging.judge import read
 from services.judging.outcomes import Outcome
+from services.judging.partitioner import partition_of
 from services.judging.record import Record
-from services.kafka.read_topics import extents, open_streams
+from services.kafka.read_topics import Stream, extents, open_streams
 from services.kafka.topics import Topics, count_partitions
-from services.orders.events import Event
+from services.orders.events import Event, OrderRegistered
 from services.retention.months import months_kept, read_retired
 from services.sealing.order_keys import WITHOUT_TEXTS
 from services.settings import Settings
@@ -44,10 +48,19 @@ class CannotFollow(Failure):
     """The stored history cannot be followed. The text says where."""
 
 
+class NotJudged(NamedTuple):
+    """How many commands were not judged again, because nobody has judged them."""
+
+    parked: int
+    waiting: int
+    retired: int
+    """How many events have a retired outcome. What was refused beside them is not known any more."""
+
+
 def compare_shard(
     settings: Settings, clock: Clock, comparison: Comparison, progress: Callable[[int, int], None]
-) -> int:
-    """Judges a shard's history again. Calls `progress(done, total)`. Returns how many commands are parked, not judged.
+) -> NotJudged:
+    """Judges a shard's history again. Calls `progress(done, total)`.
 
     The service may run meanwhile: what it judges later is left out. Raises CannotFollow, TopicError, KafkaError and
     psycopg.Error.
@@ -58,26 +71,43 @@ def compare_shard(
 
 async def _compare(
     settings: Settings, clock: Clock, comparison: Comparison, progress: Callable[[int, int], None]
-) -> int:
+) -> NotJudged:
     topics = Topics(settings.topic_prefix, settings.shard)
     partitions = await count_partitions(settings.cluster, topics)
-    begins, _ = await extents(settings.cluster, [topics.commands], partitions)
     own = list(settings.shard.partitions(partitions))
     with connect(settings.database, autocommit=True) as connection:
         end, bases, retired = store_end(connection), commands_bases(connection), read_retired(connection)
+        parked = parked_since(connection)
+        begins, ends = await extents(settings.cluster, [topics.commands], partitions, only_visible=True)
+        now = clock.now()
         starts = {n: begins[topics.commands][n] + bases.get(n, 0) for n in own}
-        ends = {n: max(end.judged.get(n, 0), start) for n, start in starts.items()}
-        async with open_streams(settings.cluster, topics.commands, starts, ends, bases) as streams:
+        last = {n: max(ends[topics.commands][n] + bases.get(n, 0), starts[n]) for n in own}
+        async with open_streams(settings.cluster, topics.commands, starts, last, bases) as streams:
             again = Again(connection, clock, comparison)
             commands = JudgedCommands(streams)
-            for after in range(0, retired.event_id, _CHUNK):
-                await again.retired(after, min(after + _CHUNK, retired.event_id))
+            again.retired(retired.event_id)
             for after in range(retired.outcome_id, end.outcome_id, _CHUNK):
-                last = min(after + _CHUNK, end.outcome_id)
-                await again.judged(own, after, last, commands, starts)
-                progress(last, end.outcome_id)
-    comparison.end(clock.now())
-    return len(end.parked)
+                up_to = min(after + _CHUNK, end.outcome_id)
+                await again.judged(own, after, up_to, commands, starts)
+                progress(up_to, end.outcome_id)
+            unjudged = {n: await _first_after(streams[n], end.judged.get(n, 0)) for n in own}
+    first = {n: clock.of_record(record.timestamp) for n, record in unjudged.items() if record is not None}
+    waits = {order_id: clock.of_record(timestamp) for order_id, timestamp in parked.items()}
+
+    def until(order_id: str) -> datetime:
+        partition = partition_of(order_id.encode(), partitions)
+        return min(now, first.get(partition, now), waits.get(order_id, now))
+
+    comparison.end(until)
+    waiting = sum(max(0, last[n] - max(end.judged.get(n, 0), starts[n])) for n in own if n in first)
+    return NotJudged(len(end.parked), waiting, retired.event_id)
+
+
+async def _first_after(stream: Stream, judged: int) -> Record | None:
+    """Returns the first command from the offset `judged` on, or None."""
+    while (record := await stream.peek()) is not None and record.offset < judged:
+        stream.take()
+    return record
 
 
 class Again:
@@ -88,11 +118,15 @@ class Again:
         self._clock = clock
         self._comparison = comparison
 
-    async def retired(self, after: int, last: int) -> None:
-        """Takes the events numbered above `after`, up to `last`, whose outcomes were retired."""
-        for row in await asyncio.to_thread(events_between, self._connection, after, last):
-            event = decoded(row)
-            self.take(Step(event.originator_id, "", "", "", [event]), None)
+    def retired(self, last: int) -> None:
+        """Takes the events up to number `last`, whose outcomes were retired: those of each command together."""
+        events = (decoded(row) for row in self._numbered_up_to(last))
+        for (order_id, _), of_command in groupby(events, lambda event: (event.originator_id, event.command_id)):
+            self.take(Step(order_id, "", "", "", list(of_command)), None)
+
+    def _numbered_up_to(self, last: int) -> Iterator[Stored]:
+        for after in range(0, last, _CHUNK):
+            yield from events_between(self._connection, after, min(after + _CHUNK, last))
 
     async def judged(
         self, partitions: Sequence[int], after: int, last: int, commands: JudgedCommands, starts: Mapping[int, int]
@@ -123,6 +157,9 @@ class Again:
             elif (found := command_of(order, step.events)) is not None:
                 command, event = found
                 step.asked = Asked(command, event.command_id, event.timestamp)
+                step.name = step.name or type(command).__name__
+        elif not step.name and step.events and isinstance(step.events[0], OrderRegistered):
+            step.name = RegisterOrder.__name__
         try:
             return self._comparison.take(step)
         except ValueError as error:

@@ -9,6 +9,7 @@ from resolution_contracts.values import format_instant
 
 from .change import Change
 from .comparison import Comparison, Difference
+from .history import NotJudged
 from .tally import Tally
 
 _EXAMPLES = 5
@@ -38,8 +39,12 @@ class Report(msgspec.Struct):
     """How many refused commands were not judged again, because their content has expired."""
     parked: int = 0
     """How many commands are parked, and not judged at all."""
+    waiting: int = 0
+    """How many commands are not judged yet."""
+    retired: int = 0
+    """How many events have a retired outcome, so that what was refused beside them is unknown."""
 
-    def add(self, comparison: Comparison, parked: int) -> None:
+    def add(self, comparison: Comparison, not_judged: NotJudged) -> None:
         """Adds a shard's comparison, which has ended."""
         self.orders += comparison.orders
         self.only_other_times += comparison.only_other_times
@@ -48,7 +53,9 @@ class Report(msgspec.Struct):
         self.after.add_all(comparison.after)
         self.commands += comparison.commands
         self.unknown += comparison.unknown
-        self.parked += parked
+        self.parked += not_judged.parked
+        self.waiting += not_judged.waiting
+        self.retired += not_judged.retired
 
     @property
     def days(self) -> list[tuple[date, int, int]]:
@@ -90,7 +97,8 @@ class Report(msgspec.Struct):
                 {"day": day.isoformat(), "before": before, "after": after} for day, before, after in self.days
             ],
             "examples": [described(difference) for difference in self.examples],
-            "not_judged": {"expired": self.unknown, "parked": self.parked},
+            "not_judged": {"expired": self.unknown, "parked": self.parked, "waiting": self.waiting},
+            "events_with_retired_outcomes": self.retired,
             "cannot_know": LIMITS,
         }
 

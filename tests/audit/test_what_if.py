@@ -13,18 +13,29 @@ import pytest
 from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
-from resolution_contracts import Accept, Command, CommandEnvelope, Decline
+from resolution_contracts import Accept, Command, CommandEnvelope, Decline, Withdraw
 from typer.testing import CliRunner, Result
 
 from services import cli
 from services.audit.replay import NoHistory
 from services.embedded import Servers
 from services.failures import Misuse
+from services.judging.record import Record
+from services.kafka import read_topics
 from services.orders.texts import published_without_texts
+from tests.audit.test_replay import park
 from tests.faults.load import FAST, some_day, under_load
-from tests.support.commands import CLIENT, FREELANCER, ask_cancellation, ask_extension, offer_refund, register
+from tests.support.commands import (
+    CLIENT,
+    FREELANCER,
+    ask_cancellation,
+    ask_extension,
+    offer_refund,
+    offer_share,
+    register,
+)
 from tests.support.controls import milliseconds
-from tests.support.installation import Installation
+from tests.support.installation import PARTITIONS, Installation
 from tests.support.judgement_day import assert_own_terms_make_no_difference
 
 Json = dict[str, Any]
@@ -217,7 +228,7 @@ async def test_the_report_says_what_would_have_come_out_differently(installation
     assert result.exit_code == 0
     lines = [" ".join(line.split()) for line in result.output.splitlines()]
     for line in (
-        "3 orders under response hours 72, largest refund percent 70: 2 would have come out differently, "
+        "3 orders, with response hours 72, largest refund percent 70: 2 would have come out differently, "
         "0 more the same at other times.",
         "settled: auto accepted 1 1",
         "refunds in USD 0 1 +1",
@@ -231,7 +242,7 @@ async def test_the_report_says_what_would_have_come_out_differently(installation
         "What this cannot know:",
     ):
         assert line in lines, result.output
-    assert any(line.startswith("To see one: resolution replay order-") for line in lines)
+    assert any(line.startswith("To see one: resolution replay --what-if --response-hours 72") for line in lines)
     report = await what_if(installation, "--response-hours", "1")
     assert report["orders"] == {"covered": 3, "different": 0, "only_other_times": 1}
 
@@ -275,3 +286,108 @@ async def test_only_some_orders_have_other_terms(installation: Installation, tmp
     (tmp_path / "there").mkdir()
     with pytest.raises(Misuse, match=r"there exists. Name a new directory."):
         await ran(installation, "what-if", "--to", str(tmp_path / "there"))
+
+
+async def side_by_side(installation: Installation, order_id: str, *options: str) -> list[Json]:
+    result = await ran(installation, "replay", order_id, "--what-if", "--json", *options)
+    return [json.loads(line) for line in result.stdout.splitlines()]
+
+
+async def test_D4_a_command_that_nobody_has_judged_yet_may_be_an_answer_in_time(installation: Installation):
+    """Neither an order whose command waits is accepted automatically, nor one that is parked."""
+    await installation.run(scale=FAST)
+    for order_id in (ORDER, OTHER, EARLY):
+        await installation.send(order_id, register())
+    disputes = [(await installation.send(order_id, ask_extension(10)))["causationid"] for order_id in (ORDER, EARLY)]
+    await installation.stop()
+    await installation.publish(ORDER, Decline(actor=CLIENT, dispute_id=disputes[0]))
+    park(installation, EARLY, datetime.now(UTC))
+    await asyncio.sleep(50 * 3600 / FAST)
+    report = await what_if(installation)
+    assert report["before"] == report["after"]
+    assert report["before"]["settled"] == {}
+    assert report["not_judged"] == {"expired": 0, "parked": 1, "waiting": 1}
+    assert (await side_by_side(installation, ORDER))[-1]["command"] == "OpenDispute"
+    assert (await side_by_side(installation, EARLY))[-1]["command"] == "OpenDispute"
+    told = await ran(installation, "replay", EARLY, "--what-if")
+    assert "1 commands of this order are parked" in told.output
+
+
+async def test_an_order_whose_commands_came_in_several_partitions(installation: Installation):
+    """Earlier versions took commands from any partition."""
+    other = (installation.topics.partition_of(ORDER.encode()) + 1) % PARTITIONS
+    async with installation.earlier_here("commands"), installation.here("relay"):
+        await installation.publish(ORDER, register())
+        dispute = await installation.publish(ORDER, ask_extension(10))
+        await installation.until_published()
+        for _ in range(5):
+            decline = CommandEnvelope.of(ORDER, Decline(actor=CLIENT, dispute_id=dispute), source="/tests")
+            await installation.publish_raw(decline.key, decline.to_json(), partition=other)
+        await installation.until_published()
+    assert (await what_if(installation))["orders"]["different"] == 0
+    steps = await side_by_side(installation, ORDER)
+    assert [step["command"] for step in steps] == ["RegisterOrder", "OpenDispute", *["Decline"] * 5]
+    assert all(step["before"] == step["after"] for step in steps)
+
+
+async def test_retired_outcomes_leave_events_that_tell_the_commands(installation: Installation):
+    diary = Diary()
+    await diary.publish(ORDER, register())
+    dispute = await diary.publish(ORDER, ask_extension(10))
+    diary.now += timedelta(hours=30)
+    await diary.publish(ORDER, Accept(actor=CLIENT, dispute_id=dispute))
+    await diary.happen(installation)
+    kept = await what_if(installation, "--response-hours", "24")
+    await installation.stop()
+    retire_everything(installation)
+    gone = await what_if(installation, "--response-hours", "24")
+    assert gone["events_with_retired_outcomes"] == 4
+    for name in ("before", "after", "commands", "orders"):
+        assert gone[name] == kept[name]
+    steps = await side_by_side(installation, ORDER)
+    assert [step["command"] for step in steps] == ["RegisterOrder", "OpenDispute", "Accept"]
+    assert all(step["before"] == step["after"] for step in steps)
+
+
+def retire_everything(installation: Installation) -> None:
+    """As if the month of all outcomes so far were over, and its outcomes retired."""
+    [(outcome, event)] = installation.query("SELECT max(outcome_id), max(last_event_id) FROM outcomes")
+    installation.query("DELETE FROM outcomes")
+    installation.query("UPDATE outcome_months SET last_outcome_id = %s, last_event_id = %s", (outcome, event))
+
+
+async def test_what_earlier_versions_refused_by_the_schema_is_judged_by_the_terms(installation: Installation):
+    async with installation.earlier_here("commands"), installation.here("relay"):
+        for order_id, command in ((ORDER, ask_extension(70)), (OTHER, offer_share(70))):
+            await installation.publish(order_id, register())
+            await installation.publish(order_id, command)
+        await installation.until_published()
+    assert [o["data"].get("code") for o in await installation.outcomes()].count("invalid") == 2
+    await assert_own_terms_make_no_difference(installation)
+    report = await what_if(installation, "--largest-refund-percent", "80", "--longest-extension-days", "80")
+    assert {(c["command"], c["before"], c["after"]) for c in report["commands"]} == {
+        ("OpenDispute", "invalid", "accepted"),
+        ("OfferPartialRefund", "invalid", "accepted"),
+    }
+    told = await ran(installation, "replay", ORDER, "--what-if", "--largest-refund-percent", "0")
+    assert "largest_refund_percent 0" in told.output
+
+
+async def test_a_long_order_is_read_in_few_fetches(installation: Installation, monkeypatch: pytest.MonkeyPatch):
+    diary = Diary()
+    await diary.publish(ORDER, register())
+    for _ in range(300):
+        await diary.publish(ORDER, Withdraw(actor=CLIENT, dispute_id="none"))
+        await diary.publish(OTHER, register())
+    await diary.happen(installation)
+    fetches = 0
+    fetch = read_topics.read_some
+
+    async def counted(*arguments: Any, **options: Any) -> list[Record]:
+        nonlocal fetches
+        fetches += 1
+        return await fetch(*arguments, **options)
+
+    monkeypatch.setattr(read_topics, "read_some", counted)
+    assert len(await side_by_side(installation, ORDER)) == 301
+    assert fetches < 20

@@ -26,9 +26,10 @@ PATTERNS = {
     "hours in words": r"\b(?:48|24)[\s-]*(?:h|hours?)\b",
     "days in words": r"\b60(?:\s+more)?[\s-]+days?\b",
     "percent in words": r"\b60(?:%|\s+percent\b)",
-    "a duration": r"\bhours\s*=\s*(?:48|24)\b|\bdays\s*=\s*60\b",
+    "a duration": r"\bhours\s*=\s*(?:48|24)\b|\bdays\s*=\s*(?:2|60)\b",
     "a product": r"\b(?:48|24)\s*\*\s*(?:_?HOURS?\b|3_?600|60\b)|\b60\s*\*\s*_?DAYS?\b|\b172_?800",
-    "a share of the price": r"\b60\s*\*[^\n]*//\s*100|\*\s*60\s*//\s*100|\b0\.6\b",
+    "a share of the price": r"\b60\s*\*[^\n]*//?\s*100|\*\s*60\s*//?\s*100|\b0\.60?\b|\bshare\([^)\n]*\b60\b",
+    "a range or a limit": r"\brange\(1, 61\)|\b(?:min|max)\([^)\n]*\b(?:days|percent|hours)\b[^)\n]*\b(?:48|24|60)\)",
     "a bound": rf"\b(?:le|lt|ge|gt|max|min|maximum|exclusiveMaximum|minimum)[\"']?\s*[:=]\s*[\"']?{_ANY}",
     "a variable or field": rf"(?:hours|days|percent)[\"']?(?:\s*:\s*[\w |]+)?\s*(?:[<>=!]=*|:)\s*{_ANY}",
 }
@@ -132,6 +133,12 @@ def test_the_help_page_has_the_numbers_that_are_searched_for():
         "response_hours: int = 48",
         "LARGEST_REFUND_PERCENT = 60",
         "if (hours === 24)",
+        "policy.share(price.amount, 60)",
+        "price * 60 / 100",
+        "price * 0.60",
+        "if days not in range(1, 61):",
+        "min(days, 60)",
+        "timedelta(days=2)",
     ],
 )
 def test_a_number_of_the_help_page_is_noticed(line: str):

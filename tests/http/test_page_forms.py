@@ -65,6 +65,11 @@ def alerts(page: httpx.Response) -> list[str]:
         ),
         (
             FREELANCER,
+            EXTENSION | {"note": "Please."},
+            ["“Days to add to the delivery date” is empty. Enter a whole number from 1 to 60."],
+        ),
+        (
+            FREELANCER,
             CANCELLATION | {"reason": "<b>", "comment": "Sorry."},
             ["“Reason”: Choose one from the list. You entered “<b>”."],
         ),

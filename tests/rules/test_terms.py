@@ -652,7 +652,9 @@ def test_D9_D20_a_price_may_be_too_small_for_the_orders_own_percentage(percent, 
     assert current().message.startswith("The price leaves no room for a refund.")
     when(share_offer(percent))
     then(rejected("not_allowed"))
-    assert current().message == f"{percent} percent of the price is less than one minor unit; offer a larger part of it."
+    assert (
+        current().message == f"{percent} percent of the price is less than one minor unit; offer a larger part of it."
+    )
 
 
 @pytest.mark.parametrize("percent", [1, 59, 60, 61, 99, 100])

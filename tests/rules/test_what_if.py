@@ -14,6 +14,7 @@ from services.orders.events import Event
 from services.orders.evolve import evolve_all
 from services.what_if.change import Change
 from services.what_if.comparison import Asked, Comparison, Difference, Step
+from services.what_if.history import NotJudged
 from services.what_if.report import Report
 from tests.support.controls import (
     CLIENT,
@@ -72,7 +73,7 @@ def compared(commands: Sequence[Sent], end: datetime, **change: object) -> tuple
     comparison = Comparison(Change(**change), written.append)
     for step in course(commands, end)[0]:
         comparison.take(step)
-    comparison.end(end)
+    comparison.end(lambda _: end)
     return comparison, written
 
 
@@ -153,9 +154,10 @@ def test_only_orders_of_the_change_are_judged_again(change, covered):
 def test_reports_of_shards_add_up():
     report = Report(Change(response_hours=72))
     for _ in range(2):
-        report.add(compared(STORY, T + 10 * DAYS, response_hours=72)[0], parked=1)
+        comparison, _ = compared(STORY, T + 10 * DAYS, response_hours=72)
+        report.add(comparison, NotJudged(parked=1, waiting=2, retired=3))
     told = report.as_dict()
     assert told["orders"] == {"covered": 2, "different": 2, "only_other_times": 0}
     assert told["commands"] == [{"command": "Decline", "before": "dispute_settled", "after": "accepted", "commands": 2}]
     assert told["auto_accepted_by_day"] == [{"day": "2026-03-04", "before": 2, "after": 0}]
-    assert told["not_judged"] == {"expired": 0, "parked": 2}
+    assert told["not_judged"] == {"expired": 0, "parked": 2, "waiting": 4}
