@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 import psycopg
-from psycopg.rows import class_row
+from psycopg.rows import class_row, tuple_row
 
 from services.eventstore.database import fetch_row_async
 
@@ -86,6 +86,12 @@ class Deadlines:
         ask_at: datetime | None
         [ask_at] = await fetch_row_async(self._connection, "SELECT min(ask_at) FROM deadlines")
         return ask_at
+
+    async def judged(self) -> dict[int, int]:
+        """Returns the next offset of the commands role on the topic that there is now, by partition."""
+        async with self._connection.cursor(row_factory=tuple_row) as cursor:
+            await cursor.execute("SELECT partition, next_offset - base FROM positions WHERE consumer = 'commands'")
+            return dict(await cursor.fetchall())
 
     async def asked(self, deadlines: Sequence[Deadline], ask_again_at: Sequence[datetime]) -> None:
         """Notes that the timer has published `ExpireDispute` for these, and when to publish it again."""

@@ -5,14 +5,17 @@ twice, late or too early, and two timers may run.
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from operator import attrgetter
 from typing import Any
 from uuid import uuid4
 
+import msgspec
 import psycopg
 from aiokafka import AIOKafkaProducer
-from resolution_contracts import CommandEnvelope, EventEnvelope, ExpireDispute
+from aiokafka.structs import RecordMetadata
+from resolution_contracts import ExpireDispute, topics
 from resolution_contracts.events import (
     Accepted,
     AutoAccepted,
@@ -36,13 +39,48 @@ from services.waiting import happens_within
 
 from .deadlines import Deadline, Deadlines
 
-_SOURCE = "/resolution-center/timer"
 _MAX_PUBLISHED_AT_ONCE = 5000
 _FIRST_RETRY = timedelta(milliseconds=250)
 _LONGEST_RETRY = timedelta(seconds=60)
+_SLOW_COMMANDS_PER_SECOND = 1000
 _MAX_SLEEP_SECONDS = 5.0
 _GATHER_MS = 50  # deadlines are hours ahead, so the timer need not wake up for each event
-_SETTLED = (Accepted, AutoAccepted, Declined, DisputeClosed, Withdrawn)
+_ABOUT_DEADLINES = {
+    topics.event_type(event.__name__)
+    for event in (DisputeOpened, Accepted, AutoAccepted, Declined, DisputeClosed, Withdrawn)
+}
+_HEADERS = [("content-type", topics.CONTENT_TYPE.encode())]
+
+
+class _Data(msgspec.Struct, gc=False):
+    """What the timer needs of an event. It reads every event there is, so it reads no more."""
+
+    dispute_id: str | None = None
+    respond_by: datetime | None = None
+    deadline: datetime | None = None
+
+
+class _Event(msgspec.Struct, gc=False):
+    """A public event of any type."""
+
+    type: str
+    subject: str
+    data: _Data
+
+
+class _Command(msgspec.Struct, gc=False, kw_only=True):
+    """The envelope of `ExpireDispute`."""
+
+    specversion: str = "1.0"
+    id: str
+    type: str = ExpireDispute.type()
+    source: str = "/resolution-center/timer"
+    subject: str
+    data: dict[str, str]
+
+
+_decode = msgspec.json.Decoder(_Event).decode
+_encode = msgspec.json.Encoder().encode
 
 
 class TimerRole:
@@ -106,25 +144,25 @@ class TimerRole:
             return False
         point("timer.sending")
         sent = [await self._send(deadline) for deadline in due]
-        await asyncio.gather(*sent)
+        records = await asyncio.gather(*sent)
         point("timer.asked")
-        await deadlines.asked(due, [now + _pause(deadline.attempts) for deadline in due])
+        patience = _time_to_judge(records, await deadlines.judged())
+        await deadlines.asked(due, [now + max(_pause(deadline.attempts), patience) for deadline in due])
         point("timer.noted")
         role_metrics.asked(len(due))
         return True
 
-    async def _send(self, deadline: Deadline) -> asyncio.Future[object]:
+    async def _send(self, deadline: Deadline) -> asyncio.Future[RecordMetadata]:
         # A random id: if a sender had used it early, this command would be a repeat and get the same `not_due`.
         attempt = uuid4()
-        command = CommandEnvelope.of(
-            deadline.order_id, ExpireDispute(dispute_id=deadline.dispute_id), source=_SOURCE, id=str(attempt)
-        )
-        future: asyncio.Future[object] = await self._producer.send(
+        command = _Command(id=str(attempt), subject=deadline.order_id, data={"dispute_id": deadline.dispute_id})
+        key = deadline.order_id.encode()
+        future: asyncio.Future[RecordMetadata] = await self._producer.send(
             self._topics.commands,
-            key=command.key,
-            value=command.to_json(),
-            headers=command.headers,
-            partition=self._topics.partition_of(command.key),
+            key=key,
+            value=_encode(command),
+            headers=_HEADERS,
+            partition=self._topics.partition_of(key),
         )
         return future
 
@@ -152,19 +190,16 @@ class TimerRole:
         settled: list[tuple[str, str]] = []
         for record in records:
             assert record.value is not None
-            envelope = EventEnvelope.model_validate_json(record.value)
-            if not _about_deadlines(envelope):
+            event = _decode(record.value)
+            if event.type not in _ABOUT_DEADLINES:
                 continue
-            event = envelope.event()
-            if isinstance(event, DisputeOpened):
-                ask_at = self._clock.real(event.respond_by)
-                deadline = Deadline(envelope.subject, event.dispute_id, event.respond_by, ask_at)
-                opened[envelope.subject, event.dispute_id] = deadline
-            elif isinstance(event, _SETTLED):
-                if isinstance(event, AutoAccepted):
-                    late = record.timestamp / 1000 - self._clock.real(event.deadline).timestamp()
-                    role_metrics.auto_accepted(late)
-                key = (envelope.subject, event.dispute_id)
+            assert event.data.dispute_id is not None
+            key = (event.subject, event.data.dispute_id)
+            if (respond_by := event.data.respond_by) is not None:  # it was opened
+                opened[key] = Deadline(*key, respond_by, self._clock.real(respond_by))
+            else:
+                if (deadline := event.data.deadline) is not None:  # it was accepted automatically
+                    role_metrics.auto_accepted(record.timestamp / 1000 - self._clock.real(deadline).timestamp())
                 if opened.pop(key, None) is None:
                     settled.append(key)
         after = {record.partition: record.offset + 1 for record in records}
@@ -175,8 +210,14 @@ class TimerRole:
             self._deadline_added.set()
 
 
-def _about_deadlines(envelope: EventEnvelope) -> bool:
-    return envelope.name in {event.__name__ for event in (DisputeOpened, *_SETTLED)}
+def _time_to_judge(records: Sequence[RecordMetadata], judged: Mapping[int, int]) -> timedelta:
+    """Returns how long a slow commands role takes to judge these records and those before them, at most a minute.
+
+    `judged` is the next offset of the commands role, by partition. To ask again before that would only add commands.
+    """
+    last = {record.partition: record.offset for record in sorted(records, key=attrgetter("offset"))}
+    waiting = sum(max(0, offset + 1 - judged.get(partition, 0)) for partition, offset in last.items())
+    return min(timedelta(seconds=waiting / _SLOW_COMMANDS_PER_SECOND), _LONGEST_RETRY)
 
 
 def _pause(attempts: int) -> timedelta:

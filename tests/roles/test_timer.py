@@ -150,6 +150,22 @@ async def test_the_timer_asks_again_under_a_new_id_while_the_dispute_is_open(ins
     await assert_as_the_oracle_says(installation)
 
 
+async def test_the_timer_does_not_ask_again_while_what_it_asked_may_still_wait(installation: Installation):
+    """Of many deadlines at once, it would ask about most a second time before they are judged."""
+    began = datetime.now(UTC)
+    installation.query(
+        "INSERT INTO deadlines (order_id, dispute_id, due_at, ask_at) "
+        "SELECT 'order-' || n, 'dispute', %s, %s FROM generate_series(1, 3000) AS n",
+        (began, began),
+    )
+    await installation.run("timer")
+    await until(lambda: installation.query("SELECT min(attempts) FROM deadlines") == [(1,)])
+    [(again,)] = installation.query("SELECT min(ask_at) FROM deadlines")
+    assert again >= began + timedelta(seconds=3)  # 3,000 commands wait, and a slow role judges 1,000 in a second
+    asked = [json.loads(record.value or b"") for record in await installation.read(installation.topics.commands)]
+    assert {command["type"] for command in asked} == {ExpireDispute.type()}
+
+
 async def test_nobody_uses_the_timers_command_ids_before_it(installation: Installation):
     """They came of order, dispute and attempt once: `not_due` was then the answer to the timer's own command too."""
     await installation.run(scale=_IN_5_SECONDS)
