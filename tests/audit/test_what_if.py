@@ -118,6 +118,7 @@ async def test_D20_what_72_hours_would_have_made_is_what_they_make(
     diary = await busy_weeks(7)
     await diary.happen(installation)
     report = await what_if(installation, *HOURS_72, "--to", str(tmp_path / "72"))
+    assert report["not_judged"] == {"expired": 0, "parked": 0, "waiting": 0}
     assert report["orders"]["different"] > 0
     assert report["before"] != report["after"]
     would_have = by_order([json.loads(line) for line in (tmp_path / "72" / "events.jsonl").read_text().splitlines()])
@@ -143,7 +144,7 @@ async def set_timestamps(installation: Installation, kind: str) -> None:
     admin = AIOKafkaAdminClient(bootstrap_servers=installation.settings.kafka)
     await admin.start()
     try:
-        settings = {"message.timestamp.type": kind}
+        settings = {"message.timestamp.type": kind, "retention.ms": "-1"}  # these replace all settings of the topic
         await admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, installation.topics.commands, settings)])
     finally:
         await admin.close()
