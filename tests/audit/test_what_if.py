@@ -386,8 +386,9 @@ async def test_a_long_order_is_read_in_few_fetches(installation: Installation, m
 
     async def counted(*arguments: Any, **options: Any) -> list[Record]:
         nonlocal fetches
-        fetches += 1
-        return await fetch(*arguments, **options)
+        records = await fetch(*arguments, **options)
+        fetches += bool(records)  # a slow broker may have none yet
+        return records
 
     monkeypatch.setattr(read_topics, "read_some", counted)
     assert len(await side_by_side(installation, ORDER)) == 301
