@@ -53,8 +53,7 @@ def _to_utc(value: datetime) -> datetime:
         return datetime.min.replace(tzinfo=UTC)
 
 
-def _to_utc_of_commands(value: datetime) -> datetime:
-    instant = _to_utc(value)
+def _of_a_command(instant: datetime) -> datetime:
     if not FIRST_YEAR <= instant.year <= LAST_YEAR:
         raise ValueError(f"should lie in the years {FIRST_YEAR} to {LAST_YEAR}")
     return instant
@@ -69,23 +68,18 @@ def readable(value: str) -> str:
     return value
 
 
-Instant = Annotated[
-    AwareDatetime,
-    BeforeValidator(rfc3339_only),
-    AfterValidator(_to_utc_of_commands),
-    PlainSerializer(format_instant, return_type=str, when_used="json"),
-]
-"""A moment in UTC. On the wire: RFC 3339 with an offset, read to the microsecond, written with six decimals and `Z`.
-
-Further decimals are cut."""
-
 PublishedInstant = Annotated[
     AwareDatetime,
     BeforeValidator(rfc3339_only),
     AfterValidator(_to_utc),
     PlainSerializer(format_instant, return_type=str, when_used="json"),
 ]
-"""A moment in an event. It may lie after the last year of a command's moments: terms and extensions add to those."""
+"""A moment in UTC. On the wire: RFC 3339 with an offset, read to the microsecond, written with six decimals and `Z`.
+
+Further decimals are cut."""
+
+Instant = Annotated[PublishedInstant, AfterValidator(_of_a_command)]
+"""A moment in a command. One in an event may lie after the last year: terms and extensions add to it."""
 
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=2500), AfterValidator(readable)]
 """What a person wrote: 1 to 2,500 characters after trimming, one of them visible at least."""

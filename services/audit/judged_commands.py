@@ -15,7 +15,7 @@ class JudgedCommands:
     """The commands of some partitions. Parked orders are judged later than their commands came, so these wait here."""
 
     def __init__(self, streams: Mapping[int, Stream]) -> None:
-        """`streams`: the partitions of the commands topic, up to the last command that was judged."""
+        """`streams`: the partitions of the commands topic, at least up to the last command that was judged."""
         self._streams = streams
         self.waiting: dict[tuple[int, int], Record] = {}
         """Commands that were read and not taken, by partition and offset."""

@@ -49,7 +49,7 @@ def what_if(
     run meanwhile. `resolution replay ORDER --what-if` shows one order: docs/terms.md.
     """
     if since is not None and until is not None and since >= until:
-        raise typer.BadParameter("--since is not before --until, so there is no order between them")
+        raise typer.BadParameter("--since has to be before --until; otherwise no order fits")
     change = Change(
         response_hours=response_hours,
         very_late_after_hours=very_late_after_hours,

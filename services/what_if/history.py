@@ -169,7 +169,7 @@ class Again:
 async def _record(commands: JudgedCommands, row: Outcome) -> Record:
     if (record := await commands.take(row.partition, row.record_offset)) is None:
         at = f"{row.partition}/{row.record_offset}"
-        raise CannotFollow(f"There is no command at {at}, which has an outcome.{_MORE}")
+        raise CannotFollow(f"The command at {at} has an outcome, but is not on the topic.{_MORE}")
     return record
 
 
